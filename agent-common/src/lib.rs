@@ -1,0 +1,2 @@
+//! Types that the eBPF programs and the agent share: map keys and values, events, counters.
+#![no_std]

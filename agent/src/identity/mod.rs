@@ -1,0 +1,91 @@
+//! Who is behind a flow: the process and its surroundings, read from /proc.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Who stands behind a flow. Every field is filled as far as it could be known; policies see an empty
+/// string or zero for what is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Subject {
+    /// Process id (thread group), in the host's namespace.
+    pub pid: u32,
+    /// When it started, nanoseconds since boot: with `pid` it names the process for good.
+    pub start_time_ns: u64,
+    /// Real user id.
+    pub uid: u32,
+    /// Its name, if the host knows one.
+    pub user: String,
+    /// Real group id.
+    pub gid: u32,
+    /// Its name, if the host knows one.
+    pub group: String,
+    /// The audit login user id (`loginuid`); `None` when not set.
+    pub login_uid: Option<u32>,
+    /// The login user's name.
+    pub login_user: String,
+    /// The audit session id.
+    pub login_session: Option<u32>,
+    /// The executable's path as the kernel has it; of a script, its interpreter.
+    pub exe: PathBuf,
+    /// The script's path, when the process runs one (`#!`).
+    pub script: Option<PathBuf>,
+    /// SHA-256 of the executable's content, hex; empty when it could not be read.
+    pub exe_sha256: String,
+    /// Arguments, secrets in them masked.
+    pub argv: Vec<String>,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// The cgroup v2 path.
+    pub cgroup: String,
+    /// The systemd unit that the cgroup belongs to.
+    pub unit: String,
+    /// The container id that the cgroup names.
+    pub container: String,
+    /// Parents, nearest first, up to pid 1.
+    pub ancestors: Vec<Ancestor>,
+    /// The CI job, if it runs in one.
+    pub ci: Ci,
+    /// What could not be found out because the process had gone, if anything.
+    pub missing: Vec<String>,
+}
+
+/// A parent process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Ancestor {
+    /// Process id.
+    pub pid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Executable.
+    pub exe: PathBuf,
+    /// Arguments, secrets in them masked.
+    pub argv: Vec<String>,
+}
+
+/// A CI job as its environment names it (GitHub Actions, GitLab, Jenkins, Buildkite). These variables
+/// are the job's own claim: who starts the process can set them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Ci {
+    /// `github_actions`, `gitlab`, `jenkins` or `buildkite`; empty when none.
+    pub system: String,
+    /// Repository or project.
+    pub project: String,
+    /// Workflow or pipeline.
+    pub pipeline: String,
+    /// Job name.
+    pub job: String,
+    /// Run or build id.
+    pub run: String,
+    /// Branch or tag.
+    pub branch: String,
+    /// Commit.
+    pub commit: String,
+    /// Who triggered it.
+    pub actor: String,
+    /// Its page.
+    pub url: String,
+    /// Further variables of the job, by name, secrets left out.
+    pub variables: BTreeMap<String, String>,
+}

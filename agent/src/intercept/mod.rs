@@ -1,0 +1,5 @@
+//! Loads and attaches the eBPF programs; original destinations; process tracking.
+
+mod selection;
+
+pub use selection::{Entry, Pattern, Selection};

@@ -1,0 +1,2 @@
+//! The `interlock` command: the agent and the operator's tools.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Wire protocols: each folder decodes one, in the same shape (`codec`, `session`, `operation`).
+
+pub mod postgres;

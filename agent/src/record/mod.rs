@@ -1,0 +1,1 @@
+//! Appends events to the host's recording before a command is forwarded.

@@ -1,0 +1,275 @@
+//! The description of a statement that policies match and explanations print.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Every statement of one SQL string, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Script {
+    /// Top-level statements.
+    pub statements: Vec<Statement>,
+}
+
+/// What one top-level statement does, its nested parts included: CTEs, subqueries, the statement
+/// under EXPLAIN ANALYZE, PREPARE, COPY or CREATE … AS, DO and function bodies, rule actions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Statement {
+    /// The statement's own text within the string, without the separating semicolon.
+    pub text: String,
+    /// The outermost kind.
+    pub kind: Kind,
+    /// Every kind that stands anywhere in the statement, the outermost included.
+    pub kinds: BTreeSet<Kind>,
+    /// What the statement amounts to; it can be several.
+    pub classes: BTreeSet<Class>,
+    /// Tables, views and the like that it reads.
+    pub reads: BTreeSet<Relation>,
+    /// Tables, views and the like that it changes, creates, alters or drops.
+    pub writes: BTreeSet<Relation>,
+    /// Columns that it reads, as precisely as the text alone tells.
+    pub columns_read: BTreeSet<Column>,
+    /// Columns that it writes.
+    pub columns_written: BTreeSet<Column>,
+    /// Functions and procedures that it calls, and operators' functions where they are named.
+    pub functions: BTreeSet<Function>,
+    /// The weakest WHERE of any UPDATE, DELETE or SELECT from a table in it; `None` where no part
+    /// could have one. For a statement that writes, its writing parts alone count.
+    #[serde(rename = "where")]
+    pub where_clause: Option<Where>,
+    /// The outermost row limit of a query; `None` where the statement is not a query.
+    pub limit: Option<Limit>,
+    /// It runs text that is not known before it runs (PL/pgSQL `EXECUTE expression`, for example).
+    pub dynamic: bool,
+    /// It names a prepared statement to run (SQL `EXECUTE name`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executes: Option<String>,
+    /// It prepares this statement (SQL `PREPARE name AS …`). What it does is already part of this
+    /// statement's kinds and objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepares: Option<String>,
+    /// For a COPY to or from the client: which columns travel and how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<Copy>,
+    /// The columns of its result as far as the text tells; `None` when it does not (or there is none).
+    #[serde(skip)]
+    pub outputs: Option<Vec<Output>>,
+    /// Why the text could not be read, for kind `unparsed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// One column of a result, by position.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Its name, where the text gives one.
+    pub name: Option<String>,
+    /// Every column that its value may be made of, subqueries and CTEs followed.
+    pub columns: BTreeSet<Column>,
+    /// It is, or is made of, a `*` or a whole row: any column of what is read may be in it, and for a
+    /// bare `*` the number of result columns is not known from the text.
+    pub whole_row: bool,
+}
+
+/// A relation's name as the statement gives it, unquoted and case-folded as the server does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Relation {
+    /// The schema, when the statement names one.
+    pub schema: Option<String>,
+    /// The relation's own name.
+    pub name: String,
+}
+
+/// A column of a relation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Column {
+    /// The relation it belongs to; `None` when the text leaves it open among several.
+    pub relation: Option<Relation>,
+    /// Its name, or `*` for all.
+    pub name: String,
+}
+
+/// A function's name as the statement gives it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Function {
+    /// The schema, when the statement names one.
+    pub schema: Option<String>,
+    /// The function's own name.
+    pub name: String,
+}
+
+/// How a statement's WHERE bounds it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Where {
+    /// There is none. In a policy this matches [`Where::AlwaysTrue`] as well.
+    Missing,
+    /// There is one that holds for every row (`true`, `1=1`, `x = x`, `NOT false` …).
+    AlwaysTrue,
+    /// There is one that may exclude rows.
+    Present,
+}
+
+/// Whether a query bounds the number of its rows.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// No LIMIT or FETCH FIRST, or one without a bound (LIMIT ALL, LIMIT NULL).
+    Missing,
+    /// A bound.
+    Present,
+}
+
+/// A COPY between the server and the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Copy {
+    /// The direction, seen from the server: `true` for COPY … TO STDOUT.
+    pub to_client: bool,
+    /// The table, unless it copies a query.
+    pub relation: Option<Relation>,
+    /// The columns listed; empty when all.
+    pub columns: Vec<String>,
+    /// The format: `text`, `csv` or `binary`.
+    pub format: CopyFormat,
+    /// The delimiter of text and CSV.
+    pub delimiter: u8,
+    /// The string that stands for NULL in text and CSV.
+    pub null: String,
+    /// CSV's quote character.
+    pub quote: u8,
+    /// CSV's escape character.
+    pub escape: u8,
+    /// A header line comes first.
+    pub header: bool,
+}
+
+/// COPY's data format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyFormat {
+    /// Tab-separated with backslash escapes.
+    #[default]
+    Text,
+    /// Comma-separated values.
+    Csv,
+    /// PGCOPY binary.
+    Binary,
+}
+
+/// What a statement amounts to.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Reads rows.
+    Read,
+    /// Changes rows.
+    Write,
+    /// Changes the schema.
+    Ddl,
+    /// Grants, revokes, roles, ownership, row security, SET ROLE.
+    Privilege,
+    /// Changes how the server runs: settings, maintenance, replication, other sessions.
+    Admin,
+    /// Concerns the session or transaction alone.
+    Session,
+    /// Reaches outside the database: files, programs, other servers, native or untrusted code.
+    External,
+}
+
+/// What kind of statement it is. The names are those of the SQL commands.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// The grammar rejects the text.
+    #[default]
+    Unparsed,
+    /// SELECT, TABLE, VALUES.
+    Select,
+    /// INSERT.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+    /// MERGE.
+    Merge,
+    /// TRUNCATE.
+    Truncate,
+    /// DROP TABLE.
+    DropTable,
+    /// DROP DATABASE.
+    DropDatabase,
+    // The analyser's author completes this list.
+    /// The protocol's function call message.
+    FunctionCall,
+    /// A connection in replication mode, and each command on it.
+    Replication,
+    /// A cancel request.
+    Cancel,
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.schema {
+            Some(schema) => write!(f, "{schema}.{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+impl fmt::Display for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.relation {
+            Some(relation) => write!(f, "{relation}.{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.schema {
+            Some(schema) => write!(f, "{schema}.{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+impl Serialize for Relation {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Column {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Function {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,1 @@
+//! The recording format: events, chain, signatures, verification, export.

@@ -1,0 +1,2 @@
+//! Every task a contributor runs.
+fn main() {}
