@@ -499,8 +499,7 @@ impl<'k> Verifier<'k> {
                 self.rolled_back(head.events.max(now));
             }
             // The very first start can be cut off before HEAD is there.
-            Err(CheckpointError::Missing) if self.report.events == 0 && self.last_segment.unwrap_or(0) == 0 => {
-            }
+            Err(CheckpointError::Missing) if self.report.events == 0 => {}
             Err(error) => {
                 let kind = match &error {
                     CheckpointError::Io(_) => ProblemKind::Unreadable,
