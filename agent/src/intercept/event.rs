@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io,
     mem::offset_of,
     net::SocketAddr,
     os::unix::ffi::OsStringExt as _,
@@ -84,6 +85,13 @@ pub enum RefusalReason {
     Socket,
     /// The kernel had no memory for the original destination.
     NoMemory,
+}
+
+/// Lets tokio wait for the ring buffer.
+#[allow(unsafe_code)]
+pub(super) fn register(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring buffer keeps its descriptor open, and the same, as long as it lives.
+    unsafe { AsyncFd::register(ring) }.map_err(io::Error::from)
 }
 
 /// Passes reports on until nobody listens any more.

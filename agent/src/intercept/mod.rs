@@ -29,7 +29,7 @@ use std::{
 
 use aya::maps::{RingBuf, SkStorage};
 use interlock_agent_common::{LAYOUT, Meta};
-use tokio::{io::unix::AsyncFd, sync::mpsc, task::AbortHandle};
+use tokio::{sync::mpsc, task::AbortHandle};
 
 use self::{
     cgroup::Hierarchy,
@@ -147,7 +147,7 @@ impl Interceptor {
         let acceptor = Acceptor { origins: Arc::new(origins), bits: Arc::clone(&bits), flows: flow_sender };
         let (listeners, sockets) = flow::listen().map_err(InterceptError::io("cannot listen"))?;
         let mut tasks = acceptor.serve(sockets).map_err(InterceptError::io("cannot listen"))?;
-        let ring = AsyncFd::register(ring).map_err(InterceptError::io("cannot wait for events"))?;
+        let ring = event::register(ring).map_err(InterceptError::io("cannot wait for events"))?;
         tasks.push(tokio::spawn(event::pump(ring, Arc::clone(&bits), event_sender)).abort_handle());
 
         maps.write_interpreters()?;
