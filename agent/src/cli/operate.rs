@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::control::{ControlError, Request, ask};
-use crate::daemon;
-use crate::intercept::Interceptor;
+use crate::intercept::{InterceptError, Interceptor, pin_dir};
 
 /// How often `--wait` asks.
 const POLL: Duration = Duration::from_millis(50);
@@ -49,7 +48,11 @@ pub(super) fn status(args: &StatusArgs, config: &Config) -> anyhow::Result<ExitC
             Ok(ExitCode::SUCCESS)
         }
         Err(ControlError::NotRunning(socket)) => {
-            let left = Interceptor::pinned(&daemon::pin_name(config))?;
+            let left = match Interceptor::status_of(&pin_dir(&config.run)) {
+                Ok(left) => Some(left),
+                Err(InterceptError::NotAttached(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
             let status = serde_json::json!({ "serving": false, "socket": socket, "interception": left });
             print(&status, args.json)?;
             Ok(ExitCode::FAILURE)
@@ -73,8 +76,11 @@ pub(super) fn detach(args: &DetachArgs, config: &Config) -> anyhow::Result<ExitC
             config.run.display()
         );
     }
-    let removed = Interceptor::detach(&daemon::pin_name(config))?;
-    println!("{}", if removed { "detached" } else { "nothing was attached" });
+    match Interceptor::detach(&pin_dir(&config.run)) {
+        Ok(()) => println!("detached"),
+        Err(InterceptError::NotAttached(_)) => println!("nothing was attached"),
+        Err(error) => return Err(error.into()),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,9 +10,9 @@ use crate::control::{Handler, Peer, Request};
 impl Handler for Agent {
     async fn handle(&self, peer: Peer, request: Request) -> Result<Value, String> {
         match request {
-            Request::Status => Ok(self.status().await),
+            Request::Status => self.status(),
             Request::Reload => {
-                self.reload().await?;
+                tokio::task::block_in_place(|| self.reload())?;
                 Ok(json!({ "policies": self.policies.current().hash() }))
             }
             Request::Run { name } => {
@@ -27,8 +27,6 @@ impl Handler for Agent {
                     ));
                 }
                 self.interceptor
-                    .lock()
-                    .await
                     .designate_run(peer.pid, &name)
                     .map_err(|error| format!("process {} could not be designated: {error}", peer.pid))?;
                 tracing::info!(pid = peer.pid, uid = peer.uid, name, "designated a run");
@@ -39,10 +37,11 @@ impl Handler for Agent {
 }
 
 impl Agent {
-    async fn status(&self) -> Value {
+    fn status(&self) -> Result<Value, String> {
         let policies = self.policies.current();
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        json!({
+        let interception = self.interceptor.status().map_err(|error| error.to_string())?;
+        Ok(json!({
             "serving": true,
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -59,8 +58,8 @@ impl Agent {
                 "commands": count(&self.counts.commands),
                 "refused": count(&self.counts.refused),
             },
-            "interception": self.interceptor.lock().await.status(),
+            "interception": interception,
             "recording": self.recorder.status(),
-        })
+        }))
     }
 }

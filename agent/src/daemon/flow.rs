@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Agent, copy};
 use crate::identity::{Known, Subject};
-use crate::intercept::Accepted;
+use crate::intercept;
 use crate::operation::Protocol;
 use crate::policy::{Destination, Egress, EntryId, FlowPolicy, Treatment};
 use crate::protocol::postgres::{self, Detection};
@@ -33,13 +33,13 @@ struct Flow {
 }
 
 /// Serves one flow to its end.
-pub(super) async fn serve(agent: Arc<Agent>, accepted: Accepted, stopping: watch::Receiver<bool>) {
+pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping: watch::Receiver<bool>) {
     agent.count(|c| &c.flows, 1);
     agent.count(|c| &c.open, 1);
     let opened = Opened(&agent);
-    let Accepted { client, peer, original, entries, process } = accepted;
-    let known =
-        Known { pid: process.tgid, start_time_ns: process.start_time_ns, uid: process.uid, gid: process.gid };
+    let intercept::Flow { stream: client, original, entries, process } = accepted;
+    let Ok(peer) = client.peer_addr() else { return };
+    let known = Known::from(&process);
     let reader = Arc::clone(&agent);
     // Now, before the process can go away.
     let Ok(subject) = tokio::task::spawn_blocking(move || reader.identity.subject(&known)).await else {

@@ -7,20 +7,19 @@ mod flow;
 mod lock;
 mod notify;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::control::Server;
 use crate::identity::Reader;
-use crate::intercept::Interceptor;
+use crate::intercept::{self, Interceptor};
 use crate::policy::{PolicyStore, Watcher};
 use crate::protocol::Limits;
 use crate::record::Recorder;
@@ -37,7 +36,7 @@ const REFRESH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Agent {
     config: Config,
-    interceptor: Mutex<Interceptor>,
+    interceptor: Interceptor,
     policies: PolicyStore,
     recorder: Arc<Recorder>,
     identity: Reader,
@@ -69,15 +68,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     .context("cannot open the recording")?;
     let policies = PolicyStore::load(&config.policies, &config.state).context("cannot load the policies")?;
-    let mut interceptor = Interceptor::attach(&intercept_options(&config)).context("cannot attach to the kernel")?;
+    let cgroup = match &config.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => intercept::cgroup_root().context("cannot tell where to attach; set `cgroup:`")?,
+    };
+    let options = intercept::Options { cgroup, pins: intercept::pin_dir(&config.run) };
+    let interceptor = Interceptor::attach(&options).context("cannot attach to the kernel")?;
     interceptor.apply(&policies.current().selection()).context("cannot put the policies in force")?;
-    let listeners = interceptor.take_listeners();
-    let mut events = interceptor.take_events();
+    let mut events = interceptor.events().context("the kernel's reports are taken already")?;
     recorder.policy_loaded(policies.current().hash(), &policies.current().files())?;
 
     let (shutdown, stopping) = watch::channel(false);
     let agent = Arc::new(Agent {
-        interceptor: Mutex::new(interceptor),
+        interceptor,
         policies,
         recorder,
         identity: Reader::default(),
@@ -110,20 +113,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     loop {
         tokio::select! {
-            accepted = listeners.accept() => match accepted {
-                Ok(accepted) => {
-                    flows.spawn(flow::serve(Arc::clone(&agent), accepted, stopping.clone()));
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: connections wait in the kernel meanwhile.
-                    tracing::warn!(%error, "cannot accept a flow");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            },
-            Some(event) = events.recv() => egress::record(&agent, event),
-            Some(()) = changes.recv() => drop(agent.reload().await),
-            _ = hang_up.recv() => drop(agent.reload().await),
-            _ = refresh.tick() => agent.refresh().await,
+            accepted = agent.interceptor.accept() => {
+                flows.spawn(flow::serve(Arc::clone(&agent), accepted, stopping.clone()));
+            }
+            Some(event) = events.recv() => egress::note(&agent, event),
+            Some(()) = changes.recv() => drop(agent.in_background(Agent::reload).await),
+            _ = hang_up.recv() => drop(agent.in_background(Agent::reload).await),
+            _ = refresh.tick() => drop(agent.in_background(Agent::refresh).await),
             Some(ended) = flows.join_next(), if !flows.is_empty() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a flow's task failed");
@@ -136,7 +132,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     notify::stopping();
     tracing::info!("stopping; designated processes are refused from now on");
-    drop(listeners);
     control.abort();
     let _ = control.await;
     agent.shutdown.send_replace(true);
@@ -147,25 +142,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the pins of an agent with this configuration stand, below the bpffs mount: two agents with
-/// different run directories do not meet.
-pub fn pin_name(config: &Config) -> PathBuf {
-    let run: Vec<_> = config.run.components().skip(1).map(|part| part.as_os_str().to_string_lossy()).collect();
-    // The default, /run/interlock, is plain `interlock`.
-    match run.as_slice() {
-        [first, rest @ ..] if first == "run" && !rest.is_empty() => rest.join("-").into(),
-        all => all.join("-").into(),
-    }
-}
-
 impl Agent {
+    /// Does what waits for the kernel or for files off the tasks that serve flows.
+    async fn in_background<T: Send + 'static>(self: &Arc<Self>, work: fn(&Self) -> T) -> Option<T> {
+        let agent = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&agent)).await.ok()
+    }
+
     /// Reads the policies again; the earlier ones stay when anything is wrong with the new.
-    async fn reload(&self) -> Result<(), String> {
+    fn reload(&self) -> Result<(), String> {
         match self.policies.reload() {
             Ok(false) => Ok(()),
             Ok(true) => {
                 let current = self.policies.current();
-                let applied = self.interceptor.lock().await.apply(&current.selection());
+                let applied = self.interceptor.apply(&current.selection());
                 if let Err(error) = applied {
                     tracing::error!(%error, "the kernel still works by the earlier selection of processes");
                     return Err(format!("the policies were read, but could not be put in force whole: {error}"));
@@ -186,8 +176,8 @@ impl Agent {
         }
     }
 
-    async fn refresh(&self) {
-        if let Err(error) = self.interceptor.lock().await.refresh() {
+    fn refresh(&self) {
+        if let Err(error) = self.interceptor.refresh() {
             tracing::warn!(%error, "cannot look again at what selectors name");
         }
     }
