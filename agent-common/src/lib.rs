@@ -171,7 +171,7 @@ pub struct Process {
     pub reserved: u32,
 }
 
-/// Files that an exec under way has come through.
+/// Files that an exec under way has come through: the script, its interpreter and so on.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stages {

@@ -99,6 +99,11 @@ pub(crate) static ARGUMENTS: HashMap<u32, Argument> = HashMap::with_max_entries(
 #[map]
 pub(crate) static PENDING: HashMap<u64, Stages> = HashMap::with_max_entries(16384, 0);
 
+/// Selected files that a process has opened to execute, written by the agent where the kernel cannot
+/// show the stages of an exec.
+#[map]
+pub(crate) static STAGED: HashMap<u32, Stages> = HashMap::with_max_entries(16384, 0);
+
 #[map]
 pub(crate) static DESTINATIONS: LpmTrie<DestinationKey, u64> = LpmTrie::with_max_entries(16384, 0);
 /// The host's name servers, v4-mapped.

@@ -14,7 +14,7 @@ use crate::{
     designate::{Hierarchy, designate, get, interpreter_flag, is_agent, keep, process},
     event,
     kernel::{Exec, File, Pointer, Task, current},
-    maps::{AGENT, ARGUMENTS, EXES, PENDING, PROCESSES, SCRATCH, count, exec_stages_seen, rules},
+    maps::{AGENT, ARGUMENTS, EXES, PENDING, PROCESSES, SCRATCH, STAGED, count, exec_stages_seen, rules},
 };
 
 /// A process has forked: the child is what its parent is.
@@ -110,7 +110,7 @@ fn exec(task: Task, old_thread: u32, exec: Exec) -> Option<()> {
     // SAFETY: a value of the map, copied at once.
     let stages = unsafe { PENDING.get(key) }.copied();
     let _ = PENDING.remove(key);
-    if process.exec_id == exec_id && stages.is_none() && exec_stages_seen() {
+    if process.exec_id == exec_id && stages.is_none() {
         return None; // the other of two programs, while an agent replaces another
     }
     designate(rules, known, task, tgid, Hierarchy::Structure);
@@ -125,6 +125,13 @@ fn exec(task: Task, old_thread: u32, exec: Exec) -> Option<()> {
             process.images[0] = file.id();
             if exec_stages_seen() {
                 flags |= PROCESS_UNKNOWN;
+            }
+            // SAFETY: a value of the map; nobody changes it while this process runs.
+            if let Some(staged) = unsafe { STAGED.get(tgid) } {
+                for index in 1..IMAGES_MAX {
+                    process.images[index] = staged.images[index - 1];
+                }
+                let _ = STAGED.remove(tgid);
             }
         }
     }
@@ -209,6 +216,7 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
         let _ = PROCESSES.remove(tgid);
     }
     let _ = ARGUMENTS.remove(tgid);
+    let _ = STAGED.remove(tgid);
     0
 }
 

@@ -17,6 +17,7 @@ mod object;
 mod selection;
 mod status;
 mod sys;
+mod watch;
 
 use std::{
     fs::{self, File},
@@ -37,6 +38,7 @@ use self::{
     flow::Acceptor,
     maps::{Exes, Maps},
     object::{Object, Pins},
+    watch::Watch,
 };
 pub use self::{
     cgroup::cgroup_root,
@@ -102,6 +104,8 @@ struct State {
     maps: Maps,
     compiled: Compiled,
     exes: Exes,
+    /// Where the kernel does not show each stage of an exec.
+    watch: Option<Watch>,
     /// A selection was applied since the last refresh.
     recent: bool,
 }
@@ -159,8 +163,18 @@ impl Interceptor {
         maps.set_agent(std::process::id())?;
         pins.remove_other_layouts().map_err(InterceptError::io("cannot remove an older layout's pins"))?;
 
-        let state =
-            State { object, maps, compiled: Compiled::default(), exes: Exes::default(), recent: false };
+        let watch = match object.features.exec_stages {
+            0 => Some(Watch::start(&pins)?),
+            _ => None,
+        };
+        let state = State {
+            watch,
+            object,
+            maps,
+            compiled: Compiled::default(),
+            exes: Exes::default(),
+            recent: false,
+        };
         Ok(Self {
             pins,
             hierarchy,
@@ -192,6 +206,9 @@ impl Interceptor {
         if reused != 0 {
             state.maps.retire(reused)?;
         }
+        if let Some(watch) = &state.watch {
+            watch.add(&compiled.exes)?;
+        }
         // Names for the bits come before the bits.
         *self.bits.write().unwrap_or_else(PoisonError::into_inner) = bits;
         state.maps.refresh_resolvers()?;
@@ -215,6 +232,9 @@ impl Interceptor {
         let state = &mut *guard;
         state.maps.refresh_resolvers()?;
         let exes = Exes::resolve(&state.compiled.exes)?;
+        if let Some(watch) = &state.watch {
+            watch.add(&state.compiled.exes)?;
+        }
         if exes != state.exes || !state.compiled.exes.is_empty() {
             state.maps.refresh_files(state.compiled.rules.active, &exes)?;
             state.exes = exes;

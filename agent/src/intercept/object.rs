@@ -29,7 +29,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/interlock-ebpf"));
 
 /// Maps that outlive the agent.
-const MAPS: [&str; 27] = [
+const MAPS: [&str; 28] = [
     "RULES",
     "GENERATION",
     "IDS",
@@ -49,6 +49,7 @@ const MAPS: [&str; 27] = [
     "PROCESSES",
     "ARGUMENTS",
     "PENDING",
+    "STAGED",
     "DESTINATIONS",
     "RESOLVERS",
     "LISTENERS",
@@ -205,7 +206,7 @@ impl Object {
         let mut features = full;
         if let Err(error) = load_function_programs(&mut ebpf, &btf) {
             tracing::warn!(
-                "this kernel cannot watch each stage of an exec ({error}): scripts are known by path alone"
+                "this kernel does not show each stage of an exec ({error}): selected executables are watched by the agent"
             );
             features.exec_stages = 0;
             ebpf = load(pins, &offsets, &features)?;

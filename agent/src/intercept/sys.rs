@@ -86,6 +86,39 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo { id: info.id, program: info.program })
 }
 
+/// A fanotify group that is asked before files are opened.
+#[allow(unsafe_code)]
+pub(super) fn open_watch() -> io::Result<OwnedFd> {
+    const FLAGS: u32 = libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
+    const EVENT_FLAGS: i32 = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::fanotify_init(FLAGS, EVENT_FLAGS as u32) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Asks to be asked before the file at a path is opened.
+#[allow(unsafe_code)]
+pub(super) fn watch_file(watch: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    const MASK: u64 = libc::FAN_OPEN_PERM | libc::FAN_OPEN_EXEC_PERM;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path is a string that outlives the call.
+    let result = unsafe {
+        libc::fanotify_mark(watch.as_raw_fd(), libc::FAN_MARK_ADD, MASK, libc::AT_FDCWD, path.as_ptr())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes over a descriptor that the kernel has put into an event.
+#[allow(unsafe_code)]
+pub(super) fn event_file(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: the kernel opened it for the reader of the event, who asks once.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Moves the calling thread into another network namespace.
 pub(super) fn enter_netns(netns: impl AsFd) -> io::Result<()> {
     rustix::thread::move_into_link_name_space(netns.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network))
