@@ -55,6 +55,13 @@ pub(crate) struct Arguments {
     versions: Vec<String>,
 }
 
+impl Arguments {
+    /// Every kernel.
+    pub(crate) fn all() -> Self {
+        Self { versions: Vec::new() }
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("the kernels are Debian's for x86_64; this machine is {}", std::env::consts::ARCH);

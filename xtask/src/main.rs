@@ -1,8 +1,10 @@
 //! Every task a contributor runs: `cargo xtask --help`.
 
+mod fuzz;
 mod kernels;
 mod setup;
 mod shell;
+mod test;
 
 use std::process::ExitCode;
 
@@ -20,14 +22,17 @@ struct Arguments {
 enum Task {
     /// Install what building and testing need and is not there yet.
     Setup,
-    /// Boot other kernels in QEMU: the eBPF programs load, attach and redirect on each.
+    Test(test::Arguments),
     Kernels(kernels::Arguments),
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Setup => setup::everything(),
+        Task::Test(arguments) => test::run(&arguments),
         Task::Kernels(arguments) => kernels::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
