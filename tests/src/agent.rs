@@ -187,6 +187,25 @@ impl Agent {
         self.json(&["sessions", "export", "--format", "jsonl"])
     }
 
+    /// Every command event of every session, in order.
+    ///
+    /// # Errors
+    /// The export fails.
+    pub fn commands(&self) -> Result<Vec<Value>> {
+        let events = self.events()?;
+        Ok(events.into_iter().filter_map(|mut event| event.get_mut("command").map(Value::take)).collect())
+    }
+
+    /// The texts of all commands on which `verdict` was given, in order.
+    ///
+    /// # Errors
+    /// The export fails.
+    pub fn texts(&self, verdict: &str) -> Result<Vec<String>> {
+        let commands = self.commands()?;
+        let judged = commands.iter().filter(|command| command["verdict"] == verdict);
+        Ok(judged.filter_map(|command| command["text"].as_str()).map(str::to_owned).collect())
+    }
+
     /// Writes a policy file; the agent takes it up by itself or by [`Agent::reload`].
     ///
     /// # Errors

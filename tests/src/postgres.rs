@@ -201,6 +201,41 @@ impl Postgres {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// The texts of the statements that TCP clients sent, as the server logged them: each begins where
+    /// a `statement:` or `execute …:` stands in the log and goes on over its indented lines.
+    pub fn statements(&self) -> Vec<String> {
+        let mut statements: Vec<String> = Vec::new();
+        let mut open = false;
+        for line in self.log().lines() {
+            if let Some(rest) = line.strip_prefix('\t') {
+                if let Some(last) = statements.last_mut().filter(|_| open) {
+                    last.push('\n');
+                    last.push_str(rest);
+                }
+                continue;
+            }
+            open = false;
+            // The server's own superuser session comes by the Unix socket.
+            let Some((head, text)) = line.split_once("LOG:  ").filter(|(head, _)| !head.contains("[local]"))
+            else {
+                continue;
+            };
+            let text = text
+                .strip_prefix("statement: ")
+                .or_else(|| Some(text.strip_prefix("execute ")?.split_once(": ")?.1));
+            if let Some(text) = text.filter(|_| head.contains('@')) {
+                statements.push(text.to_owned());
+                open = true;
+            }
+        }
+        statements
+    }
+
+    /// A TCP client sent a statement that holds `text`.
+    pub fn was_sent(&self, text: &str) -> bool {
+        self.statements().iter().any(|statement| statement.contains(text))
+    }
+
     /// The directory of psql, pgbench and the like of the server's version.
     pub fn programs(&self) -> &Path {
         &self.programs

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::client::Client;
-use crate::process::Finished;
+use crate::client::{self, Client};
+use crate::process::{Finished, LIMIT, finish};
 use crate::{Agent, Cgroup, Postgres};
 
 /// One PostgreSQL server with an agent before it.
@@ -53,6 +53,16 @@ impl Stage {
     /// It cannot be started.
     pub fn psql(&self, sql: &str) -> Result<Finished> {
         Client::Psql.run(&self.postgres, Some(&self.clients), sql)
+    }
+
+    /// A shell script as a designated process, libpq's environment set, `interlock` and psql on the PATH.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn shell(&self, script: &str) -> Result<Finished> {
+        let mut command = self.clients.command("/bin/bash");
+        client::environment(&mut command, &self.postgres);
+        finish(command.args(["-c", script]), "", LIMIT)
     }
 
     /// Python as a designated process.

@@ -26,7 +26,7 @@ fn same_as_direct(run: impl Fn(&Postgres, Option<&Cgroup>) -> anyhow::Result<Fin
     let stage = Stage::start(RULES).unwrap();
     let direct = run(&stage.postgres, None).unwrap();
     assert!(direct.success(), "the script fails without an agent too\n{}", direct.both());
-    assert!(stage.agent.events().unwrap().is_empty(), "the direct connection was recorded");
+    assert!(stage.agent.commands().unwrap().is_empty(), "the direct connection was recorded");
     let through = run(&stage.postgres, Some(&stage.clients)).unwrap();
     for (name, direct, through) in [
         ("standard output", &direct.stdout, &through.stdout),
