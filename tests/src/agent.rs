@@ -76,8 +76,8 @@ impl Agent {
     ) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let directory = crate::temporary_directory("agent")?;
-        // The pins' directory in bpffs takes its name from the last part.
-        let name = format!("interlock-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // The pins' directory in bpffs takes its name from this one; by the last part we find it again.
+        let name = format!("run{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let run = directory.path().join(name);
         fs::create_dir(directory.path().join("policies.d"))?;
         let agent = Self { daemon: None, binary, directory, run, cgroup };
@@ -259,9 +259,13 @@ impl Agent {
 
     /// Its directory of pins, if there is one.
     pub fn pins(&self) -> Option<PathBuf> {
-        let name = self.run.file_name()?;
-        let found = bpffs_mounts().into_iter().map(|mount| mount.join(name)).find(|path| path.exists());
-        found
+        let name = self.run.file_name()?.to_str()?;
+        let mounts = bpffs_mounts().into_iter().flat_map(fs::read_dir);
+        mounts
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().ends_with(name))
     }
 }
 
