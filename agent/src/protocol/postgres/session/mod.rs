@@ -1,0 +1,250 @@
+//! One flow from its first byte to its last.
+//!
+//! `login` opens it; then [`Relay`] moves bytes both ways in one task. [`Core`] reads what passes and
+//! decides: `frontend` what the client sends, `backend` what the server answers, with `pending` as the
+//! mirror of what the server still has to answer.
+
+mod backend;
+mod frontend;
+mod judge;
+mod lexing;
+mod log;
+mod login;
+mod pending;
+mod pipe;
+mod refusal;
+mod run;
+mod statements;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use self::lexing::Lexing;
+use self::log::Log;
+use self::pending::Pending;
+use self::pipe::{Edit, Pipe};
+use self::statements::Names;
+use super::codec::CodecError;
+use crate::identity::Subject;
+use crate::policy::FlowPolicy;
+use crate::protocol::{FlowContext, Limits, PolicyHandle, SessionError, Summary};
+
+/// How long a client that was told why it is cut off may take to read it.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves one flow to its end.
+///
+/// # Errors
+/// The flow had to be ended before client or server ended it. The client has been told by then, as far
+/// as it could be.
+pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
+    let _ = context.client.set_nodelay(true);
+    let _ = context.upstream.set_nodelay(true);
+    let mut shutdown = context.shutdown.clone();
+    let Some(mut relay) = login::open(context).await? else { return Ok(Summary::default()) };
+    let ended = tokio::select! {
+        biased;
+        ended = poll_fn(|cx| relay.poll(cx)) => ended,
+        () = stopping(&mut shutdown) => Err(SessionError::Stopping),
+    };
+    relay.core.finish(ended.as_ref().err());
+    if let Err(error) = ended {
+        relay.part(&error).await;
+        return Err(error);
+    }
+    Ok(relay.core.summary)
+}
+
+async fn stopping(shutdown: &mut tokio::sync::watch::Receiver<bool>) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        // Whoever could stop the flow has gone without doing so.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Both sockets and both directions.
+#[derive(Debug)]
+struct Relay {
+    client: TcpStream,
+    upstream: TcpStream,
+    up: Pipe,
+    down: Pipe,
+    core: Core,
+}
+
+impl Relay {
+    /// Moves what can be moved. Ready at the end of the flow.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionError>> {
+        loop {
+            let mut moved = false;
+            if self.up.wants_input()
+                && self.core.wants_client(self.up.undecided().len())
+                && let Poll::Ready(read) = self.up.poll_fill(cx, &mut self.client, self.core.limits.statement)
+            {
+                read.map_err(SessionError::Client)?;
+                moved = true;
+            }
+            if !self.up.undecided().is_empty() {
+                self.core.client(&mut self.up)?;
+            }
+            if self.up.outgoing() > 0 {
+                match self.up.poll_drain(cx, &mut self.upstream) {
+                    Poll::Ready(Ok(())) => moved = true,
+                    // The server may have said why before it went; what it said is still to be read.
+                    Poll::Ready(Err(_)) => self.up = Pipe { eof: true, shut: true, ..Pipe::default() },
+                    Poll::Pending => {}
+                }
+            }
+            if self.down.wants_input()
+                && let Poll::Ready(read) = self.down.poll_fill(cx, &mut self.upstream, self.core.limits.row)
+            {
+                // A reset ends the flow as an end of file does; what came before it is passed on.
+                if read.is_err() {
+                    self.down.eof = true;
+                }
+                moved = true;
+            }
+            if !self.down.undecided().is_empty() {
+                self.core.server(&mut self.down)?;
+            }
+            if self.down.outgoing() > 0
+                && let Poll::Ready(written) = self.down.poll_drain(cx, &mut self.client)
+            {
+                written.map_err(SessionError::Client)?;
+                moved = true;
+            }
+            if self.down.eof && self.down.outgoing() == 0 {
+                ready!(Pin::new(&mut self.client).poll_shutdown(cx)).ok();
+                return Poll::Ready(Ok(()));
+            }
+            if self.up.eof && !self.up.shut && self.up.outgoing() == 0 && !self.core.holding(&self.up) {
+                ready!(Pin::new(&mut self.upstream).poll_shutdown(cx)).ok();
+                self.up.shut = true;
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Tells the client why the flow ends, and gives it the time to read it.
+    async fn part(mut self, error: &SessionError) {
+        drop(self.upstream);
+        let (code, reason, hint) = match error {
+            SessionError::Client(_) => return,
+            SessionError::Stopping => ("57P01", "the agent on this host is stopping".to_owned(), "Try again."),
+            SessionError::Recording(_) => {
+                ("53100", error.to_string(), "See the agent's log on this host and `interlock status`.")
+            }
+            _ => ("08P01", error.to_string(), "The agent's log on this host has the details."),
+        };
+        self.down.discard_undecided();
+        self.down.insert(&refusal::fatal(code, &reason, hint));
+        let _ = tokio::time::timeout(LINGER, async {
+            let _ = poll_fn(|cx| self.down.poll_drain(cx, &mut self.client)).await;
+            linger(&mut self.client).await;
+        })
+        .await;
+    }
+}
+
+/// Ends a connection so that what was sent last arrives: closing with unread input would reset it.
+async fn linger(stream: &mut TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut sink = BytesMut::with_capacity(4096);
+    while matches!(stream.read_buf(&mut sink).await, Ok(read) if read > 0) {
+        sink.clear();
+    }
+}
+
+/// Where a flow stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Until the first ReadyForQuery.
+    Login,
+    /// After it.
+    Ready,
+    /// The client has said goodbye.
+    Over,
+}
+
+/// The rest of a message whose front has been decided on.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rest {
+    /// Bytes still to come.
+    left: usize,
+    /// They are thrown away.
+    discard: bool,
+}
+
+/// All that a flow knows, but for its sockets and buffers.
+#[derive(Debug)]
+struct Core {
+    subject: Arc<Subject>,
+    policy: PolicyHandle,
+    flow: Arc<FlowPolicy>,
+    generation: u64,
+    limits: Limits,
+    user: Arc<str>,
+    database: Arc<str>,
+    replication: bool,
+    phase: Phase,
+    /// Transaction status of the last ReadyForQuery: `I`, `T` or `E`.
+    status: u8,
+    pending: Pending,
+    names: Names,
+    lexing: Lexing,
+    log: Log,
+    from_client: Rest,
+    from_server: Rest,
+    edits: Vec<Edit>,
+    scratch: BytesMut,
+    summary: Summary,
+}
+
+impl Core {
+    /// More of the client's bytes are wanted, with `undecided` of them waiting.
+    fn wants_client(&self, undecided: usize) -> bool {
+        match self.phase {
+            // What comes early waits for the login's end, and the rest in the kernel.
+            Phase::Login => undecided < startup_hold(),
+            Phase::Ready => undecided == 0 || !self.stalled(),
+            Phase::Over => true,
+        }
+    }
+
+    /// Whole messages of the client wait for the server.
+    fn stalled(&self) -> bool {
+        self.pending.len() >= frontend::MOST_PENDING
+    }
+
+    /// The client's undecided bytes may still be decided on.
+    fn holding(&self, up: &Pipe) -> bool {
+        !up.undecided().is_empty() && self.phase != Phase::Over && (self.phase == Phase::Login || self.stalled())
+    }
+
+    /// Notes the flow's end.
+    fn finish(&mut self, error: Option<&SessionError>) {
+        self.log.finish(error);
+    }
+}
+
+/// How much of what a client sends before the login is through is kept.
+const fn startup_hold() -> usize {
+    64 << 10
+}
+
+impl From<CodecError> for SessionError {
+    fn from(error: CodecError) -> Self {
+        Self::Frontend(error.to_string())
+    }
+}
