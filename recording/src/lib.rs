@@ -1,1 +1,5 @@
 //! The recording format: events, chain, signatures, verification, export.
+
+mod id;
+
+pub use id::{ParseSessionIdError, SessionId};
