@@ -1,0 +1,229 @@
+//! Texts to operations, operations to verdicts.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use super::Core;
+use super::log::{Note, lossy};
+use super::refusal::Refusal;
+use super::statements::{Names, Portal, Prepared};
+use crate::operation::{Operation, Protocol};
+use crate::policy::Decision;
+use crate::protocol::postgres::operation;
+use crate::record::{CommandId, Step};
+use crate::sql::{self, Class, Script, Statement};
+
+/// Transaction status: not in a transaction.
+pub(super) const IDLE: u8 = b'I';
+
+/// A script of one statement that the agent cannot read, and why.
+fn unparsed(text: &str, reason: &str) -> Script {
+    let kind = sql::Kind::Unparsed;
+    let statement = Statement {
+        text: text.to_owned(),
+        kind,
+        kinds: [kind].into(),
+        error: Some(reason.to_owned()),
+        ..Statement::default()
+    };
+    Script { statements: vec![statement] }
+}
+
+/// What is asked, besides the statement itself.
+#[derive(Debug, Default)]
+pub(super) struct Asked<'a> {
+    pub(super) statement: &'a [u8],
+    pub(super) portal: &'a [u8],
+    /// Parameters as sent.
+    pub(super) params: Vec<Option<String>>,
+    pub(super) of: Option<CommandId>,
+}
+
+impl Core {
+    /// Takes the newest policy, if it changed.
+    pub(super) fn refresh_policy(&mut self) {
+        let generation = self.policy.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.flow = self.policy.load();
+        }
+    }
+
+    /// Reads a text as the server will.
+    pub(super) fn read(&mut self, text: &[u8]) -> Arc<Prepared> {
+        let waiting = !self.pending.is_empty();
+        let (text, script): (Arc<str>, _) = match self.lexing.read(text, waiting) {
+            Ok(text) => {
+                let script = self.scripts.analyze(&text);
+                (text.into(), script)
+            }
+            Err(reason) => {
+                let text = lossy(text);
+                let script = Arc::new(unparsed(&text, reason));
+                (text.into(), script)
+            }
+        };
+        let script = if self.replication {
+            Arc::new(operation::replication_command(Script::clone(&script), &text))
+        } else {
+            script
+        };
+        let recorded: Arc<str> = match self.recordable(&text) {
+            std::borrow::Cow::Borrowed(_) => Arc::clone(&text),
+            std::borrow::Cow::Owned(masked) => masked.into(),
+        };
+        Arc::new(Prepared {
+            order: self.names.next_order(),
+            text,
+            recorded,
+            script,
+            types: OnceLock::new(),
+            dead: AtomicBool::new(false),
+            command: OnceLock::new(),
+        })
+    }
+
+    /// A text as it may be recorded.
+    pub(super) fn recordable<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
+        let masks = self.flow.masks();
+        let secrets = sql::redact_secrets(text);
+        match secrets {
+            std::borrow::Cow::Borrowed(text) => masks.mask_text(text),
+            std::borrow::Cow::Owned(text) => masks.mask_text(&text).into_owned().into(),
+        }
+    }
+
+    /// What `prepared` does, with what it runs by name put in.
+    pub(super) fn effective(&self, prepared: &Prepared) -> Arc<Script> {
+        effective(&self.names, &prepared.script)
+    }
+
+    fn operation(&self, text: &Arc<str>, script: Arc<Script>, params: Arc<[Option<String>]>) -> Operation {
+        Operation {
+            protocol: Protocol::Postgres,
+            user: Arc::clone(&self.user),
+            database: Arc::clone(&self.database),
+            text: Arc::clone(text),
+            script,
+            params,
+        }
+    }
+
+    /// Decides on what `statements` do, all of them candidates for the one that runs, and notes it for
+    /// the recording. Gives the strictest verdict.
+    pub(super) fn judge(
+        &mut self,
+        step: Step,
+        statements: &[Arc<Prepared>],
+        asked: Asked<'_>,
+    ) -> (CommandId, Option<Refusal>) {
+        let params: Arc<[Option<String>]> = asked.params.into();
+        let mut strictest: Option<(Operation, Decision, Arc<str>)> = None;
+        for prepared in statements {
+            let script = self.effective(prepared);
+            let operation = self.operation(&prepared.text, script, Arc::clone(&params));
+            let decision = self.flow.decide(&operation, &self.subject);
+            let stricter = strictest
+                .as_ref()
+                .is_none_or(|(_, best, _)| (!decision.passes(), decision.verdict) > (!best.passes(), best.verdict));
+            if stricter {
+                strictest = Some((operation, decision, Arc::clone(&prepared.recorded)));
+            }
+        }
+        let (operation, decision, recorded) = strictest.unwrap_or_else(|| {
+            let name = String::from_utf8_lossy(if step == Step::Bind { asked.statement } else { asked.portal });
+            let text: Arc<str> = name.as_ref().into();
+            let script = unparsed(&name, "no statement of this name was seen to be prepared");
+            let operation = self.operation(&text, Arc::new(script), Arc::clone(&params));
+            let decision = self.flow.decide(&operation, &self.subject);
+            (operation, decision, text)
+        });
+        let masks = self.flow.masks();
+        let params = if masks.has_detectors() {
+            let mask = |value: &String| masks.mask_text(value).into_owned();
+            params.iter().map(|value| value.as_ref().map(mask)).collect()
+        } else {
+            params.to_vec()
+        };
+        let refers = asked.of.is_some();
+        let note = Note {
+            statement: lossy(asked.statement).into_owned(),
+            portal: lossy(asked.portal).into_owned(),
+            params,
+            of: asked.of,
+            operation: (!refers).then_some(operation),
+            ..Note::new(step, if refers { Arc::default() } else { recorded }, Arc::new(decision))
+        };
+        self.note(note)
+    }
+
+    /// Judges an operation that is no SQL text.
+    pub(super) fn judge_other(&mut self, step: Step, operation: Operation) -> (CommandId, Option<Refusal>) {
+        let decision = self.flow.decide(&operation, &self.subject);
+        let note = Note {
+            operation: Some(operation.clone()),
+            ..Note::new(step, operation.text, Arc::new(decision))
+        };
+        self.note(note)
+    }
+
+    fn note(&mut self, note: Note) -> (CommandId, Option<Refusal>) {
+        let refusal = match &self.refuse_all {
+            Some(refusal) => Some(refusal.clone()),
+            None => (!note.decision.passes()).then(|| Refusal::by_rule(&note.decision)),
+        };
+        self.summary.commands += 1;
+        self.summary.refused += u64::from(refusal.is_some());
+        (self.log.command(note), refusal)
+    }
+
+    /// Remembers what a passed text leaves behind: statements and cursors that it makes, settings that
+    /// it changes. `false` when there is no room.
+    pub(super) fn remember(&mut self, prepared: &Arc<Prepared>) -> bool {
+        let mut room = true;
+        for statement in &prepared.script.statements {
+            if statement.changes_lexing {
+                self.lexing.doubt();
+            }
+            if statement.classes.contains(&Class::Ddl) {
+                self.ddl_seen = true;
+            }
+            if let Some(name) = &statement.prepares {
+                let order = self.names.next_order();
+                let inner = Arc::new(Prepared::part(prepared, statement, order));
+                room &= self.names.add(name.as_bytes(), inner, &self.limits);
+            }
+            if let Some(name) = &statement.declares {
+                let inner = Arc::new(Prepared::part(prepared, statement, prepared.order));
+                let portal = Portal { statements: vec![inner], ..Portal::default() };
+                room &= self.names.open(name.as_bytes(), Arc::new(portal), &self.limits);
+            }
+        }
+        room
+    }
+}
+
+/// `script` with what its EXECUTEs run put behind it.
+fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
+    if script.statements.iter().all(|statement| statement.executes.is_none()) {
+        return Arc::clone(script);
+    }
+    let mut all = Script::clone(script);
+    for (index, statement) in script.statements.iter().enumerate() {
+        let Some(name) = &statement.executes else { continue };
+        let mut known = script
+            .statements
+            .iter()
+            .take(index)
+            .any(|earlier| earlier.prepares.as_ref() == Some(name));
+        for candidate in names.candidates(name.as_bytes()) {
+            known = true;
+            all.statements.extend(candidate.script.statements.iter().cloned());
+        }
+        if !known {
+            let reason = "EXECUTE of a statement that was not seen to be prepared";
+            all.statements.extend(unparsed(&statement.text, reason).statements);
+        }
+    }
+    Arc::new(all)
+}
