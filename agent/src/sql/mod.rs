@@ -4,8 +4,10 @@
 //! PostgreSQL's SQL is read by `pg_query`, the server's own grammar. What that grammar rejects is a
 //! statement of kind [`Kind::Unparsed`].
 
+mod kind;
 mod model;
 
+pub use kind::Kind;
 pub use model::*;
 
 /// Reads one SQL string as PostgreSQL would.
