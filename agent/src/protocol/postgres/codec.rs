@@ -4,7 +4,7 @@
 //! Everything borrows from the connection's buffer; nothing here copies or allocates. A reader that
 //! runs off the end of a message gives [`CodecError`], never a panic.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 
 /// Bytes before a message's body: type and length.
 pub const HEADER: usize = 5;
@@ -293,6 +293,8 @@ pub struct Field<'a> {
     pub column: i16,
     /// Data type.
     pub kind: u32,
+    /// Type modifier, -1 for none.
+    pub typmod: i32,
     /// 0 text, 1 binary.
     pub format: i16,
 }
@@ -315,9 +317,10 @@ fn field<'a>(reader: &mut Reader<'a>) -> Result<Field<'a>, CodecError> {
     let table = reader.oid()?;
     let column = reader.i16()?;
     let kind = reader.oid()?;
-    reader.bytes(6)?; // type size and modifier
+    reader.i16()?; // the type's size
+    let typmod = reader.i32()?;
     let format = reader.i16()?;
-    Ok(Field { name, table, column, kind, format })
+    Ok(Field { name, table, column, kind, typmod, format })
 }
 
 /// The values of a DataRow body. An item is an error when the body is malformed there.
@@ -349,7 +352,7 @@ pub fn notice_fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 }
 
 /// Appends a message: `write` fills the body.
-pub fn put_message(out: &mut BytesMut, tag: u8, write: impl FnOnce(&mut BytesMut)) {
+pub fn put_message(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
     out.put_u8(tag);
     let start = out.len();
     out.put_u32(0);
@@ -361,7 +364,7 @@ pub fn put_message(out: &mut BytesMut, tag: u8, write: impl FnOnce(&mut BytesMut
 }
 
 /// Appends a String: up to its first zero byte, and one.
-pub fn put_cstr(out: &mut BytesMut, text: &[u8]) {
+pub fn put_cstr(out: &mut Vec<u8>, text: &[u8]) {
     let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
     out.put_slice(text.get(..end).unwrap_or_default());
     out.put_u8(0);
@@ -385,7 +388,7 @@ mod tests {
 
     #[test]
     fn bind_formats() {
-        let mut body = BytesMut::new();
+        let mut body = Vec::new();
         body.put_slice(b"p\0s\0");
         body.put_i16(1);
         body.put_i16(1);
@@ -429,7 +432,7 @@ mod tests {
 
         #[test]
         fn written_messages_read_back(tag in any::<u8>(), text in "[^\0]{0,40}") {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             put_message(&mut out, tag, |out| put_cstr(out, text.as_bytes()));
             let header = Header::read(&out).unwrap().unwrap();
             prop_assert_eq!(header, Header { tag, body: text.len() + 1 });

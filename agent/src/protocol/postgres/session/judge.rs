@@ -1,33 +1,25 @@
 //! Texts to operations, operations to verdicts.
 
+use std::borrow::Cow;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::Core;
 use super::log::{Note, lossy};
 use super::refusal::Refusal;
-use super::statements::{Names, Portal, Prepared};
+use super::catalog::{self, Catalog, Reading};
+use super::masking::RowPlan;
+use super::pending::{Entry, What};
+use super::pipe::Pipe;
+use super::statements::{Names, Prepared};
 use crate::operation::{Operation, Protocol};
 use crate::policy::Decision;
-use crate::protocol::postgres::operation;
+use crate::protocol::postgres::{codec, operation};
 use crate::record::{CommandId, Step};
-use crate::sql::{self, Class, Script, Statement};
+use crate::sql::{Class, Kind, Script};
 
 /// Transaction status: not in a transaction.
 pub(super) const IDLE: u8 = b'I';
-
-/// A script of one statement that the agent cannot read, and why.
-fn unparsed(text: &str, reason: &str) -> Script {
-    let kind = sql::Kind::Unparsed;
-    let statement = Statement {
-        text: text.to_owned(),
-        kind,
-        kinds: [kind].into(),
-        error: Some(reason.to_owned()),
-        ..Statement::default()
-    };
-    Script { statements: vec![statement] }
-}
 
 /// What is asked, besides the statement itself.
 #[derive(Debug, Default)]
@@ -46,7 +38,66 @@ impl Core {
         if generation != self.generation {
             self.generation = generation;
             self.flow = self.policy.load();
+            self.catalog = None;
+            self.plans.clear();
         }
+    }
+
+    /// Asks the server for its catalog, if that is due and can be done now, and says whether the client's
+    /// commands have to wait for the answer.
+    pub(super) fn consult_catalog(&mut self, pipe: &mut Pipe) -> bool {
+        if self.reading.is_some() || matches!(self.pending.front().map(|front| &front.what), Some(What::Catalog)) {
+            return true;
+        }
+        let due = self.catalog_stale || self.catalog.as_ref().is_none_or(Catalog::old);
+        let masks = Arc::clone(self.flow.masks());
+        if !due || !masks.has_columns() || self.replication {
+            return false;
+        }
+        // Within a transaction the query would be part of it: it would fail in a failed one, and take
+        // the snapshot of one that has not begun to read.
+        if self.status != IDLE || !self.pending.is_empty() {
+            return false;
+        }
+        let mut message = Vec::new();
+        codec::put_message(&mut message, b'Q', |out| codec::put_cstr(out, catalog::query(&masks).as_bytes()));
+        pipe.insert(&message);
+        self.pending.push(Entry::new(What::Catalog));
+        self.reading = Some(Reading::default());
+        true
+    }
+
+    /// The answer is complete, or an error came in its place.
+    pub(super) fn catalog_read(&mut self) {
+        let read = self.reading.take().and_then(|reading| reading.finish(self.flow.masks()));
+        if read.is_none() {
+            tracing::warn!(
+                database = &*self.database,
+                user = &*self.user,
+                "the server's catalog could not be read; commands that need it are refused"
+            );
+        }
+        self.catalog = read;
+        self.catalog_stale = self.catalog.is_none();
+        self.catalog_tried = true;
+        self.plans.clear();
+    }
+
+    /// The plan for the rows of one statement of a Query.
+    pub(super) fn plan_of(
+        &mut self,
+        prepared: &[Arc<Prepared>],
+        index: usize,
+        description: &[u8],
+    ) -> Result<Arc<RowPlan>, codec::CodecError> {
+        let names = std::mem::take(&mut self.names);
+        let mut all = Vec::new();
+        for statement in prepared.iter().filter_map(|one| one.script.statements.get(index)) {
+            names.expand(statement, &mut all);
+        }
+        let plan = self.plan(description, &all);
+        self.names = names;
+        plan
     }
 
     /// Reads a text as the server will.
@@ -59,7 +110,7 @@ impl Core {
             }
             Err(reason) => {
                 let text = lossy(text);
-                let script = Arc::new(unparsed(&text, reason));
+                let script = Arc::new(Script::unparsed(&text, reason));
                 (text.into(), script)
             }
         };
@@ -69,8 +120,8 @@ impl Core {
             script
         };
         let recorded: Arc<str> = match self.recordable(&text) {
-            std::borrow::Cow::Borrowed(_) => Arc::clone(&text),
-            std::borrow::Cow::Owned(masked) => masked.into(),
+            Cow::Borrowed(_) => Arc::clone(&text),
+            Cow::Owned(masked) => masked.into(),
         };
         Arc::new(Prepared {
             order: self.names.next_order(),
@@ -84,13 +135,9 @@ impl Core {
     }
 
     /// A text as it may be recorded.
-    pub(super) fn recordable<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
+    pub(super) fn recordable<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let masks = self.flow.masks();
-        let secrets = sql::redact_secrets(text);
-        match secrets {
-            std::borrow::Cow::Borrowed(text) => masks.mask_text(text),
-            std::borrow::Cow::Owned(text) => masks.mask_text(&text).into_owned().into(),
-        }
+        masks.mask_text(text)
     }
 
     /// What `prepared` does, with what it runs by name put in.
@@ -133,7 +180,7 @@ impl Core {
         let (operation, decision, recorded) = strictest.unwrap_or_else(|| {
             let name = String::from_utf8_lossy(if step == Step::Bind { asked.statement } else { asked.portal });
             let text: Arc<str> = name.as_ref().into();
-            let script = unparsed(&name, "no statement of this name was seen to be prepared");
+            let script = Script::unparsed(&name, "no statement of this name was seen to be prepared");
             let operation = self.operation(&text, Arc::new(script), Arc::clone(&params));
             let decision = self.flow.decide(&operation, &self.subject);
             (operation, decision, text)
@@ -186,17 +233,16 @@ impl Core {
                 self.lexing.doubt();
             }
             if statement.classes.contains(&Class::Ddl) {
-                self.ddl_seen = true;
+                self.catalog_stale = true;
             }
             if let Some(name) = &statement.prepares {
                 let order = self.names.next_order();
                 let inner = Arc::new(Prepared::part(prepared, statement, order));
-                room &= self.names.add(name.as_bytes(), inner, &self.limits);
+                room &= self.names.add_again(name.as_bytes(), inner, &self.limits);
             }
-            if let Some(name) = &statement.declares {
+            if statement.kinds.contains(&Kind::DeclareCursor) {
                 let inner = Arc::new(Prepared::part(prepared, statement, prepared.order));
-                let portal = Portal { statements: vec![inner], ..Portal::default() };
-                room &= self.names.open(name.as_bytes(), Arc::new(portal), &self.limits);
+                room &= self.names.declare(inner, &self.limits);
             }
         }
         room
@@ -222,7 +268,7 @@ fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
         }
         if !known {
             let reason = "EXECUTE of a statement that was not seen to be prepared";
-            all.statements.extend(unparsed(&statement.text, reason).statements);
+            all.statements.extend(Script::unparsed(&statement.text, reason).statements);
         }
     }
     Arc::new(all)

@@ -107,11 +107,6 @@ impl Log {
         let _ = self.flush();
     }
 
-    /// Forgets the batch.
-    pub(super) fn forget(&mut self) {
-        self.batch.clear();
-    }
-
     /// Notes how a command ended, with the rows gathered.
     pub(super) fn result(&mut self, command: CommandId, status: Status<'_>, since: Instant) {
         let outcome = Outcome { command, status, duration: since.elapsed() };

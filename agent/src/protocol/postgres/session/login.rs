@@ -5,19 +5,23 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::judge;
 use super::lexing::Lexing;
-use super::log::Log;
+use super::log::{Log, Note, lossy};
 use super::pending::Pending;
 use super::pipe::Pipe;
 use super::refusal::{self, Refusal};
 use super::statements::Names;
 use super::{Core, LINGER, Phase, Relay, Rest, linger};
+use crate::mask::Fired;
 use crate::operation::Operation;
+use crate::policy::Decision;
 use crate::protocol::postgres::operation;
 use crate::protocol::postgres::startup::{self, Packet, StartupError};
 use crate::protocol::{FlowContext, SessionError, Summary};
+use crate::record::{EndReason, Step};
 
 /// The server's own default for `authentication_timeout`.
 const OPENING: Duration = Duration::from_secs(60);
@@ -36,7 +40,7 @@ pub(super) async fn open(mut context: FlowContext) -> Result<Option<Relay>, Sess
                 other => Some(refusal::fatal("08P01", &other.to_string(), "")),
             };
             if let Some(message) = own {
-                say(&mut context, &message).await;
+                say(&mut context.client, &message).await;
             }
             Err(error)
         }
@@ -87,10 +91,10 @@ fn frontend(error: StartupError) -> SessionError {
 }
 
 /// Sends the client a last message.
-async fn say(context: &mut FlowContext, message: &[u8]) {
+async fn say(client: &mut TcpStream, message: &[u8]) {
     let _ = tokio::time::timeout(LINGER, async {
-        if context.client.write_all(message).await.is_ok() {
-            linger(&mut context.client).await;
+        if client.write_all(message).await.is_ok() {
+            linger(client).await;
         }
     })
     .await;
@@ -102,12 +106,12 @@ async fn cancel(mut context: FlowContext, packet: BytesMut) -> Result<(), Sessio
         Ok(Some((Packet::Cancel { process }, _))) => process,
         _ => 0,
     };
-    let mut log = Log::open(&context, "", "");
     let operation = operation::cancel(process);
-    let decision = context.policy.load().decide(&operation, &context.subject);
-    log.command(&operation, &decision, &[]);
-    log.flush()?;
+    let decision = Arc::new(context.policy.load().decide(&operation, &context.subject));
+    let mut log = Log::new(context.recording);
+    note(&mut log, Step::Cancel, &operation, &decision)?;
     if !decision.passes() {
+        log.end(EndReason::Refused, "", packet.len() as u64, 0);
         return Ok(());
     }
     context.upstream.write_all(&packet).await.map_err(SessionError::Server)?;
@@ -122,12 +126,22 @@ async fn cancel(mut context: FlowContext, packet: BytesMut) -> Result<(), Sessio
     })
     .await;
     let _ = context.client.shutdown().await;
-    log.finish(None);
+    log.end(EndReason::ServerClosed, "", packet.len() as u64, 0);
     Ok(())
 }
 
+/// Records a judged operation at once.
+fn note(log: &mut Log, step: Step, operation: &Operation, decision: &Arc<Decision>) -> Result<(), SessionError> {
+    let text = Arc::clone(&operation.text);
+    log.command(Note {
+        operation: Some(operation.clone()),
+        ..Note::new(step, text, Arc::clone(decision))
+    });
+    log.flush().map_err(|error| SessionError::Recording(error.to_string()))
+}
+
 async fn start(
-    mut context: FlowContext,
+    context: FlowContext,
     mut input: BytesMut,
     length: usize,
 ) -> Result<Option<Relay>, SessionError> {
@@ -138,20 +152,26 @@ async fn start(
     let database: Arc<str> = database.map_or_else(|| Arc::clone(&user), Into::into);
     let replication = startup.replication();
     let lexing = Lexing::at_start(&startup);
-    let mut log = Log::open(&context, &user, &database);
     let generation = context.policy.generation();
     let flow = context.policy.load();
+    let shown = |text: &[u8]| flow.masks().mask_text(&lossy(text)).into_owned();
+    let parameters = startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
 
+    let FlowContext { mut client, upstream, recording, subject, policy, limits, scripts, .. } = context;
+    let mut log = Log::new(recording);
     if replication {
-        let operation: Operation = operation::replication(&user, &database);
-        let decision = flow.decide(&operation, &context.subject);
-        log.command(&operation, &decision, &[]);
-        log.flush()?;
+        let operation = operation::replication(&user, &database);
+        let decision = Arc::new(flow.decide(&operation, &subject));
+        if let Err(error) = note(&mut log, Step::Replication, &operation, &decision) {
+            log.failed(&error, length as u64, 0);
+            say(&mut client, &refusal::fatal("53100", &error.to_string(), "")).await;
+            return Err(error);
+        }
         if !decision.passes() {
-            let mut message = BytesMut::new();
+            let mut message = Vec::new();
             Refusal::by_rule(&decision).put_fatal(&mut message);
-            say(&mut context, &message).await;
-            log.finish(None);
+            log.end(EndReason::Refused, "", length as u64, 0);
+            say(&mut client, &message).await;
             return Ok(None);
         }
     }
@@ -162,11 +182,11 @@ async fn start(
         up.append(&early);
     }
     let core = Core {
-        subject: Arc::clone(&context.subject),
-        policy: context.policy.clone(),
+        subject,
+        policy,
         flow,
         generation,
-        limits: context.limits,
+        limits,
         user,
         database,
         replication,
@@ -179,9 +199,24 @@ async fn start(
         from_client: Rest::default(),
         from_server: Rest::default(),
         edits: Vec::new(),
-        scratch: BytesMut::new(),
-        summary: Summary::default(),
+        scratch: Vec::new(),
+        summary: Summary { from_client: (length + early.len()) as u64, ..Summary::default() },
+        scripts,
+        refuse_all: None,
+        catalog: None,
+        catalog_stale: false,
+        catalog_tried: false,
+        reading: None,
+        plans: Vec::new(),
+        current: None,
+        copying: None,
+        fired: Fired::default(),
+        cell: Vec::new(),
+        auth_method: "trust",
+        login_failed: false,
+        client_left: false,
+        startup: parameters,
+        server_version: String::new(),
     };
-    let FlowContext { client, upstream, .. } = context;
     Ok(Some(Relay { client, upstream, up, down: Pipe::default(), core }))
 }

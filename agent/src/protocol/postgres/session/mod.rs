@@ -5,11 +5,13 @@
 //! mirror of what the server still has to answer.
 
 mod backend;
+mod catalog;
 mod frontend;
 mod judge;
 mod lexing;
 mod log;
 mod login;
+mod masking;
 mod pending;
 mod pipe;
 mod refusal;
@@ -26,15 +28,21 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use self::catalog::{Catalog, Reading};
 use self::lexing::Lexing;
 use self::log::Log;
+use self::masking::RowPlan;
 use self::pending::Pending;
 use self::pipe::{Edit, Pipe};
+use self::refusal::Refusal;
 use self::statements::Names;
 use super::codec::CodecError;
 use crate::identity::Subject;
+use crate::mask::Fired;
+use crate::mask::copy::CopyMasker;
 use crate::policy::FlowPolicy;
-use crate::protocol::{FlowContext, Limits, PolicyHandle, SessionError, Summary};
+use crate::protocol::{FlowContext, Limits, PolicyHandle, ScriptCache, SessionError, Summary};
+use crate::record::EndReason;
 
 /// How long a client that was told why it is cut off may take to read it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -88,7 +96,8 @@ impl Relay {
                 && self.core.wants_client(self.up.undecided().len())
                 && let Poll::Ready(read) = self.up.poll_fill(cx, &mut self.client, self.core.limits.statement)
             {
-                read.map_err(SessionError::Client)?;
+                self.core.summary.from_client += read.map_err(SessionError::Client)? as u64;
+                self.core.client_left = self.up.eof;
                 moved = true;
             }
             if !self.up.undecided().is_empty() {
@@ -98,7 +107,7 @@ impl Relay {
                 match self.up.poll_drain(cx, &mut self.upstream) {
                     Poll::Ready(Ok(())) => moved = true,
                     // The server may have said why before it went; what it said is still to be read.
-                    Poll::Ready(Err(_)) => self.up = Pipe { eof: true, shut: true, ..Pipe::default() },
+                    Poll::Ready(Err(_)) => self.up = Pipe::closed(),
                     Poll::Pending => {}
                 }
             }
@@ -106,8 +115,9 @@ impl Relay {
                 && let Poll::Ready(read) = self.down.poll_fill(cx, &mut self.upstream, self.core.limits.row)
             {
                 // A reset ends the flow as an end of file does; what came before it is passed on.
-                if read.is_err() {
-                    self.down.eof = true;
+                match read {
+                    Ok(read) => self.core.summary.from_server += read as u64,
+                    Err(_) => self.down.eof = true,
                 }
                 moved = true;
             }
@@ -207,8 +217,33 @@ struct Core {
     from_client: Rest,
     from_server: Rest,
     edits: Vec<Edit>,
-    scratch: BytesMut,
+    scratch: Vec<u8>,
     summary: Summary,
+    scripts: Arc<ScriptCache>,
+    /// Why every command is refused: the recording does not take them.
+    refuse_all: Option<Refusal>,
+    /// Masked columns, once known.
+    catalog: Option<Catalog>,
+    /// It has to be read again before it is next relied on.
+    catalog_stale: bool,
+    /// It could not be read before the commands that wait now: they are judged without it.
+    catalog_tried: bool,
+    /// It is being read.
+    reading: Option<Reading>,
+    plans: Vec<Arc<RowPlan>>,
+    /// What is done to the rows that are coming in.
+    current: Option<Arc<RowPlan>>,
+    copying: Option<Box<CopyMasker>>,
+    fired: Fired,
+    /// One masked value.
+    cell: Vec<u8>,
+    /// Of the log-in, until it is recorded.
+    auth_method: &'static str,
+    login_failed: bool,
+    /// The client has closed its side.
+    client_left: bool,
+    startup: Box<[(String, String)]>,
+    server_version: String,
 }
 
 impl Core {
@@ -224,7 +259,23 @@ impl Core {
 
     /// Whole messages of the client wait for the server.
     fn stalled(&self) -> bool {
-        self.pending.len() >= frontend::MOST_PENDING
+        self.pending.len() >= frontend::MOST_PENDING || self.reading.is_some()
+    }
+
+    /// Empties the lists of edits, and gives them back if they have grown large.
+    fn reset_scratch(&mut self) {
+        const KEPT: usize = 4 << 10;
+        self.edits.clear();
+        self.scratch.clear();
+        if self.scratch.capacity() > KEPT {
+            self.scratch = Vec::new();
+        }
+        if self.edits.capacity() > 64 {
+            self.edits = Vec::new();
+        }
+        if self.cell.capacity() > KEPT {
+            self.cell = Vec::new();
+        }
     }
 
     /// The client's undecided bytes may still be decided on.
@@ -232,9 +283,21 @@ impl Core {
         !up.undecided().is_empty() && self.phase != Phase::Over && (self.phase == Phase::Login || self.stalled())
     }
 
-    /// Notes the flow's end.
+    /// Records the flow's end.
     fn finish(&mut self, error: Option<&SessionError>) {
-        self.log.finish(error);
+        let (client, server) = (self.summary.from_client, self.summary.from_server);
+        match error {
+            Some(error) => self.log.failed(error, client, server),
+            None => {
+                let reason = match self.phase {
+                    Phase::Login if self.login_failed => EndReason::LoginFailed,
+                    Phase::Over => EndReason::ClientClosed,
+                    _ if self.client_left => EndReason::ClientClosed,
+                    _ => EndReason::ServerClosed,
+                };
+                self.log.end(reason, "", client, server);
+            }
+        }
     }
 }
 

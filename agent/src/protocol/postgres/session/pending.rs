@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::refusal::Refusal;
 use super::run::Run;
 use super::statements::{Portal, Prepared};
+use crate::record::CommandId;
 
 /// The server's answer does not fit what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +103,8 @@ pub(super) struct Pending {
     skipping: bool,
     /// The front entry takes COPY data.
     copying: bool,
+    /// Recorded commands that the server skipped, not reported yet.
+    skipped: Vec<CommandId>,
 }
 
 impl Pending {
@@ -134,11 +137,6 @@ impl Pending {
         self.queue.front_mut()
     }
 
-    /// The entry before which the server stops skipping.
-    pub(super) fn skipping(&self) -> bool {
-        self.skipping
-    }
-
     /// The front entry is done.
     pub(super) fn pop(&mut self) -> Option<Entry> {
         let entry = self.queue.pop_front();
@@ -166,9 +164,8 @@ impl Pending {
         if clean { Ok(()) } else { Err(Desync { tag }) }
     }
 
-    /// The server reported an error. Gives the extended-query entries that it will never answer.
-    ///
-    /// The front entry itself is taken off unless ReadyForQuery is still to come for it.
+    /// The server reported an error. The front entry is taken off and given unless ReadyForQuery is
+    /// still to come for it.
     pub(super) fn failed(&mut self) -> Result<Option<Entry>, Desync> {
         if std::mem::take(&mut self.copying) {
             self.copy_in_failed()?;
@@ -213,8 +210,17 @@ impl Pending {
             if !unanswered {
                 break;
             }
-            self.queue.pop_front();
+            let Some(entry) = self.queue.pop_front() else { break };
+            if let What::Parse(Some(prepared)) = &entry.what {
+                prepared.kill();
+            }
+            self.skipped.extend(entry.run.and_then(|run| run.command));
         }
+    }
+
+    /// Commands that were skipped since this was last asked.
+    pub(super) fn take_skipped(&mut self) -> Vec<CommandId> {
+        std::mem::take(&mut self.skipped)
     }
 
     /// ReadyForQuery came.

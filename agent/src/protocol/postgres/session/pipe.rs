@@ -52,6 +52,11 @@ impl Pipe {
         Self { input, ..Self::default() }
     }
 
+    /// One that carries nothing any more.
+    pub(super) fn closed() -> Self {
+        Self { eof: true, shut: true, ..Self::default() }
+    }
+
     /// The bytes that have not been decided on.
     pub(super) fn undecided(&self) -> &[u8] {
         self.input.get(self.ready..).unwrap_or_default()
@@ -99,13 +104,13 @@ impl Pipe {
         self.input.truncate(self.ready);
     }
 
-    /// Reads what is there. Ready with `true` when something came (or the end did).
+    /// Reads what is there. Ready with how many bytes; 0 is the end.
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut TcpStream,
         most: usize,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<usize>> {
         if self.input.is_empty() && self.input.capacity() < SMALL {
             self.input = BytesMut::with_capacity(SMALL);
         } else if self.input.len() == self.input.capacity() || self.filled {
@@ -115,7 +120,7 @@ impl Pipe {
         let read = std::task::ready!(pin!(from.read_buf(&mut self.input)).poll(cx))?;
         self.filled = read == room && room >= SMALL / 2;
         self.eof = read == 0;
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(read))
     }
 
     /// Writes what may be written. Ready when nothing is left.

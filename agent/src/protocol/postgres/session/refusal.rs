@@ -5,7 +5,7 @@
 //! So the server itself aborts the transaction, skips to the next Sync and reports its status, and only
 //! the text of its error is replaced on the way back.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 
 use crate::policy::{Decision, Verdict};
 use crate::protocol::postgres::codec::{self, HEADER};
@@ -69,12 +69,12 @@ impl Refusal {
     }
 
     /// The Query that takes the place of a Query or FunctionCall.
-    pub(super) fn put_query(&self, out: &mut BytesMut) {
+    pub(super) fn put_query(&self, out: &mut Vec<u8>) {
         codec::put_message(out, b'Q', |out| codec::put_cstr(out, &self.text()));
     }
 
     /// The Parse that takes the place of a Parse of `name`, or of another message where there is none.
-    pub(super) fn put_parse(&self, out: &mut BytesMut, name: Option<&[u8]>) {
+    pub(super) fn put_parse(&self, out: &mut Vec<u8>, name: Option<&[u8]>) {
         codec::put_message(out, b'P', |out| {
             codec::put_cstr(out, name.unwrap_or(NAME));
             codec::put_cstr(out, &self.text());
@@ -84,7 +84,7 @@ impl Refusal {
 
     /// The ErrorResponse that takes the place of the server's `theirs`; `None` when that one is another
     /// than the replacement's syntax error (a cancel, a shutdown) and must reach the client as it is.
-    pub(super) fn put_error(&self, out: &mut BytesMut, theirs: &[u8]) -> bool {
+    pub(super) fn put_error(&self, out: &mut Vec<u8>, theirs: &[u8]) -> bool {
         let field =
             |wanted: u8| codec::notice_fields(theirs).find(|&(code, _)| code == wanted).map(|(_, text)| text);
         if field(b'C') != Some(b"42601") {
@@ -97,11 +97,11 @@ impl Refusal {
     }
 
     /// The ErrorResponse that ends the connection.
-    pub(super) fn put_fatal(&self, out: &mut BytesMut) {
+    pub(super) fn put_fatal(&self, out: &mut Vec<u8>) {
         self.put(out, b"FATAL", b"FATAL");
     }
 
-    fn put(&self, out: &mut BytesMut, severity: &[u8], plain_severity: &[u8]) {
+    fn put(&self, out: &mut Vec<u8>, severity: &[u8], plain_severity: &[u8]) {
         codec::put_message(out, b'E', |out| {
             let mut field = |code: u8, text: &[u8]| {
                 out.put_u8(code);
@@ -120,8 +120,8 @@ impl Refusal {
 }
 
 /// A whole FATAL ErrorResponse.
-pub(super) fn fatal(code: &'static str, reason: &str, hint: &str) -> BytesMut {
-    let mut out = BytesMut::with_capacity(HEADER + 64 + reason.len() + hint.len());
+pub(super) fn fatal(code: &'static str, reason: &str, hint: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER + 64 + reason.len() + hint.len());
     Refusal::own(code, reason, hint).put_fatal(&mut out);
     out
 }

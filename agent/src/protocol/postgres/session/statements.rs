@@ -9,7 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 
-use crate::sql::Script;
+use crate::protocol::Limits;
+use crate::record::CommandId;
+use crate::sql::{Kind, Script, Statement};
+
+use super::masking::RowPlan;
 
 /// A statement that the client asked to prepare.
 #[derive(Debug)]
@@ -18,15 +22,32 @@ pub(super) struct Prepared {
     pub(super) order: u64,
     /// The text as sent.
     pub(super) text: Arc<str>,
+    /// The text as it may be recorded.
+    pub(super) recorded: Arc<str>,
     /// What it does.
     pub(super) script: Arc<Script>,
     /// Parameter types: as Parse fixed them, then as the server says.
     pub(super) types: OnceLock<Box<[u32]>>,
     /// It failed, or was replaced or closed.
     pub(super) dead: AtomicBool,
+    /// The recorded command that prepared it.
+    pub(super) command: OnceLock<CommandId>,
 }
 
 impl Prepared {
+    /// One statement of a text, as SQL PREPARE or DECLARE makes it.
+    pub(super) fn part(whole: &Self, statement: &Statement, order: u64) -> Self {
+        Self {
+            order,
+            text: statement.text.as_str().into(),
+            recorded: Arc::clone(&whole.recorded),
+            script: Arc::new(Script { statements: vec![statement.clone()] }),
+            types: OnceLock::new(),
+            dead: AtomicBool::new(false),
+            command: OnceLock::new(),
+        }
+    }
+
     pub(super) fn kill(&self) {
         self.dead.store(true, Ordering::Relaxed);
     }
@@ -41,8 +62,16 @@ impl Prepared {
 pub(super) struct Portal {
     /// What it may run; empty when it is not known.
     pub(super) statements: Vec<Arc<Prepared>>,
-    /// Its columns were asked for.
+    /// The recorded Bind.
+    pub(super) command: Option<CommandId>,
+    /// Which policies it was judged under.
+    pub(super) generation: u64,
+    /// It was run before.
+    pub(super) executed: AtomicBool,
+    /// Its columns have been asked for.
     pub(super) described: AtomicBool,
+    /// Its columns, once the server has described them. They do not change in a portal's life.
+    pub(super) plan: OnceLock<Arc<RowPlan>>,
 }
 
 /// All names of a session.
@@ -50,6 +79,8 @@ pub(super) struct Portal {
 pub(super) struct Names {
     statements: HashMap<Box<[u8]>, Vec<Arc<Prepared>>>,
     portals: HashMap<Box<[u8]>, Arc<Portal>>,
+    /// What DECLARE CURSOR has opened, whatever its name.
+    cursors: Vec<Arc<Prepared>>,
     order: u64,
     count: usize,
     text: usize,
@@ -63,7 +94,7 @@ impl Names {
     }
 
     /// Remembers a statement; `false` when there is no room.
-    pub(super) fn add(&mut self, name: &[u8], prepared: Arc<Prepared>, most: usize, most_text: usize) -> bool {
+    pub(super) fn add(&mut self, name: &[u8], prepared: Arc<Prepared>, limits: &Limits) -> bool {
         let candidates = match self.statements.get_mut(name) {
             Some(candidates) => candidates,
             None => self.statements.entry(name.into()).or_default(),
@@ -76,13 +107,43 @@ impl Names {
             }
             one.alive()
         });
-        if *count >= most || *text + prepared.text.len() > most_text {
+        if *count >= limits.prepared || *text + prepared.text.len() > limits.prepared_text {
             return false;
         }
         *count += 1;
         *text += prepared.text.len();
         candidates.push(prepared);
         true
+    }
+
+    /// The same for SQL PREPARE, which may be sent again and again.
+    pub(super) fn add_again(&mut self, name: &[u8], prepared: Arc<Prepared>, limits: &Limits) -> bool {
+        let same = |one: &&Arc<Prepared>| one.text == prepared.text && one.script == prepared.script;
+        if let Some(old) = self.candidates(name).find(same) {
+            old.kill();
+        }
+        self.add(name, prepared, limits)
+    }
+
+    /// A Parse succeeded: its name was free before, or is the unnamed one.
+    pub(super) fn prepared(&mut self, prepared: &Arc<Prepared>) {
+        let order = prepared.order;
+        let holder = self
+            .statements
+            .values()
+            .find(|candidates| candidates.len() > 1 && candidates.iter().any(|one| Arc::ptr_eq(one, prepared)));
+        for one in holder.into_iter().flatten().filter(|one| one.order < order) {
+            one.kill();
+        }
+    }
+
+    /// A text of one statement was run with this command tag; it may have freed names.
+    pub(super) fn tag(&mut self, tag: &[u8], prepares: &[String], order: u64) {
+        match tag {
+            b"DEALLOCATE ALL" | b"DISCARD ALL" => self.close(None, order),
+            b"PREPARE" => prepares.iter().for_each(|name| self.close(Some(name.as_bytes()), order)),
+            _ => {}
+        }
     }
 
     /// What may run under `name`.
@@ -115,20 +176,68 @@ impl Names {
         }
     }
 
-    /// A portal was bound or a cursor declared; `false` when there is no room.
-    pub(super) fn open(&mut self, name: &[u8], portal: Arc<Portal>, most: usize) -> bool {
-        match self.portals.get_mut(name) {
-            Some(old) => *old = portal,
-            None if self.portals.len() >= most => return false,
-            None => {
-                self.portals.insert(name.into(), portal);
-            }
+    /// Nothing that came after `order` was sent after all.
+    pub(super) fn take_back(&mut self, order: u64) {
+        for prepared in self.statements.values().flatten().filter(|one| one.order > order) {
+            prepared.kill();
         }
-        true
     }
 
-    /// A portal or cursor by name.
+    /// A portal was bound; `false` when there is no room.
+    pub(super) fn open(&mut self, name: &[u8], portal: Arc<Portal>, limits: &Limits) -> bool {
+        if let Some(old) = self.portals.get_mut(name) {
+            *old = portal;
+            return true;
+        }
+        let room = self.portals.len() < limits.prepared;
+        if room {
+            self.portals.insert(name.into(), portal);
+        }
+        room
+    }
+
+    /// A cursor was declared; `false` when there is no room.
+    pub(super) fn declare(&mut self, cursor: Arc<Prepared>, limits: &Limits) -> bool {
+        let same = |one: &Arc<Prepared>| one.text == cursor.text && one.script == cursor.script;
+        if self.cursors.iter().any(same) {
+            return true;
+        }
+        let room = self.cursors.len() < limits.prepared
+            && self.text + cursor.text.len() <= limits.prepared_text;
+        if room {
+            self.text += cursor.text.len();
+            self.cursors.push(cursor);
+        }
+        room
+    }
+
+    /// Every cursor that was declared. Their names are not followed: what may be open is judged and
+    /// masked as any of them.
+    pub(super) fn cursors(&self) -> &[Arc<Prepared>] {
+        &self.cursors
+    }
+
+    /// Adds to `all` a statement, or what it runs by name.
+    pub(super) fn expand<'a>(&'a self, statement: &'a Statement, all: &mut Vec<&'a Statement>) {
+        if let Some(name) = &statement.executes {
+            all.extend(self.candidates(name.as_bytes()).flat_map(|prepared| &prepared.script.statements));
+        }
+        if statement.kinds.contains(&Kind::Fetch) {
+            all.extend(self.cursors.iter().flat_map(|cursor| &cursor.script.statements));
+        }
+        all.push(statement);
+    }
+
+    /// A portal by name.
     pub(super) fn portal(&self, name: &[u8]) -> Option<&Arc<Portal>> {
         self.portals.get(name)
+    }
+
+    /// All portals but cursors end with their transaction.
+    pub(super) fn transaction_ended(&mut self) {
+        // The unnamed one is kept to be found again without a new entry.
+        if self.portals.len() > 1 {
+            self.portals.retain(|name, _| name.is_empty());
+        }
     }
 }
