@@ -1,5 +1,5 @@
 //! A throwaway PostgreSQL, the agent's relay in front of it, and a raw client of the protocol.
-#![allow(dead_code, missing_docs, reason = "each test uses its own part")]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its own part")]
 
 pub mod wire;
 
