@@ -15,7 +15,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::identity::Subject;
-use crate::policy::{Destination, FlowPolicy};
+use crate::mask::MaskSet;
+use crate::operation::Operation;
+use crate::policy::{Decision, Destination, FlowPolicy};
 use crate::record::Session;
 use crate::sql::{self, Script};
 
@@ -79,7 +81,26 @@ impl Default for ScriptCache {
     }
 }
 
-type LoadPolicy = dyn Fn() -> Arc<FlowPolicy> + Send + Sync;
+/// What a protocol asks of the policies: a verdict on each operation, and what to mask.
+pub trait Rules: Send + Sync {
+    /// Decides on one operation.
+    fn decide(&self, operation: &Operation, subject: &Subject) -> Decision;
+
+    /// The masks that apply to what comes back.
+    fn masks(&self) -> &Arc<MaskSet>;
+}
+
+impl Rules for FlowPolicy {
+    fn decide(&self, operation: &Operation, subject: &Subject) -> Decision {
+        Self::decide(self, operation, subject)
+    }
+
+    fn masks(&self) -> &Arc<MaskSet> {
+        Self::masks(self)
+    }
+}
+
+type LoadPolicy = dyn Fn() -> Arc<dyn Rules> + Send + Sync;
 
 /// A running flow's view of the policies: asking whether they changed costs one atomic load.
 #[derive(Clone)]
@@ -92,13 +113,13 @@ impl PolicyHandle {
     /// `generation` is counted up after each reload; `load` narrows the newest policies to the flow.
     pub fn new(
         generation: Arc<AtomicU64>,
-        load: impl Fn() -> Arc<FlowPolicy> + Send + Sync + 'static,
+        load: impl Fn() -> Arc<dyn Rules> + Send + Sync + 'static,
     ) -> Self {
         Self { generation, load: Arc::new(load) }
     }
 
     /// A policy that never changes.
-    pub fn fixed(policy: Arc<FlowPolicy>) -> Self {
+    pub fn fixed(policy: Arc<dyn Rules>) -> Self {
         Self::new(Arc::default(), move || Arc::clone(&policy))
     }
 
@@ -108,7 +129,7 @@ impl PolicyHandle {
     }
 
     /// The flow's rules and masks now.
-    pub fn load(&self) -> Arc<FlowPolicy> {
+    pub fn load(&self) -> Arc<dyn Rules> {
         (self.load)()
     }
 }

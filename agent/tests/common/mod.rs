@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use interlock_agent::config::Config;
 use interlock_agent::identity::Subject;
-use interlock_agent::operation::Protocol;
-use interlock_agent::policy::{Destination, FlowPolicy};
-use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, postgres};
+use interlock_agent::mask::MaskSet;
+use interlock_agent::operation::{Operation, Protocol};
+use interlock_agent::policy::{Decision, Destination, Verdict};
+use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, Rules, postgres};
 use interlock_agent::record::{FlowStart, Recorder};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -156,7 +157,7 @@ pub struct Relay {
 
 impl Relay {
     /// Serves connections to `server` under `policy`.
-    pub fn start(server: SocketAddr, policy: Arc<FlowPolicy>) -> Self {
+    pub fn start(server: SocketAddr, policy: Arc<dyn Rules>) -> Self {
         Self::with(server, PolicyHandle::fixed(policy), Limits::default(), |_| ())
     }
 
@@ -213,5 +214,42 @@ impl Relay {
 
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+}
+
+type Matches = dyn Fn(&Operation) -> bool + Send + Sync;
+
+/// Rules made by hand: what `denies` takes in is refused by a rule of this name.
+pub struct HandMade {
+    pub rule: &'static str,
+    pub denies: Box<Matches>,
+    pub masks: Arc<MaskSet>,
+}
+
+impl HandMade {
+    pub fn denying(denies: impl Fn(&Operation) -> bool + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { rule: "no-drop", denies: Box::new(denies), masks: Arc::default() })
+    }
+
+    pub fn masking(masks: MaskSet) -> Arc<Self> {
+        Arc::new(Self { rule: "none", denies: Box::new(|_| false), masks: Arc::new(masks) })
+    }
+}
+
+impl Rules for HandMade {
+    fn decide(&self, operation: &Operation, _subject: &Subject) -> Decision {
+        let denied = (self.denies)(operation);
+        let name: Option<Arc<str>> = denied.then(|| self.rule.into());
+        Decision {
+            verdict: if denied { Verdict::Deny } else { Verdict::Allow },
+            enforced: true,
+            rule: name.clone(),
+            message: denied.then(|| "Tables are dropped by migrations only.".into()),
+            matched: name.into_iter().collect(),
+        }
+    }
+
+    fn masks(&self) -> &Arc<MaskSet> {
+        &self.masks
     }
 }

@@ -40,8 +40,7 @@ use super::codec::CodecError;
 use crate::identity::Subject;
 use crate::mask::Fired;
 use crate::mask::copy::CopyMasker;
-use crate::policy::FlowPolicy;
-use crate::protocol::{FlowContext, Limits, PolicyHandle, ScriptCache, SessionError, Summary};
+use crate::protocol::{FlowContext, Limits, PolicyHandle, Rules, ScriptCache, SessionError, Summary};
 use crate::record::EndReason;
 
 /// How long a client that was told why it is cut off may take to read it.
@@ -78,7 +77,6 @@ async fn stopping(shutdown: &mut tokio::sync::watch::Receiver<bool>) {
 }
 
 /// Both sockets and both directions.
-#[derive(Debug)]
 struct Relay {
     client: TcpStream,
     upstream: TcpStream,
@@ -197,11 +195,10 @@ struct Rest {
 }
 
 /// All that a flow knows, but for its sockets and buffers.
-#[derive(Debug)]
 struct Core {
     subject: Arc<Subject>,
     policy: PolicyHandle,
-    flow: Arc<FlowPolicy>,
+    flow: Arc<dyn Rules>,
     generation: u64,
     limits: Limits,
     user: Arc<str>,
