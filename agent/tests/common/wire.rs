@@ -131,6 +131,13 @@ impl Client {
         client
     }
 
+    /// Forgets what was read; gives it.
+    pub fn take_raw(&mut self) -> Vec<u8> {
+        assert_eq!(self.read, self.raw.len(), "not all was read");
+        self.read = 0;
+        std::mem::take(&mut self.raw)
+    }
+
     /// Without a start-up message.
     pub fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();

@@ -466,13 +466,14 @@ impl Core {
         let whole = body.len() == header.body;
         let front = self.pending.front().ok_or(Desync { tag: b'D' })?;
         match front.what {
-            What::Catalog if whole => {
+            What::Catalog if !whole && header.body <= self.limits.row => return Ok(Verdict::NeedMore),
+            What::Catalog => {
                 if let Some(reading) = &mut self.reading {
                     reading.row(body);
                 }
                 return Ok(Verdict::Drop);
             }
-            What::Query | What::Execute | What::Catalog => {}
+            What::Query | What::Execute => {}
             _ => return Err(Desync { tag: b'D' }.into()),
         }
         if self.current.is_none()
