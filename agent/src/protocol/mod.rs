@@ -6,9 +6,8 @@
 
 pub mod postgres;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::net::TcpStream;
@@ -19,7 +18,7 @@ use crate::mask::MaskSet;
 use crate::operation::Operation;
 use crate::policy::{Decision, Destination, FlowPolicy};
 use crate::record::Session;
-use crate::sql::{self, Script};
+use crate::sql;
 
 /// What a flow is served with.
 #[derive(Debug)]
@@ -37,48 +36,11 @@ pub struct FlowContext {
     /// The flow's recording, begun.
     pub recording: Session,
     /// Statements that were read before, by any flow.
-    pub scripts: Arc<ScriptCache>,
+    pub scripts: Arc<sql::Cache>,
     /// Bounds on what is held in memory.
     pub limits: Limits,
     /// Becomes `true` when the agent stops: the flow then ends.
     pub shutdown: watch::Receiver<bool>,
-}
-
-/// Analysed texts by their content, for all flows: clients repeat themselves.
-#[derive(Debug)]
-pub struct ScriptCache {
-    scripts: Mutex<HashMap<Box<str>, Arc<Script>>>,
-}
-
-impl ScriptCache {
-    /// Longer texts are not kept.
-    const LONGEST: usize = 8 << 10;
-    /// How many are kept; then all are forgotten.
-    const MOST: usize = 4096;
-
-    /// What `text` does.
-    pub fn analyze(&self, text: &str) -> Arc<Script> {
-        if text.len() > Self::LONGEST {
-            return Arc::new(sql::analyze(text));
-        }
-        let lock = || self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(script) = lock().get(text) {
-            return Arc::clone(script);
-        }
-        let script = Arc::new(sql::analyze(text));
-        let mut scripts = lock();
-        if scripts.len() >= Self::MOST {
-            scripts.clear();
-        }
-        scripts.insert(text.into(), Arc::clone(&script));
-        script
-    }
-}
-
-impl Default for ScriptCache {
-    fn default() -> Self {
-        Self { scripts: Mutex::new(HashMap::new()) }
-    }
 }
 
 /// What a protocol asks of the policies: a verdict on each operation, and what to mask.

@@ -175,7 +175,7 @@ impl Relay {
         let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let recording = Arc::clone(&recorder);
-        let scripts = Arc::default();
+        let scripts = Arc::new(interlock_agent::sql::Cache::new(1000, 1 << 20));
         runtime.spawn(async move {
             let (_stop, shutdown) = tokio::sync::watch::channel(false);
             while let Ok((client, peer)) = listener.accept().await {

@@ -276,8 +276,11 @@ impl Catalog {
         self.read.is_none_or(|read| read.elapsed() > AGE)
     }
 
-    /// What is done to a result column of this origin.
+    /// What is done to a result column of this origin. Column 0 is the whole row.
     pub(super) fn treat(&self, table: u32, column: i16) -> Option<&Treat> {
+        if column == 0 {
+            return self.tables.contains_key(&table).then_some(&Treat::Redact);
+        }
         self.masked.get(&(table, column))
     }
 
@@ -304,8 +307,10 @@ impl Catalog {
 
     /// A column in a statement may be a masked one.
     pub(super) fn may_mask(&self, column: &Column) -> bool {
+        // A table's name in the place of a column is its whole row.
+        let row = |table: &Table| column.name == table.name;
         let masked = |oid: u32, table: &Table| {
-            table.columns.iter().any(|one| {
+            row(table) || table.columns.iter().any(|one| {
                 (column.name == "*" || one.name == column.name) && self.masked.contains_key(&(oid, one.number))
             })
         };
@@ -358,6 +363,7 @@ mod tests {
         let catalog = catalog(&[(2, 1, -1), (3, 1, 1), (3, 1, 2), (4, 3, 1), (4, 3, 2)]);
         assert!(matches!(catalog.treat(1, 2), Some(Treat::Mask(_))));
         assert!(catalog.treat(1, 1).is_none());
+        assert!(matches!(catalog.treat(1, 0), Some(Treat::Redact)));
         assert!(matches!(catalog.treat(2, 2), Some(Treat::Mask(_))));
         assert!(catalog.treat(3, 1).is_none());
         assert!(matches!(catalog.treat(3, 2), Some(Treat::Redact)));

@@ -143,7 +143,10 @@ impl Core {
             b'E' => return self.execute(message),
             b'D' => self.describe(message.body)?,
             b'C' => self.close(message.body)?,
-            b'S' => self.pending.push(Entry::new(What::Sync)),
+            b'S' => {
+                self.epoch += 1;
+                self.pending.push(Entry::new(What::Sync));
+            }
             b'c' | b'f' => self.pending.push(Entry::new(What::CopyEnd)),
             b'X' => self.phase = Phase::Over,
             // Flush is answered by nothing of its own; a password goes to the server unseen.
@@ -173,7 +176,7 @@ impl Core {
         let mut reader = Reader::new(message.body);
         let text = reader.cstr()?;
         reader.end()?;
-        let prepared = self.read(text);
+        let prepared = self.read(text, None);
         let step = if self.replication { Step::Replication } else { Step::Query };
         let statements = [Arc::clone(&prepared)];
         let (command, refusal) = self.judge(step, &statements, Asked::default());
@@ -192,7 +195,7 @@ impl Core {
 
     fn parse(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
         let parse = Parse::read(message.body)?;
-        let prepared = self.read(parse.text);
+        let prepared = self.read(parse.text, Some(self.epoch));
         let types: Box<[u32]> = parse.types().collect();
         if !types.is_empty() && types.iter().all(|&kind| kind != 0) {
             let _ = prepared.types.set(types);
@@ -218,7 +221,7 @@ impl Core {
             return Ok(Taken::NeedMore);
         }
         let head = BindHead::read(message.body)?;
-        let statements: Vec<_> = self.names.candidates(head.statement).cloned().collect();
+        let statements = self.names.bindable(head.statement, self.epoch);
         let types = match statements.as_slice() {
             [one] => one.types.get(),
             _ => None,
@@ -317,9 +320,9 @@ impl Core {
                 None => What::DescribePortal { portal: Arc::default(), injected: false },
             }
         } else {
-            let mut candidates = self.names.candidates(name);
-            let one = candidates.next().cloned();
-            What::DescribeStatement(if candidates.next().is_none() { one } else { None })
+            let mut candidates = self.names.bindable(name, self.epoch);
+            let one = candidates.pop();
+            What::DescribeStatement(one.filter(|_| candidates.is_empty()))
         };
         self.pending.push(Entry::new(what));
         Ok(())

@@ -101,7 +101,7 @@ impl Core {
     }
 
     /// Reads a text as the server will.
-    pub(super) fn read(&mut self, text: &[u8]) -> Arc<Prepared> {
+    pub(super) fn read(&mut self, text: &[u8], epoch: Option<u64>) -> Arc<Prepared> {
         let waiting = !self.pending.is_empty();
         let (text, script): (Arc<str>, _) = match self.lexing.read(text, waiting) {
             Ok(text) => {
@@ -125,6 +125,7 @@ impl Core {
         };
         Arc::new(Prepared {
             order: self.names.next_order(),
+            epoch,
             text,
             recorded,
             script,

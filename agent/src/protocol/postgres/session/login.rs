@@ -193,6 +193,7 @@ async fn start(
         phase: Phase::Login,
         status: judge::IDLE,
         pending: Pending::default(),
+        epoch: 0,
         names: Names::default(),
         lexing,
         log,

@@ -90,6 +90,9 @@ impl Core {
             if catalog.unknown(field.table) {
                 plan.reusable = false;
                 self.catalog_stale = true;
+                if field.column == 0 {
+                    return Some(Treat::Redact);
+                }
                 let name = std::str::from_utf8(field.name).ok()?;
                 return catalog.named(name).map(|mask| Treat::Mask(mask.clone()));
             }
@@ -280,10 +283,10 @@ impl Core {
                 out.push(code);
                 let before = out.len();
                 let redacted = match code {
-                    b'M' if raised => Some(Vec::from(crate::mask::REDACTED)),
+                    b'M' | b'D' | b'H' | b'W' | b'q' if raised => Some(Vec::from(crate::mask::REDACTED)),
                     b'M' if quotes && touching => Some(without_quotes(text)),
-                    b'D' if quotes || raised => Some(without_quotes(text)),
-                    b'H' | b'W' | b'q' if quotes && touching || raised => Some(Vec::from(crate::mask::REDACTED)),
+                    b'D' if quotes => Some(without_quotes(text)),
+                    b'H' | b'W' | b'q' if quotes && touching => Some(Vec::from(crate::mask::REDACTED)),
                     _ => None,
                 };
                 if let Some(redacted) = redacted {

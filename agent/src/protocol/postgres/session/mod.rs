@@ -40,8 +40,9 @@ use super::codec::CodecError;
 use crate::identity::Subject;
 use crate::mask::Fired;
 use crate::mask::copy::CopyMasker;
-use crate::protocol::{FlowContext, Limits, PolicyHandle, Rules, ScriptCache, SessionError, Summary};
+use crate::protocol::{FlowContext, Limits, PolicyHandle, Rules, SessionError, Summary};
 use crate::record::EndReason;
+use crate::sql;
 
 /// How long a client that was told why it is cut off may take to read it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -208,6 +209,8 @@ struct Core {
     /// Transaction status of the last ReadyForQuery: `I`, `T` or `E`.
     status: u8,
     pending: Pending,
+    /// Syncs taken from the client.
+    epoch: u64,
     names: Names,
     lexing: Lexing,
     log: Log,
@@ -216,7 +219,7 @@ struct Core {
     edits: Vec<Edit>,
     scratch: Vec<u8>,
     summary: Summary,
-    scripts: Arc<ScriptCache>,
+    scripts: Arc<sql::Cache>,
     /// Why every command is refused: the recording does not take them.
     refuse_all: Option<Refusal>,
     /// Masked columns, once known.

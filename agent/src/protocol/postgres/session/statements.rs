@@ -20,6 +20,8 @@ use super::masking::RowPlan;
 pub(super) struct Prepared {
     /// Its place among all of the session: what closes a name closes what came before it.
     pub(super) order: u64,
+    /// For one made by Parse, how many Syncs had been sent before it; for one made by SQL, none.
+    pub(super) epoch: Option<u64>,
     /// The text as sent.
     pub(super) text: Arc<str>,
     /// The text as it may be recorded.
@@ -39,6 +41,7 @@ impl Prepared {
     pub(super) fn part(whole: &Self, statement: &Statement, order: u64) -> Self {
         Self {
             order,
+            epoch: None,
             text: statement.text.as_str().into(),
             recorded: Arc::clone(&whole.recorded),
             script: Arc::new(Script { statements: vec![statement.clone()] }),
@@ -215,6 +218,17 @@ impl Names {
     /// masked as any of them.
     pub(super) fn cursors(&self) -> &[Arc<Prepared>] {
         &self.cursors
+    }
+
+    /// What a Bind of `name` may take, with `epoch` Syncs sent before it.
+    ///
+    /// A Parse since the last Sync settles it: had it failed, the Bind would be skipped as well. What was
+    /// prepared before it is out of the question then.
+    pub(super) fn bindable(&self, name: &[u8], epoch: u64) -> Vec<Arc<Prepared>> {
+        let candidates = self.statements.get(name).map(Vec::as_slice).unwrap_or_default();
+        let settled = candidates.iter().rposition(|one| one.alive() && one.epoch == Some(epoch));
+        let candidates = candidates.get(settled.unwrap_or(0)..).unwrap_or_default();
+        candidates.iter().filter(|one| one.alive()).cloned().collect()
     }
 
     /// Adds to `all` a statement, or what it runs by name.
