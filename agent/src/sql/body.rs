@@ -214,7 +214,7 @@ fn text_and_grammar(expression: &Value) -> Option<(&str, Grammar)> {
 /// `:=`, `=` or DEFAULT. What a DECLARE elsewhere (an SQL command) brings up does no harm: it is read
 /// twice.
 fn declared_values(text: &str) -> Result<Vec<&str>, String> {
-    let tokens = pg_query::scan_tokens(text).map_err(|error| error.to_string())?;
+    let tokens = parser::scan(text)?;
     let mut values = Vec::new();
     let mut declaring = false;
     let mut depth = 0_usize;

@@ -16,6 +16,7 @@ mod objects;
 mod parser;
 mod query;
 mod scope;
+mod secrets;
 mod settings;
 mod tree;
 mod utility;
@@ -26,7 +27,8 @@ use pg_query::protobuf::RawStmt;
 pub use cache::Cache;
 pub use kind::Kind;
 pub use model::*;
-pub use parser::MAX_TEXT;
+pub use parser::{MAX_TEXT, MAX_TOKENS};
+pub use secrets::redact_secrets;
 pub use settings::setting_changes_lexing;
 
 use parser::Grammar;
@@ -34,7 +36,8 @@ use walk::Walker;
 
 /// Reads one SQL string as PostgreSQL would.
 ///
-/// Never fails: a string that the grammar rejects, or that is larger than [`MAX_TEXT`] bytes, gives one
+/// Never fails: a string that the grammar rejects, or that is larger than [`MAX_TEXT`] or
+/// [`MAX_TOKENS`], gives one
 /// statement of kind [`Kind::Unparsed`]. An empty string (or one of comments only) gives a script
 /// without statements.
 ///
@@ -45,7 +48,7 @@ pub fn analyze(text: &str) -> Script {
         return Script::unparsed("", &parser::too_large(text));
     }
     let owned = text.to_owned();
-    parser::run(move || analyze_here(&owned))
+    parser::run(text.len(), move || analyze_here(&owned))
         .unwrap_or_else(|failure| Script::unparsed(text, &failure.to_string()))
 }
 

@@ -17,11 +17,18 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pg_query::ParserOptions;
-use pg_query::protobuf::RawStmt;
+use pg_query::protobuf::{RawStmt, ScanToken};
 
-/// The longest text that is parsed, in bytes. A parse takes up to some 300 times the text's size in
-/// memory while it lasts.
+/// The longest text that is parsed, in bytes.
 pub const MAX_TEXT: usize = 4 << 20;
+
+/// The most tokens (words, constants, signs) in a text that is parsed. While a parse lasts it takes up
+/// to some 500 bytes for each: a row of numbers makes a tree far larger than its text.
+pub const MAX_TOKENS: usize = 600_000;
+
+/// Texts longer than this, in bytes, are parsed one at a time on a thread of their own, so that they
+/// take memory once and hold up no others.
+const LARGE: usize = 128 << 10;
 
 /// Stack of a parser thread, in bytes.
 const STACK: usize = 512 << 20;
@@ -46,12 +53,25 @@ pub(super) enum Failure {
     Panicked,
 }
 
-/// Runs `job` on a parser thread and waits for its result.
-pub(super) fn run<R: Send + 'static>(job: impl FnOnce() -> R + Send + 'static) -> Result<R, Failure> {
+/// Runs `job`, which parses some `size` bytes, on a parser thread and waits for its result.
+pub(super) fn run<R: Send + 'static>(
+    size: usize,
+    job: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, Failure> {
     if IS_PARSER.get() {
         return catch_unwind(AssertUnwindSafe(job)).map_err(|_| Failure::Panicked);
     }
-    let jobs = jobs().ok_or(Failure::NoThread)?;
+    static LARGE_JOBS: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
+    static JOBS: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
+    let jobs = if size > LARGE {
+        LARGE_JOBS.get_or_init(|| start("sql-large", 1))
+    } else {
+        JOBS.get_or_init(|| {
+            let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
+            start("sql-parser", threads)
+        })
+    };
+    let jobs = jobs.as_ref().ok_or(Failure::NoThread)?;
     let (answer, result): (Sender<R>, Receiver<R>) = channel();
     let job = Box::new(move || {
         if let Ok(value) = catch_unwind(AssertUnwindSafe(job)) {
@@ -63,25 +83,20 @@ pub(super) fn run<R: Send + 'static>(job: impl FnOnce() -> R + Send + 'static) -
     result.recv().map_err(|_| Failure::Panicked)
 }
 
-fn jobs() -> Option<&'static SyncSender<Job>> {
-    static JOBS: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
-    JOBS.get_or_init(|| {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
-        let (send, receive) = sync_channel::<Job>(threads);
-        let receive = Arc::new(Mutex::new(receive));
-        let started = (0..threads)
-            .filter(|number| {
-                let receive = Arc::clone(&receive);
-                std::thread::Builder::new()
-                    .name(format!("sql-parser-{number}"))
-                    .stack_size(STACK)
-                    .spawn(move || work(&receive))
-                    .is_ok()
-            })
-            .count();
-        (started > 0).then_some(send)
-    })
-    .as_ref()
+fn start(name: &str, threads: usize) -> Option<SyncSender<Job>> {
+    let (send, receive) = sync_channel::<Job>(threads);
+    let receive = Arc::new(Mutex::new(receive));
+    let started = (0..threads)
+        .filter(|_| {
+            let receive = Arc::clone(&receive);
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .stack_size(STACK)
+                .spawn(move || work(&receive))
+                .is_ok()
+        })
+        .count();
+    (started > 0).then_some(send)
 }
 
 fn work(jobs: &Mutex<Receiver<Job>>) {
@@ -129,6 +144,12 @@ pub(super) fn parse(text: &str, grammar: Grammar) -> Result<Vec<RawStmt>, String
     if text.len() > MAX_TEXT {
         return Err(too_large(text));
     }
+    if text.len() > LARGE {
+        let tokens = scan(text)?.len();
+        if tokens > MAX_TOKENS {
+            return Err(format!("the text has {tokens} words and signs; at most {MAX_TOKENS} are read"));
+        }
+    }
     let options = match grammar {
         Grammar::Plpgsql(2) => ParserOptions::PLPGSQL_EXPR,
         Grammar::Plpgsql(3) => ParserOptions::PLPGSQL_ASSIGN1,
@@ -141,4 +162,13 @@ pub(super) fn parse(text: &str, grammar: Grammar) -> Result<Vec<RawStmt>, String
         Err(pg_query::Error::Parse(message)) => Err(message),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// The tokens of `text`, comments included. To be called on a parser thread.
+pub(super) fn scan(text: &str) -> Result<Vec<ScanToken>, String> {
+    debug_assert!(IS_PARSER.get());
+    pg_query::scan_tokens(text).map_err(|error| match error {
+        pg_query::Error::Scan(message) => message,
+        error => error.to_string(),
+    })
 }
