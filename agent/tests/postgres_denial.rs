@@ -157,6 +157,102 @@ fn a_reload_reaches_running_flows() {
     assert_eq!(refused(&client.ask(&[bind("", "s", &[]), execute("", 0), sync()].concat())), b'I');
 }
 
+/// Rules that refuse what `denies` takes in once they are switched on.
+fn switched(
+    denies: impl Fn(&Operation) -> bool + Clone + Send + Sync + 'static,
+) -> (Relay, Arc<AtomicU64>) {
+    let generation = Arc::new(AtomicU64::new(0));
+    let strict = Arc::clone(&generation);
+    let policy = PolicyHandle::new(Arc::clone(&generation), move || {
+        let on = strict.load(Ordering::Acquire) > 0;
+        let denies = denies.clone();
+        HandMade::denying(move |operation| on && denies(operation)) as Arc<dyn Rules>
+    });
+    (Relay::with(server().address(), policy, Limits::default(), |_| ()), generation)
+}
+
+fn kind(kind: Kind) -> impl Fn(&Operation) -> bool + Clone {
+    move |operation| operation.script.statements.iter().any(|one| one.kinds.contains(&kind))
+}
+
+#[test]
+fn one_namespace_for_both_ways_of_preparing() {
+    let (relay, on) = switched(kind(Kind::Truncate));
+    let mut client = Client::connect(relay.address);
+    client.ask(&query("create temp table t (a int); insert into t values (1)"));
+    client.ask(&query("prepare by_sql as select 1; prepare other as select 2"));
+    // TRUNCATE cannot be prepared in SQL.
+    assert_eq!(tags(&client.ask(&[parse("by_parse", "truncate t"), sync()].concat())), "1Z");
+    on.store(1, Ordering::Release);
+    assert_eq!(refused(&client.ask(&query("execute by_parse"))), b'I');
+    assert_eq!(refused(&client.ask(&query("EXECUTE \"by_parse\""))), b'I');
+    assert_eq!(refused(&client.ask(&query("explain analyze execute by_parse"))), b'I');
+    assert_eq!(refused(&client.ask(&[parse("", "execute by_parse"), bind("", "", &[]), execute("", 0), sync()].concat())), b'I');
+    assert_eq!(refused(&client.ask(&[bind("", "by_parse", &[]), execute("", 0), sync()].concat())), b'I');
+    // A Parse that fails because the name is taken replaces nothing.
+    let answer = client.ask(&[parse("by_parse", "select 1"), sync()].concat());
+    assert_eq!(outcome(&answer).0, "42P05");
+    assert_eq!(refused(&client.ask(&[bind("", "by_parse", &[]), execute("", 0), sync()].concat())), b'I');
+    // Nor one whose fate is not known yet.
+    client.send(&[parse("x", "no such"), parse("by_parse", "select 1"), sync(), bind("", "by_parse", &[]), execute("", 0), sync()].concat());
+    client.until_ready();
+    assert_eq!(refused(&client.until_ready()), b'I');
+    assert_eq!(client.rows("select a from t"), [["1"]]);
+    // Once the name is free it can stand for something else.
+    client.ask(&query("deallocate by_parse"));
+    assert_eq!(tags(&client.ask(&[parse("by_parse", "select 1"), sync()].concat())), "1Z");
+    assert_eq!(tags(&client.ask(&[bind("", "by_parse", &[]), execute("", 0), sync()].concat())), "2DCZ");
+    assert_eq!(client.rows("execute by_parse"), [["1"]]);
+    client.ask(&query("discard all"));
+    assert_eq!(outcome(&client.ask(&query("execute by_sql"))).0, "26000");
+}
+
+#[test]
+fn names_that_nothing_was_prepared_under() {
+    let relay = Relay::start(server().address(), HandMade::denying(kind(Kind::Unparsed)));
+    let mut client = Client::connect(relay.address);
+    assert_eq!(refused(&client.ask(&query("execute nothing"))), b'I');
+    assert_eq!(refused(&client.ask(&[bind("", "nothing", &[]), sync()].concat())), b'I');
+    assert_eq!(refused(&client.ask(&[execute("nothing", 0), sync()].concat())), b'I');
+    assert_eq!(client.rows("prepare p as select 3; execute p"), [["3"]]);
+    assert_eq!(client.rows("execute p"), [["3"]]);
+    client.ask(&query("begin; declare c cursor for select 4"));
+    assert_eq!(tags(&client.ask(&[execute("c", 0), sync()].concat())), "DCZ");
+    assert_eq!(refused(&client.ask(&query("selec 1"))), b'E');
+}
+
+#[test]
+fn settings_in_a_pipeline() {
+    // What follows a change of the lexer's settings is judged only once the server has confirmed it.
+    let relay = Relay::start(server().address(), HandMade::denying(kind(Kind::Unparsed)));
+    let hidden = r"select 'a\'; drop table t; --'";
+    for change in [
+        "set standard_conforming_strings = off",
+        "set standard_conforming_strings to 'off'",
+        "select set_config('standard_conforming_strings', 'off', false)",
+        "set client_encoding = 'SJIS'",
+        "set names 'BIG5'",
+        "do $$ begin set standard_conforming_strings = off; end $$",
+    ] {
+        let mut client = Client::connect(relay.address);
+        client.send(&[query(change), query(hidden)].concat());
+        client.until_ready();
+        assert_eq!(refused(&client.until_ready()), b'I', "{change}");
+        let mut client = Client::connect(relay.address);
+        client.send(&[parse("", change), bind("", "", &[]), execute("", 0), parse("", hidden), bind("", "", &[]), execute("", 0), sync()].concat());
+        assert_eq!(refused(&client.until_ready()), b'I', "{change}");
+        // Prepared first, run in front of it.
+        let mut client = Client::connect(relay.address);
+        client.ask(&[parse("s", change), sync()].concat());
+        client.send(&[bind("", "s", &[]), execute("", 0), parse("", hidden), sync()].concat());
+        assert_eq!(refused(&client.until_ready()), b'I', "{change}");
+    }
+    // A rollback brings the harmful value back before the server says so.
+    let mut client = Client::connect(relay.address);
+    client.ask(&query("do $$ begin perform set_config('standard_conforming_strings', 'off', false); end $$"));
+    assert_eq!(refused(&client.ask(&query(hidden))), b'I');
+}
+
 #[test]
 fn function_calls() {
     let relay = Relay::start(
@@ -237,7 +333,9 @@ fn limits() {
     assert_eq!(outcome(&client.ask(&[parse("d", "select 1"), sync()].concat())).0, "54000");
     // A failed Parse takes no place, and a closed statement gives its own back.
     client.ask(&[close(b'S', "a"), sync()].concat());
-    assert_eq!(outcome(&client.ask(&[parse("d", "x y"), sync()].concat())).0, "42601");
+    for name in ["d", "e", "f"] {
+        assert_eq!(outcome(&client.ask(&[parse(name, "x y"), sync()].concat())).0, "42601");
+    }
     assert_eq!(tags(&client.ask(&[parse("d", "select 1"), sync()].concat())), "1Z");
     // Parameters beyond the limit are forwarded whole.
     let limits = Limits { parameters: 100, ..Limits::default() };

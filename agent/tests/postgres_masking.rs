@@ -103,7 +103,7 @@ fn computed_from_masked_columns() {
         "with w as (select name || '' as n from customers) select n from w",
         "select name from customers union select name from other",
         "select x from customers, lateral (select name || '' as x) l",
-        "insert into other select id, name from customers returning id, name || ''",
+        "update customers set note = name where id = 1 returning name || ''",
         "values ((select name from customers where id = 1))",
         "select most_common_vals, histogram_bounds from pg_stats where tablename = 'customers'",
         "select query_to_xml('select * from customers', true, true, '')",

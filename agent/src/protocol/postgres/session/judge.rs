@@ -16,7 +16,7 @@ use crate::operation::{Operation, Protocol};
 use crate::policy::Decision;
 use crate::protocol::postgres::{codec, operation};
 use crate::record::{CommandId, Step};
-use crate::sql::{Class, Kind, Script};
+use crate::sql::{self, Class, Kind, Script};
 
 /// Transaction status: not in a transaction.
 pub(super) const IDLE: u8 = b'I';
@@ -138,7 +138,10 @@ impl Core {
     /// A text as it may be recorded.
     pub(super) fn recordable<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let masks = self.flow.masks();
-        masks.mask_text(text)
+        match sql::redact_secrets(text) {
+            Cow::Borrowed(text) => masks.mask_text(text),
+            Cow::Owned(text) => Cow::Owned(masks.mask_text(&text).into_owned()),
+        }
     }
 
     /// What `prepared` does, with what it runs by name put in.

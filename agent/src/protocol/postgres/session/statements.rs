@@ -58,6 +58,15 @@ impl Prepared {
     fn alive(&self) -> bool {
         !self.dead.load(Ordering::Relaxed)
     }
+
+    /// Whether it is alive; if not, it is counted no more.
+    fn keep(&self, count: &mut usize, text: &mut usize) -> bool {
+        if !self.alive() {
+            *count -= 1;
+            *text -= self.text.len();
+        }
+        self.alive()
+    }
 }
 
 /// A portal: a statement with its parameters, ready to run.
@@ -98,25 +107,35 @@ impl Names {
 
     /// Remembers a statement; `false` when there is no room.
     pub(super) fn add(&mut self, name: &[u8], prepared: Arc<Prepared>, limits: &Limits) -> bool {
+        let room = |names: &Self| {
+            names.count < limits.prepared && names.text + prepared.text.len() <= limits.prepared_text
+        };
+        if !room(self) {
+            // Some may have failed or been replaced.
+            self.sweep();
+        }
+        if !room(self) {
+            return false;
+        }
+        self.count += 1;
+        self.text += prepared.text.len();
         let candidates = match self.statements.get_mut(name) {
             Some(candidates) => candidates,
             None => self.statements.entry(name.into()).or_default(),
         };
         let (count, text) = (&mut self.count, &mut self.text);
-        candidates.retain(|one| {
-            if !one.alive() {
-                *count -= 1;
-                *text -= one.text.len();
-            }
-            one.alive()
-        });
-        if *count >= limits.prepared || *text + prepared.text.len() > limits.prepared_text {
-            return false;
-        }
-        *count += 1;
-        *text += prepared.text.len();
+        candidates.retain(|one| one.keep(count, text));
         candidates.push(prepared);
         true
+    }
+
+    /// Forgets what is dead.
+    fn sweep(&mut self) {
+        let (count, text) = (&mut self.count, &mut self.text);
+        self.statements.retain(|_, candidates| {
+            candidates.retain(|one| one.keep(count, text));
+            !candidates.is_empty()
+        });
     }
 
     /// The same for SQL PREPARE, which may be sent again and again.
@@ -156,26 +175,16 @@ impl Names {
 
     /// `name` is free of all that came before `order`; with no name, all names are.
     pub(super) fn close(&mut self, name: Option<&[u8]>, order: u64) {
-        let (count, text) = (&mut self.count, &mut self.text);
-        let mut sweep = |candidates: &mut Vec<Arc<Prepared>>| {
-            candidates.retain(|one| {
-                let keep = one.alive() && one.order >= order;
-                if !keep {
-                    one.kill();
-                    *count -= 1;
-                    *text -= one.text.len();
-                }
-                keep
-            });
-            !candidates.is_empty()
+        let kill = |candidates: &Vec<Arc<Prepared>>| {
+            candidates.iter().filter(|one| one.order < order).for_each(|one| one.kill());
         };
         match name {
             Some(name) => {
-                if self.statements.get_mut(name).is_some_and(|candidates| !sweep(candidates)) {
-                    self.statements.remove(name);
+                if let Some(candidates) = self.statements.get(name) {
+                    kill(candidates);
                 }
             }
-            None => self.statements.retain(|_, candidates| sweep(candidates)),
+            None => self.statements.values().for_each(kill),
         }
     }
 
