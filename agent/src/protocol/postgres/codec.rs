@@ -370,6 +370,26 @@ pub fn put_cstr(out: &mut Vec<u8>, text: &[u8]) {
     out.put_u8(0);
 }
 
+/// Runs every decoder over `bytes`: the entry for fuzzing. None may panic.
+pub fn exercise(bytes: &[u8]) {
+    let _ = Header::read(bytes);
+    if let Ok(parse) = Parse::read(bytes) {
+        let _ = parse.types().count();
+    }
+    if let Ok(bind) = BindHead::read(bytes) {
+        let _ = bind.params(|_, _, _| ());
+    }
+    let _ = target(bytes);
+    let _ = execute(bytes);
+    if let Ok(fields) = fields(bytes) {
+        let _ = fields.count();
+    }
+    if let Ok((_, values)) = values(bytes) {
+        let _ = values.count();
+    }
+    let _ = notice_fields(bytes).count();
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -404,30 +424,10 @@ mod tests {
         assert_eq!(cut.params(|_, _, _| ()), Err(CodecError::Truncated));
     }
 
-    /// Runs every decoder over `body`; none may panic.
-    fn decode_all(body: &[u8]) {
-        let _ = Header::read(body);
-        if let Ok(parse) = Parse::read(body) {
-            let _ = parse.types().count();
-        }
-        if let Ok(bind) = BindHead::read(body) {
-            let _ = bind.params(|_, _, _| ());
-        }
-        let _ = target(body);
-        let _ = execute(body);
-        if let Ok(fields) = fields(body) {
-            let _ = fields.count();
-        }
-        if let Ok((_, values)) = values(body) {
-            let _ = values.count();
-        }
-        let _ = notice_fields(body).count();
-    }
-
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            decode_all(&body);
+            exercise(&body);
         }
 
         #[test]

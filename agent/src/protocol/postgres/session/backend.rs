@@ -386,7 +386,7 @@ impl Core {
 
     /// One statement of a Query is done.
     fn query_complete(&mut self, tag: u8, body: &[u8]) -> Result<(), SessionError> {
-        self.pending.copy_in_complete(tag)?;
+        let copied_in = self.pending.copy_in_complete(tag)?;
         self.current = None;
         self.copying = None;
         let Some(front) = self.pending.front() else { return Ok(()) };
@@ -405,36 +405,44 @@ impl Core {
         {
             let copied = std::mem::take(&mut run.copied);
             let since = run.since;
-            self.complete(command, since, copied, tag, body);
+            self.copied(command, copied, copied_in);
+            self.complete(command, since, tag, body);
         }
         Ok(())
     }
 
     fn execute_complete(&mut self, tag: u8, body: &[u8]) -> Result<(), SessionError> {
-        self.pending.copy_in_complete(tag)?;
+        let copied_in = self.pending.copy_in_complete(tag)?;
         self.copying = None;
         self.current = None;
         if let Some(entry) = self.pending.pop()
             && let Some(run) = entry.run
             && let Some(command) = run.command
         {
-            self.complete(command, run.since, run.copied, tag, body);
+            self.copied(command, run.copied, copied_in);
+            self.complete(command, run.since, tag, body);
         }
         Ok(())
+    }
+
+    /// Notes what travelled in a COPY that is complete.
+    fn copied(&mut self, command: record::CommandId, out: (u64, u64), inward: bool) {
+        if out.0 > 0 {
+            self.log.copy(&record::CopyData { command, to_client: true, messages: out.0, bytes: out.1 });
+        }
+        if inward {
+            let (messages, bytes) = std::mem::take(&mut self.copied_in);
+            self.log.copy(&record::CopyData { command, to_client: false, messages, bytes });
+        }
     }
 
     fn complete(
         &mut self,
         command: record::CommandId,
         since: std::time::Instant,
-        copied: (u64, u64),
         tag: u8,
         body: &[u8],
     ) {
-        if copied.0 > 0 {
-            let (messages, bytes) = copied;
-            self.log.copy(&record::CopyData { command, to_client: true, messages, bytes });
-        }
         self.count_masked();
         let text = Reader::new(body).cstr().unwrap_or_default();
         let status = match tag {

@@ -122,6 +122,8 @@ impl Core {
         let tag = message.header.tag;
         match tag {
             b'd' => {
+                self.copied_in.0 += 1;
+                self.copied_in.1 += message.header.body as u64;
                 self.pending.push(Entry::new(What::CopyData));
                 return Ok(Taken::Pass);
             }

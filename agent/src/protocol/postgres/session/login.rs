@@ -7,20 +7,16 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::judge;
 use super::lexing::Lexing;
 use super::log::{Log, Note, lossy};
-use super::pending::Pending;
 use super::pipe::Pipe;
 use super::refusal::{self, Refusal};
-use super::statements::Names;
-use super::{Core, LINGER, Phase, Relay, Rest, linger};
-use crate::mask::Fired;
+use super::{Core, LINGER, Opened, Relay, linger};
 use crate::operation::Operation;
 use crate::policy::Decision;
 use crate::protocol::postgres::operation;
 use crate::protocol::postgres::startup::{self, Packet, StartupError};
-use crate::protocol::{FlowContext, SessionError, Summary};
+use crate::protocol::{FlowContext, SessionError};
 use crate::record::{EndReason, Step};
 
 /// The server's own default for `authentication_timeout`.
@@ -181,43 +177,20 @@ async fn start(
     if !early.is_empty() {
         up.append(&early);
     }
-    let core = Core {
+    let core = Core::new(Opened {
         subject,
         policy,
-        flow,
         generation,
+        flow,
         limits,
+        scripts,
+        log,
         user,
         database,
         replication,
-        phase: Phase::Login,
-        status: judge::IDLE,
-        pending: Pending::default(),
-        epoch: 0,
-        names: Names::default(),
         lexing,
-        log,
-        from_client: Rest::default(),
-        from_server: Rest::default(),
-        edits: Vec::new(),
-        scratch: Vec::new(),
-        summary: Summary { from_client: (length + early.len()) as u64, ..Summary::default() },
-        scripts,
-        refuse_all: None,
-        catalog: None,
-        catalog_stale: false,
-        catalog_tried: false,
-        reading: None,
-        plans: Vec::new(),
-        current: None,
-        copying: None,
-        fired: Fired::default(),
-        cell: Vec::new(),
-        auth_method: "trust",
-        login_failed: false,
-        client_left: false,
-        startup: parameters,
-        server_version: String::new(),
-    };
+        parameters,
+        received: (length + early.len()) as u64,
+    });
     Ok(Some(Relay { client, upstream, up, down: Pipe::default(), core }))
 }

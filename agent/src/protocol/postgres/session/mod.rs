@@ -56,7 +56,8 @@ pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
     let _ = context.client.set_nodelay(true);
     let _ = context.upstream.set_nodelay(true);
     let mut shutdown = context.shutdown.clone();
-    let Some(mut relay) = login::open(context).await? else { return Ok(Summary::default()) };
+    // The opening has buffers of its own, which a flow does not keep.
+    let Some(mut relay) = Box::pin(login::open(context)).await? else { return Ok(Summary::default()) };
     let ended = tokio::select! {
         biased;
         ended = poll_fn(|cx| relay.poll(cx)) => ended,
@@ -234,6 +235,8 @@ struct Core {
     /// What is done to the rows that are coming in.
     current: Option<Arc<RowPlan>>,
     copying: Option<Box<CopyMasker>>,
+    /// CopyData messages from the client, and the bytes in them, since the last COPY ended.
+    copied_in: (u64, u64),
     fired: Fired,
     /// One masked value.
     cell: Vec<u8>,
@@ -246,7 +249,68 @@ struct Core {
     server_version: String,
 }
 
+/// What a flow's opening has settled.
+struct Opened {
+    subject: Arc<Subject>,
+    policy: PolicyHandle,
+    generation: u64,
+    flow: Arc<dyn Rules>,
+    limits: Limits,
+    scripts: Arc<sql::Cache>,
+    log: Log,
+    user: Arc<str>,
+    database: Arc<str>,
+    replication: bool,
+    lexing: Lexing,
+    /// Start-up parameters, masked.
+    parameters: Box<[(String, String)]>,
+    /// Bytes that came so far.
+    received: u64,
+}
+
 impl Core {
+    fn new(opened: Opened) -> Self {
+        Self {
+            subject: opened.subject,
+            policy: opened.policy,
+            flow: opened.flow,
+            generation: opened.generation,
+            limits: opened.limits,
+            user: opened.user,
+            database: opened.database,
+            replication: opened.replication,
+            phase: Phase::Login,
+            status: judge::IDLE,
+            pending: Pending::default(),
+            epoch: 0,
+            names: Names::default(),
+            lexing: opened.lexing,
+            log: opened.log,
+            from_client: Rest::default(),
+            from_server: Rest::default(),
+            edits: Vec::new(),
+            scratch: Vec::new(),
+            summary: Summary { from_client: opened.received, ..Summary::default() },
+            scripts: opened.scripts,
+            refuse_all: None,
+            catalog: None,
+            catalog_stale: false,
+            catalog_tried: false,
+            reading: None,
+            plans: Vec::new(),
+            current: None,
+            copying: None,
+            copied_in: (0, 0),
+            fired: Fired::default(),
+            cell: Vec::new(),
+            auth_method: "trust",
+            login_failed: false,
+            client_left: false,
+            startup: opened.parameters,
+            server_version: String::new(),
+        }
+    }
+
     /// More of the client's bytes are wanted, with `undecided` of them waiting.
     fn wants_client(&self, undecided: usize) -> bool {
         match self.phase {
@@ -311,3 +375,6 @@ impl From<CodecError> for SessionError {
         Self::Frontend(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

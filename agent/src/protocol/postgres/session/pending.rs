@@ -150,10 +150,10 @@ impl Pending {
     }
 
     /// The front entry's COPY from the client, if it is one, is complete: all Sync and Flush that came
-    /// before the CopyDone were swallowed.
-    pub(super) fn copy_in_complete(&mut self, tag: u8) -> Result<(), Desync> {
+    /// before the CopyDone were swallowed. Says whether it is one.
+    pub(super) fn copy_in_complete(&mut self, tag: u8) -> Result<bool, Desync> {
         if !std::mem::take(&mut self.copying) {
-            return Ok(());
+            return Ok(false);
         }
         let end = self.queue.iter().position(|entry| matches!(entry.what, What::CopyEnd));
         let end = end.ok_or(Desync { tag })?;
@@ -161,7 +161,7 @@ impl Pending {
         let clean = swallowed
             .map(|entry| matches!(entry.what, What::Sync | What::CopyData | What::CopyEnd))
             .fold(true, |all, one| all && one);
-        if clean { Ok(()) } else { Err(Desync { tag }) }
+        if clean { Ok(true) } else { Err(Desync { tag }) }
     }
 
     /// The server reported an error. The front entry is taken off and given unless ReadyForQuery is
@@ -230,5 +230,112 @@ impl Pending {
             Some(front) if front.ends_with_ready() => self.pop().ok_or(Desync { tag: b'Z' }),
             _ => Err(Desync { tag: b'Z' }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(kinds: &str) -> Pending {
+        let mut pending = Pending::default();
+        kinds.chars().for_each(|kind| push(&mut pending, kind));
+        pending
+    }
+
+    fn push(pending: &mut Pending, kind: char) {
+        pending.push(Entry::new(match kind {
+            'Q' => What::Query,
+            'F' => What::Function,
+            'P' => What::Parse(None),
+            'B' => What::Bind,
+            'E' => What::Execute,
+            'S' => What::Sync,
+            'd' => What::CopyData,
+            'c' => What::CopyEnd,
+            other => panic!("{other}"),
+        }));
+    }
+
+    fn kinds(pending: &Pending) -> String {
+        let kind = |entry: &Entry| match entry.what {
+            What::Query => 'Q',
+            What::Function => 'F',
+            What::Parse(_) => 'P',
+            What::Bind => 'B',
+            What::Execute => 'E',
+            What::Sync => 'S',
+            What::CopyData => 'd',
+            What::CopyEnd => 'c',
+            _ => '?',
+        };
+        pending.queue.iter().map(kind).collect()
+    }
+
+    #[test]
+    fn an_error_skips_to_sync_queries_included() {
+        let mut pending = queue("PBEQFPSQ");
+        pending.failed().unwrap();
+        assert_eq!(kinds(&pending), "SQ");
+        pending.ready().unwrap();
+        assert_eq!(kinds(&pending), "Q");
+        // What is sent while the server skips is skipped too.
+        let mut pending = queue("PB");
+        pending.failed().unwrap();
+        "EQPB".chars().for_each(|kind| push(&mut pending, kind));
+        assert_eq!(kinds(&pending), "");
+        "SQ".chars().for_each(|kind| push(&mut pending, kind));
+        assert_eq!(kinds(&pending), "SQ");
+        pending.ready().unwrap();
+        pending.ready().unwrap();
+        assert!(pending.ready().is_err());
+    }
+
+    #[test]
+    fn an_error_in_a_query_skips_nothing() {
+        let mut pending = queue("QPS");
+        assert!(pending.failed().unwrap().is_none());
+        assert_eq!(kinds(&pending), "QPS");
+        pending.ready().unwrap();
+        assert!(pending.ready().is_err(), "Parse is not answered by ReadyForQuery");
+    }
+
+    #[test]
+    fn copy_swallows_syncs() {
+        let mut pending = queue("ESSdddSdcSQ");
+        pending.copy_in();
+        assert_eq!(pending.copy_in_complete(b'C'), Ok(true));
+        assert_eq!(kinds(&pending), "ESQ");
+        // CopyDone must have come before the COPY can be complete.
+        let mut pending = queue("ESd");
+        pending.copy_in();
+        assert!(pending.copy_in_complete(b'C').is_err());
+        // A Query within COPY data ends the connection on a real server.
+        let mut pending = queue("EdQdc");
+        pending.copy_in();
+        assert!(pending.copy_in_complete(b'C').is_err());
+    }
+
+    #[test]
+    fn a_failed_copy() {
+        let mut pending = queue("ESdcS");
+        pending.copy_in();
+        pending.failed().unwrap();
+        assert_eq!(kinds(&pending), "S");
+        // Whether this Sync was swallowed depends on where the data failed.
+        let mut pending = queue("EdSdcS");
+        pending.copy_in();
+        assert!(pending.failed().is_err());
+        let mut pending = queue("QdcQ");
+        pending.copy_in();
+        pending.failed().unwrap();
+        pending.ready().unwrap();
+        assert_eq!(kinds(&pending), "Q");
+    }
+
+    #[test]
+    fn stray_copy_data_takes_no_room() {
+        assert_eq!(kinds(&queue("dcdcdd")), "");
+        assert_eq!(kinds(&queue("Qdddcd")), "Qdcd");
     }
 }

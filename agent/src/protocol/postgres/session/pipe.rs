@@ -104,6 +104,14 @@ impl Pipe {
         self.input.truncate(self.ready);
     }
 
+    /// What would be written, as if it had been.
+    #[cfg(test)]
+    pub(super) fn take_outgoing(&mut self) -> Vec<u8> {
+        let mut out = std::mem::take(&mut self.changed).to_vec();
+        out.extend(self.input.split_to(std::mem::take(&mut self.ready)));
+        out
+    }
+
     /// Reads what is there. Ready with how many bytes; 0 is the end.
     pub(super) fn poll_fill(
         &mut self,
@@ -112,7 +120,8 @@ impl Pipe {
         most: usize,
     ) -> Poll<io::Result<usize>> {
         if self.input.is_empty() && self.input.capacity() < SMALL {
-            self.input = BytesMut::with_capacity(SMALL);
+            // Takes the same memory again once all of it has been written.
+            self.input.reserve(SMALL);
         } else if self.input.len() == self.input.capacity() || self.filled {
             self.input.reserve(LARGE.min(most.max(SMALL)));
         }
