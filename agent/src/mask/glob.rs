@@ -3,7 +3,7 @@
 
 /// A glob, split up once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Glob {
+pub(crate) struct Glob {
     pattern: Box<str>,
     kind: Kind,
 }
@@ -16,7 +16,7 @@ enum Kind {
 }
 
 impl Glob {
-    pub(super) fn new(pattern: &str) -> Self {
+    pub(crate) fn new(pattern: &str) -> Self {
         let kind = if !pattern.is_empty() && pattern.bytes().all(|b| b == b'*') {
             Kind::Any
         } else if pattern.contains(['*', '?']) {
@@ -27,11 +27,11 @@ impl Glob {
         Self { pattern: pattern.into(), kind }
     }
 
-    pub(super) fn pattern(&self) -> &str {
+    pub(crate) fn pattern(&self) -> &str {
         &self.pattern
     }
 
-    pub(super) fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         match self.kind {
             Kind::Any => true,
             Kind::Literal => *self.pattern == *name,

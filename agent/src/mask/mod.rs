@@ -19,7 +19,7 @@
 
 pub mod copy;
 mod detector;
-mod glob;
+pub(crate) mod glob;
 mod key;
 mod scan;
 mod text;

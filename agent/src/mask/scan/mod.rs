@@ -67,6 +67,20 @@ const fn bit(detector: Detector) -> u64 {
     1 << detector as u32
 }
 
+// === impl Hit ===
+
+impl Hit {
+    /// The part of it from `start` to `end`.
+    pub(super) fn within(self, start: usize, end: usize) -> Self {
+        Self { start: self.start.max(start), end: self.end.min(end), ..self }
+    }
+
+    /// All from `start` to `end` instead.
+    pub(super) fn stretched(self, start: usize, end: usize) -> Self {
+        Self { start, end, ..self }
+    }
+}
+
 // === impl Rules ===
 
 impl Rules {
@@ -139,7 +153,7 @@ impl Rules {
         self.active == 0
     }
 
-    fn on(&self, detector: Detector) -> bool {
+    pub(super) fn on(&self, detector: Detector) -> bool {
         self.active & bit(detector) != 0
     }
 
@@ -209,6 +223,13 @@ impl Rules {
             strictest = strictest.max(Some(transform));
         }
         strictest
+    }
+
+    /// Notes the mask behind one detector, and gives its transformation.
+    pub(super) fn note_one(&self, detector: Detector, fired: &mut Fired) -> Transform {
+        let (id, transform) = self.action(Hit { start: 0, end: 0, detector });
+        fired.insert(id);
+        transform
     }
 
     /// Notes all masks on values: for a value that cannot be looked through.

@@ -52,6 +52,10 @@ impl Scan<'_> {
         if self.byte_before(start) == b'\\' {
             start += 1; // The letter of an escape.
         }
+        let before = self.value.get(start..at).unwrap_or_default();
+        if let Some(mark) = before.iter().rposition(|b| punctuation(*b)) {
+            start += mark + if before.get(mark) == Some(&0xc2) { 2 } else { 3 };
+        }
         let leads = |b: u8| word(b) || b == b'+' || (b >= 0x80 && b & 0xc0 != 0x80);
         while start < at && !leads(self.byte(start)) {
             start += 1;
@@ -60,9 +64,13 @@ impl Scan<'_> {
         let domain = domain.get(..DOMAIN).unwrap_or(domain);
         let length = domain
             .iter()
-            .position(|b| !(b.is_ascii_alphanumeric() || *b >= 0x80 || matches!(b, b'-' | b'.')))
+            .position(|b| !(b.is_ascii_alphanumeric() || *b >= 0x80 || matches!(b, b'-' | b'.')) || punctuation(*b))
             .unwrap_or(domain.len());
         let mut domain = domain.get(..length).unwrap_or_default();
+        // A PEM line right behind.
+        if let Some(line) = domain.windows(3).position(|w| w == b"---") {
+            domain = domain.get(..line).unwrap_or_default();
+        }
         while let [rest @ .., b'.' | b'-'] = domain {
             domain = rest;
         }
@@ -354,6 +362,12 @@ impl Scan<'_> {
             self.hit(Detector::UrlPassword, start, end);
         }
     }
+}
+
+/// The first byte of a character that is no letter: U+0080 to U+00BF, U+2000 to U+2FFF (spaces,
+/// dashes, quotes, zero-width marks, symbols), U+F000 and up.
+fn punctuation(b: u8) -> bool {
+    matches!(b, 0xc2 | 0xe2 | 0xef)
 }
 
 /// Names of files with an @ in them, as designers give: icon@2x.png.

@@ -24,6 +24,13 @@ const IBAN: &[(&[u8; 2], u8)] = &[
     (b"YE", 30),
 ];
 
+/// Countries whose account numbers have no letters.
+const NUMERIC: &[[u8; 2]] = &[
+    *b"AE", *b"AT", *b"BA", *b"BE", *b"CR", *b"CZ", *b"DE", *b"DK", *b"EE", *b"ES", *b"FI", *b"FO", *b"GL", *b"HR",
+    *b"HU", *b"IL", *b"IS", *b"LT", *b"ME", *b"NO", *b"PL", *b"PT", *b"RS", *b"SE", *b"SI", *b"SK", *b"TL", *b"TN",
+    *b"VA", *b"XK",
+];
+
 /// A word in capitals.
 struct Word {
     letters: [u8; LONGEST],
@@ -147,12 +154,15 @@ impl Scan<'_> {
     fn iban(&self, start: usize) -> Option<usize> {
         let country = [self.byte(start).to_ascii_uppercase(), self.byte(start + 1).to_ascii_uppercase()];
         let (_, length) = IBAN.iter().find(|(code, _)| **code == country)?;
+        let numeric = NUMERIC.contains(&country);
+        // Words in small letters with dashes between them are UUIDs and the like.
+        let separated = self.byte(start).is_ascii_uppercase();
         let mut remainder = 0u32;
         let mut head = 0u32;
         let mut pos = start;
         for at in 0..*length {
             let mut byte = self.byte(pos);
-            if at > 3 && !byte.is_ascii_alphanumeric() {
+            if at > 3 && separated && !byte.is_ascii_alphanumeric() {
                 pos += match (byte, self.byte(pos + 1)) {
                     (b' ' | b'-', _) => 1,
                     (0xc2, 0xa0) => 2,
@@ -163,7 +173,7 @@ impl Scan<'_> {
             // ISO 7064 MOD 97-10 with A as 10 to Z as 35, the first four characters moved to the end.
             let (value, shift) = match byte.to_ascii_uppercase() {
                 digit @ b'0'..=b'9' => (u32::from(digit - b'0'), 10),
-                letter @ b'A'..=b'Z' => (u32::from(letter - b'A') + 10, 100),
+                letter @ b'A'..=b'Z' if !(numeric && at > 1 || matches!(at, 2 | 3)) => (u32::from(letter - b'A') + 10, 100),
                 _ => return None,
             };
             let target = if at < 4 { &mut head } else { &mut remainder };

@@ -14,8 +14,9 @@ mod time;
 use super::{HashKey, REDACTED, Transform, text};
 use oid::Kind;
 
-pub(super) use array::{Element, elements};
+pub(super) use array::elements;
 pub(super) use number::Decimal;
+pub(super) use other::{bytea_text, unhex};
 
 /// How a value is written on the wire (PostgreSQL protocol, section 55.2.4 "Formats and Format Codes").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -95,7 +95,7 @@ impl Decimal {
         }
     }
 
-    fn write_binary(&self, out: &mut Vec<u8>) {
+    pub(super) fn write_binary(&self, out: &mut Vec<u8>) {
         // Groups of four digits, counted from the point both ways.
         let lead = (4 - self.whole.len() % 4) % 4;
         let tail = (4 - self.fraction.len() % 4) % 4;
