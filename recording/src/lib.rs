@@ -7,7 +7,9 @@
 
 pub mod chain;
 pub mod checkpoint;
+pub mod csv;
 mod id;
+pub mod json;
 mod keys;
 pub mod log;
 /// The events, made from `proto/interlock/recording/v1/recording.proto`, where each field is described.
@@ -15,7 +17,9 @@ pub mod log;
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/interlock.recording.v1.rs"));
 }
+pub mod query;
 pub mod segment;
+pub mod text;
 mod verify;
 pub mod wire;
 

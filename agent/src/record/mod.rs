@@ -4,6 +4,7 @@
 //! when the command is on disk; only then may it be forwarded. Everything else is buffered for some
 //! milliseconds at most.
 
+pub mod cli;
 mod encode;
 mod event;
 mod files;
