@@ -1,5 +1,5 @@
 //! No flow may have a wrong or missing destination, under load and heavy port reuse.
-#![allow(missing_docs)]
+#![expect(clippy::unwrap_used, reason = "a failure of any step is a failure of the test")]
 
 mod intercept_support;
 
@@ -77,7 +77,7 @@ fn run(thread: u32) {
     let mut used: HashMap<u16, u32> = HashMap::new();
     for number in 0..EACH {
         let port = 1024 + (random() % 60_000) as u16;
-        let v4 = Ipv4Addr::from(0x7f00_0000 | random() % 0x00ff_fffe);
+        let v4 = Ipv4Addr::from(0x7f00_0000 | (random() % 0x00ff_fffe));
         let v4 = if v4.is_unspecified() { Ipv4Addr::LOCALHOST } else { v4 };
         let original = SocketAddr::new(IpAddr::V4(v4), port);
         let (target, expected): (SocketAddr, SocketAddr) = match number % 5 {

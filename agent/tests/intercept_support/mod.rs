@@ -1,7 +1,8 @@
 //! What the tests of interception share: a cgroup and pins of their own, and clients in it.
 //!
 //! They need root, a kernel that takes eBPF programs, and python3 for clients.
-#![allow(dead_code, missing_docs)] // each test file uses its part
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure of any step is a failure of the test")]
 
 use std::{
     fs,
