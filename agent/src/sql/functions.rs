@@ -173,6 +173,8 @@ pub(super) fn takes_row(name: &str) -> bool {
             | "record_out"
             | "record_send"
             | "json_agg"
+            | "json_agg_strict"
+            | "jsonb_agg_strict"
             | "jsonb_agg"
             | "array_agg"
             | "quote_literal"

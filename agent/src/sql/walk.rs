@@ -156,8 +156,9 @@ impl Walker {
         self.out.error.get_or_insert_with(|| format!("{what}: {reason}"));
     }
 
-    /// Reads a text that the statement runs. `Err` says why it could not be read.
-    pub(super) fn nested_text(&mut self, text: &str, grammar: Grammar) -> Result<Vec<Out>, String> {
+    /// Reads a text that the statement runs: the result of its last statement, `None` where it has no
+    /// statement. `Err` says why it could not be read.
+    pub(super) fn nested_text(&mut self, text: &str, grammar: Grammar) -> Result<Option<Vec<Out>>, String> {
         if self.nested >= MAX_NESTED {
             return Err(format!("more than {MAX_NESTED} texts within one another"));
         }
@@ -187,7 +188,7 @@ impl Walker {
         }
         self.source = source;
         self.nested -= 1;
-        Ok(outs)
+        Ok((!statements.is_empty()).then_some(outs))
     }
 
     /// A statement in a place where its rows go somewhere: its result, where it has one.
@@ -360,7 +361,7 @@ impl Walker {
         for (arg, text) in args.iter().zip(texts) {
             match text {
                 Some(text) => {
-                    if let Ok(outs) = self.nested_text(text, Grammar::Sql) {
+                    if let Ok(Some(outs)) = self.nested_text(text, Grammar::Sql) {
                         understood = true;
                         let mut all = self.columns.union(&outs);
                         all.whole_row = true;
