@@ -100,12 +100,21 @@ pub(super) fn setting_text(node: Option<&Node>) -> Option<String> {
     }
 }
 
-/// It is a constant, but no text.
+/// It is a constant or of a type, but no text.
 pub(super) fn is_not_text(node: &Node) -> bool {
     let inner = match node_of(Some(node)) {
         Some(NodeRef::NamedArgExpr(named)) => named.arg.as_deref(),
         _ => Some(node),
     };
+    if let Some(NodeRef::TypeCast(cast)) = node_of(inner)
+        && let Some(to) = &cast.type_name
+        && matches!(
+            qualified(&to.names).1,
+            "bool" | "int2" | "int4" | "int8" | "numeric" | "float8" | "regclass" | "tsquery" | "tsvector"
+        )
+    {
+        return true;
+    }
     matches!(start(inner), Value::Null | Value::Bool(_) | Value::Number(_))
 }
 
