@@ -25,8 +25,10 @@ record! {
     /// One policy: which processes it is about, where they may connect, and what they may do there.
     pub(crate) struct File {
         /// The version of this format: `1`.
+        #[allow(dead_code, reason = "checked while decoding")]
         version: At<Version>,
         /// What this policy is for, for people.
+        #[allow(dead_code, reason = "for people")]
         description: Option<String>,
         /// Whether verdicts and masks take effect, `enforce` (when left out), or are only worked out and
         /// recorded, `observe`.
@@ -98,6 +100,7 @@ record! {
         /// Its name, once in all files. Refusals and recordings bear it.
         name: At<RuleName>,
         /// What it does, for people.
+        #[allow(dead_code, reason = "for people")]
         description: Option<String>,
         /// What it matches; all keys that are given must hold. Everything when left out.
         #[schemars(rename = "match")]
@@ -210,6 +213,7 @@ record! {
         /// Its name, once in all files. Recordings bear it.
         name: At<RuleName>,
         /// What it is for, for people.
+        #[allow(dead_code, reason = "for people")]
         description: Option<String>,
         /// Columns, by where their values come from, whatever the statement calls them.
         columns: Option<OneOrMany<ColumnName>>,
