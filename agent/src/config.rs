@@ -36,11 +36,15 @@ pub struct Record {
     /// Call fdatasync before each command is forwarded. Without it a recording survives the agent's
     /// death at any moment; with it also the host's.
     pub sync: bool,
+    /// A segment is sealed when it has reached this size in bytes (before compression),
+    pub segment_bytes: u64,
+    /// or when it has been open for this many seconds.
+    pub segment_seconds: u64,
 }
 
 impl Default for Record {
     fn default() -> Self {
-        Self { max_bytes: 4 << 30, max_rows: 100, max_result_bytes: 64 << 10, sync: false }
+        Self { max_bytes: 4 << 30, max_rows: 100, max_result_bytes: 64 << 10, sync: false, segment_bytes: 8 << 20, segment_seconds: 600 }
     }
 }
 

@@ -1,4 +1,16 @@
 //! Who is behind a flow: the process and its surroundings, read from /proc.
+//!
+//! [`Reader::subject`] is called as soon as a flow is accepted, while the process is (nearly always)
+//! still there. What the kernel side noted at connect() needs no /proc and holds even if it is not.
+
+mod cgroup;
+mod ci;
+mod hash;
+mod process;
+mod secrets;
+pub mod users;
+
+pub use process::{Known, Reader};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,18 +1,48 @@
 //! Files to checked rules to decisions.
 //!
 //! [`PolicySet::load`] reads a directory all or nothing; [`PolicySet::flow`] narrows it to what
-//! concerns one flow; [`FlowPolicy::decide`] gives the verdict on one operation.
+//! concerns one flow; [`FlowPolicy::decide`] gives the verdict on one operation. [`PolicyStore`] holds
+//! the set that is in force and replaces it when the files change.
+//!
+//! Matching is cautious. What a statement's text alone leaves open (which schema an unqualified table
+//! is of, which table a column) *may* match: rules that refuse apply then, rules that allow do not.
+
+mod check;
+
+mod decide;
+mod decode;
+mod explain;
+mod file;
+mod hosts;
+mod load;
+mod pattern;
+mod problem;
+mod rule;
+mod schedule;
+mod schema;
+mod select;
+mod store;
+mod tests_file;
+mod when;
+mod yaml;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::Subject;
-use crate::intercept::Selection;
-use crate::mask::MaskSet;
 use crate::operation::{Operation, Protocol};
+use crate::sql::{Class, Kind, Limit, Script, Statement};
+
+
+pub use decide::{DEFAULT_RULE, Decision, EGRESS_RULE, FlowPolicy, Observed, REPLICATION_RULE};
+
+pub use hosts::Hosts;
+pub use load::{PolicySet, parse_str};
+pub use problem::{PolicyErrors, Position, Problem, Severity};
+
+pub use store::{PolicyStore, StoreError, Watcher};
+
 
 /// What is to happen to an operation. Ordered: the greater beats the lesser.
 #[derive(
@@ -55,28 +85,6 @@ pub enum Egress {
     Deny,
 }
 
-/// The verdict on one operation, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Decision {
-    /// What happens to it. In observe mode this is what would have happened.
-    pub verdict: Verdict,
-    /// `false` when the deciding rule (or its policy) is in observe mode: the operation goes on.
-    pub enforced: bool,
-    /// The deciding rule's name; `None` when no rule matched.
-    pub rule: Option<Arc<str>>,
-    /// The deciding rule's message to the client.
-    pub message: Option<Arc<str>>,
-    /// Every rule that matched, in order.
-    pub matched: Vec<Arc<str>>,
-}
-
-impl Decision {
-    /// The operation may go to the server.
-    pub fn passes(&self) -> bool {
-        self.verdict == Verdict::Allow || !self.enforced
-    }
-}
-
 /// Where a flow goes.
 #[derive(Debug, Clone)]
 pub struct Destination {
@@ -91,6 +99,9 @@ pub struct Destination {
 pub enum Treatment {
     /// The proxy speaks this protocol and decides on each operation.
     Intercept(Protocol),
+    /// The policies take it in without naming a protocol: the client's first bytes tell it. What is no
+    /// protocol that the proxy knows is treated as an egress connection.
+    Detect(Egress),
     /// No destination takes it in.
     Egress(Egress),
 }
@@ -100,57 +111,26 @@ pub enum Treatment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub [u8; 16]);
 
-/// All policies of a directory, checked. Immutable: a reload makes a new one.
-#[derive(Debug, Default)]
-pub struct PolicySet {}
-
-/// What could not be read, each with file, line and column and what to write instead.
-#[derive(Debug, thiserror::Error)]
-#[error("policies")]
-pub struct PolicyErrors {}
-
-impl PolicySet {
-    /// Reads every `*.yaml` and `*.yml` in `dir`, in name order.
-    ///
-    /// # Errors
-    /// All that is wrong in any file; nothing is taken from any of them then.
-    pub fn load(_dir: &Path) -> Result<Self, PolicyErrors> {
-        Ok(Self {})
-    }
-
-    /// SHA-256 over all files, hex: which policies a decision was made under.
-    pub fn hash(&self) -> &str {
-        ""
-    }
-
-    /// Which processes are designated, and the destinations that the kernel redirects for them.
-    pub fn selection(&self) -> Selection {
-        Selection::default()
-    }
-
-    /// What concerns a flow of `subject`, taken in by these process entries, to `destination`.
-    pub fn flow(&self, _entries: &[EntryId], _subject: &Subject, _destination: &Destination) -> FlowPolicy {
-        FlowPolicy {}
+/// A harmless operation, to try expressions on.
+fn sample_operation() -> Operation {
+    let text = "SELECT 1";
+    let statement = Statement {
+        text: text.to_owned(),
+        kind: Kind::Select,
+        kinds: [Kind::Select].into(),
+        classes: [Class::Read].into(),
+        limit: Some(Limit::Missing),
+        ..Statement::default()
+    };
+    Operation {
+        protocol: Protocol::Postgres,
+        user: "user".into(),
+        database: "database".into(),
+        text: text.into(),
+        script: Arc::new(Script { statements: vec![statement] }),
+        params: Arc::default(),
     }
 }
 
-/// The rules and masks for one flow.
-#[derive(Debug)]
-pub struct FlowPolicy {}
-
-impl FlowPolicy {
-    /// How the flow is to be treated.
-    pub fn treatment(&self) -> Treatment {
-        Treatment::Egress(Egress::Allow)
-    }
-
-    /// Decides on one operation: the strictest of all rules that match any of its statements.
-    pub fn decide(&self, _operation: &Operation, _subject: &Subject) -> Decision {
-        Decision { verdict: Verdict::Allow, enforced: true, rule: None, message: None, matched: Vec::new() }
-    }
-
-    /// The masks that apply to what comes back.
-    pub fn masks(&self) -> &Arc<MaskSet> {
-        unreachable!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -2,16 +2,72 @@
 //! statement they stand.
 //!
 //! PostgreSQL's SQL is read by `pg_query`, the server's own grammar. What that grammar rejects is a
-//! statement of kind [`Kind::Unparsed`].
+//! statement of kind [`Kind::Unparsed`]. Everything here is about the text alone: what a view or a
+//! function that the statement names does is not looked up.
 
+mod body;
+mod cache;
+mod copy;
+mod fold;
+mod functions;
+mod kind;
 mod model;
+mod objects;
+mod parser;
+mod query;
+mod scope;
+mod secrets;
+mod settings;
+mod tree;
+mod utility;
+mod walk;
 
+use pg_query::protobuf::RawStmt;
+
+pub use cache::Cache;
+pub use kind::Kind;
 pub use model::*;
+pub use parser::{MAX_TEXT, MAX_TOKENS};
+pub use secrets::redact_secrets;
+pub use settings::setting_changes_lexing;
+
+use parser::Grammar;
+use walk::Walker;
 
 /// Reads one SQL string as PostgreSQL would.
 ///
-/// Never fails: a string that the grammar rejects gives one statement of kind [`Kind::Unparsed`]. An
-/// empty string (or one of comments only) gives a script without statements.
-pub fn analyze(_text: &str) -> Script {
-    Script { statements: Vec::new() }
+/// Never fails: a string that the grammar rejects, or that is larger than [`MAX_TEXT`] or
+/// [`MAX_TOKENS`], gives one
+/// statement of kind [`Kind::Unparsed`]. An empty string (or one of comments only) gives a script
+/// without statements.
+///
+/// The caller waits while one of a few threads parses: some tens of microseconds for a common
+/// statement. [`Cache`] keeps what was read before.
+pub fn analyze(text: &str) -> Script {
+    if text.len() > MAX_TEXT {
+        return Script::unparsed("", &parser::too_large(text));
+    }
+    let owned = text.to_owned();
+    parser::run(text.len(), move || analyze_here(&owned))
+        .unwrap_or_else(|failure| Script::unparsed(text, &failure.to_string()))
+}
+
+fn analyze_here(text: &str) -> Script {
+    match parser::parse(text, Grammar::Sql) {
+        Ok(statements) => Script {
+            statements: statements
+                .iter()
+                .map(|raw| Walker::new(text_of(text, raw).unwrap_or(text)).script_statement(raw))
+                .collect(),
+        },
+        Err(reason) => Script::unparsed(text, &reason),
+    }
+}
+
+/// A statement's own text within the string.
+fn text_of<'t>(text: &'t str, raw: &RawStmt) -> Option<&'t str> {
+    let start = usize::try_from(raw.stmt_location).ok()?;
+    let length = usize::try_from(raw.stmt_len).ok()?;
+    let own = if length == 0 { text.get(start..)? } else { text.get(start..start.checked_add(length)?)? };
+    Some(own.trim())
 }

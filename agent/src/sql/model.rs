@@ -5,11 +5,33 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Kind;
+
 /// Every statement of one SQL string, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Script {
     /// Top-level statements.
     pub statements: Vec<Statement>,
+}
+
+impl Script {
+    /// A script of one statement of kind [`Kind::Unparsed`]: what cannot be read, and why.
+    pub fn unparsed(text: &str, reason: &str) -> Self {
+        Self {
+            statements: vec![Statement {
+                text: text.to_owned(),
+                kind: Kind::Unparsed,
+                kinds: BTreeSet::from([Kind::Unparsed]),
+                error: Some(reason.to_owned()),
+                ..Statement::default()
+            }],
+        }
+    }
+
+    /// It changes how the server reads the bytes of what follows: see [`Statement::changes_lexing`].
+    pub fn changes_lexing(&self) -> bool {
+        self.statements.iter().any(|statement| statement.changes_lexing)
+    }
 }
 
 /// What one top-level statement does, its nested parts included: CTEs, subqueries, the statement
@@ -42,6 +64,15 @@ pub struct Statement {
     pub limit: Option<Limit>,
     /// It runs text that is not known before it runs (PL/pgSQL `EXECUTE expression`, for example).
     pub dynamic: bool,
+    /// It may change how the server splits the text that follows into tokens: it turns
+    /// `standard_conforming_strings` off or `backslash_quote` on, sets a client encoding in which a
+    /// character may hold a quote or a backslash, or sets what is not known before it runs. What the
+    /// server reads after it is not what this module reads, so it is best refused.
+    pub changes_lexing: bool,
+    /// The settings that it changes, for the session or for later ones, in lower case; `*` where the
+    /// text does not tell which.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub settings: BTreeSet<String>,
     /// It names a prepared statement to run (SQL `EXECUTE name`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executes: Option<String>,
@@ -53,9 +84,11 @@ pub struct Statement {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy: Option<Copy>,
     /// The columns of its result as far as the text tells; `None` when it does not (or there is none).
+    /// For PREPARE and DECLARE CURSOR those of the statement that is run later, for COPY … TO those
+    /// that travel.
     #[serde(skip)]
     pub outputs: Option<Vec<Output>>,
-    /// Why the text could not be read, for kind `unparsed`.
+    /// Why the text, or a text within it, could not be read, where kind `unparsed` is among the kinds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -72,7 +105,9 @@ pub struct Output {
     pub whole_row: bool,
 }
 
-/// A relation's name as the statement gives it, unquoted and case-folded as the server does.
+/// A relation's name as the statement gives it, unquoted and case-folded as the server does. The name
+/// `*` stands for every relation of the schema (`GRANT … ON ALL TABLES IN SCHEMA`, `schema_to_xml`) or,
+/// without a schema, of the database (`VACUUM`, `database_to_xml`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Relation {
     /// The schema, when the statement names one.
@@ -181,52 +216,6 @@ pub enum Class {
     Session,
     /// Reaches outside the database: files, programs, other servers, native or untrusted code.
     External,
-}
-
-/// What kind of statement it is. The names are those of the SQL commands.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    schemars::JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Kind {
-    /// The grammar rejects the text.
-    #[default]
-    Unparsed,
-    /// SELECT, TABLE, VALUES.
-    Select,
-    /// INSERT.
-    Insert,
-    /// UPDATE.
-    Update,
-    /// DELETE.
-    Delete,
-    /// MERGE.
-    Merge,
-    /// TRUNCATE.
-    Truncate,
-    /// DROP TABLE.
-    DropTable,
-    /// DROP DATABASE.
-    DropDatabase,
-    // The analyser's author completes this list.
-    /// The protocol's function call message.
-    FunctionCall,
-    /// A connection in replication mode, and each command on it.
-    Replication,
-    /// A cancel request.
-    Cancel,
 }
 
 impl fmt::Display for Relation {

@@ -1,0 +1,340 @@
+//! Verdicts: the rules and masks of one flow, and what they say of an operation.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::file::Open;
+use super::load::Policy;
+use super::rule::Rule;
+use super::when::Facts;
+use super::{Destination, Egress, Treatment, Verdict};
+use crate::identity::Subject;
+use crate::mask::MaskSet;
+use crate::operation::Operation;
+use crate::sql::Kind;
+
+/// The built-in rule that refuses replication connections which no rule allows by name.
+pub const REPLICATION_RULE: &str = "interlock.replication";
+/// What stands as the rule where a policy says `default: deny` and none of its rules matched.
+pub const DEFAULT_RULE: &str = "interlock.default";
+/// What stands as the rule where a flow's connection itself is no longer allowed.
+pub const EGRESS_RULE: &str = "interlock.egress";
+
+/// The verdict on one operation, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// What happens to it. In observe mode this is what would have happened.
+    pub verdict: Verdict,
+    /// `false` when the deciding rule (or its policy) is in observe mode: the operation goes on.
+    pub enforced: bool,
+    /// The deciding rule's name; `None` when no rule matched. Of several that are equally strict the
+    /// first in the order of the files.
+    pub rule: Option<Arc<str>>,
+    /// The deciding rule's message to the client.
+    pub message: Option<Arc<str>>,
+    /// Every rule that matched, in order, those in observe mode included.
+    pub matched: Vec<Arc<str>>,
+    /// Those of them in observe mode, with the verdict that each would have given.
+    pub observed: Vec<Observed>,
+}
+
+/// A rule in observe mode that matched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Observed {
+    /// Its name.
+    pub rule: Arc<str>,
+    /// What it would have had happen.
+    pub verdict: Verdict,
+}
+
+impl Decision {
+    /// The operation may go to the server.
+    pub fn passes(&self) -> bool {
+        self.verdict == Verdict::Allow || !self.enforced
+    }
+
+    const fn nothing() -> Self {
+        Self {
+            verdict: Verdict::Allow,
+            enforced: true,
+            rule: None,
+            message: None,
+            matched: Vec::new(),
+            observed: Vec::new(),
+        }
+    }
+}
+
+/// The part of one policy that concerns a flow.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    pub(crate) policy: Arc<Policy>,
+    /// Places in the policy's list of rules.
+    pub(crate) rules: Box<[u16]>,
+}
+
+impl Group {
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter_map(|place| self.policy.rules.get(usize::from(*place)))
+    }
+}
+
+/// The rules and masks for one flow. Small: what it consists of is shared with all other flows.
+#[derive(Debug, Clone)]
+pub struct FlowPolicy {
+    pub(crate) treatment: Treatment,
+    pub(crate) groups: Box<[Group]>,
+    pub(crate) destination: Destination,
+    pub(crate) masks: Arc<MaskSet>,
+    pub(crate) record_masks: Arc<MaskSet>,
+    pub(crate) generation: u64,
+    pub(crate) hash: Arc<str>,
+    pub(crate) uses_time: bool,
+    pub(crate) uses_params: bool,
+}
+
+impl FlowPolicy {
+    /// How the flow is to be treated.
+    pub fn treatment(&self) -> Treatment {
+        self.treatment
+    }
+
+    /// Which state of the [`PolicyStore`](super::PolicyStore) it is from; when the store's has moved
+    /// on, a new one is to be had from it. Zero for one that came from no store.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// [`PolicySet::hash`](super::PolicySet::hash) of the set that it is from.
+    pub fn hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+
+    /// The same operation gets the same decision as long as the policies stay: no rule looks at the
+    /// time or at bind parameters. The decision can then be kept with the prepared statement.
+    pub fn is_static(&self) -> bool {
+        !self.uses_time && !self.uses_params
+    }
+
+    /// Some rule looks at bind parameters: a statement is to be judged again when they are bound.
+    pub fn depends_on_params(&self) -> bool {
+        self.uses_params
+    }
+
+    /// Why connections of this flow that are not encrypted are refused, if they are.
+    pub fn refuses_plaintext(&self) -> Option<String> {
+        let group = self.groups.iter().find(|group| group.policy.plaintext == Open::Deny)?;
+        Some(format!("policy {} refuses connections that are not encrypted", group.policy.name))
+    }
+
+    /// Decides on one operation: the strictest of all rules that match any of its statements.
+    ///
+    /// Allocates nothing when no rule matches.
+    pub fn decide(&self, operation: &Operation, subject: &Subject) -> Decision {
+        self.decide_at(operation, subject, if self.uses_time { Timestamp::now() } else { Timestamp::UNIX_EPOCH })
+    }
+
+    /// [`FlowPolicy::decide`] as if it were this time.
+    pub fn decide_at(&self, operation: &Operation, subject: &Subject, now: Timestamp) -> Decision {
+        self.judge(operation, subject, now, true)
+    }
+
+    /// Decides on a statement whose parameters are not known yet (at Parse), and that is judged again
+    /// when they are: what only they can tell is left open.
+    pub fn decide_unbound(&self, operation: &Operation, subject: &Subject) -> Decision {
+        self.judge(operation, subject, Timestamp::now(), false)
+    }
+
+    /// The masks that apply to what the client gets.
+    pub fn masks(&self) -> &Arc<MaskSet> {
+        &self.masks
+    }
+
+    /// The masks that apply to what is recorded: those in observe mode as well.
+    pub fn record_masks(&self) -> &Arc<MaskSet> {
+        &self.record_masks
+    }
+
+    fn judge(&self, operation: &Operation, subject: &Subject, now: Timestamp, bound: bool) -> Decision {
+        let mut found = Found::default();
+        if self.treatment == Treatment::Egress(Egress::Deny) {
+            found.built_in(EGRESS_RULE, "the policies do not allow this connection any more", false);
+            return found.decision();
+        }
+        let destination = &self.destination;
+        let facts = Facts { subject, destination, operation: Some(operation), statement: None, now };
+        let statements = &operation.script.statements;
+        for group in &self.groups {
+            let policy = &group.policy;
+            // Which statements a rule has matched matters for `default: deny` alone.
+            let mut covered = (policy.default == Open::Deny).then(|| Covered::new(statements.len()));
+            for rule in group.rules() {
+                // A rule on parameters that are not known yet: one that allows is given the benefit of
+                // the doubt, one that refuses has its say when they are.
+                let open = !bound && rule.uses_params();
+                if open && rule.action != Verdict::Allow {
+                    continue;
+                }
+                if !rule.admits(&facts) {
+                    continue;
+                }
+                let mut applies = false;
+                if statements.is_empty() {
+                    applies = open || rule.applies(&facts);
+                }
+                for (place, statement) in statements.iter().enumerate() {
+                    if open || rule.applies(&Facts { statement: Some(statement), ..facts }) {
+                        applies = true;
+                        match &mut covered {
+                            Some(covered) if !rule.observed || policy.observed() => covered.add(place),
+                            Some(_) => {}
+                            None => break,
+                        }
+                    }
+                }
+                if applies {
+                    found.rule(rule);
+                }
+            }
+            if covered.is_some_and(|covered| !covered.all()) {
+                found.built_in(DEFAULT_RULE, &policy.default_message, policy.observed());
+            }
+        }
+        self.replication(&facts, operation, &mut found);
+        found.decision()
+    }
+
+    /// Replication is refused unless a rule allows it by name.
+    fn replication(&self, facts: &Facts<'_>, operation: &Operation, found: &mut Found<'_>) {
+        let mut wanted =
+            operation.script.statements.iter().filter(|s| s.kinds.contains(&Kind::Replication)).peekable();
+        if wanted.peek().is_none() || self.groups.is_empty() {
+            return;
+        }
+        let enforcing = self.groups.iter().any(|group| !group.policy.observed());
+        let allowed = wanted.all(|statement| {
+            let facts = Facts { statement: Some(statement), ..*facts };
+            self.groups.iter().flat_map(Group::rules).any(|rule| {
+                rule.action == Verdict::Allow
+                    && (!rule.observed || !enforcing)
+                    && rule.names_kind(Kind::Replication)
+                    && rule.admits(&facts)
+                    && rule.applies(&facts)
+            })
+        });
+        if !allowed {
+            let message = "replication connections need a rule with `action: allow` and `kind: replication`";
+            found.built_in(REPLICATION_RULE, message, !enforcing);
+        }
+    }
+}
+
+/// Which statements of a script some rule has matched.
+struct Covered {
+    len: usize,
+    first: u64,
+    rest: Vec<bool>,
+}
+
+impl Covered {
+    fn new(len: usize) -> Self {
+        Self { len, first: 0, rest: Vec::new() }
+    }
+
+    fn add(&mut self, place: usize) {
+        let Some(place) = place.checked_sub(64) else {
+            self.first |= 1 << place;
+            return;
+        };
+        if self.rest.len() <= place {
+            self.rest.resize(self.len.saturating_sub(64), false);
+        }
+        if let Some(slot) = self.rest.get_mut(place) {
+            *slot = true;
+        }
+    }
+
+    fn all(&self) -> bool {
+        let first = self.len.min(64);
+        self.first.count_ones() as usize == first
+            && (self.len <= 64 || (self.rest.len() == self.len - 64 && self.rest.iter().all(|one| *one)))
+    }
+}
+
+/// What decides: a rule, or something built in.
+#[derive(Debug, Clone, Copy)]
+enum By<'a> {
+    Rule(&'a Rule),
+    BuiltIn(&'static str, &'a str),
+}
+
+impl By<'_> {
+    fn name(self) -> Arc<str> {
+        match self {
+            Self::Rule(rule) => Arc::clone(&rule.name),
+            Self::BuiltIn(name, _) => name.into(),
+        }
+    }
+
+    fn message(self) -> Option<Arc<str>> {
+        match self {
+            Self::Rule(rule) => rule.message.clone(),
+            Self::BuiltIn(_, message) => Some(message.into()),
+        }
+    }
+}
+
+/// What has matched so far.
+#[derive(Debug, Default)]
+struct Found<'a> {
+    enforced: Option<(Verdict, By<'a>)>,
+    would: Option<(Verdict, By<'a>)>,
+    matched: Vec<Arc<str>>,
+    observed: Vec<Observed>,
+}
+
+impl<'a> Found<'a> {
+    fn rule(&mut self, rule: &'a Rule) {
+        self.add(rule.action, By::Rule(rule), rule.observed);
+    }
+
+    fn built_in(&mut self, name: &'static str, message: &'a str, observed: bool) {
+        self.add(Verdict::Deny, By::BuiltIn(name, message), observed);
+    }
+
+    fn add(&mut self, verdict: Verdict, by: By<'a>, observed: bool) {
+        let name = by.name();
+        if observed {
+            self.observed.push(Observed { rule: Arc::clone(&name), verdict });
+        }
+        self.matched.push(name);
+        let best = if observed { &mut self.would } else { &mut self.enforced };
+        if best.is_none_or(|(strictest, _)| verdict > strictest) {
+            *best = Some((verdict, by));
+        }
+    }
+
+    /// What is enforced decides. Where that lets the operation pass, the verdict says what rules in
+    /// observe mode would have had happen.
+    fn decision(self) -> Decision {
+        let enforced = self.enforced.map_or(Verdict::Allow, |(verdict, _)| verdict);
+        let observed = self.would.filter(|(would, _)| {
+            enforced == Verdict::Allow && (*would > enforced || self.enforced.is_none())
+        });
+        let (decided, is_enforced) = match observed {
+            Some(observed) => (Some(observed), false),
+            None => (self.enforced, true),
+        };
+        Decision {
+            verdict: decided.map_or(Verdict::Allow, |(verdict, _)| verdict),
+            enforced: is_enforced,
+            rule: decided.map(|(_, by)| by.name()),
+            message: decided.and_then(|(_, by)| by.message()),
+            matched: self.matched,
+            observed: self.observed,
+            ..Decision::nothing()
+        }
+    }
+}

@@ -1,0 +1,629 @@
+//! What a policy file can say. The documentation of these fields is the reference: the JSON Schema
+//! is made from it.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::decode::{At, Decode, Decoder, OneOrMany, record, words};
+use super::pattern::{ColumnName, Name, Text};
+use super::schedule::Schedule;
+use super::when::{FlowWhen, When};
+use super::yaml::{Node, Value, shortened};
+use super::{Egress, Verdict};
+use crate::mask::{Detector, Transform};
+use crate::operation::Protocol;
+use crate::sql::{Class, Kind, Limit, Where};
+
+/// Most ports of one range.
+const MAX_PORTS: u16 = 64;
+
+record! {
+    /// One policy: which processes it is about, where they may connect, and what they may do there.
+    pub(crate) struct File {
+        /// The version of this format: `1`.
+        version: At<Version>,
+        /// What this policy is for, for people.
+        description: Option<String>,
+        /// Whether verdicts and masks take effect, `enforce` (when left out), or are only worked out and
+        /// recorded, `observe`.
+        mode: Option<Mode>,
+        /// What happens to a statement that no enforced rule of this file matches; `allow` when left out.
+        default: Option<Open>,
+        /// The processes that this policy takes in: any of these entries; the keys within one must all hold.
+        processes: Vec<At<Process>>,
+        /// The connections that the rules and masks are about: any of these; every TCP connection when left
+        /// out.
+        destinations: Option<OneOrMany<At<Target>>>,
+        /// What becomes of every other connection that these processes open, TCP and UDP: `allow` (when
+        /// left out), `record` or `deny`.
+        egress: Option<Egress>,
+        /// Whether name look-ups at the host's configured resolvers stay allowed under `egress: deny`;
+        /// `allow` when left out. Data can leave by names that are looked up: `deny` it where the
+        /// processes need no names.
+        resolvers: Option<Open>,
+        /// Whether connections that are not encrypted are let through; `allow` when left out.
+        plaintext: Option<Open>,
+        /// The rules. All that match count: `deny` beats `hold` beats `allow`.
+        rules: Vec<At<Rule>>,
+        /// What is masked in all that comes back.
+        masks: Vec<At<Mask>>,
+    }
+}
+
+record! {
+    /// A way for a process to be taken in. All keys that are given must hold.
+    pub(crate) struct Process {
+        /// A systemd unit, such as `gitlab-runner.service`: processes in a cgroup of this name or below.
+        unit: Option<UnitName>,
+        /// A systemd slice, such as `ci.slice`: processes in a cgroup of this name or below.
+        slice: Option<SliceName>,
+        /// A cgroup, as a path below the cgroup2 mount: processes in it or below.
+        cgroup: Option<CgroupPath>,
+        /// The real user, by name or number.
+        user: Option<Account>,
+        /// The real group, by name or number.
+        group: Option<Account>,
+        /// An executable or script, by absolute path.
+        exe: Option<ExePath>,
+        /// Processes started by `interlock run --as NAME`; `"*"` is any name.
+        run: Option<RunName>,
+        /// Whether what such a process starts is taken in too, whatever becomes of the process itself;
+        /// `true` when left out.
+        descendants: Option<bool>,
+    }
+}
+
+record! {
+    /// A set of connections. All keys that are given must hold.
+    pub(crate) struct Target {
+        /// A host name. The agent looks it up now and then; a connection is to it when its address is one
+        /// of the answers. While there has been no answer, every address on the port counts.
+        host: Option<HostName>,
+        /// A network, `10.0.0.0/8`, or one address.
+        cidr: Option<OneOrMany<Net>>,
+        /// A port, a small range `"5432-5439"`, or a list of them; any port when left out.
+        port: Option<OneOrMany<Ports>>,
+        /// The protocol spoken there. When left out it is told from port 5432 or from the first bytes.
+        protocol: Option<Protocol>,
+    }
+}
+
+record! {
+    /// A rule: what it matches, and what happens then.
+    pub(crate) struct Rule {
+        /// Its name, once in all files. Refusals and recordings bear it.
+        name: At<RuleName>,
+        /// What it does, for people.
+        description: Option<String>,
+        /// What it matches; all keys that are given must hold. Everything when left out.
+        #[schemars(rename = "match")]
+        r#match: Option<Matcher>,
+        /// A further condition in CEL, looked at when `match` holds. One that cannot be answered holds for
+        /// `deny` and `hold`, and does not for `allow`.
+        when: Option<When>,
+        /// What happens: `allow`, `deny` or `hold`.
+        action: At<Verdict>,
+        /// What the client is told when it is refused.
+        message: Option<Message>,
+        /// `observe` has this rule only worked out and recorded, in a policy that is enforced.
+        mode: Option<Mode>,
+    }
+}
+
+record! {
+    /// What a rule matches. All keys that are given must hold; of a list any.
+    pub(crate) struct Matcher {
+        /// What the statement does. All of it must hold for one and the same statement.
+        sql: Option<SqlMatcher>,
+        /// The database user that the client logged in as.
+        user: Option<OneOrMany<Text>>,
+        /// The database that the client logged in to.
+        database: Option<OneOrMany<Text>>,
+        /// The process behind the connection.
+        subject: Option<SubjectMatcher>,
+        /// When it happens.
+        time: Option<OneOrMany<Schedule>>,
+    }
+}
+
+record! {
+    /// What a statement does, wherever in it: in a CTE, a subquery, under EXPLAIN ANALYZE or PREPARE, in
+    /// a DO block or a function's body.
+    pub(crate) struct SqlMatcher {
+        /// Its kind: `select`, `drop_table`, `unparsed` …
+        kind: Option<OneOrMany<Kind>>,
+        /// What it amounts to: `read`, `write`, `ddl`, `privilege`, `admin`, `session` or `external`.
+        class: Option<OneOrMany<Class>>,
+        /// Tables, views and the like that it reads or writes.
+        tables: Option<OneOrMany<Name>>,
+        /// Tables, views and the like that it reads.
+        reads: Option<OneOrMany<Name>>,
+        /// Tables, views and the like that it writes, creates, alters or drops.
+        writes: Option<OneOrMany<Name>>,
+        /// Columns that it reads or writes.
+        columns: Option<OneOrMany<ColumnName>>,
+        /// Functions that it calls.
+        functions: Option<OneOrMany<Name>>,
+        /// Its WHERE: `missing` (an always-true one included), `always_true` or `present`.
+        #[schemars(rename = "where")]
+        r#where: Option<OneOrMany<Where>>,
+        /// Its LIMIT: `missing` or `present`.
+        limit: Option<OneOrMany<Limit>>,
+        /// Whether it runs text that cannot be known before it runs.
+        dynamic: Option<bool>,
+        /// Whether it changes how the server splits later text into tokens.
+        changes_lexing: Option<bool>,
+        /// Settings that it changes.
+        settings: Option<OneOrMany<Text>>,
+    }
+}
+
+record! {
+    /// The process behind a connection, by globs.
+    pub(crate) struct SubjectMatcher {
+        /// Its executable, or the script that it runs.
+        exe: Option<OneOrMany<Text>>,
+        /// Its real user's name.
+        user: Option<OneOrMany<Text>>,
+        /// Its real group's name.
+        group: Option<OneOrMany<Text>>,
+        /// The name of the user who logged in.
+        login_user: Option<OneOrMany<Text>>,
+        /// Its systemd unit.
+        unit: Option<OneOrMany<Text>>,
+        /// Its cgroup path.
+        cgroup: Option<OneOrMany<Text>>,
+        /// Its container's id.
+        container: Option<OneOrMany<Text>>,
+        /// The executable of any of its parents.
+        ancestor: Option<OneOrMany<Text>>,
+        /// The CI job that it belongs to, as its environment claims.
+        ci: Option<CiMatcher>,
+    }
+}
+
+record! {
+    /// A CI job, by globs. These are the job's own claims: who starts the process can set them.
+    pub(crate) struct CiMatcher {
+        /// `github_actions`, `gitlab`, `jenkins` or `buildkite`.
+        system: Option<OneOrMany<Text>>,
+        /// Repository or project.
+        project: Option<OneOrMany<Text>>,
+        /// Workflow or pipeline.
+        pipeline: Option<OneOrMany<Text>>,
+        /// Job name.
+        job: Option<OneOrMany<Text>>,
+        /// Branch or tag.
+        branch: Option<OneOrMany<Text>>,
+        /// Who triggered it.
+        actor: Option<OneOrMany<Text>>,
+    }
+}
+
+record! {
+    /// What is masked, and how. Of several masks on one value the strictest applies.
+    pub(crate) struct Mask {
+        /// Its name, once in all files. Recordings bear it.
+        name: At<RuleName>,
+        /// What it is for, for people.
+        description: Option<String>,
+        /// Columns, by where their values come from, whatever the statement calls them.
+        columns: Option<OneOrMany<ColumnName>>,
+        /// Detectors that look through values of any column.
+        detect: Option<OneOrMany<Detector>>,
+        /// What a value becomes: `redact`, `hash`, `null`, or `{partial: {keep_first: N, keep_last: N}}`.
+        with: At<Transform>,
+        /// A condition in CEL, looked at when the connection is made. One that cannot be answered holds.
+        when: Option<FlowWhen>,
+        /// `observe` has this mask applied to what is recorded alone, in a policy that is enforced.
+        mode: Option<Mode>,
+    }
+}
+
+record! {
+    /// The ends of a value that stay.
+    pub(crate) struct Kept {
+        /// Characters kept at the start.
+        keep_first: Option<u16>,
+        /// Characters kept at the end.
+        keep_last: Option<u16>,
+    }
+}
+
+/// Whether something takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Mode {
+    /// It does.
+    #[default]
+    Enforce,
+    /// It is worked out and recorded only.
+    Observe,
+}
+
+/// Whether something is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Open {
+    /// It is.
+    #[default]
+    Allow,
+    /// It is not.
+    Deny,
+}
+
+words! {
+    Mode: "a mode" [Enforce, Observe];
+    Open: "allow or deny" [Allow, Deny];
+    Verdict: "an action" [Allow, Deny, Hold];
+    Egress: "what can become of a connection" [Allow, Record, Deny];
+    Protocol: "a protocol" [Postgres], hint |word: &str| {
+        matches!(word, "postgresql" | "pg" | "psql").then(|| "write `postgres`".to_owned())
+    };
+    Class: "a class of statements" [Read, Write, Ddl, Privilege, Admin, Session, External], hint |word: &str| {
+        let known = super::decode::serde_words(Kind::ALL).iter().any(|(kind, _)| kind == word);
+        known.then(|| format!("it is a kind: write `kind: {word}`"))
+    };
+    Kind: "a kind of statement" = super::decode::serde_words(Kind::ALL), hint |word: &str| {
+        let classes = <Class as super::decode::Word>::words();
+        let class = classes.iter().any(|(class, _)| class == word);
+        class.then(|| format!("it is a class: write `class: {word}`"))
+    };
+    Where: "what can be said of a WHERE" [Missing, AlwaysTrue, Present];
+    Limit: "what can be said of a LIMIT" [Missing, Present];
+    Detector: "a detector" = super::decode::serde_words(
+        &Detector::ALL.iter().map(|(detector, _)| *detector).collect::<Vec<_>>()
+    );
+}
+
+macro_rules! checked_text {
+    ($($(#[$attribute:meta])* $name:ident($inner:ty) $description:literal, $check:expr;)*) => {
+        $(
+            $(#[$attribute])*
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub(crate) struct $name(pub(crate) $inner);
+
+            impl Decode for $name {
+                fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+                    let check: fn(&Node) -> Result<$inner, (String, String)> = $check;
+                    match check(node) {
+                        Ok(value) => Some(Self(value)),
+                        Err((message, help)) => {
+                            decoder.error_help(node.at, message, help);
+                            None
+                        }
+                    }
+                }
+            }
+
+            impl schemars::JsonSchema for $name {
+                fn schema_name() -> Cow<'static, str> {
+                    stringify!($name).into()
+                }
+
+                fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                    schemars::json_schema!({"type": "string", "description": $description})
+                }
+            }
+        )*
+    };
+}
+
+/// The text of a node, or what it should have been.
+fn text(node: &Node, what: &str) -> Result<String, (String, String)> {
+    match &node.value {
+        Value::String(text) => Ok(text.clone()),
+        _ => Err((format!("expected {what}, found {}", node.describe()), "write text".into())),
+    }
+}
+
+fn name_of(
+    node: &Node,
+    what: &str,
+    most: usize,
+    also: fn(char) -> bool,
+) -> Result<String, (String, String)> {
+    let name = text(node, what)?;
+    let fits = !name.is_empty()
+        && name.len() <= most
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') || also(c));
+    if fits {
+        return Ok(name);
+    }
+    Err((
+        format!("`{}` cannot be {what}", shortened(&name)),
+        format!("use 1 to {most} letters, digits, `-`, `_` and `.`"),
+    ))
+}
+
+fn absolute(node: &Node, what: &str) -> Result<String, (String, String)> {
+    let path = text(node, what)?;
+    if path.contains(['*', '?', '[']) {
+        return Err((
+            format!("`{}` holds a wildcard, and the kernel compares whole paths", shortened(&path)),
+            format!("name {what} exactly, in one entry each"),
+        ));
+    }
+    let plain = path.starts_with('/')
+        && !path.contains('\0')
+        && !path.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
+    if plain || path == "/" {
+        return Ok(path);
+    }
+    Err((
+        format!("`{}` is no absolute path without `.` and `..`", shortened(&path)),
+        format!("write {what} from the root, such as `/usr/local/bin/nightly-report`"),
+    ))
+}
+
+fn unit(node: &Node, suffixes: &[&str]) -> Result<String, (String, String)> {
+    let what = if suffixes.len() == 1 { "a systemd slice" } else { "a systemd unit" };
+    let name = name_of(node, what, 255, |c| matches!(c, '@' | ':' | '\\'))?;
+    if suffixes.iter().any(|suffix| name.ends_with(suffix)) {
+        return Ok(name);
+    }
+    let suffix = suffixes.first().copied().unwrap_or_default();
+    Err((format!("`{}` is no name of {what}", shortened(&name)), format!("did you mean `{name}{suffix}`?")))
+}
+
+checked_text! {
+    /// A rule's or mask's name.
+    RuleName(String) "1 to 100 letters, digits, `-`, `_` and `.`; not beginning with `interlock.`",
+    |node| {
+        let name = name_of(node, "a name", 100, |_| false)?;
+        if name.starts_with("interlock.") {
+            return Err((format!("`{name}` begins like the agent's own rules"), "choose another name".into()));
+        }
+        Ok(name)
+    };
+    /// A message to a client.
+    Message(String) "One line of at most 500 characters.",
+    |node| {
+        let message = text(node, "a message")?;
+        let message = message.trim();
+        if message.is_empty() || message.chars().count() > 500 || message.chars().any(char::is_control) {
+            return Err((
+                "a message is one line of 1 to 500 characters".to_owned(),
+                "write it on one line, or with `>-` before it to have the lines joined".to_owned(),
+            ));
+        }
+        Ok(message.to_owned())
+    };
+    /// A systemd unit's name.
+    UnitName(String) "A systemd unit with its suffix: `gitlab-runner.service`.",
+    |node| unit(node, &[".service", ".scope", ".slice", ".socket", ".mount"]);
+    /// A systemd slice's name.
+    SliceName(String) "A systemd slice with its suffix: `ci.slice`.", |node| unit(node, &[".slice"]);
+    /// A cgroup's path below the mount.
+    CgroupPath(PathBuf) "An absolute path below the cgroup2 mount: `/system.slice/cron.service`.",
+    |node| {
+        let path = absolute(node, "the cgroup")?;
+        if path == "/" || path.starts_with("/sys/fs/cgroup") {
+            return Err((
+                format!("`{path}` is not a cgroup below the mount"),
+                "write the path below the cgroup2 mount, such as `/system.slice/cron.service`".into(),
+            ));
+        }
+        Ok(path.into())
+    };
+    /// An executable's path.
+    ExePath(PathBuf) "An absolute path.", |node| absolute(node, "the executable").map(PathBuf::from);
+    /// A name for `interlock run`.
+    RunName(String) "1 to 64 letters, digits, `-`, `_` and `.`, or `*` for any name.",
+    |node| match text(node, "a name")?.as_str() {
+        "*" => Ok("*".to_owned()),
+        _ => name_of(node, "a name for `interlock run --as`", 64, |_| false),
+    };
+    /// A host name.
+    HostName(String) "A host name.",
+    |node| {
+        let name = text(node, "a host name")?.trim_end_matches('.').to_ascii_lowercase();
+        if name.parse::<IpAddr>().is_ok() || name.parse::<IpNet>().is_ok() {
+            return Err((format!("`{name}` is an address"), format!("write `cidr: {name}`")));
+        }
+        let fits = !name.is_empty()
+            && name.len() <= 253
+            && name.split('.').all(|label| {
+                (1..=63).contains(&label.len())
+                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            });
+        if fits {
+            return Ok(name);
+        }
+        Err((
+            format!("`{}` is no host name", shortened(&name)),
+            "write it without wildcards, scheme or port: `db.internal` (`port` is a key of its own)".into(),
+        ))
+    };
+    /// A network.
+    Net(IpNet) "A network in CIDR notation, or one address.",
+    |node| {
+        let text = text(node, "a network")?;
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(address.into());
+        }
+        let net = text.parse::<IpNet>().map_err(|_| {
+            (
+                format!("`{}` is no network", shortened(&text)),
+                "write CIDR notation, such as `10.0.0.0/8` or `fd00::/8`, or one address".to_owned(),
+            )
+        })?;
+        if net.trunc() != net {
+            return Err((
+                format!("`{net}` has bits set beyond its prefix"),
+                format!("did you mean `{}`?", net.trunc()),
+            ));
+        }
+        Ok(net)
+    };
+}
+
+/// A user or group, by name or number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Account {
+    Name(String),
+    Id(u32),
+}
+
+impl Decode for Account {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let account = match &node.value {
+            Value::Int(id) => u32::try_from(*id).ok().filter(|id| *id != u32::MAX).map(Self::Id),
+            Value::String(name) => {
+                let fits = !name.is_empty()
+                    && name.len() <= 255
+                    && !name.contains([':', '/', '*', '?', '\0', '\n', ' '])
+                    && !name.bytes().all(|b| b.is_ascii_digit());
+                fits.then(|| Self::Name(name.clone()))
+            }
+            _ => None,
+        };
+        if account.is_none() {
+            decoder.error_help(
+                node.at,
+                format!("{} is no user or group", node.describe()),
+                "write its name, or its number without quotes",
+            );
+        }
+        account
+    }
+}
+
+impl schemars::JsonSchema for Account {
+    fn schema_name() -> Cow<'static, str> {
+        "Account".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A name, or a number.",
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "integer", "minimum": 0, "maximum": u32::MAX - 1}
+            ]
+        })
+    }
+}
+
+/// A port or a range of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ports {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl Ports {
+    pub(crate) fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+impl Decode for Ports {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let ports = match &node.value {
+            Value::Int(port) => u16::try_from(*port).ok().map(|port| (port, port)),
+            Value::String(range) => range
+                .split_once('-')
+                .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?))),
+            _ => None,
+        };
+        match ports {
+            Some((first, last)) if first > 0 && first <= last && last - first < MAX_PORTS => {
+                Some(Self { first, last })
+            }
+            _ => {
+                decoder.error_help(
+                    node.at,
+                    format!("{} is no port", node.describe()),
+                    format!("write a number from 1 to 65535, or a range of at most {MAX_PORTS}, \"5432-5439\""),
+                );
+                None
+            }
+        }
+    }
+}
+
+impl schemars::JsonSchema for Ports {
+    fn schema_name() -> Cow<'static, str> {
+        "Ports".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A port, or a small range of ports `\"5432-5439\"`.",
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 65535},
+                {"type": "string", "pattern": "^[0-9]{1,5} *- *[0-9]{1,5}$"}
+            ]
+        })
+    }
+}
+
+/// The version of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version;
+
+impl Decode for Version {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        if node.value == Value::Int(1) {
+            return Some(Self);
+        }
+        decoder.error_help(
+            node.at,
+            format!("{} is no version that this agent reads", node.describe()),
+            "write `version: 1`",
+        );
+        None
+    }
+}
+
+impl schemars::JsonSchema for Version {
+    fn schema_name() -> Cow<'static, str> {
+        "Version".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"const": 1})
+    }
+}
+
+impl Decode for Transform {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const HELP: &str = "write `redact`, `hash`, `null` or `{partial: {keep_last: 4}}`";
+        match &node.value {
+            Value::Null => return Some(Self::Null),
+            Value::String(word) => match word.as_str() {
+                "redact" => return Some(Self::Redact),
+                "hash" => return Some(Self::Hash),
+                "null" => return Some(Self::Null),
+                "partial" => {
+                    decoder.error_help(
+                        node.at,
+                        "`partial` needs what to keep",
+                        "write `{partial: {keep_last: 4}}`",
+                    );
+                    return None;
+                }
+                _ => {}
+            },
+            Value::Map(_) => {
+                let map = super::decode::mapping(node, &["partial"], decoder)?;
+                let kept: Kept = super::decode::field(map, "partial", node.at, decoder)?;
+                let (keep_first, keep_last) =
+                    (kept.keep_first.unwrap_or_default(), kept.keep_last.unwrap_or_default());
+                return Some(Self::Partial { keep_first, keep_last });
+            }
+            _ => {}
+        }
+        decoder.error_help(node.at, format!("{} is no way of masking", node.describe()), HELP);
+        None
+    }
+}

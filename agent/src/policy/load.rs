@@ -1,0 +1,542 @@
+//! Reading a directory of policy files, all or nothing.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{File as Handle, Metadata, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use super::decide::{FlowPolicy, Group};
+use super::decode::{At, Decode, Decoder, OneOrMany};
+use super::file::{File, Mask, Mode, Open, Target};
+use super::problem::{PolicyErrors, Position, Problem};
+use super::rule::Rule;
+use super::select::{self, Accounts, MAX_ENTRIES};
+use super::yaml::{self, MAX_FILE, Value};
+use super::{Destination, Egress, EntryId, Treatment};
+use crate::identity::Subject;
+use crate::intercept::{Entry, Selection};
+use crate::mask::{HashKey, MaskSet, Transform};
+use crate::operation::Protocol;
+
+/// Most policy files of one directory.
+const MAX_FILES: usize = 512;
+/// Most rules and most masks of one file.
+const MAX_RULES: usize = 10_000;
+/// Sets of masks that are kept for flows to come.
+const MAX_MASK_SETS: usize = 256;
+
+/// One policy file, checked.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    /// The file's name without its directory.
+    pub(crate) name: Arc<str>,
+    /// The file as it was named to the loader.
+    pub(crate) file: Arc<str>,
+    pub(crate) mode: Mode,
+    pub(crate) default: Open,
+    pub(crate) default_message: Box<str>,
+    pub(crate) plaintext: Open,
+    pub(crate) egress: Egress,
+    pub(crate) entries: Vec<EntryId>,
+    /// `None` is every TCP connection.
+    pub(crate) targets: Option<Vec<At<Target>>>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) masks: Vec<At<Mask>>,
+}
+
+impl Policy {
+    /// Nothing of it is enforced.
+    pub(crate) fn observed(&self) -> bool {
+        self.mode == Mode::Observe
+    }
+
+    /// Whether its rules are about this destination, and the protocol spoken there if that is known.
+    fn takes(&self, destination: &Destination) -> Option<Option<Protocol>> {
+        let port = destination.address.port();
+        match &self.targets {
+            None => Some(select::well_known(port)),
+            Some(targets) => {
+                let taking = || targets.iter().filter(|target| target.value.takes(destination));
+                taking().next()?;
+                Some(taking().find_map(|target| target.value.protocol(port)))
+            }
+        }
+    }
+}
+
+/// All policies of a directory, checked. Immutable: a reload makes a new one.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    pub(crate) policies: Vec<Arc<Policy>>,
+    entries: Vec<Entry>,
+    hash: Arc<str>,
+    files: Vec<PathBuf>,
+    warnings: Vec<Problem>,
+    generation: u64,
+    key: Option<HashKey>,
+    mask_sets: Mutex<MaskSets>,
+}
+
+/// Sets of masks by the places of policy and mask that they are made of.
+type MaskSets = HashMap<Box<[(usize, usize)]>, Arc<MaskSet>>;
+
+/// Whether files that others than root can change are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// They are: who is held by a policy must not be able to change it.
+    Root,
+    /// They are noted.
+    Anyone,
+}
+
+impl PolicySet {
+    /// Reads every `*.yaml` and `*.yml` in `dir`, in name order (or one file, if it is one), except
+    /// test cases (`*.test.yaml`) and hidden files.
+    ///
+    /// When the process runs as root, files and directories that others than root can change are
+    /// refused.
+    ///
+    /// # Errors
+    /// All that is wrong in any file; nothing is taken from any of them then.
+    pub fn load(dir: &Path) -> Result<Self, PolicyErrors> {
+        let trust = if rustix::process::geteuid().is_root() { Trust::Root } else { Trust::Anyone };
+        Self::load_trusting(dir, trust)
+    }
+
+    pub(crate) fn load_trusting(dir: &Path, trust: Trust) -> Result<Self, PolicyErrors> {
+        let mut loader = Loader::new(Accounts::HOST);
+        for file in loader.list(dir, trust) {
+            let name = file.to_string_lossy().into_owned();
+            match read(&file, trust) {
+                Ok((text, warning)) => {
+                    loader.warnings.extend(warning);
+                    loader.file(&name, &text);
+                }
+                Err(problem) => loader.problems.push(problem),
+            }
+            loader.files.push(file);
+        }
+        loader.finish()
+    }
+
+    /// With the key of keyed hashes. Without one `with: hash` redacts.
+    #[must_use]
+    pub fn with_key(mut self, key: HashKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// As the store's state of this number.
+    pub(crate) fn with_generation(mut self, generation: u64) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// SHA-256 over all files, hex: which policies a decision was made under.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The files that it was read from, in order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// What is no error, but cannot be what was meant.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
+    /// Which processes are designated, and the destinations that the kernel redirects for them.
+    pub fn selection(&self) -> Selection {
+        Selection { entries: self.entries.clone() }
+    }
+
+    /// The host names that destinations name.
+    pub fn host_names(&self) -> BTreeSet<Arc<str>> {
+        let targets = self.policies.iter().filter_map(|policy| policy.targets.as_ref()).flatten();
+        targets.filter_map(|target| target.value.host.as_ref()).map(|host| host.0.as_str().into()).collect()
+    }
+
+    /// What concerns a flow of `subject`, taken in by these process entries, to `destination`.
+    ///
+    /// Entries that no policy has (any more) make a flow that is refused.
+    pub fn flow(&self, entries: &[EntryId], subject: &Subject, destination: &Destination) -> FlowPolicy {
+        let concerned = |policy: &Policy| policy.entries.iter().any(|id| entries.contains(id));
+        let (mut egress, mut some, mut taken, mut protocol) = (Egress::Allow, false, Vec::new(), None);
+        for (place, policy) in self.policies.iter().enumerate().filter(|(_, policy)| concerned(policy)) {
+            some = true;
+            egress = egress.max(policy.egress);
+            if let Some(spoken) = policy.takes(destination) {
+                taken.push(place);
+                protocol = protocol.or(spoken);
+            }
+        }
+        let treatment = match protocol {
+            _ if !some => Treatment::Egress(Egress::Deny),
+            _ if taken.is_empty() => Treatment::Egress(egress),
+            Some(protocol) => Treatment::Intercept(protocol),
+            None => Treatment::Detect(egress),
+        };
+        self.narrowed(&taken, treatment, subject, destination)
+    }
+
+    /// What all policies together say, whatever processes and destinations they are about.
+    pub fn flow_of_all(&self, subject: &Subject, destination: &Destination) -> FlowPolicy {
+        let all: Vec<usize> = (0..self.policies.len()).collect();
+        self.narrowed(&all, Treatment::Intercept(Protocol::Postgres), subject, destination)
+    }
+
+    fn narrowed(
+        &self,
+        places: &[usize],
+        treatment: Treatment,
+        subject: &Subject,
+        destination: &Destination,
+    ) -> FlowPolicy {
+        let policies = || places.iter().filter_map(|place| Some((*place, self.policies.get(*place)?)));
+        let groups: Box<[Group]> = policies()
+            .map(|(_, policy)| {
+                let rules = policy.rules.iter().zip(0u16..).filter(|(rule, _)| rule.concerns(subject));
+                Group { policy: Arc::clone(policy), rules: rules.map(|(_, place)| place).collect() }
+            })
+            .collect();
+        let (mut enforced, mut all) = (Vec::new(), Vec::new());
+        for (place, policy) in policies() {
+            for (nth, mask) in policy.masks.iter().enumerate() {
+                let when = mask.value.when.as_ref();
+                if when.is_none_or(|when| when.holds(subject, destination).unwrap_or(true)) {
+                    all.push((place, nth));
+                    if !policy.observed() && mask.value.mode != Some(Mode::Observe) {
+                        enforced.push((place, nth));
+                    }
+                }
+            }
+        }
+        let any = |uses: fn(&Rule) -> bool| {
+            groups.iter().any(|group| {
+                group.rules.iter().any(|place| group.policy.rules.get(usize::from(*place)).is_some_and(uses))
+            })
+        };
+        let (uses_time, uses_params) = (any(Rule::uses_time), any(Rule::uses_params));
+        FlowPolicy {
+            treatment,
+            groups,
+            destination: destination.clone(),
+            masks: self.mask_set(enforced),
+            record_masks: self.mask_set(all),
+            generation: self.generation,
+            hash: Arc::clone(&self.hash),
+            uses_time,
+            uses_params,
+        }
+    }
+
+    /// The set of these masks. Compiling one takes a while and flows mostly share theirs.
+    fn mask_set(&self, masks: Vec<(usize, usize)>) -> Arc<MaskSet> {
+        let mut sets = self.mask_sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let masks = masks.into_boxed_slice();
+        if let Some(set) = sets.get(&masks) {
+            return Arc::clone(set);
+        }
+        if sets.len() >= MAX_MASK_SETS {
+            sets.clear();
+        }
+        let mut builder = MaskSet::builder();
+        for (place, nth) in &masks {
+            let policy = self.policies.get(*place);
+            let Some(mask) = policy.and_then(|policy| policy.masks.get(*nth)) else { continue };
+            let name: Arc<str> = mask.value.name.value.0.as_str().into();
+            let transform = match (mask.value.with.value, &self.key) {
+                (Transform::Hash, None) => Transform::Redact,
+                (transform, _) => transform,
+            };
+            for column in mask.value.columns.iter().flat_map(|columns| &columns.0) {
+                let [schema, table, column] = column.globs();
+                builder = builder.column(Arc::clone(&name), schema, table, column, transform);
+            }
+            for detector in mask.value.detect.iter().flat_map(|detectors| &detectors.0) {
+                builder = builder.detector(Arc::clone(&name), *detector, transform);
+            }
+        }
+        // Without a key no transform of the set uses it.
+        let key = self.key.clone().unwrap_or_else(|| HashKey::new(&[0; HashKey::LEN]));
+        let set = Arc::new(builder.build(&key));
+        sets.insert(masks, Arc::clone(&set));
+        set
+    }
+}
+
+/// Checks one policy file's text. Users and groups are not looked up, so no entry of the result takes
+/// in a process by their names.
+///
+/// # Errors
+/// All that is wrong in it.
+pub fn parse_str(name: &str, text: &str) -> Result<PolicySet, PolicyErrors> {
+    let mut loader = Loader::new(Accounts::NONE);
+    loader.file(name, text);
+    loader.files.push(name.into());
+    loader.finish()
+}
+
+/// What has been read so far.
+struct Loader {
+    accounts: Accounts,
+    policies: Vec<Arc<Policy>>,
+    entries: Vec<Entry>,
+    files: Vec<PathBuf>,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    names: HashMap<(&'static str, String), String>,
+    digest: Sha256,
+}
+
+impl Loader {
+    fn new(accounts: Accounts) -> Self {
+        Self {
+            accounts,
+            policies: Vec::new(),
+            entries: Vec::new(),
+            files: Vec::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            names: HashMap::new(),
+            digest: Sha256::new_with_prefix(b"interlock policies 1"),
+        }
+    }
+
+    /// The policy files of `dir`, in name order.
+    fn list(&mut self, dir: &Path, trust: Trust) -> Vec<PathBuf> {
+        let name = dir.to_string_lossy();
+        let metadata = match std::fs::metadata(dir) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let help = if error.kind() == ErrorKind::NotFound {
+                    "create it, or name another with `policies` in agent.yaml"
+                } else {
+                    "check its owner and mode"
+                };
+                let message = format!("cannot be read: {error}");
+                self.problems.push(Problem::error(&name, Position::START, message).help(help));
+                return Vec::new();
+            }
+        };
+        if metadata.is_file() {
+            return vec![dir.to_owned()];
+        }
+        match distrust(&name, &metadata, trust) {
+            Ok(warning) => self.warnings.extend(warning),
+            Err(problem) => self.problems.push(problem),
+        }
+        let entries = std::fs::read_dir(dir).and_then(|entries| {
+            entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
+        });
+        let mut files = match entries {
+            Ok(files) => files,
+            Err(error) => {
+                let message = format!("cannot be read: {error}");
+                self.problems.push(Problem::error(&name, Position::START, message));
+                return Vec::new();
+            }
+        };
+        files.retain(|file| is_policy(file));
+        files.sort();
+        if files.len() > MAX_FILES {
+            let message = format!("{} policy files, more than {MAX_FILES}", files.len());
+            self.problems.push(Problem::error(&name, Position::START, message).help("join some of them"));
+            files.clear();
+        }
+        files
+    }
+
+    fn file(&mut self, file: &str, text: &str) {
+        let short = Path::new(file).file_name().map_or_else(|| file.into(), |name| name.to_string_lossy());
+        for part in [short.as_bytes(), text.as_bytes()] {
+            self.digest.update((part.len() as u64).to_le_bytes());
+            self.digest.update(part);
+        }
+        let node = match yaml::parse(file, text) {
+            Ok(node) => node,
+            Err(problem) => return self.problems.push(problem),
+        };
+        let mut decoder = Decoder::new(file);
+        if node.value == Value::Null {
+            decoder.error_help(node.at, "the file is empty", "begin it with `version: 1`, or remove it");
+        } else if let Some(parsed) = File::decode(&node, &mut decoder) {
+            self.policy(file, &short, parsed, &mut decoder);
+        }
+        decoder.problems.sort_by_key(|problem| problem.at);
+        self.problems.append(&mut decoder.problems);
+    }
+
+    /// What no single key tells.
+    fn policy(&mut self, file: &str, short: &str, parsed: File, decoder: &mut Decoder<'_>) {
+        let File { mode, default, processes, destinations, egress, resolvers, plaintext, rules, masks, .. } = parsed;
+        let mode = mode.unwrap_or_default();
+        let egress = egress.unwrap_or_default();
+        let targets = destinations.map(|OneOrMany(targets)| targets);
+        for target in targets.iter().flatten() {
+            let Target { host, cidr, port, .. } = &target.value;
+            if host.is_none() && cidr.is_none() && port.is_none() {
+                decoder.error_help(
+                    target.at,
+                    "this destination is every address and port",
+                    "name a host, cidr or port, or leave `destinations` out",
+                );
+            }
+        }
+        for mask in &masks {
+            self.mask(mask, decoder);
+        }
+        for (what, count) in [("rules", rules.len()), ("masks", masks.len())] {
+            if count > MAX_RULES {
+                decoder.error(Position::START, format!("{count} {what}, more than {MAX_RULES}"));
+            }
+        }
+        for rule in &rules {
+            self.name("rule", &rule.value.name, decoder);
+        }
+        let patterns = select::patterns(targets.as_deref(), decoder);
+        let mut ids = Vec::new();
+        for process in &processes {
+            let entry = select::entry(process, self.accounts, decoder, &mut self.warnings);
+            let Some(mut entry) = entry else { continue };
+            ids.push(entry.id);
+            entry.destinations.clone_from(&patterns);
+            entry.egress = egress;
+            entry.resolvers = select::is_open(resolvers);
+            select::unite(&mut self.entries, entry);
+            if self.entries.len() == MAX_ENTRIES + 1 {
+                decoder.error_help(
+                    process.at,
+                    format!("more than {MAX_ENTRIES} different process entries in all policies"),
+                    "select by slice, group or cgroup instead of one by one",
+                );
+            }
+        }
+        self.policies.push(Arc::new(Policy {
+            name: short.into(),
+            file: file.into(),
+            mode,
+            default: default.unwrap_or_default(),
+            default_message: format!("no rule of {short} allows this").into(),
+            plaintext: plaintext.unwrap_or_default(),
+            egress,
+            entries: ids,
+            targets,
+            rules: rules.into_iter().map(|rule| Rule::new(rule.value, rule.at, mode)).collect(),
+            masks,
+        }));
+    }
+
+    fn mask(&mut self, mask: &At<Mask>, decoder: &mut Decoder<'_>) {
+        self.name("mask", &mask.value.name, decoder);
+        if mask.value.columns.is_none() && mask.value.detect.is_none() {
+            decoder.error_help(
+                mask.at,
+                "this mask takes in nothing",
+                "name `columns` (schema.table.column) or detectors under `detect`",
+            );
+        }
+        if let Transform::Partial { keep_first: 0, keep_last: 0 } = mask.value.with.value {
+            decoder.error_help(mask.value.with.at, "`partial` keeps nothing", "write `redact`, or keep_last: 4");
+        }
+    }
+
+    /// A name stands for one rule in all files.
+    fn name(&mut self, what: &'static str, name: &At<super::file::RuleName>, decoder: &mut Decoder<'_>) {
+        let here = format!("{}:{}", decoder.file, name.at.line);
+        let key = (what, name.value.0.clone());
+        if let Some(first) = self.names.get(&key) {
+            decoder.error_help(
+                name.at,
+                format!("`{}` is already the name of the {what} at {first}", name.value.0),
+                "give it a name of its own: refusals and recordings bear it",
+            );
+        } else {
+            self.names.insert(key, here);
+        }
+    }
+
+    fn finish(self) -> Result<PolicySet, PolicyErrors> {
+        if !self.problems.is_empty() {
+            return Err(PolicyErrors(self.problems));
+        }
+        let hash: String = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(PolicySet {
+            policies: self.policies,
+            entries: self.entries,
+            hash: hash.into(),
+            files: self.files,
+            warnings: self.warnings,
+            ..PolicySet::default()
+        })
+    }
+}
+
+/// It is a policy file by its name.
+pub(crate) fn is_policy(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    (name.ends_with(".yaml") || name.ends_with(".yml"))
+        && !is_test(path)
+        && !name.starts_with(['.', '#'])
+}
+
+/// It holds test cases by its name.
+pub(crate) fn is_test(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    (name.ends_with(".test.yaml") || name.ends_with(".test.yml")) && !name.starts_with('.')
+}
+
+/// A file's text, with a warning where others than root can change it.
+pub(crate) fn read(path: &Path, trust: Trust) -> Result<(String, Option<Problem>), Problem> {
+    let name = path.to_string_lossy();
+    let problem = |message: String| Problem::error(&name, Position::START, message);
+    // A pipe must not stop the agent.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut open = OpenOptions::new();
+    let file: Handle = open
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)
+        .map_err(|error| problem(format!("cannot be opened: {error}")))?;
+    let metadata = file.metadata().map_err(|error| problem(format!("cannot be read: {error}")))?;
+    if !metadata.is_file() {
+        return Err(problem("is no regular file".to_owned()).help("remove or rename it"));
+    }
+    let warning = distrust(&name, &metadata, trust)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| problem(format!("cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        problem(format!("is not UTF-8: byte {} is no part of a character", error.utf8_error().valid_up_to()))
+            .help("save it as UTF-8")
+    })?;
+    Ok((text, warning))
+}
+
+/// Others than root can change it: refused, or a warning, depending on `trust`.
+fn distrust(name: &str, metadata: &Metadata, trust: Trust) -> Result<Option<Problem>, Problem> {
+    let mode = metadata.mode();
+    let found = if metadata.uid() != 0 {
+        Some((format!("belongs to user {} and not to root", metadata.uid()), format!("chown root:root {name}")))
+    } else if mode & 0o002 != 0 {
+        Some(("can be changed by everybody".to_owned(), format!("chmod o-w {name}")))
+    } else if mode & 0o020 != 0 && metadata.gid() != 0 {
+        Some((format!("can be changed by group {}", metadata.gid()), format!("chmod g-w {name}")))
+    } else {
+        None
+    };
+    let Some((what, command)) = found else { return Ok(None) };
+    let message = format!("{what}: who is held by a policy must not be able to change it");
+    let help = format!("run `{command}`");
+    match trust {
+        Trust::Root => Err(Problem::error(name, Position::START, message).help(help)),
+        Trust::Anyone => Ok(Some(Problem::warning(name, Position::START, message).help(help))),
+    }
+}

@@ -1,0 +1,268 @@
+//! Rules as they are decided by, and whether one matches.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Verdict;
+use super::decode::OneOrMany;
+use super::file::{self, Matcher, Mode, SqlMatcher, SubjectMatcher};
+use super::pattern::{Match, Name, Text};
+use super::problem::Position;
+use super::when::{Facts, When};
+use crate::identity::Subject;
+use crate::sql::{Kind, Relation, Statement, Where};
+
+/// One rule of a policy.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) name: Arc<str>,
+    pub(crate) at: Position,
+    pub(crate) description: Option<String>,
+    pub(crate) action: Verdict,
+    pub(crate) message: Option<Arc<str>>,
+    /// It is only worked out, by itself or because its whole policy is.
+    pub(crate) observed: bool,
+    pub(crate) matcher: Option<Matcher>,
+    pub(crate) when: Option<When>,
+}
+
+impl Rule {
+    pub(crate) fn new(rule: file::Rule, at: Position, policy: Mode) -> Self {
+        Self {
+            name: rule.name.value.0.into(),
+            at,
+            description: rule.description,
+            action: rule.action.value,
+            message: rule.message.map(|message| message.0.into()),
+            observed: policy == Mode::Observe || rule.mode == Some(Mode::Observe),
+            matcher: rule.r#match,
+            when: rule.when,
+        }
+    }
+
+    /// How surely it must match to apply: one that refuses applies when it may.
+    fn threshold(&self) -> Match {
+        if self.action == Verdict::Allow { Match::Must } else { Match::May }
+    }
+
+    /// It can apply to flows of this subject.
+    pub(crate) fn concerns(&self, subject: &Subject) -> bool {
+        let matcher = self.matcher.as_ref().and_then(|m| m.subject.as_ref());
+        matcher.is_none_or(|matcher| matcher.matches(subject) >= self.threshold())
+    }
+
+    /// It looks at the statement; otherwise it applies to any operation as a whole.
+    pub(crate) fn looks_at_sql(&self) -> bool {
+        self.matcher.as_ref().is_some_and(|matcher| matcher.sql.is_some())
+    }
+
+    /// It names this kind.
+    pub(crate) fn names_kind(&self, kind: Kind) -> bool {
+        let sql = self.matcher.as_ref().and_then(|m| m.sql.as_ref());
+        sql.and_then(|sql| sql.kind.as_ref()).is_some_and(|kinds| kinds.0.contains(&kind))
+    }
+
+    /// Its answer may change with the hour.
+    pub(crate) fn uses_time(&self) -> bool {
+        self.matcher.as_ref().is_some_and(|m| m.time.is_some())
+            || self.when.as_ref().is_some_and(When::uses_time)
+    }
+
+    /// Its answer may change with the bind parameters.
+    pub(crate) fn uses_params(&self) -> bool {
+        self.when.as_ref().is_some_and(When::uses_params)
+    }
+
+    /// What it asks of the operation, whichever statement is looked at, holds.
+    pub(crate) fn admits(&self, facts: &Facts<'_>) -> bool {
+        let Some(matcher) = &self.matcher else { return true };
+        let operation = facts.operation;
+        let text = |patterns: &Option<OneOrMany<Text>>, text: Option<&str>| {
+            patterns.as_ref().is_none_or(|p| text.is_some_and(|text| any_text(p, text)))
+        };
+        text(&matcher.user, operation.map(|o| &*o.user))
+            && text(&matcher.database, operation.map(|o| &*o.database))
+            && matcher.time.as_ref().is_none_or(|times| times.0.iter().any(|time| time.contains(facts.now)))
+    }
+
+    /// It applies to the statement of `facts` (or to the operation as a whole, if that has none).
+    /// [`Rule::admits`] and [`Rule::concerns`] are taken as given.
+    pub(crate) fn applies(&self, facts: &Facts<'_>) -> bool {
+        let sql = self.matcher.as_ref().and_then(|matcher| matcher.sql.as_ref());
+        if let Some(sql) = sql {
+            let Some(statement) = facts.statement else { return false };
+            if sql.matches(statement) < self.threshold() {
+                return false;
+            }
+        }
+        // Only now: this is by far the dearest part.
+        let Some(when) = &self.when else { return true };
+        when.holds(facts).unwrap_or_else(|error| {
+            tracing::debug!(rule = %self.name, %error, "`when` gives no answer; the cautious one is taken");
+            self.action != Verdict::Allow
+        })
+    }
+}
+
+fn any_text(patterns: &OneOrMany<Text>, text: &str) -> bool {
+    patterns.0.iter().any(|pattern| pattern.matches(text))
+}
+
+/// The best of `patterns`.
+fn best<T>(patterns: &OneOrMany<T>, matches: impl Fn(&T) -> Match) -> Match {
+    let mut best = Match::No;
+    for pattern in &patterns.0 {
+        best = best.max(matches(pattern));
+        if best == Match::Must {
+            break;
+        }
+    }
+    best
+}
+
+fn relations<'r>(patterns: &OneOrMany<Name>, relations: impl Iterator<Item = &'r Relation>) -> Match {
+    Match::of_several(relations.map(|relation| best(patterns, |pattern| pattern.relation(relation))))
+}
+
+impl SqlMatcher {
+    /// How the statement matches: the least of what each key says.
+    pub(crate) fn matches(&self, statement: &Statement) -> Match {
+        let mut least = Match::Must;
+        // The cheap ones first; nothing further is looked at once one says no.
+        let keys: [&dyn Fn() -> Option<Match>; 12] = [
+            &|| self.dynamic.map(|dynamic| (statement.dynamic == dynamic).into()),
+            &|| self.changes_lexing.map(|changes| (statement.changes_lexing == changes).into()),
+            &|| self.limit.as_ref().map(|l| statement.limit.is_some_and(|limit| l.0.contains(&limit)).into()),
+            &|| self.r#where.as_ref().map(|clauses| self::clause(clauses, statement.where_clause).into()),
+            &|| {
+                let one = [statement.kind];
+                let kinds = self.kind.as_ref()?;
+                let each = |kind: &Kind| Match::from(kinds.0.contains(kind));
+                Some(if statement.kinds.is_empty() {
+                    Match::of_several(one.iter().map(each))
+                } else {
+                    Match::of_several(statement.kinds.iter().map(each))
+                })
+            },
+            &|| {
+                let classes = self.class.as_ref()?;
+                Some(Match::of_several(statement.classes.iter().map(|class| classes.0.contains(class).into())))
+            },
+            &|| {
+                let patterns = self.settings.as_ref()?;
+                // `*` is a setting that the text does not tell.
+                let each = |name: &String| match name.as_str() {
+                    "*" => Match::May,
+                    name => any_text(patterns, name).into(),
+                };
+                Some(Match::of_several(statement.settings.iter().map(each)))
+            },
+            &|| Some(relations(self.reads.as_ref()?, statement.reads.iter())),
+            &|| Some(relations(self.writes.as_ref()?, statement.writes.iter())),
+            &|| {
+                let both = statement.reads.iter().chain(&statement.writes);
+                Some(relations(self.tables.as_ref()?, both))
+            },
+            &|| {
+                let patterns = self.functions.as_ref()?;
+                let each = |function| best(patterns, |pattern: &Name| pattern.function(function));
+                Some(Match::of_several(statement.functions.iter().map(each)))
+            },
+            &|| self.columns(statement),
+        ];
+        for key in keys {
+            if let Some(matched) = key() {
+                least = least.min(matched);
+                if least == Match::No {
+                    return Match::No;
+                }
+            }
+        }
+        // What text that is not known, or that cannot be read, does beyond the rest is unknown.
+        let unknown = statement.dynamic && self.dynamic != Some(true)
+            || statement.kinds.contains(&Kind::Unparsed)
+                && self.kind.as_ref().is_none_or(|kinds| !kinds.0.contains(&Kind::Unparsed));
+        if unknown { least.min(Match::May) } else { least }
+    }
+
+    fn columns(&self, statement: &Statement) -> Option<Match> {
+        let patterns = self.columns.as_ref()?;
+        let tables = statement.reads.iter().chain(&statement.writes);
+        let columns = statement.columns_read.iter().chain(&statement.columns_written);
+        let named = Match::of_several(
+            columns.map(|column| best(patterns, |pattern| pattern.matches(column, tables.clone()))),
+        );
+        // Every relation of a schema is read: any column may be among them.
+        let wholesale = statement
+            .reads
+            .iter()
+            .filter(|relation| relation.name == "*")
+            .map(|relation| best(patterns, |pattern| pattern.relation(relation)))
+            .max()
+            .unwrap_or(Match::No)
+            .min(Match::May);
+        Some(named.max(wholesale))
+    }
+}
+
+/// `missing` takes in a WHERE that is always true.
+fn clause(asked: &OneOrMany<Where>, clause: Option<Where>) -> bool {
+    match clause {
+        None => false,
+        Some(Where::AlwaysTrue) => asked.0.iter().any(|w| matches!(w, Where::Missing | Where::AlwaysTrue)),
+        Some(clause) => asked.0.contains(&clause),
+    }
+}
+
+impl SubjectMatcher {
+    /// How the subject matches. What could not be found out because the process had gone may match.
+    pub(crate) fn matches(&self, subject: &Subject) -> Match {
+        let unknown = if subject.missing.is_empty() { Match::No } else { Match::May };
+        let text = |patterns: &Option<OneOrMany<Text>>, text: &str| match patterns {
+            None => Match::Must,
+            Some(patterns) if any_text(patterns, text) => Match::Must,
+            Some(_) if text.is_empty() => unknown,
+            Some(_) => Match::No,
+        };
+        let path = |patterns: &Option<OneOrMany<Text>>, path: &Path| text(patterns, &path.to_string_lossy());
+        let exe = match (&self.exe, &subject.script) {
+            (Some(_), Some(script)) => path(&self.exe, script).max(path(&self.exe, &subject.exe)),
+            _ => path(&self.exe, &subject.exe),
+        };
+        let ancestor = match &self.ancestor {
+            None => Match::Must,
+            Some(_) => {
+                let each = subject.ancestors.iter().map(|ancestor| path(&self.ancestor, &ancestor.exe));
+                each.max().unwrap_or(Match::No).max(unknown)
+            }
+        };
+        let ci = self.ci.as_ref().map_or(Match::Must, |matcher| {
+            let ci = &subject.ci;
+            [
+                text(&matcher.system, &ci.system),
+                text(&matcher.project, &ci.project),
+                text(&matcher.pipeline, &ci.pipeline),
+                text(&matcher.job, &ci.job),
+                text(&matcher.branch, &ci.branch),
+                text(&matcher.actor, &ci.actor),
+            ]
+            .into_iter()
+            .min()
+            .unwrap_or(Match::Must)
+        });
+        [
+            exe,
+            ancestor,
+            ci,
+            text(&self.user, &subject.user),
+            text(&self.group, &subject.group),
+            text(&self.login_user, &subject.login_user),
+            text(&self.unit, &subject.unit),
+            text(&self.cgroup, &subject.cgroup),
+            text(&self.container, &subject.container),
+        ]
+        .into_iter()
+        .min()
+        .unwrap_or(Match::Must)
+    }
+}

@@ -1,0 +1,214 @@
+//! The policies in force, and their replacement when the files change.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use notify::{EventKind, RecursiveMode, Watcher as _};
+
+use super::hosts::Hosts;
+use super::load::{PolicySet, is_policy};
+use super::problem::PolicyErrors;
+use crate::mask::{HashKey, KeyError};
+
+/// How long after a change others are waited for: editors and package managers write in several steps.
+const SETTLE: Duration = Duration::from_millis(150);
+/// The longest that changes are waited for to end.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
+/// How often the files are looked at without having been told of a change.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Why policies could not be put in force at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Something is wrong in the files.
+    #[error("{0}")]
+    Policies(#[from] PolicyErrors),
+    /// The key of keyed hashes cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A thread could not be started.
+    #[error("cannot start looking up host names: {0}")]
+    Hosts(#[source] std::io::Error),
+}
+
+/// Holds the policies in force. A reload replaces them whole, or leaves them as they are.
+#[derive(Debug)]
+pub struct PolicyStore {
+    directory: PathBuf,
+    key: HashKey,
+    current: RwLock<Arc<PolicySet>>,
+    generation: Arc<AtomicU64>,
+    hosts: Arc<Hosts>,
+    /// Why the last reload failed. Held while one runs, so that no two do.
+    rejected: Mutex<Option<Arc<PolicyErrors>>>,
+}
+
+impl PolicyStore {
+    /// Reads the policies in `directory`, and the key of keyed hashes, `mask.key`, in the state
+    /// directory (it is made there when there is none).
+    ///
+    /// # Errors
+    /// Something is wrong in a policy, or the key cannot be used.
+    pub fn load(directory: &Path, state: &Path) -> Result<Self, StoreError> {
+        let key = HashKey::load_or_create(&state.join("mask.key"))?;
+        let store = Self::new(directory, key)?;
+        Hosts::keep_fresh(&store.hosts).map_err(StoreError::Hosts)?;
+        Ok(store)
+    }
+
+    fn new(directory: &Path, key: HashKey) -> Result<Self, PolicyErrors> {
+        let set = PolicySet::load(directory)?.with_key(key.clone()).with_generation(1);
+        let hosts = Arc::new(Hosts::default());
+        hosts.set_names(set.host_names());
+        Ok(Self {
+            directory: directory.to_owned(),
+            key,
+            current: RwLock::new(Arc::new(set)),
+            generation: Arc::new(AtomicU64::new(1)),
+            hosts,
+            rejected: Mutex::new(None),
+        })
+    }
+
+    /// The policies in force.
+    pub fn current(&self) -> Arc<PolicySet> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts the states: a flow whose [`FlowPolicy::generation`](super::FlowPolicy::generation) is
+    /// another is to get a new one from [`PolicyStore::current`]. It is counted up after the new
+    /// policies are in place.
+    pub fn generation(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.generation)
+    }
+
+    /// The addresses of the host names that destinations name.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// Why the last reload left the policies as they were, if it did.
+    pub fn last_error(&self) -> Option<String> {
+        let rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        rejected.as_ref().map(ToString::to_string)
+    }
+
+    /// Reads the policies again. `true` when they have changed and are in force now; `false` when they
+    /// are the same.
+    ///
+    /// # Errors
+    /// Something is wrong in them; the earlier ones stay in force.
+    pub fn reload(&self) -> Result<bool, PolicyErrors> {
+        let mut rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = PolicySet::load(&self.directory).inspect_err(|errors| {
+            *rejected = Some(Arc::new(errors.clone()));
+        })?;
+        *rejected = None;
+        let current = self.current();
+        // The selection as well: a user may have got another number.
+        if set.hash() == current.hash() && set.selection() == current.selection() {
+            return Ok(false);
+        }
+        let generation = self.generation.load(Ordering::Relaxed) + 1;
+        self.hosts.set_names(set.host_names());
+        let set = Arc::new(set.with_key(self.key.clone()).with_generation(generation));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = set;
+        self.generation.store(generation, Ordering::Release);
+        Ok(true)
+    }
+}
+
+/// Tells of changes in a directory of policies until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    /// Dropping it ends the thread.
+    _stop: Sender<()>,
+}
+
+impl Watcher {
+    /// Calls `changed` after the policy files in `directory` have changed in any way: written, replaced
+    /// by renaming, added, removed, linked elsewhere.
+    ///
+    /// # Errors
+    /// The kernel's watches cannot be had.
+    pub fn watch(directory: &Path, changed: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
+        let mut changed = changed;
+        let directory = directory.to_owned();
+        let (told, events) = channel::<()>();
+        let (stop, stopped) = channel::<()>();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading the files is no change.
+            if !matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(_))) {
+                let _ = told.send(());
+            }
+        })
+        .map_err(std::io::Error::other)?;
+        watcher.watch(&directory, RecursiveMode::NonRecursive).map_err(std::io::Error::other)?;
+        let mut seen = fingerprint(&directory);
+        std::thread::Builder::new().name("policy-files".to_owned()).spawn(move || {
+            let mut looked = Instant::now();
+            loop {
+                match stopped.try_recv() {
+                    Ok(()) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                    Err(std::sync::mpsc::TryRecvError::Empty) => {}
+                }
+                let told = match events.recv_timeout(Duration::from_millis(500)) {
+                    Ok(()) => true,
+                    Err(RecvTimeoutError::Timeout) => false,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
+                if told {
+                    let first = Instant::now();
+                    while first.elapsed() < SETTLE_AT_MOST && events.recv_timeout(SETTLE).is_ok() {}
+                } else if looked.elapsed() < LOOK {
+                    continue;
+                }
+                looked = Instant::now();
+                let now = fingerprint(&directory);
+                if told || now != seen {
+                    // The directory may have been replaced, and the watch with it.
+                    let _ = watcher.watch(&directory, RecursiveMode::NonRecursive);
+                }
+                if now != seen {
+                    seen = now;
+                    changed();
+                }
+            }
+        })?;
+        Ok(Self { _stop: stop })
+    }
+}
+
+/// What tells one state of the files from another without reading them.
+type Fingerprint = Vec<(PathBuf, u64, u64, Option<SystemTime>, i64, i64, u32)>;
+
+fn fingerprint(directory: &Path) -> Fingerprint {
+    use std::os::unix::fs::MetadataExt;
+    let mut files: Vec<PathBuf> = match std::fs::read_dir(directory) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| is_policy(p)).collect(),
+        Err(_) => vec![directory.to_owned()],
+    };
+    files.push(directory.to_owned());
+    files.sort();
+    let state = |path: PathBuf| {
+        // Through links: the file that is read counts.
+        let metadata = std::fs::metadata(&path).ok();
+        let number = |of: fn(&std::fs::Metadata) -> u64| metadata.as_ref().map_or(0, of);
+        let changed = metadata.as_ref().map_or((0, 0), |m| (m.ctime(), m.ctime_nsec()));
+        // A directory's own times change with files that are no policies.
+        let times = path != *directory;
+        (
+            path,
+            number(MetadataExt::ino),
+            if times { number(MetadataExt::size) } else { 0 },
+            metadata.as_ref().filter(|_| times).and_then(|m| m.modified().ok()),
+            if times { changed.0 } else { 0 },
+            if times { changed.1 } else { 0 },
+            metadata.as_ref().map_or(0, MetadataExt::mode),
+        )
+    };
+    files.into_iter().map(state).collect()
+}

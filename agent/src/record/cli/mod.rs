@@ -1,0 +1,382 @@
+//! `interlock sessions`: list, show, replay, export and verify recordings.
+
+mod show;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Subcommand, ValueEnum};
+use interlock_recording::log::{self, Reader};
+use interlock_recording::query::{self, Filter, Picker, Summary};
+use interlock_recording::text::{SafeJson, printable};
+use interlock_recording::{PublicKey, Report, SessionId, csv, json};
+use serde::Serialize;
+
+use super::{KEYS, SESSIONS};
+use crate::config::Config;
+
+/// Read, replay, export and verify recordings.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Read this state directory (or a copy of one) instead of the configured one.
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List sessions, the newest last.
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// Print one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a session: who, and each command with its verdict and result.
+    Show {
+        /// The session's id, or enough of its beginning.
+        session: String,
+        /// Print its events, one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a session as it went, in its own time.
+    Replay {
+        /// The session's id, or enough of its beginning.
+        session: String,
+        /// How many times faster.
+        #[arg(long, default_value_t = 1.0, value_parser = positive)]
+        speed: f64,
+        /// Wait no longer than this many seconds between events.
+        #[arg(long, default_value_t = 5.0, value_parser = positive, value_name = "SECONDS")]
+        max_pause: f64,
+        /// Print its events, one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write out events.
+    Export {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// The format.
+        #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+        format: Format,
+        /// Write to this file (made anew, readable by its owner) instead of standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Prove that nothing in the recordings was altered or is missing.
+    ///
+    /// Exit codes: 0 they are whole; 1 they are not; 2 they could not be verified.
+    Verify {
+        /// The host's public key (host.pub); by default the one in the state directory. Only a key that
+        /// was kept elsewhere proves anything against whoever had root on the host.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// JSON Lines: one event a line.
+    Jsonl,
+    /// CSV (RFC 4180): one event a line, without results' rows.
+    Csv,
+}
+
+#[derive(Debug, Clone, Default, clap::Args)]
+struct FilterArgs {
+    /// From this time on: RFC 3339 (2026-01-31T08:00:00Z), or how long ago (90s, 15m, 1h, 7d).
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<u64>,
+    /// Before this time.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<u64>,
+    /// The host user's name or number.
+    #[arg(long)]
+    user: Option<String>,
+    /// The database user.
+    #[arg(long)]
+    db_user: Option<String>,
+    /// The database.
+    #[arg(long)]
+    database: Option<String>,
+    /// Part of the executable's or script's path.
+    #[arg(long, value_name = "PATH")]
+    exe: Option<String>,
+    /// Part of the destination's address or host name.
+    #[arg(long, value_name = "HOST")]
+    destination: Option<String>,
+    /// Commands that this rule decided or matched.
+    #[arg(long)]
+    rule: Option<String>,
+    /// Commands with this verdict.
+    #[arg(long, value_parser = ["allow", "deny", "hold"])]
+    verdict: Option<String>,
+    /// Commands with this in their text.
+    #[arg(long)]
+    text: Option<String>,
+}
+
+impl From<FilterArgs> for Filter {
+    fn from(args: FilterArgs) -> Self {
+        let FilterArgs { since, until, user, db_user, database, exe, destination, rule, verdict, text } = args;
+        Self { since, until, user, db_user, database, exe, destination, rule, verdict, text }
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| "must be a number above zero".into())
+}
+
+fn time(text: &str) -> Result<u64, String> {
+    let wrong = || "must be a time such as 2026-01-31T08:00:00Z, or how long ago, such as 15m, 1h or 7d";
+    let ago = text.char_indices().last().and_then(|(at, unit)| {
+        let seconds = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            'w' => 604_800,
+            _ => return None,
+        };
+        text.get(..at)?.parse::<u64>().ok()?.checked_mul(seconds)?.checked_mul(1_000_000_000)
+    });
+    if let Some(ago) = ago {
+        return Ok(super::log::wall_ns().saturating_sub(ago));
+    }
+    let time: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
+    u64::try_from(time.as_nanosecond()).map_err(|_| wrong().into())
+}
+
+/// Runs the command; `load` reads the configuration.
+///
+/// # Errors
+/// The recordings cannot be read, or no session has that id.
+pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<ExitCode> {
+    let verifies = matches!(args.command, Command::Verify { .. });
+    let state = match args.state {
+        Some(state) => Ok(state),
+        None => load().map(|config| config.state),
+    };
+    let mut output = BufWriter::new(io::stdout().lock());
+    let style = show::Style::new(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let result = state.and_then(|state| match args.command {
+        Command::List { filter, json } => list(&mut output, &state, &filter.into(), json),
+        Command::Show { session, json } => show(&mut output, &state, &session, json, style, None),
+        Command::Replay { session, speed, max_pause, json } => {
+            let pace = show::Pace::new(speed, Duration::from_secs_f64(max_pause.min(1e6)));
+            show(&mut output, &state, &session, json, style, Some(pace))
+        }
+        Command::Export { filter, format, output: None } => export(&mut output, &state, &filter.into(), format),
+        Command::Export { filter, format, output: Some(path) } => {
+            let mut file = BufWriter::new(private_file(&path)?);
+            let code = export(&mut file, &state, &filter.into(), format)?;
+            file.flush().with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(code)
+        }
+        Command::Verify { key, json } => verify(&mut output, &state, key.as_deref(), json),
+    });
+    let result = result.and_then(|code| {
+        output.flush()?;
+        Ok(code)
+    });
+    match result {
+        // Whoever read has read enough.
+        Err(error) if broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) if verifies => {
+            eprintln!("interlock: {error:#}");
+            Ok(ExitCode::from(2))
+        }
+        result => result,
+    }
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+fn private_file(path: &Path) -> anyhow::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The directory of recordings in a state directory.
+fn directory(state: &Path) -> anyhow::Result<PathBuf> {
+    let directory = state.join(SESSIONS);
+    match std::fs::read_dir(&directory) {
+        Ok(_) => Ok(directory),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => bail!(
+            "cannot read {}: reading recordings needs root, or the user that the agent runs as",
+            directory.display()
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+            "there are no recordings in {}: no agent has run with this state directory (--config FILE or --state \
+             DIR names another)",
+            state.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", directory.display())),
+    }
+}
+
+fn complain(error: log::ReadError) {
+    eprintln!("interlock: {}; `interlock sessions verify` tells more", printable(&error.to_string()));
+}
+
+fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = Vec::new();
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut line, SafeJson))?;
+    line.push(b'\n');
+    Ok(output.write_all(&line)?)
+}
+
+fn list(output: &mut impl Write, state: &Path, filter: &Filter, json: bool) -> anyhow::Result<ExitCode> {
+    let sessions = query::sessions(&directory(state)?, filter, complain)?;
+    let mut sessions: Vec<Summary> = sessions.into_values().collect();
+    sessions.sort_by(|a, b| (a.started_ns, &a.session).cmp(&(b.started_ns, &b.session)));
+    if json {
+        sessions.iter().try_for_each(|session| json_line(output, session))?;
+    } else {
+        show::table(output, &sessions)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(
+    output: &mut impl Write,
+    state: &Path,
+    prefix: &str,
+    json: bool,
+    style: show::Style,
+    mut pace: Option<show::Pace>,
+) -> anyhow::Result<ExitCode> {
+    let directory = directory(state)?;
+    let (id, summary) = find(&directory, prefix)?;
+    let listing = log::list(&directory)?;
+    let mut timeline = show::Timeline::new(style, summary.started_ns);
+    for entry in Reader::of(query::segments_of(listing.segments, &summary)) {
+        let event = match entry {
+            Ok(entry) => entry.event,
+            Err(error) => {
+                complain(error);
+                continue;
+            }
+        };
+        if event.session != id.as_bytes() {
+            continue;
+        }
+        if let Some(pace) = &mut pace {
+            output.flush()?;
+            pace.wait(event.monotonic_ns);
+        }
+        if json {
+            json_line(output, &json::event(&event))?;
+        } else {
+            timeline.event(output, &event)?;
+        }
+    }
+    if !json && summary.ended.is_none() {
+        timeline.unfinished(output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find(directory: &Path, prefix: &str) -> anyhow::Result<(SessionId, Summary)> {
+    let wanted = prefix.to_ascii_lowercase().replace('-', "");
+    if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        bail!("{}: a session's id, or its beginning, is made of hexadecimal digits", printable(prefix));
+    }
+    let sessions = query::sessions(directory, &Filter::default(), complain)?;
+    let mut found: Vec<_> =
+        sessions.into_iter().filter(|(_, summary)| summary.session.starts_with(&wanted)).collect();
+    match (found.pop(), found.len()) {
+        (None, _) => bail!("no session's id begins with {wanted}; `interlock sessions list` shows them"),
+        (Some(found), 0) => Ok(found),
+        (Some(_), others) => bail!("the ids of {} sessions begin with {wanted}: give more of it", others + 1),
+    }
+}
+
+fn export(output: &mut impl Write, state: &Path, filter: &Filter, format: Format) -> anyhow::Result<ExitCode> {
+    let directory = directory(state)?;
+    let sessions: HashMap<SessionId, Summary> = query::sessions(&directory, filter, complain)?;
+    let mut picker = Picker::new(filter, &sessions);
+    if format == Format::Csv {
+        csv::header(output)?;
+    }
+    // What could not be read has been told of already.
+    for entry in Reader::new(&directory)?.flatten() {
+        if picker.picks(&entry.event) {
+            match format {
+                Format::Jsonl => json_line(output, &json::event(&entry.event))?,
+                Format::Csv => csv::event(output, &entry.event, &sessions)?,
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(output: &mut impl Write, state: &Path, key: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
+    let directory = directory(state)?;
+    let path = key.map_or_else(|| state.join(KEYS).join("host.pub"), Path::to_path_buf);
+    let report = interlock_recording::verify(&directory, &PublicKey::load(&path)?)?;
+    if json {
+        json_line(output, &report)?;
+    } else {
+        tell(output, &report)?;
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell(output: &mut impl Write, report: &Report) -> io::Result<()> {
+    for problem in &report.problems {
+        let word = serde_json::to_value(problem.kind).ok();
+        write!(output, "{}", word.as_ref().and_then(|word| word.as_str()).unwrap_or_default())?;
+        if let Some(file) = &problem.file {
+            write!(output, "  {}", printable(file))?;
+        }
+        if let Some(event) = problem.event {
+            write!(output, "  event {event}")?;
+        }
+        if let Some(session) = &problem.session {
+            write!(output, "  session {session}")?;
+        }
+        writeln!(output, ": {}", printable(&problem.detail))?;
+    }
+    if report.further_problems > 0 {
+        writeln!(output, "and {} more problems", report.further_problems)?;
+    }
+    for note in &report.notes {
+        writeln!(output, "note: {}", printable(note))?;
+    }
+    let Report { segments, open_segments, events, sessions, unfinished_sessions, unattested, .. } = report;
+    writeln!(
+        output,
+        "{segments} segments ({open_segments} not sealed yet), {events} events, {sessions} sessions \
+         ({unfinished_sessions} without an end)"
+    )?;
+    if *unattested > 0 {
+        writeln!(
+            output,
+            "the last {unattested} events are not signed yet: their chain holds, but only a signature can show \
+             that none is missing after them"
+        )?;
+    }
+    let verdict = if report.ok { "whole: nothing was altered, nothing is missing" } else { "NOT WHOLE" };
+    writeln!(output, "{verdict} (host key {})", report.host)
+}

@@ -1,0 +1,380 @@
+//! A session for human eyes. All text in it was chosen by others, and is made safe before it is printed.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use interlock_recording::json::{self, texts};
+use interlock_recording::proto::event::Body;
+use interlock_recording::proto::{self, Event, Rows, Subject};
+use interlock_recording::query::Summary;
+use interlock_recording::text::printable;
+
+/// A cell of a result's table is cut at this many characters.
+const CELL: usize = 60;
+
+/// Colours, or none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style(bool);
+
+impl Style {
+    pub(super) fn new(colours: bool) -> Self {
+        Self(colours)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+
+    fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn verdict(self, verdict: &str) -> String {
+        let code = match verdict {
+            "allow" | "complete" => "32",
+            "hold" => "33",
+            _ => "31",
+        };
+        self.paint(code, &printable(verdict))
+    }
+}
+
+/// Waits between events as long as it took then.
+#[derive(Debug)]
+pub(super) struct Pace {
+    speed: f64,
+    max_pause: Duration,
+    last: Option<u64>,
+}
+
+impl Pace {
+    pub(super) fn new(speed: f64, max_pause: Duration) -> Self {
+        Self { speed, max_pause, last: None }
+    }
+
+    pub(super) fn wait(&mut self, monotonic_ns: u64) {
+        std::thread::sleep(self.pause(monotonic_ns));
+    }
+
+    fn pause(&mut self, monotonic_ns: u64) -> Duration {
+        let last = self.last.replace(monotonic_ns).unwrap_or(monotonic_ns);
+        let nanoseconds = monotonic_ns.saturating_sub(last) as f64 / self.speed;
+        Duration::try_from_secs_f64(nanoseconds / 1e9).unwrap_or(Duration::MAX).min(self.max_pause)
+    }
+}
+
+/// Prints sessions, one a line.
+pub(super) fn table(output: &mut impl Write, sessions: &[Summary]) -> io::Result<()> {
+    let heads = ["SESSION", "STARTED", "USER", "PROGRAM", "DESTINATION", "DATABASE", "COMMANDS", "REFUSED", "END"];
+    let mut lines = vec![heads.map(str::to_owned).to_vec()];
+    for session in sessions {
+        let program = session.script.as_ref().unwrap_or(&session.exe);
+        let host = session.hosts.first().filter(|_| session.hosts.len() == 1);
+        let destination = match (host, session.destination.rsplit_once(':')) {
+            (Some(host), Some((_, port))) => format!("{host}:{port}"),
+            _ => session.destination.clone(),
+        };
+        let name = if session.user.is_empty() { session.uid.to_string() } else { session.user.clone() };
+        lines.push(vec![
+            session.session.clone(),
+            session.started.get(..19).unwrap_or_default().to_owned() + "Z",
+            name,
+            program.rsplit('/').next().unwrap_or_default().to_owned(),
+            destination,
+            format!("{}@{}", session.db_user, session.database),
+            session.commands.to_string(),
+            session.refused.to_string(),
+            session.ended.clone().unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    columns(output, &lines, "")
+}
+
+/// Prints lines of cells as aligned columns.
+fn columns(output: &mut impl Write, lines: &[Vec<String>], indent: &str) -> io::Result<()> {
+    let safe: Vec<Vec<String>> =
+        lines.iter().map(|line| line.iter().map(|cell| cut(&printable(cell))).collect()).collect();
+    let count = safe.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| {
+        safe.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..count).map(width).collect();
+    for line in &safe {
+        let mut text = String::from(indent);
+        for (cell, width) in line.iter().zip(&widths) {
+            text.push_str(&format!("{cell:width$}  "));
+        }
+        writeln!(output, "{}", text.trim_end())?;
+    }
+    Ok(())
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(CELL) {
+        Some((at, _)) => text.get(..at).unwrap_or_default().to_owned() + "…",
+        None => text.to_owned(),
+    }
+}
+
+/// A session's events in order.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    style: Style,
+    started_ns: u64,
+}
+
+impl Timeline {
+    pub(super) fn new(style: Style, started_ns: u64) -> Self {
+        Self { style, started_ns }
+    }
+
+    pub(super) fn event(&mut self, output: &mut impl Write, event: &Event) -> io::Result<()> {
+        let since = Duration::from_nanos(event.wall_ns.saturating_sub(self.started_ns));
+        let at = self.style.dim(&format!("{:>10.3}s", since.as_secs_f64()));
+        match &event.body {
+            Some(Body::FlowStarted(body)) => self.flow(output, event, body),
+            Some(Body::Login(body)) => {
+                let (user, database) = (printable(&body.user), printable(&body.database));
+                let method = printable(&body.auth_method);
+                writeln!(output, "{at}  logged in as {user} to {database} ({method})")
+            }
+            Some(Body::Command(body)) => self.command(output, &at, body),
+            Some(Body::Result(body)) => self.result(output, &at, body),
+            Some(Body::CopyData(body)) => {
+                let direction = if body.to_client { "to the client" } else { "from the client" };
+                writeln!(output, "{at}  [{}] copied {} bytes {direction}", body.command, body.bytes)?;
+                body.lines.as_ref().map_or(Ok(()), |lines| self.rows(output, lines))
+            }
+            Some(Body::Notice(body)) => {
+                let (severity, message) = (printable(&body.severity), printable(&body.message));
+                writeln!(output, "{at}  {severity} {} {message}", printable(&body.sqlstate))
+            }
+            Some(Body::CommandsWithdrawn(body)) => {
+                let verdict = self.style.verdict("refused");
+                let reason = printable(&body.reason);
+                writeln!(output, "{at}  [{} to {}] {verdict}: {reason}", body.first, body.last)
+            }
+            Some(Body::SessionEnded(body)) => {
+                let reason = printable(&body.reason);
+                let detail = if body.detail.is_empty() { String::new() } else { format!(": {}", printable(&body.detail)) };
+                writeln!(
+                    output,
+                    "{at}  ended ({reason}{detail}): {} commands, {} refused; {} bytes sent, {} received",
+                    body.commands, body.refused, body.client_bytes, body.server_bytes
+                )
+            }
+            _ => writeln!(output, "{at}  {}", json::name(event)),
+        }
+    }
+
+    pub(super) fn unfinished(&self, output: &mut impl Write) -> io::Result<()> {
+        writeln!(output, "{}", self.style.dim("no end: it goes on, or the agent was killed"))
+    }
+
+    fn flow(&self, output: &mut impl Write, event: &Event, body: &proto::FlowStarted) -> io::Result<()> {
+        let style = self.style;
+        writeln!(output, "{} {}", style.bold("session"), interlock_recording::hex(&event.session))?;
+        writeln!(output, "  started      {}", json::time(event.wall_ns))?;
+        writeln!(output, "  connection   {} → {}", printable(&body.client), printable(&body.destination))?;
+        if !body.hosts.is_empty() {
+            writeln!(output, "  hosts        {}", printable(&body.hosts.join(", ")))?;
+        }
+        writeln!(output, "  protocol     {}", printable(&body.protocol))?;
+        writeln!(output, "  policies     {}", printable(&body.policy_hash))?;
+        body.subject.as_ref().map_or(Ok(()), |subject| self.subject(output, subject))
+    }
+
+    fn subject(&self, output: &mut impl Write, subject: &Subject) -> io::Result<()> {
+        writeln!(output, "  user         {} (uid {})", printable(&subject.user), subject.uid)?;
+        if subject.login_uid.is_some() {
+            writeln!(output, "  login        {}", printable(&subject.login_user))?;
+        }
+        let optional = [
+            ("script", subject.script.as_deref().unwrap_or_default()),
+            ("unit", &subject.unit),
+            ("container", &subject.container),
+            ("directory", &subject.cwd),
+            ("sha256", &subject.exe_sha256),
+        ];
+        for (name, value) in optional {
+            if !value.is_empty() {
+                writeln!(output, "  {name:<12} {}", printable(value))?;
+            }
+        }
+        if let Some(ci) = &subject.ci {
+            let job = [&ci.system, &ci.project, &ci.pipeline, &ci.job, &ci.branch, &ci.actor];
+            let job: Vec<_> = job.iter().map(|part| part.as_str()).filter(|part| !part.is_empty()).collect();
+            writeln!(output, "  ci           {}", printable(&job.join(" / ")))?;
+        }
+        writeln!(output, "  processes")?;
+        let mut depth = 0;
+        for parent in subject.ancestors.iter().rev() {
+            process(output, depth, parent.pid, &parent.exe, &parent.argv)?;
+            depth += 1;
+        }
+        process(output, depth, subject.pid, &subject.exe, &subject.argv)?;
+        writeln!(output)
+    }
+
+    fn command(&self, output: &mut impl Write, at: &str, body: &proto::Command) -> io::Result<()> {
+        let verdict = self.style.verdict(&body.verdict);
+        let mode = if body.enforced || body.verdict == "allow" { "" } else { " (observed only)" };
+        let rule = match &body.rule {
+            Some(rule) => format!(" by {}", printable(rule)),
+            None => String::new(),
+        };
+        let of = if body.of == 0 { String::new() } else { format!(" of [{}]", body.of) };
+        writeln!(output, "{at}  {} {}{of}  {verdict}{rule}{mode}", self.number(body.command), printable(&body.step))?;
+        indented(output, &body.text)?;
+        for (number, param) in (1..).zip(&body.params) {
+            let value = param.value.as_deref().map_or_else(|| "NULL".into(), printable);
+            let more = if param.omitted_bytes == 0 { "" } else { "…" };
+            writeln!(output, "              ${number} = {value}{more}")?;
+        }
+        if let Some(message) = body.message.as_ref().filter(|_| body.verdict != "allow") {
+            writeln!(output, "              {}", self.style.dim(&printable(message)))?;
+        }
+        Ok(())
+    }
+
+    fn result(&self, output: &mut impl Write, at: &str, body: &proto::CommandResult) -> io::Result<()> {
+        let duration = Duration::from_nanos(body.duration_ns);
+        let mut line = format!("{at}  {} {}", self.number(body.command), self.style.verdict(&body.status));
+        for part in [&body.tag, &body.sqlstate, &body.message] {
+            if !part.is_empty() {
+                line.push(' ');
+                line.push_str(&printable(part));
+            }
+        }
+        if let Some(rows) = &body.rows {
+            line.push_str(&format!(", {} rows", rows.count));
+        }
+        writeln!(output, "{line} {}", self.style.dim(&format!("({duration:.1?})")))?;
+        body.rows.as_ref().map_or(Ok(()), |rows| self.rows(output, rows))
+    }
+
+    fn rows(&self, output: &mut impl Write, rows: &Rows) -> io::Result<()> {
+        const INDENT: &str = "              ";
+        let mut lines: Vec<Vec<String>> = Vec::new();
+        if !rows.columns.is_empty() && !rows.rows.is_empty() {
+            lines.push(rows.columns.iter().map(|column| column.name.clone()).collect());
+        }
+        let cell = |value: Option<String>| value.unwrap_or_else(|| "NULL".into());
+        lines.extend(texts(rows).into_iter().map(|row| row.into_iter().map(cell).collect()));
+        columns(output, &lines, INDENT)?;
+        let recorded = rows.rows.len() as u64;
+        if rows.count > recorded && recorded > 0 {
+            writeln!(output, "{INDENT}… and {} more rows, not recorded", rows.count - recorded)?;
+        }
+        if !rows.masks.is_empty() {
+            let masks: Vec<_> = rows.masks.iter().map(|mask| format!("{} {}", mask.mask, mask.count)).collect();
+            writeln!(output, "{INDENT}{}", self.style.dim(&format!("masked: {}", printable(&masks.join(", ")))))?;
+        }
+        Ok(())
+    }
+
+    fn number(&self, command: u64) -> String {
+        self.style.bold(&format!("[{command}]"))
+    }
+}
+
+fn process(output: &mut impl Write, depth: usize, pid: u32, exe: &str, argv: &[String]) -> io::Result<()> {
+    let line = if argv.is_empty() { exe.to_owned() } else { argv.join(" ") };
+    writeln!(output, "    {:indent$}{pid} {} ({})", "", printable(&line), printable(exe), indent = depth * 2)
+}
+
+/// Prints a text on lines of its own; its line breaks stay, nothing else that is unprintable.
+fn indented(output: &mut impl Write, text: &str) -> io::Result<()> {
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let line = line.replace('\t', "    ");
+        writeln!(output, "              {}", printable(&line))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use interlock_recording::text::is_unprintable;
+
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_session_reaches_the_terminal_as_a_command() {
+        let evil = "\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}x\r";
+        let text = || evil.to_owned();
+        let subject = Subject {
+            user: text(),
+            exe: text(),
+            argv: vec![text()],
+            script: Some(text()),
+            ancestors: vec![proto::Ancestor { argv: vec![text()], exe: text(), ..Default::default() }],
+            ci: Some(proto::Ci { job: text(), ..Default::default() }),
+            ..Default::default()
+        };
+        let rows = || Rows {
+            count: 9,
+            columns: vec![proto::Column { name: text(), ..Default::default() }],
+            rows: vec![proto::Row { values: vec![proto::Value { data: Some(text().into_bytes()) }] }],
+            masks: vec![proto::MaskCount { mask: text(), count: 1 }],
+            ..Default::default()
+        };
+        let bodies = [
+            Body::FlowStarted(proto::FlowStarted {
+                subject: Some(subject),
+                client: text(),
+                destination: text(),
+                hosts: vec![text()],
+                protocol: text(),
+                policy_hash: text(),
+                ..Default::default()
+            }),
+            Body::Login(proto::Login { user: text(), database: text(), auth_method: text(), ..Default::default() }),
+            Body::Command(proto::Command {
+                step: text(),
+                text: text(),
+                params: vec![proto::BindParameter { value: Some(text()), omitted_bytes: 1 }],
+                verdict: text(),
+                rule: Some(text()),
+                message: Some(text()),
+                of: 1,
+                ..Default::default()
+            }),
+            Body::Result(proto::CommandResult {
+                status: text(),
+                tag: text(),
+                sqlstate: text(),
+                message: text(),
+                rows: Some(rows()),
+                ..Default::default()
+            }),
+            Body::CopyData(proto::CopyData { lines: Some(rows()), ..Default::default() }),
+            Body::Notice(proto::Notice { severity: text(), sqlstate: text(), message: text() }),
+            Body::CommandsWithdrawn(proto::CommandsWithdrawn { reason: text(), ..Default::default() }),
+            Body::SessionEnded(proto::SessionEnded { reason: text(), detail: text(), ..Default::default() }),
+        ];
+        let mut output = Vec::new();
+        let mut timeline = Timeline::new(Style::new(false), 0);
+        for body in bodies {
+            timeline.event(&mut output, &Event { body: Some(body), ..Default::default() }).expect("written");
+        }
+        let summary = Summary { user: text(), exe: text(), database: text(), ..Default::default() };
+        table(&mut output, &[summary]).expect("written");
+        let output = String::from_utf8(output).expect("text");
+        let bad = output.chars().find(|character| *character != '\n' && is_unprintable(*character));
+        assert_eq!(bad, None, "{output}");
+        assert!(output.contains("owned"));
+    }
+
+    #[test]
+    fn a_replay_keeps_time_within_bounds() {
+        let mut pace = Pace::new(2.0, Duration::from_secs(3));
+        assert_eq!(pace.pause(1_000_000_000), Duration::ZERO);
+        assert_eq!(pace.pause(3_000_000_000), Duration::from_secs(1));
+        assert_eq!(pace.pause(60_000_000_000), Duration::from_secs(3));
+        assert_eq!(pace.pause(0), Duration::ZERO);
+    }
+}

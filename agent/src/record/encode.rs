@@ -1,0 +1,356 @@
+//! Encodes events from what the stages hand over, into a buffer that is used again and again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use interlock_recording::wire::Writer;
+use interlock_recording::{SessionId, chain};
+use serde::Serialize;
+
+use super::event::{
+    Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome, Status,
+    Step,
+};
+use super::rows::ResultBuilder;
+use crate::identity::{Ci, Subject};
+use crate::sql::{Script, Statement};
+
+/// Bytes of one bind parameter that are recorded; of what is longer the rest is counted.
+const MAX_PARAM: usize = 1 << 20;
+
+/// Events that go to the log together: encoded, not yet stamped.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    /// Where each event ends in `bytes`.
+    pub(super) ends: Vec<usize>,
+}
+
+impl Batch {
+    /// Empties it, and gives up memory that one large event has left.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.bytes.shrink_to(1 << 20);
+    }
+
+    fn event(&mut self, session: Option<SessionId>, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
+        chain::begin(&mut self.bytes, session);
+        Writer::new(&mut self.bytes).message(field, fill);
+        self.ends.push(self.bytes.len());
+    }
+
+    // === The host's events ===
+
+    pub(super) fn agent_started(&mut self) {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        self.event(None, 10, |body| {
+            body.string(1, env!("CARGO_PKG_VERSION"));
+            body.uint(2, std::process::id().into());
+            body.string(3, read("/proc/sys/kernel/hostname").trim_end());
+            body.string(4, read("/proc/sys/kernel/osrelease").trim_end());
+        });
+    }
+
+    pub(super) fn agent_stopped(&mut self) {
+        self.event(None, 11, |_| {});
+    }
+
+    pub(super) fn recovered(&mut self, segment: u64, cut_bytes: u64) {
+        self.event(None, 12, |body| {
+            body.uint(1, segment);
+            body.uint(2, cut_bytes);
+        });
+    }
+
+    pub(super) fn policy_loaded(&mut self, hash: &str, files: &[PathBuf]) {
+        self.event(None, 13, |body| {
+            body.string(1, hash);
+            files.iter().for_each(|file| body.display(2, file.display()));
+        });
+    }
+
+    pub(super) fn policy_rejected(&mut self, reason: &str) {
+        self.event(None, 14, |body| body.string(1, reason));
+    }
+
+    pub(super) fn egress(&mut self, connection: &EgressConnection<'_>) {
+        self.event(None, 15, |body| {
+            body.message(1, |field| subject(field, connection.subject));
+            body.display(2, connection.destination);
+            body.uint(3, connection.ip_protocol.into());
+            word(body, 4, connection.verdict);
+            if let Some(entry) = &connection.entry {
+                body.always_bytes(5, &entry.0);
+            }
+            body.uint(6, connection.count);
+        });
+    }
+
+    pub(super) fn lost(&mut self, events: u64, reason: &str) {
+        self.event(None, 16, |body| {
+            body.uint(1, events);
+            body.string(2, reason);
+        });
+    }
+
+    // === A session's events ===
+
+    pub(super) fn flow_started(&mut self, session: SessionId, start: &FlowStart<'_>) {
+        self.event(Some(session), 20, |body| {
+            body.message(1, |field| subject(field, start.subject));
+            body.display(2, start.client);
+            body.display(3, start.destination.address);
+            start.destination.hosts.iter().for_each(|host| body.always_string(4, host));
+            word(body, 5, start.protocol);
+            body.string(6, start.policy_hash);
+            start.entries.iter().for_each(|entry| body.always_bytes(7, &entry.0));
+        });
+    }
+
+    pub(super) fn login(&mut self, session: SessionId, login: &Login<'_>) {
+        self.event(Some(session), 21, |body| {
+            body.string(1, login.user);
+            body.string(2, login.database);
+            for (name, value) in login.parameters {
+                body.message(3, |field| {
+                    field.string(1, name);
+                    field.string(2, value);
+                });
+            }
+            body.string(4, login.auth_method);
+            body.string(5, login.server_version);
+        });
+    }
+
+    pub(super) fn command(&mut self, session: SessionId, number: u64, command: &Command<'_>) {
+        self.event(Some(session), 22, |body| {
+            body.uint(1, number);
+            body.string(2, step(command.step));
+            body.string(3, command.text);
+            body.string(4, command.statement);
+            body.string(5, command.portal);
+            command.params.iter().for_each(|param| body.message(6, |field| parameter(field, param.as_deref())));
+            body.uint(7, command.of.map_or(0, |of| of.0));
+            if let Some(operation) = command.operation {
+                let masked = *operation.text != *command.text;
+                statements(body, &operation.script, masked);
+            }
+            let decision = command.decision;
+            word(body, 9, decision.verdict);
+            body.bool(10, decision.enforced);
+            if let Some(rule) = &decision.rule {
+                body.always_string(11, rule);
+            }
+            if let Some(message) = &decision.message {
+                body.always_string(12, message);
+            }
+            decision.matched.iter().for_each(|rule| body.always_string(13, rule));
+        });
+    }
+
+    pub(super) fn result(
+        &mut self,
+        session: SessionId,
+        outcome: &Outcome<'_>,
+        rows: Option<&ResultBuilder>,
+        with_values: bool,
+    ) {
+        self.event(Some(session), 23, |body| {
+            body.uint(1, outcome.command.0);
+            let (status, tag, sqlstate, message) = match outcome.status {
+                Status::Complete(tag) => ("complete", tag, "", ""),
+                Status::Error { sqlstate, message } => ("error", "", sqlstate, message),
+                Status::Refused { sqlstate, message } => ("refused", "", sqlstate, message),
+                Status::Suspended => ("suspended", "", "", ""),
+                Status::Skipped => ("skipped", "", "", ""),
+            };
+            body.string(2, status);
+            body.string(3, tag);
+            body.string(4, sqlstate);
+            body.string(5, message);
+            body.uint(6, nanoseconds(outcome.duration));
+            if let Some(rows) = rows {
+                body.message(7, |field| rows.encode(field, with_values));
+            }
+        });
+    }
+
+    pub(super) fn copy_data(
+        &mut self,
+        session: SessionId,
+        copy: &CopyData,
+        lines: Option<&ResultBuilder>,
+        with_values: bool,
+    ) {
+        self.event(Some(session), 24, |body| {
+            body.uint(1, copy.command.0);
+            body.bool(2, copy.to_client);
+            body.uint(3, copy.messages);
+            body.uint(4, copy.bytes);
+            if let Some(lines) = lines {
+                body.message(5, |field| lines.encode(field, with_values));
+            }
+        });
+    }
+
+    pub(super) fn notice(&mut self, session: SessionId, notice: &Notice<'_>) {
+        self.event(Some(session), 25, |body| {
+            body.string(1, notice.severity);
+            body.string(2, notice.sqlstate);
+            body.string(3, notice.message);
+        });
+    }
+
+    pub(super) fn commands_withdrawn(
+        &mut self,
+        session: SessionId,
+        first: CommandId,
+        last: CommandId,
+        reason: &str,
+    ) {
+        self.event(Some(session), 26, |body| {
+            body.uint(1, first.0);
+            body.uint(2, last.0);
+            body.string(3, reason);
+        });
+    }
+
+    pub(super) fn session_ended(&mut self, session: SessionId, end: &End<'_>, commands: u64, refused: u64) {
+        self.event(Some(session), 27, |body| {
+            body.string(1, reason(end.reason));
+            body.string(2, end.detail);
+            body.uint(3, end.client_bytes);
+            body.uint(4, end.server_bytes);
+            body.uint(5, commands);
+            body.uint(6, refused);
+        });
+    }
+}
+
+/// Writes a unit variant by the name that it has in policies and in JSON.
+fn word(writer: &mut Writer<'_>, field: u32, value: impl Serialize) {
+    let mut json = [0_u8; 64];
+    let mut rest = json.as_mut_slice();
+    let free = if serde_json::to_writer(&mut rest, &value).is_ok() { rest.len() } else { json.len() };
+    let written = json.len() - free;
+    // Without the quotes; the names have no characters that JSON escapes.
+    writer.bytes(field, json.get(1..written.saturating_sub(1)).unwrap_or_default());
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn path(writer: &mut Writer<'_>, field: u32, path: &Path) {
+    writer.string(field, &path.to_string_lossy());
+}
+
+fn step(step: Step) -> &'static str {
+    match step {
+        Step::Query => "query",
+        Step::Prepare => "prepare",
+        Step::Bind => "bind",
+        Step::Execute => "execute",
+        Step::FunctionCall => "function_call",
+        Step::Replication => "replication",
+        Step::Cancel => "cancel",
+    }
+}
+
+fn reason(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::ClientClosed => "client_closed",
+        EndReason::ServerClosed => "server_closed",
+        EndReason::ConnectFailed => "connect_failed",
+        EndReason::LoginFailed => "login_failed",
+        EndReason::Refused => "refused",
+        EndReason::ProtocolError => "protocol_error",
+        EndReason::RecordingFailed => "recording_failed",
+        EndReason::Shutdown => "shutdown",
+        EndReason::InternalError => "internal_error",
+    }
+}
+
+fn parameter(writer: &mut Writer<'_>, value: Option<&str>) {
+    let Some(value) = value else { return };
+    let end = value.floor_char_boundary(MAX_PARAM);
+    writer.always_string(1, value.get(..end).unwrap_or_default());
+    writer.uint(2, (value.len() - end) as u64);
+}
+
+fn statements(writer: &mut Writer<'_>, script: &Script, masked: bool) {
+    let single = script.statements.len() == 1;
+    for entry in &script.statements {
+        writer.message(8, |field| statement(field, entry, !single && !masked));
+    }
+}
+
+fn statement(writer: &mut Writer<'_>, statement: &Statement, with_text: bool) {
+    if with_text {
+        writer.string(1, &statement.text);
+    }
+    word(writer, 2, statement.kind);
+    statement.kinds.iter().for_each(|kind| word(writer, 3, kind));
+    statement.classes.iter().for_each(|class| word(writer, 4, class));
+    statement.reads.iter().for_each(|relation| writer.display(5, relation));
+    statement.writes.iter().for_each(|relation| writer.display(6, relation));
+    statement.functions.iter().for_each(|function| writer.display(7, function));
+    if let Some(clause) = statement.where_clause {
+        word(writer, 8, clause);
+    }
+    if let Some(limit) = statement.limit {
+        word(writer, 9, limit);
+    }
+    writer.bool(10, statement.dynamic);
+}
+
+fn subject(writer: &mut Writer<'_>, subject: &Subject) {
+    writer.uint(1, subject.pid.into());
+    writer.uint(2, subject.start_time_ns);
+    writer.uint(3, subject.uid.into());
+    writer.string(4, &subject.user);
+    writer.uint(5, subject.gid.into());
+    writer.string(6, &subject.group);
+    if let Some(uid) = subject.login_uid {
+        writer.always_uint(7, uid.into());
+    }
+    writer.string(8, &subject.login_user);
+    if let Some(session) = subject.login_session {
+        writer.always_uint(9, session.into());
+    }
+    path(writer, 10, &subject.exe);
+    if let Some(script) = &subject.script {
+        writer.always_string(11, &script.to_string_lossy());
+    }
+    writer.string(12, &subject.exe_sha256);
+    subject.argv.iter().for_each(|argument| writer.always_string(13, argument));
+    path(writer, 14, &subject.cwd);
+    writer.string(15, &subject.cgroup);
+    writer.string(16, &subject.unit);
+    writer.string(17, &subject.container);
+    for ancestor in &subject.ancestors {
+        writer.message(18, |field| {
+            field.uint(1, ancestor.pid.into());
+            field.uint(2, ancestor.uid.into());
+            path(field, 3, &ancestor.exe);
+            ancestor.argv.iter().for_each(|argument| field.always_string(4, argument));
+        });
+    }
+    if subject.ci != Ci::default() {
+        writer.message(19, |field| ci(field, &subject.ci));
+    }
+    subject.missing.iter().for_each(|what| writer.always_string(20, what));
+}
+
+fn ci(writer: &mut Writer<'_>, ci: &Ci) {
+    let fields =
+        [&ci.system, &ci.project, &ci.pipeline, &ci.job, &ci.run, &ci.branch, &ci.commit, &ci.actor, &ci.url];
+    (1..).zip(fields).for_each(|(field, value)| writer.string(field, value));
+    for (name, value) in &ci.variables {
+        writer.message(10, |entry| {
+            entry.string(1, name);
+            entry.string(2, value);
+        });
+    }
+}

@@ -1,0 +1,226 @@
+//! The names of the SQL commands, and what each amounts to.
+
+use serde::{Deserialize, Serialize};
+
+use super::Class;
+
+macro_rules! kinds {
+    ($($(#[$attribute:meta])* $name:ident $doc:literal [$($class:ident),*],)*) => {
+        /// What kind of statement it is. The names are those of the SQL commands.
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+            schemars::JsonSchema,
+        )]
+        #[serde(rename_all = "snake_case")]
+        #[non_exhaustive]
+        pub enum Kind {
+            $(
+                $(#[$attribute])*
+                #[doc = concat!($doc, ".")]
+                $name,
+            )*
+        }
+
+        impl Kind {
+            /// Every kind there is.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// What a statement of this kind always amounts to; its parts may add to it.
+            pub fn classes(self) -> &'static [Class] {
+                match self {
+                    $(Self::$name => &[$(Class::$class),*],)*
+                }
+            }
+
+            /// The command it stands for, for people.
+            pub fn description(self) -> &'static str {
+                match self {
+                    $(Self::$name => $doc,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    #[default]
+    Unparsed "Text that the grammar rejects, or that is too large or too deep to be read" [],
+    Select "SELECT, TABLE, VALUES" [Read],
+    Insert "INSERT" [Write],
+    Update "UPDATE, and the ON CONFLICT DO UPDATE of an INSERT" [Write],
+    Delete "DELETE" [Write],
+    Merge "MERGE" [Write],
+    Truncate "TRUNCATE" [Write],
+    CopyTo "COPY … TO the client, a file or a program" [Read],
+    CopyFrom "COPY … FROM the client, a file or a program" [Write],
+    CreateTableAs "CREATE TABLE … AS" [Ddl, Write],
+    SelectInto "SELECT … INTO a new table" [Ddl, Write],
+    RefreshMaterializedView "REFRESH MATERIALIZED VIEW" [Write],
+    CreateTable "CREATE TABLE" [Ddl],
+    AlterTable "ALTER TABLE" [Ddl],
+    DropTable "DROP TABLE" [Ddl],
+    CreateIndex "CREATE INDEX" [Ddl],
+    AlterIndex "ALTER INDEX" [Ddl],
+    DropIndex "DROP INDEX" [Ddl],
+    CreateView "CREATE VIEW" [Ddl],
+    AlterView "ALTER VIEW" [Ddl],
+    DropView "DROP VIEW" [Ddl],
+    CreateMaterializedView "CREATE MATERIALIZED VIEW" [Ddl],
+    AlterMaterializedView "ALTER MATERIALIZED VIEW" [Ddl],
+    DropMaterializedView "DROP MATERIALIZED VIEW" [Ddl],
+    CreateSequence "CREATE SEQUENCE" [Ddl],
+    AlterSequence "ALTER SEQUENCE" [Ddl],
+    DropSequence "DROP SEQUENCE" [Ddl],
+    CreateSchema "CREATE SCHEMA" [Ddl],
+    AlterSchema "ALTER SCHEMA" [Ddl],
+    DropSchema "DROP SCHEMA" [Ddl],
+    CreateDatabase "CREATE DATABASE" [Ddl, Admin],
+    AlterDatabase "ALTER DATABASE" [Ddl, Admin],
+    DropDatabase "DROP DATABASE" [Ddl, Admin],
+    CreateTablespace "CREATE TABLESPACE" [Ddl, Admin, External],
+    AlterTablespace "ALTER TABLESPACE" [Ddl, Admin, External],
+    DropTablespace "DROP TABLESPACE" [Ddl, Admin],
+    CreateFunction "CREATE FUNCTION" [Ddl],
+    AlterFunction "ALTER FUNCTION" [Ddl],
+    DropFunction "DROP FUNCTION" [Ddl],
+    CreateProcedure "CREATE PROCEDURE" [Ddl],
+    AlterProcedure "ALTER PROCEDURE" [Ddl],
+    DropProcedure "DROP PROCEDURE" [Ddl],
+    AlterRoutine "ALTER ROUTINE" [Ddl],
+    DropRoutine "DROP ROUTINE" [Ddl],
+    CreateAggregate "CREATE AGGREGATE" [Ddl],
+    AlterAggregate "ALTER AGGREGATE" [Ddl],
+    DropAggregate "DROP AGGREGATE" [Ddl],
+    CreateOperator "CREATE OPERATOR" [Ddl],
+    AlterOperator "ALTER OPERATOR" [Ddl],
+    DropOperator "DROP OPERATOR" [Ddl],
+    CreateOperatorClass "CREATE OPERATOR CLASS" [Ddl],
+    AlterOperatorClass "ALTER OPERATOR CLASS" [Ddl],
+    DropOperatorClass "DROP OPERATOR CLASS" [Ddl],
+    CreateOperatorFamily "CREATE OPERATOR FAMILY" [Ddl],
+    AlterOperatorFamily "ALTER OPERATOR FAMILY" [Ddl],
+    DropOperatorFamily "DROP OPERATOR FAMILY" [Ddl],
+    CreateType "CREATE TYPE" [Ddl],
+    AlterType "ALTER TYPE" [Ddl],
+    DropType "DROP TYPE" [Ddl],
+    CreateDomain "CREATE DOMAIN" [Ddl],
+    AlterDomain "ALTER DOMAIN" [Ddl],
+    DropDomain "DROP DOMAIN" [Ddl],
+    CreateCollation "CREATE COLLATION" [Ddl],
+    AlterCollation "ALTER COLLATION" [Ddl],
+    DropCollation "DROP COLLATION" [Ddl],
+    CreateConversion "CREATE CONVERSION" [Ddl],
+    AlterConversion "ALTER CONVERSION" [Ddl],
+    DropConversion "DROP CONVERSION" [Ddl],
+    CreateCast "CREATE CAST" [Ddl],
+    DropCast "DROP CAST" [Ddl],
+    CreateTransform "CREATE TRANSFORM" [Ddl],
+    DropTransform "DROP TRANSFORM" [Ddl],
+    CreateAccessMethod "CREATE ACCESS METHOD" [Ddl],
+    DropAccessMethod "DROP ACCESS METHOD" [Ddl],
+    CreateTrigger "CREATE TRIGGER" [Ddl],
+    AlterTrigger "ALTER TRIGGER" [Ddl],
+    DropTrigger "DROP TRIGGER" [Ddl],
+    CreateEventTrigger "CREATE EVENT TRIGGER" [Ddl, Admin],
+    AlterEventTrigger "ALTER EVENT TRIGGER" [Ddl, Admin],
+    DropEventTrigger "DROP EVENT TRIGGER" [Ddl, Admin],
+    CreateRule "CREATE RULE" [Ddl],
+    AlterRule "ALTER RULE" [Ddl],
+    DropRule "DROP RULE" [Ddl],
+    CreatePolicy "CREATE POLICY" [Ddl, Privilege],
+    AlterPolicy "ALTER POLICY" [Ddl, Privilege],
+    DropPolicy "DROP POLICY" [Ddl, Privilege],
+    CreateStatistics "CREATE STATISTICS" [Ddl],
+    AlterStatistics "ALTER STATISTICS" [Ddl],
+    DropStatistics "DROP STATISTICS" [Ddl],
+    CreateTextSearchConfiguration "CREATE TEXT SEARCH CONFIGURATION" [Ddl],
+    AlterTextSearchConfiguration "ALTER TEXT SEARCH CONFIGURATION" [Ddl],
+    DropTextSearchConfiguration "DROP TEXT SEARCH CONFIGURATION" [Ddl],
+    CreateTextSearchDictionary "CREATE TEXT SEARCH DICTIONARY" [Ddl],
+    AlterTextSearchDictionary "ALTER TEXT SEARCH DICTIONARY" [Ddl],
+    DropTextSearchDictionary "DROP TEXT SEARCH DICTIONARY" [Ddl],
+    CreateTextSearchParser "CREATE TEXT SEARCH PARSER" [Ddl],
+    AlterTextSearchParser "ALTER TEXT SEARCH PARSER" [Ddl],
+    DropTextSearchParser "DROP TEXT SEARCH PARSER" [Ddl],
+    CreateTextSearchTemplate "CREATE TEXT SEARCH TEMPLATE" [Ddl],
+    AlterTextSearchTemplate "ALTER TEXT SEARCH TEMPLATE" [Ddl],
+    DropTextSearchTemplate "DROP TEXT SEARCH TEMPLATE" [Ddl],
+    CreateExtension "CREATE EXTENSION" [Ddl, External],
+    AlterExtension "ALTER EXTENSION" [Ddl, External],
+    DropExtension "DROP EXTENSION" [Ddl],
+    CreateLanguage "CREATE LANGUAGE" [Ddl, External],
+    AlterLanguage "ALTER LANGUAGE" [Ddl, External],
+    DropLanguage "DROP LANGUAGE" [Ddl],
+    CreateForeignDataWrapper "CREATE FOREIGN DATA WRAPPER" [Ddl, External],
+    AlterForeignDataWrapper "ALTER FOREIGN DATA WRAPPER" [Ddl, External],
+    DropForeignDataWrapper "DROP FOREIGN DATA WRAPPER" [Ddl],
+    CreateServer "CREATE SERVER" [Ddl, External],
+    AlterServer "ALTER SERVER" [Ddl, External],
+    DropServer "DROP SERVER" [Ddl],
+    CreateForeignTable "CREATE FOREIGN TABLE" [Ddl, External],
+    AlterForeignTable "ALTER FOREIGN TABLE" [Ddl, External],
+    DropForeignTable "DROP FOREIGN TABLE" [Ddl],
+    CreateUserMapping "CREATE USER MAPPING" [Privilege, External],
+    AlterUserMapping "ALTER USER MAPPING" [Privilege, External],
+    DropUserMapping "DROP USER MAPPING" [Privilege],
+    CreatePublication "CREATE PUBLICATION" [Ddl, Admin],
+    AlterPublication "ALTER PUBLICATION" [Ddl, Admin],
+    DropPublication "DROP PUBLICATION" [Ddl, Admin],
+    CreateSubscription "CREATE SUBSCRIPTION" [Ddl, Admin, External],
+    AlterSubscription "ALTER SUBSCRIPTION" [Ddl, Admin, External],
+    DropSubscription "DROP SUBSCRIPTION" [Ddl, Admin],
+    CreateRole "CREATE ROLE, USER, GROUP" [Privilege],
+    AlterRole "ALTER ROLE, USER, GROUP" [Privilege],
+    DropRole "DROP ROLE, USER, GROUP" [Privilege],
+    AlterDefaultPrivileges "ALTER DEFAULT PRIVILEGES" [Privilege],
+    AlterLargeObject "ALTER LARGE OBJECT" [Privilege],
+    AlterSystem "ALTER SYSTEM" [Admin],
+    ImportForeignSchema "IMPORT FOREIGN SCHEMA" [Ddl, External],
+    Comment "COMMENT" [Ddl],
+    SecurityLabel "SECURITY LABEL" [Ddl, Privilege],
+    Grant "GRANT of privileges or roles" [Privilege],
+    Revoke "REVOKE of privileges or roles" [Privilege],
+    ReassignOwned "REASSIGN OWNED" [Ddl, Privilege],
+    DropOwned "DROP OWNED" [Ddl, Privilege],
+    Set "SET, and set_config()" [Session],
+    SetRole "SET ROLE, RESET ROLE" [Session, Privilege],
+    SetSessionAuthorization "SET SESSION AUTHORIZATION, RESET SESSION AUTHORIZATION" [Session, Privilege],
+    SetTransaction "SET TRANSACTION, SET SESSION CHARACTERISTICS" [Session],
+    SetConstraints "SET CONSTRAINTS" [Session],
+    Reset "RESET" [Session],
+    Show "SHOW" [Session],
+    Discard "DISCARD" [Session],
+    Begin "BEGIN, START TRANSACTION" [Session],
+    Commit "COMMIT, END" [Session],
+    Rollback "ROLLBACK, ABORT" [Session],
+    Savepoint "SAVEPOINT" [Session],
+    ReleaseSavepoint "RELEASE SAVEPOINT" [Session],
+    RollbackToSavepoint "ROLLBACK TO SAVEPOINT" [Session],
+    PrepareTransaction "PREPARE TRANSACTION" [Session],
+    CommitPrepared "COMMIT PREPARED" [Session],
+    RollbackPrepared "ROLLBACK PREPARED" [Session],
+    Prepare "PREPARE" [Session],
+    Execute "EXECUTE" [Session],
+    Deallocate "DEALLOCATE" [Session],
+    DeclareCursor "DECLARE … CURSOR" [Session],
+    Fetch "FETCH" [Session, Read],
+    Move "MOVE" [Session],
+    Close "CLOSE" [Session],
+    Explain "EXPLAIN" [Session],
+    Listen "LISTEN" [Session],
+    Unlisten "UNLISTEN" [Session],
+    Notify "NOTIFY" [Session],
+    Lock "LOCK TABLE" [Session],
+    Call "CALL; what the procedure does is not in the text, so it may write" [Read, Write],
+    Do "DO; its body counts as well" [Session],
+    Load "LOAD" [Admin, External],
+    Vacuum "VACUUM" [Admin],
+    Analyze "ANALYZE" [Admin],
+    Cluster "CLUSTER" [Admin],
+    Reindex "REINDEX" [Admin],
+    Checkpoint "CHECKPOINT" [Admin],
+    Other "A command that this version has no name for" [Admin],
+    FunctionCall "The protocol's function call message" [Read],
+    Replication "A connection in replication mode, and each command on it" [Admin],
+    Cancel "A cancel request" [Session],
+}

@@ -1,0 +1,654 @@
+//! SELECT, INSERT, UPDATE, DELETE and MERGE: names in view, and what their results are made of.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use pg_query::NodeRef;
+use pg_query::protobuf::{
+    Alias, CmdType, CommonTableExpr, DeleteStmt, InsertStmt, JoinExpr, MergeMatchKind, MergeStmt,
+    MergeWhenClause, Node, RangeVar, ReturningClause, SelectStmt, SetOperation, UpdateStmt, WithClause,
+};
+
+use super::fold;
+use super::scope::{Cte, Item, Lineage, Out, Scope, Source};
+use super::walk::{Walker, figure_name, is_star, node_of, relation, string};
+use super::{Column, Kind, Relation, Where};
+
+/// The schema part of the name under which a recursive WITH query's own columns are followed.
+const RECURSION: &str = "\0recursion";
+
+impl Walker {
+    /// The result of a query or of what changes rows; `None` for anything else.
+    pub(super) fn query(&mut self, node: NodeRef<'_>, scope: &Scope<'_>) -> Option<Vec<Out>> {
+        Some(match node {
+            NodeRef::SelectStmt(select) => {
+                self.kind(if is_select_into(select) { Kind::SelectInto } else { Kind::Select });
+                self.select(select, scope, None)
+            }
+            NodeRef::InsertStmt(insert) => self.insert(insert, scope),
+            NodeRef::UpdateStmt(update) => self.update(update, scope),
+            NodeRef::DeleteStmt(delete) => self.delete(delete, scope),
+            NodeRef::MergeStmt(merge) => self.merge(merge, scope),
+            _ => return None,
+        })
+    }
+
+    /// `recursive` is the WITH query whose body this is, when it may name itself.
+    pub(super) fn select(
+        &mut self,
+        select: &SelectStmt,
+        outer: &Scope<'_>,
+        recursive: Option<&Rc<Cte>>,
+    ) -> Vec<Out> {
+        let mut level = outer.inner();
+        if let Some(with) = &select.with_clause {
+            self.with(with, &mut level);
+        }
+        if matches!(select.op(), SetOperation::SetopNone | SetOperation::Undefined) {
+            return self.plain_select(select, &level);
+        }
+        let mut left = Vec::new();
+        let mut right = Vec::new();
+        self.aside(|walker| {
+            left = select.larg.as_deref().map_or_else(Vec::new, |arm| walker.select(arm, &level, None));
+            if let Some(cte) = recursive {
+                walker.recur(cte, &left);
+            }
+            right = select.rarg.as_deref().map_or_else(Vec::new, |arm| walker.select(arm, &level, None));
+            walker.order(&select.sort_clause, &left, &level);
+            walker.optional(select.limit_count.as_deref(), &level);
+            walker.optional(select.limit_offset.as_deref(), &level);
+        });
+        if recursive.is_some() {
+            self.close_recursion(&left, &mut right);
+        }
+        self.columns.set_operation(left, &right)
+    }
+
+    fn plain_select(&mut self, select: &SelectStmt, level: &Scope<'_>) -> Vec<Out> {
+        if let Some(into) = select.into_clause.as_deref() {
+            if let Some(target) = &into.rel {
+                self.writes_range(target);
+            }
+            self.walk_rest(NodeRef::IntoClause(into), &[into.rel.as_ref()], level);
+        }
+        let mut outs = Vec::new();
+        self.aside(|walker| {
+            let mut scope = level.inner();
+            for node in &select.from_clause {
+                walker.from_item(node, &mut scope, level);
+            }
+            if scope.items.iter().any(|item| matches!(item.source, Source::Table(_))) {
+                walker.where_of_read(fold::judge(select.where_clause.as_deref()));
+            }
+            outs = walker.targets(&select.target_list, &scope);
+            for values in &select.values_lists {
+                let row = walker.values(values, &scope);
+                outs = if outs.is_empty() {
+                    row
+                } else {
+                    walker.columns.set_operation(std::mem::take(&mut outs), &row)
+                };
+            }
+            walker.optional(select.where_clause.as_deref(), &scope);
+            walker.list(&select.group_clause, &scope);
+            walker.optional(select.having_clause.as_deref(), &scope);
+            walker.list(&select.window_clause, &scope);
+            walker.list(&select.distinct_clause, &scope);
+            walker.order(&select.sort_clause, &outs, &scope);
+            walker.optional(select.limit_count.as_deref(), &scope);
+            walker.optional(select.limit_offset.as_deref(), &scope);
+        });
+        outs
+    }
+
+    /// ORDER BY: a bare name is a result column's before it is a table's.
+    fn order(&mut self, sort: &[Node], outs: &[Out], scope: &Scope<'_>) {
+        for node in sort {
+            if let Some(NodeRef::SortBy(by)) = node_of(Some(node))
+                && let Some(NodeRef::ColumnRef(column)) = node_of(by.node.as_deref())
+                && let [field] = &column.fields[..]
+                && let Some(name) = string(field)
+                && outs.iter().any(|out| out.name.as_deref() == Some(name))
+            {
+                continue;
+            }
+            self.optional(Some(node), scope);
+        }
+    }
+
+    fn values(&mut self, values: &Node, scope: &Scope<'_>) -> Vec<Out> {
+        let Some(NodeRef::List(list)) = node_of(Some(values)) else { return Vec::new() };
+        let mut outs = Vec::with_capacity(list.items.len());
+        for (position, value) in list.items.iter().enumerate() {
+            let lineage = self.lineage(Some(value), scope);
+            outs.push(Out { name: Some(format!("column{}", position + 1)), lineage, star: false });
+        }
+        outs
+    }
+
+    /// A target list or RETURNING: one entry for each column, in order.
+    pub(super) fn targets(&mut self, targets: &[Node], scope: &Scope<'_>) -> Vec<Out> {
+        let mut outs = Vec::with_capacity(targets.len());
+        for node in targets {
+            let Some(NodeRef::ResTarget(target)) = node_of(Some(node)) else {
+                self.optional(Some(node), scope);
+                continue;
+            };
+            let value = target.val.as_deref();
+            match node_of(value) {
+                Some(NodeRef::ColumnRef(column)) if column.fields.last().is_some_and(is_star) => {
+                    let lineage = self.lineage(value, scope);
+                    self.star(&column.fields, lineage, scope, &mut outs);
+                }
+                Some(NodeRef::AIndirection(indirection))
+                    if indirection.indirection.last().is_some_and(is_star) =>
+                {
+                    let lineage = self.lineage(value, scope);
+                    outs.push(Out { name: None, lineage, star: true });
+                }
+                _ => {
+                    let lineage = self.lineage(value, scope);
+                    let name =
+                        if target.name.is_empty() { figure_name(value) } else { Some(target.name.clone()) };
+                    outs.push(Out { name, lineage, star: false });
+                }
+            }
+        }
+        self.columns.bounded(outs)
+    }
+
+    /// Expands `*` or `item.*` as far as the columns are known.
+    fn star(&mut self, fields: &[Node], all: Lineage, scope: &Scope<'_>, outs: &mut Vec<Out>) {
+        let names: Vec<&str> = fields.iter().filter_map(string).collect();
+        let found = match names[..] {
+            [] if scope.merged_columns => None,
+            [] => Some((scope, 0..scope.items.len())),
+            [item] => scope.item(None, item).map(|(scope, index)| (scope, index..index + 1)),
+            [.., schema, item] => {
+                scope.item(Some(schema), item).map(|(scope, index)| (scope, index..index + 1))
+            }
+        };
+        let Some((scope, range)) = found else {
+            outs.push(Out { name: None, lineage: all, star: true });
+            return;
+        };
+        for item in scope.items.get(range).unwrap_or_default() {
+            match &item.source {
+                Source::Query(inner) => {
+                    for (position, out) in inner.iter().enumerate() {
+                        let mut out = out.clone();
+                        if let Some(name) = item.columns.get(position) {
+                            out.name = Some(name.clone());
+                        }
+                        outs.push(out);
+                    }
+                }
+                Source::Table(relation) => {
+                    let mut lineage = Lineage { whole_row: true, ..Lineage::default() };
+                    let column = Column { relation: Some(relation.clone()), name: "*".to_owned() };
+                    self.columns.add(&mut lineage, column);
+                    outs.push(Out { name: None, lineage, star: true });
+                }
+                Source::Any(lineage) => {
+                    outs.push(Out { name: None, lineage: lineage.clone(), star: true });
+                }
+                // What it joins stands in the list itself, unless it is asked for by name.
+                Source::Join(..) if names.is_empty() => {}
+                Source::Join(..) => outs.push(Out { name: None, lineage: all.clone(), star: true }),
+            }
+        }
+    }
+
+    fn from_item<'p>(&mut self, node: &Node, scope: &mut Scope<'p>, level: &Scope<'p>) {
+        let Some(node) = node_of(Some(node)) else { return };
+        match node {
+            NodeRef::RangeVar(range) => {
+                let item = self.table(range, level, false);
+                scope.items.push(item);
+            }
+            NodeRef::RangeSubselect(sub) => {
+                let within: &Scope<'_> = if sub.lateral { scope } else { level };
+                let outs = node_of(sub.subquery.as_deref()).and_then(|query| self.query(query, within));
+                let source = Source::Query(Rc::new(outs.unwrap_or_default()));
+                scope.items.push(item(sub.alias.as_ref(), source));
+            }
+            NodeRef::JoinExpr(join) => self.join(join, scope, level),
+            NodeRef::RangeTableSample(sample) => {
+                if let Some(relation) = sample.relation.as_deref() {
+                    self.from_item(relation, scope, level);
+                }
+                let (schema, name) = super::walk::qualified(&sample.method);
+                self.function(schema, name);
+                self.list(&sample.args, scope);
+                self.optional(sample.repeatable.as_deref(), scope);
+            }
+            // Functions, XMLTABLE, JSON_TABLE: any of their columns is made of their arguments.
+            other => {
+                let alias = match other {
+                    NodeRef::RangeFunction(function) => function.alias.as_ref(),
+                    NodeRef::RangeTableFunc(function) => function.alias.as_ref(),
+                    NodeRef::JsonTable(table) => table.alias.as_ref(),
+                    _ => None,
+                };
+                let outer = std::mem::take(&mut self.flow);
+                self.walk_children(other, scope);
+                let lineage = std::mem::replace(&mut self.flow, outer);
+                let mut item = item(alias, Source::Any(lineage));
+                if item.name.is_none()
+                    && let NodeRef::RangeFunction(function) = other
+                {
+                    item.name = function_name(&function.functions);
+                }
+                scope.items.push(item);
+            }
+        }
+    }
+
+    fn join<'p>(&mut self, join: &JoinExpr, scope: &mut Scope<'p>, level: &Scope<'p>) {
+        let from = scope.items.len();
+        if let Some(left) = join.larg.as_deref() {
+            self.from_item(left, scope, level);
+        }
+        let middle = scope.items.len();
+        if let Some(right) = join.rarg.as_deref() {
+            self.from_item(right, scope, level);
+        }
+        let to = scope.items.len();
+        if join.is_natural || !join.using_clause.is_empty() {
+            scope.merged_columns = true;
+        }
+        for name in join.using_clause.iter().filter_map(string) {
+            for side in [from..middle, middle..to] {
+                self.aside(|walker| walker.unqualified_among(name, scope, side, false));
+            }
+        }
+        self.optional(join.quals.as_deref(), scope);
+        for alias in [join.alias.as_ref(), join.join_using_alias.as_ref()].into_iter().flatten() {
+            scope.items.push(item(Some(alias), Source::Join(from, to)));
+        }
+    }
+
+    /// A name in FROM, or the target of a change: a WITH query or a relation.
+    fn table(&mut self, range: &RangeVar, scope: &Scope<'_>, target: bool) -> Item {
+        let alias = range.alias.as_ref();
+        if range.schemaname.is_empty()
+            && !target
+            && let Some(cte) = scope.cte(&range.relname)
+        {
+            let source = cte.source.borrow().clone();
+            let mut item = item(alias, source);
+            if item.columns.is_empty() {
+                item.columns.clone_from(&cte.columns);
+            }
+            item.name.get_or_insert_with(|| range.relname.clone());
+            return item;
+        }
+        let relation = relation(range);
+        if !target {
+            self.reads(relation.clone());
+        }
+        let mut item = item(alias, Source::Table(relation));
+        item.target = target;
+        if item.name.is_none() {
+            item.name = Some(range.relname.clone());
+            item.schema = (!range.schemaname.is_empty()).then(|| range.schemaname.clone());
+        }
+        item
+    }
+
+    fn with(&mut self, with: &WithClause, level: &mut Scope<'_>) {
+        let ctes: Vec<(&CommonTableExpr, Rc<Cte>)> = with
+            .ctes
+            .iter()
+            .filter_map(|node| match node_of(Some(node)) {
+                Some(NodeRef::CommonTableExpr(expression)) => Some(expression),
+                _ => None,
+            })
+            .map(|expression| {
+                // Until it is walked, what a query that names it ahead gets is not known.
+                let unknown = self.columns.anything();
+                let cte = Cte {
+                    name: expression.ctename.clone(),
+                    columns: expression.aliascolnames.iter().filter_map(string).map(str::to_owned).collect(),
+                    source: RefCell::new(Source::Any(unknown)),
+                };
+                (expression, Rc::new(cte))
+            })
+            .collect();
+        if with.recursive {
+            level.ctes.extend(ctes.iter().map(|(_, cte)| Rc::clone(cte)));
+        }
+        for (expression, cte) in ctes {
+            let outs = self.cte(expression, &cte, with.recursive, level);
+            *cte.source.borrow_mut() = Source::Query(Rc::new(outs));
+            if !with.recursive {
+                level.ctes.push(cte);
+            }
+        }
+    }
+
+    fn cte(
+        &mut self,
+        cte: &CommonTableExpr,
+        itself: &Rc<Cte>,
+        recursive: bool,
+        level: &Scope<'_>,
+    ) -> Vec<Out> {
+        let mut outs = match node_of(cte.ctequery.as_deref()) {
+            Some(NodeRef::SelectStmt(select)) if recursive => {
+                self.kind(Kind::Select);
+                self.select(select, level, Some(itself))
+            }
+            Some(query) => self.query(query, level).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let mut added: Vec<&str> = Vec::new();
+        if let Some(search) = &cte.search_clause {
+            added.push(&search.search_seq_column);
+        }
+        if let Some(cycle) = cte.cycle_clause.as_deref() {
+            added.extend([&*cycle.cycle_mark_column, &*cycle.cycle_path_column]);
+            self.aside(|walker| walker.walk_children(NodeRef::CtecycleClause(cycle), level));
+        }
+        if !added.is_empty() {
+            let lineage = self.columns.union(&outs);
+            outs.extend(added.into_iter().map(|name| Out {
+                name: Some(name.to_owned()),
+                lineage: lineage.clone(),
+                star: false,
+            }));
+        }
+        outs
+    }
+
+    /// Lets the second arm of a recursive query see the first one's columns as stand-ins, by position.
+    fn recur(&mut self, cte: &Rc<Cte>, left: &[Out]) {
+        if left.iter().any(|out| out.star) {
+            *cte.source.borrow_mut() = Source::Query(Rc::new(left.to_vec()));
+            return;
+        }
+        let stand_ins = left.iter().enumerate().map(|(position, out)| {
+            let mut lineage = Lineage { whole_row: out.lineage.whole_row, ..Lineage::default() };
+            let relation = Relation { schema: Some(RECURSION.to_owned()), name: position.to_string() };
+            self.columns.add(&mut lineage, Column { relation: Some(relation), name: String::new() });
+            Out { name: out.name.clone(), lineage, star: false }
+        });
+        let stand_ins = stand_ins.collect();
+        *cte.source.borrow_mut() = Source::Query(Rc::new(stand_ins));
+    }
+
+    /// Puts what the columns of the recursion are made of in the place of their stand-ins.
+    fn close_recursion(&mut self, left: &[Out], right: &mut [Out]) {
+        let stand_in = |column: &Column| match &column.relation {
+            Some(Relation { schema: Some(schema), name }) if schema == RECURSION => {
+                name.parse::<usize>().ok()
+            }
+            _ => None,
+        };
+        // Which positions each position takes values from, and the rest.
+        let mut made_of: Vec<BTreeSet<usize>> = Vec::new();
+        for out in right.iter_mut() {
+            let mut own = Lineage { whole_row: out.lineage.whole_row, ..Lineage::default() };
+            let mut from = BTreeSet::new();
+            for number in out.lineage.columns.iter() {
+                match self.columns.get(*number).and_then(stand_in) {
+                    Some(position) => _ = from.insert(position),
+                    None => _ = Rc::make_mut(&mut own.columns).insert(*number),
+                }
+            }
+            out.lineage = own;
+            made_of.push(from);
+        }
+        // Values reach a position through any chain of others.
+        for position in 0..made_of.len() {
+            let mut reached: BTreeSet<usize> = BTreeSet::new();
+            let mut next: Vec<usize> = made_of.get(position).into_iter().flatten().copied().collect();
+            while let Some(from) = next.pop() {
+                if reached.insert(from) {
+                    next.extend(made_of.get(from).into_iter().flatten());
+                }
+            }
+            for from in reached {
+                let own = right.get(from).map(|out| out.lineage.clone()).unwrap_or_default();
+                let first = left.get(from).map(|out| out.lineage.clone()).unwrap_or_default();
+                if let Some(out) = right.get_mut(position) {
+                    self.columns.merge(&mut out.lineage, &own);
+                    self.columns.merge(&mut out.lineage, &first);
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, insert: &InsertStmt, outer: &Scope<'_>) -> Vec<Out> {
+        self.kind(Kind::Insert);
+        let mut level = outer.inner();
+        if let Some(with) = &insert.with_clause {
+            self.with(with, &mut level);
+        }
+        let Some(range) = &insert.relation else { return Vec::new() };
+        let target = self.writes_range(range);
+        let mut scope = level.inner();
+        let item = self.table(range, &level, true);
+        scope.items.push(item);
+        if insert.cols.is_empty() {
+            self.writes_column(&target, "*");
+        }
+        self.assignments(&insert.cols, &target, &scope);
+        if let Some(node) = node_of(insert.select_stmt.as_deref()) {
+            self.aside(|walker| match node {
+                // VALUES is no query of its own.
+                NodeRef::SelectStmt(select)
+                    if !select.values_lists.is_empty() && select.op() == SetOperation::SetopNone =>
+                {
+                    walker.select(select, &level, None);
+                }
+                NodeRef::SelectStmt(_) => {
+                    walker.top_query(node, &level);
+                }
+                _ => walker.node(node, &level),
+            });
+        }
+        let returning = insert.returning_clause.as_ref();
+        if let Some(conflict) = insert.on_conflict_clause.as_deref() {
+            let mut scope = level.inner();
+            let item = self.table(range, &level, true);
+            let mut excluded = item.clone();
+            excluded.name = Some("excluded".to_owned());
+            excluded.target = false;
+            excluded.qualified_only = true;
+            if !conflict.target_list.is_empty() {
+                self.kind(Kind::Update);
+                // It changes the rows in conflict only.
+                self.where_of_write(Where::Present);
+            }
+            // What would have been inserted has no columns of a table.
+            excluded.source = Source::Any(Lineage::default());
+            scope.items.push(item);
+            scope.items.push(excluded);
+            self.aside(|walker| {
+                walker.assignments(&conflict.target_list, &target, &scope);
+                if let Some(infer) = conflict.infer.as_deref() {
+                    walker.node(NodeRef::InferClause(infer), &scope);
+                }
+                walker.optional(conflict.where_clause.as_deref(), &scope);
+            });
+        }
+        self.returning(returning, scope, &target)
+    }
+
+    fn update(&mut self, update: &UpdateStmt, outer: &Scope<'_>) -> Vec<Out> {
+        self.kind(Kind::Update);
+        let mut level = outer.inner();
+        if let Some(with) = &update.with_clause {
+            self.with(with, &mut level);
+        }
+        let Some(range) = &update.relation else { return Vec::new() };
+        let target = self.writes_range(range);
+        let mut scope = level.inner();
+        let item = self.table(range, &level, true);
+        scope.items.push(item);
+        self.where_of_write(fold::judge(update.where_clause.as_deref()));
+        self.aside(|walker| {
+            for node in &update.from_clause {
+                walker.from_item(node, &mut scope, &level);
+            }
+            walker.assignments(&update.target_list, &target, &scope);
+            walker.optional(update.where_clause.as_deref(), &scope);
+        });
+        self.returning(update.returning_clause.as_ref(), scope, &target)
+    }
+
+    fn delete(&mut self, delete: &DeleteStmt, outer: &Scope<'_>) -> Vec<Out> {
+        self.kind(Kind::Delete);
+        let mut level = outer.inner();
+        if let Some(with) = &delete.with_clause {
+            self.with(with, &mut level);
+        }
+        let Some(range) = &delete.relation else { return Vec::new() };
+        let target = self.writes_range(range);
+        let mut scope = level.inner();
+        let item = self.table(range, &level, true);
+        scope.items.push(item);
+        self.where_of_write(fold::judge(delete.where_clause.as_deref()));
+        self.aside(|walker| {
+            for node in &delete.using_clause {
+                walker.from_item(node, &mut scope, &level);
+            }
+            walker.optional(delete.where_clause.as_deref(), &scope);
+        });
+        self.returning(delete.returning_clause.as_ref(), scope, &target)
+    }
+
+    fn merge(&mut self, merge: &MergeStmt, outer: &Scope<'_>) -> Vec<Out> {
+        self.kind(Kind::Merge);
+        let mut level = outer.inner();
+        if let Some(with) = &merge.with_clause {
+            self.with(with, &mut level);
+        }
+        let Some(range) = &merge.relation else { return Vec::new() };
+        let target = self.writes_range(range);
+        let mut scope = level.inner();
+        let item = self.table(range, &level, true);
+        scope.items.push(item);
+        self.aside(|walker| {
+            if let Some(source) = merge.source_relation.as_deref() {
+                walker.from_item(source, &mut scope, &level);
+            }
+            walker.optional(merge.join_condition.as_deref(), &scope);
+            let join = fold::judge(merge.join_condition.as_deref());
+            for clause in &merge.merge_when_clauses {
+                if let Some(NodeRef::MergeWhenClause(clause)) = node_of(Some(clause)) {
+                    walker.merge_action(clause, join, &target, &scope);
+                }
+            }
+        });
+        self.returning(merge.returning_clause.as_ref(), scope, &target)
+    }
+
+    fn merge_action(&mut self, clause: &MergeWhenClause, join: Where, target: &Relation, scope: &Scope<'_>) {
+        let kind = match clause.command_type() {
+            CmdType::CmdInsert => Kind::Insert,
+            CmdType::CmdUpdate => Kind::Update,
+            CmdType::CmdDelete => Kind::Delete,
+            _ => Kind::Merge,
+        };
+        self.kind(kind);
+        if matches!(kind, Kind::Update | Kind::Delete) {
+            let own = match fold::judge(clause.condition.as_deref()) {
+                Where::Missing => Where::AlwaysTrue,
+                own => own,
+            };
+            // Which rows an action reaches: those that join, or for the rest any that do not.
+            let bound = match clause.match_kind() {
+                MergeMatchKind::MergeWhenNotMatchedBySource => own,
+                _ => own.max(join),
+            };
+            self.where_of_write(bound);
+        }
+        if kind == Kind::Insert && clause.target_list.is_empty() {
+            self.writes_column(target, "*");
+        }
+        self.assignments(&clause.target_list, target, scope);
+        self.list(&clause.values, scope);
+        self.optional(clause.condition.as_deref(), scope);
+    }
+
+    /// Columns that are set, each with what it is set to.
+    fn assignments(&mut self, targets: &[Node], target: &Relation, scope: &Scope<'_>) {
+        for node in targets {
+            if let Some(NodeRef::ResTarget(assignment)) = node_of(Some(node)) {
+                self.writes_column(target, &assignment.name);
+                self.list(&assignment.indirection, scope);
+                self.optional(assignment.val.as_deref(), scope);
+            } else {
+                self.optional(Some(node), scope);
+            }
+        }
+    }
+
+    fn returning(
+        &mut self,
+        returning: Option<&ReturningClause>,
+        mut scope: Scope<'_>,
+        target: &Relation,
+    ) -> Vec<Out> {
+        let Some(returning) = returning else { return Vec::new() };
+        self.reads(target.clone());
+        let mut names = vec!["old".to_owned(), "new".to_owned()];
+        for option in &returning.options {
+            if let Some(NodeRef::ReturningOption(option)) = node_of(Some(option)) {
+                names.push(option.value.clone());
+            }
+        }
+        // Seen by their names only: they add no column to `*`, and none that has no qualifier.
+        let mut versions = scope.outer.map_or_else(Scope::default, Scope::inner);
+        for name in names {
+            versions.items.push(Item {
+                name: Some(name),
+                schema: None,
+                columns: Vec::new(),
+                source: Source::Table(target.clone()),
+                target: true,
+                qualified_only: true,
+            });
+        }
+        let items = std::mem::take(&mut scope.items);
+        let mut outs = Vec::new();
+        self.aside(|walker| {
+            let mut inner = versions.inner();
+            inner.items = items;
+            inner.merged_columns = scope.merged_columns;
+            outs = walker.targets(&returning.exprs, &inner);
+        });
+        outs
+    }
+}
+
+fn item(alias: Option<&Alias>, source: Source) -> Item {
+    Item {
+        name: alias.map(|alias| alias.aliasname.clone()),
+        schema: None,
+        columns: alias
+            .map(|alias| alias.colnames.iter().filter_map(string).map(str::to_owned).collect())
+            .unwrap_or_default(),
+        source,
+        target: false,
+        qualified_only: false,
+    }
+}
+
+/// `FROM f(…)` without an alias goes by the function's name.
+fn function_name(functions: &[Node]) -> Option<String> {
+    let Some(NodeRef::List(list)) = node_of(functions.first()) else { return None };
+    figure_name(list.items.first())
+}
+
+pub(super) fn is_select_into(select: &SelectStmt) -> bool {
+    let mut leftmost = select;
+    while let Some(left) = leftmost.larg.as_deref() {
+        leftmost = left;
+    }
+    leftmost.into_clause.is_some()
+}

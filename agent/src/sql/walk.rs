@@ -1,0 +1,686 @@
+//! The walk over a statement's tree: what it finds, and expressions.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use pg_query::NodeRef;
+use pg_query::protobuf::{
+    AIndirection, AStar, BoolExpr, ColumnRef, FuncCall, Node, NullTest, RangeVar, RawStmt, SubLink,
+    SubLinkType, TypeCast,
+};
+
+use super::fold::{self, const_text};
+use super::functions::{self, Runs};
+use super::parser::{self, Grammar};
+use super::scope::{Columns, Lineage, Out, Scope, Source};
+use super::tree::children;
+use super::{Class, Column, Function, Kind, Limit, Relation, Statement, Where};
+
+/// Texts within texts (a DO within a function body within …) deeper than this stay unread.
+const MAX_NESTED: usize = 16;
+
+/// Walks one top-level statement.
+pub(super) struct Walker {
+    pub(super) out: Statement,
+    pub(super) where_read: Option<Where>,
+    pub(super) where_write: Option<Where>,
+    pub(super) columns: Columns,
+    /// What the expression being walked is made of.
+    pub(super) flow: Lineage,
+    /// `false` below an EXPLAIN that does not execute.
+    pub(super) executes: bool,
+    /// How many texts this one is nested in.
+    pub(super) nested: usize,
+    /// The text of the statement being walked.
+    pub(super) source: Rc<str>,
+}
+
+impl Walker {
+    pub(super) fn new(source: &str) -> Self {
+        Self {
+            out: Statement { text: source.to_owned(), ..Statement::default() },
+            where_read: None,
+            where_write: None,
+            columns: Columns::default(),
+            flow: Lineage::default(),
+            executes: true,
+            nested: 0,
+            source: Rc::from(source),
+        }
+    }
+
+    /// Reads a top-level statement whole.
+    pub(super) fn script_statement(mut self, raw: &RawStmt) -> Statement {
+        let scope = Scope::default();
+        if let Some(node) = node_of(raw.stmt.as_deref()) {
+            self.out.kind = self.statement(node, &scope).unwrap_or_else(|| {
+                self.walk_children(node, &scope);
+                self.kind(Kind::Other)
+            });
+        }
+        self.finish()
+    }
+
+    fn finish(mut self) -> Statement {
+        let mut classes: BTreeSet<Class> =
+            self.out.kinds.iter().flat_map(|kind| kind.classes()).copied().collect();
+        classes.append(&mut self.out.classes);
+        if !self.out.reads.is_empty() {
+            classes.insert(Class::Read);
+        }
+        self.out.classes = classes;
+        self.out.where_clause = self.where_write.or(self.where_read);
+        self.out
+    }
+
+    /// The statement contains a part of this kind.
+    pub(super) fn kind(&mut self, kind: Kind) -> Kind {
+        if self.executes {
+            self.out.kinds.insert(kind);
+        }
+        kind
+    }
+
+    pub(super) fn class(&mut self, class: Class) {
+        self.out.classes.insert(class);
+    }
+
+    pub(super) fn classes(&mut self, classes: &[Class]) {
+        self.out.classes.extend(classes);
+    }
+
+    pub(super) fn reads(&mut self, relation: Relation) {
+        self.out.reads.insert(relation);
+    }
+
+    /// The statement changes `relation`; under an EXPLAIN that does not execute, the planner reads it.
+    pub(super) fn writes(&mut self, relation: Relation) {
+        if self.executes {
+            if relation.name == "pg_settings" {
+                // An UPDATE of this view sets settings, by names that the statement computes.
+                self.any_setting();
+            }
+            self.out.writes.insert(relation);
+        } else {
+            self.out.reads.insert(relation);
+        }
+    }
+
+    pub(super) fn writes_range(&mut self, range: &RangeVar) -> Relation {
+        let relation = relation(range);
+        self.writes(relation.clone());
+        relation
+    }
+
+    pub(super) fn writes_column(&mut self, relation: &Relation, name: &str) {
+        if self.executes {
+            let column = Column { relation: Some(relation.clone()), name: name.to_owned() };
+            self.out.columns_written.insert(column);
+        }
+    }
+
+    pub(super) fn function(&mut self, schema: Option<&str>, name: &str) {
+        self.classes(functions::classes(name));
+        self.out.functions.insert(Function { schema: schema.map(str::to_owned), name: name.to_owned() });
+    }
+
+    /// A setting changes whose name the text does not tell.
+    pub(super) fn any_setting(&mut self) {
+        self.kind(Kind::Set);
+        self.out.settings.insert("*".to_owned());
+        self.out.changes_lexing = true;
+    }
+
+    pub(super) fn weakest_limit(&mut self, limit: Limit) {
+        if self.executes {
+            self.out.limit = Some(self.out.limit.map_or(limit, |known| known.min(limit)));
+        }
+    }
+
+    pub(super) fn where_of_read(&mut self, found: Where) {
+        if self.executes {
+            self.where_read = Some(self.where_read.map_or(found, |known| known.min(found)));
+        }
+    }
+
+    pub(super) fn where_of_write(&mut self, found: Where) {
+        if self.executes {
+            self.where_write = Some(self.where_write.map_or(found, |known| known.min(found)));
+        }
+    }
+
+    /// A part could not be read: the statement is of kind `unparsed` as well.
+    pub(super) fn unparsed(&mut self, what: &str, reason: &str) {
+        self.out.kinds.insert(Kind::Unparsed);
+        self.out.dynamic = true;
+        self.out.error.get_or_insert_with(|| format!("{what}: {reason}"));
+    }
+
+    /// Reads a text that the statement runs: the result of its last statement, `None` where it has no
+    /// statement. `Err` says why it could not be read.
+    pub(super) fn nested_text(&mut self, text: &str, grammar: Grammar) -> Result<Option<Vec<Out>>, String> {
+        if self.nested >= MAX_NESTED {
+            return Err(format!("more than {MAX_NESTED} texts within one another"));
+        }
+        let statements = parser::parse(text, grammar)?;
+        self.nested += 1;
+        let source = Rc::clone(&self.source);
+        let scope = Scope::default();
+        let mut outs = Vec::new();
+        for raw in &statements {
+            self.source = Rc::from(super::text_of(text, raw).unwrap_or(text));
+            match node_of(raw.stmt.as_deref()) {
+                // A bare expression is wrapped in a SELECT that nobody wrote.
+                Some(NodeRef::SelectStmt(select))
+                    if grammar != Grammar::Sql && select.from_clause.is_empty() =>
+                {
+                    outs = self.select(select, &scope, None);
+                }
+                Some(NodeRef::PlassignStmt(assign)) => {
+                    self.list(&assign.indirection, &scope);
+                    if let Some(value) = assign.val.as_deref() {
+                        outs = self.select(value, &scope, None);
+                    }
+                }
+                Some(node) => outs = self.top_query(node, &scope).unwrap_or_default(),
+                None => {}
+            }
+        }
+        self.source = source;
+        self.nested -= 1;
+        Ok((!statements.is_empty()).then_some(outs))
+    }
+
+    /// A statement in a place where its rows go somewhere: its result, where it has one.
+    pub(super) fn top_query(&mut self, node: NodeRef<'_>, scope: &Scope<'_>) -> Option<Vec<Out>> {
+        if let NodeRef::SelectStmt(select) = node {
+            self.weakest_limit(fold::limit(select));
+        }
+        if let Some(outs) = self.query(node, scope) {
+            return Some(outs);
+        }
+        self.node(node, scope);
+        None
+    }
+
+    /// Walks whatever this is.
+    pub(super) fn node(&mut self, node: NodeRef<'_>, scope: &Scope<'_>) {
+        match node {
+            NodeRef::ColumnRef(column) => self.column_ref(column, scope),
+            NodeRef::FuncCall(call) => self.call(call, scope),
+            NodeRef::SubLink(link) => self.sublink(link, scope),
+            NodeRef::AIndirection(indirection) => self.indirection(indirection, scope),
+            NodeRef::NullTest(test) => self.null_test(test, scope),
+            NodeRef::RangeVar(range) => self.reads(relation(range)),
+            // The names in it are aliases.
+            NodeRef::LockingClause(_) => {}
+            _ => {
+                if let Some(outs) = self.query(node, scope) {
+                    let all = self.columns.union(&outs);
+                    self.columns.merge(&mut self.flow, &all);
+                } else if self.statement(node, scope).is_none() {
+                    self.walk_children(node, scope);
+                }
+            }
+        }
+    }
+
+    pub(super) fn walk_children(&mut self, node: NodeRef<'_>, scope: &Scope<'_>) {
+        children(node, &mut |child| self.node(child, scope));
+    }
+
+    /// Walks the children but for the relations that are dealt with already.
+    pub(super) fn walk_rest(&mut self, node: NodeRef<'_>, done: &[Option<&RangeVar>], scope: &Scope<'_>) {
+        children(node, &mut |child| {
+            if let NodeRef::RangeVar(range) = child
+                && done.iter().flatten().any(|done| std::ptr::eq(*done, range))
+            {
+                return;
+            }
+            self.node(child, scope);
+        });
+    }
+
+    pub(super) fn optional(&mut self, node: Option<&Node>, scope: &Scope<'_>) {
+        if let Some(node) = node_of(node) {
+            self.node(node, scope);
+        }
+    }
+
+    pub(super) fn list(&mut self, nodes: &[Node], scope: &Scope<'_>) {
+        for node in nodes {
+            self.optional(Some(node), scope);
+        }
+    }
+
+    /// Walks an expression and gives what it is made of.
+    pub(super) fn lineage(&mut self, node: Option<&Node>, scope: &Scope<'_>) -> Lineage {
+        let outer = std::mem::take(&mut self.flow);
+        self.optional(node, scope);
+        let found = std::mem::replace(&mut self.flow, outer);
+        self.columns.merge(&mut self.flow, &found);
+        found
+    }
+
+    /// Walks what does not become part of the value at hand.
+    pub(super) fn aside(&mut self, walk: impl FnOnce(&mut Self)) {
+        let outer = std::mem::take(&mut self.flow);
+        walk(self);
+        self.flow = outer;
+    }
+
+    fn null_test(&mut self, test: &NullTest, scope: &Scope<'_>) {
+        self.aside(|walker| walker.optional(test.arg.as_deref(), scope));
+    }
+
+    fn sublink(&mut self, link: &SubLink, scope: &Scope<'_>) {
+        self.optional(link.testexpr.as_deref(), scope);
+        let Some(node) = node_of(link.subselect.as_deref()) else { return };
+        let exists = link.sub_link_type() == SubLinkType::ExistsSublink;
+        match self.query(node, scope) {
+            Some(outs) if !exists => {
+                let all = self.columns.union(&outs);
+                self.columns.merge(&mut self.flow, &all);
+            }
+            Some(_) => {}
+            None => self.node(node, scope),
+        }
+    }
+
+    /// `(expression).field`, `(expression).*`, `expression[1]`.
+    fn indirection(&mut self, indirection: &AIndirection, scope: &Scope<'_>) {
+        let field = indirection.indirection.first().and_then(string);
+        if let Some(NodeRef::ColumnRef(column)) = node_of(indirection.arg.as_deref())
+            && let [Some(name)] = column.fields.iter().map(string).collect::<Vec<_>>()[..]
+            && let Some(field) = field
+            && let Some((found, index)) = scope.item(None, name)
+        {
+            self.item_column(found, index, field);
+        } else {
+            if let Some(field) = field
+                && functions::takes_row(field)
+            {
+                self.function(None, field);
+            }
+            self.optional(indirection.arg.as_deref(), scope);
+        }
+        self.list(&indirection.indirection, scope);
+    }
+
+    fn call(&mut self, call: &FuncCall, scope: &Scope<'_>) {
+        let (schema, name) = qualified(&call.funcname);
+        self.function(schema, name);
+        if name == "count" {
+            // A number that is made of no value.
+            self.aside(|walker| walker.walk_children(NodeRef::FuncCall(call), scope));
+        } else {
+            self.walk_children(NodeRef::FuncCall(call), scope);
+        }
+        let runs = functions::runs(name);
+        if runs != Runs::Nothing {
+            self.runs(runs, &call.args);
+        }
+    }
+
+    /// A function whose arguments are more than values.
+    fn runs(&mut self, runs: Runs, args: &[Node]) {
+        let texts: Vec<Option<String>> = args.iter().map(|arg| const_text(Some(arg))).collect();
+        let first = texts.first().and_then(Option::as_deref);
+        match runs {
+            Runs::Nothing => {}
+            Runs::Sql => self.runs_sql(args, &texts),
+            Runs::Reads => self.named_relation(first, false),
+            Runs::Writes => self.named_relation(first, true),
+            Runs::BuildsSql(index) => {
+                self.out.dynamic = true;
+                self.named_relation(texts.get(index).and_then(Option::as_deref), false);
+            }
+            Runs::Schema => {
+                self.out.dynamic |= first.is_none();
+                self.everything_in(first.map(str::to_owned));
+            }
+            Runs::Database => self.everything_in(None),
+            Runs::Cursor => {
+                let anything = self.columns.anything();
+                self.columns.merge(&mut self.flow, &anything);
+            }
+            Runs::Setting => match first {
+                Some(setting) => {
+                    self.kind(Kind::Set);
+                    self.setting(setting, texts.get(1).and_then(Option::as_deref));
+                }
+                None => self.any_setting(),
+            },
+        }
+    }
+
+    /// One of the arguments is SQL; which one depends on how the function is called, so each text that
+    /// reads as SQL counts.
+    fn runs_sql(&mut self, args: &[Node], texts: &[Option<String>]) {
+        let mut understood = false;
+        for (arg, text) in args.iter().zip(texts) {
+            match text {
+                Some(text) => {
+                    if let Ok(Some(outs)) = self.nested_text(text, Grammar::Sql) {
+                        understood = true;
+                        let mut all = self.columns.union(&outs);
+                        all.whole_row = true;
+                        self.columns.merge(&mut self.flow, &all);
+                    }
+                }
+                None => self.out.dynamic |= !fold::is_not_text(arg),
+            }
+        }
+        if !understood {
+            self.out.dynamic = true;
+            let anything = self.columns.anything();
+            self.columns.merge(&mut self.flow, &anything);
+        }
+    }
+
+    fn named_relation(&mut self, name: Option<&str>, write: bool) {
+        let Some(relation) = name.and_then(parse_relation) else {
+            self.out.dynamic = true;
+            return;
+        };
+        if write {
+            self.writes(relation);
+        } else {
+            let column = Column { relation: Some(relation.clone()), name: "*".to_owned() };
+            self.reads(relation);
+            self.out.columns_read.insert(column.clone());
+            self.columns.add(&mut self.flow, column);
+            self.flow.whole_row = true;
+        }
+    }
+
+    fn everything_in(&mut self, schema: Option<String>) {
+        self.reads(Relation { schema, name: "*".to_owned() });
+        self.out.columns_read.insert(Column { relation: None, name: "*".to_owned() });
+        let anything = self.columns.anything();
+        self.columns.merge(&mut self.flow, &anything);
+    }
+
+    fn column_ref(&mut self, column: &ColumnRef, scope: &Scope<'_>) {
+        let names: Vec<&str> = column.fields.iter().filter_map(string).collect();
+        let star = column.fields.iter().any(is_star);
+        match (&names[..], star) {
+            ([], _) => {
+                for index in 0..scope.items.len() {
+                    self.whole_item(scope, index);
+                }
+            }
+            ([name], false) => self.unqualified(name, scope),
+            ([.., schema, item], true) => {
+                if let Some((found, index)) = scope.item(Some(schema), item) {
+                    self.whole_item(found, index);
+                }
+            }
+            ([item], true) => {
+                if let Some((found, index)) = scope.item(None, item) {
+                    self.whole_item(found, index);
+                }
+            }
+            ([item, name], false) => {
+                if let Some((found, index)) = scope.item(None, item) {
+                    self.item_column(found, index, name);
+                }
+            }
+            ([.., schema, item, name], false) => {
+                if let Some((found, index)) = scope.item(Some(schema), item) {
+                    self.item_column(found, index, name);
+                }
+            }
+        }
+    }
+
+    /// A column of a table is read.
+    fn table_column(&mut self, relation: &Relation, name: &str, target: bool) {
+        if target {
+            self.reads(relation.clone());
+        }
+        let column = Column { relation: Some(relation.clone()), name: name.to_owned() };
+        self.out.columns_read.insert(column.clone());
+        self.columns.add(&mut self.flow, column);
+    }
+
+    /// The whole row of an entry of FROM.
+    pub(super) fn whole_item(&mut self, scope: &Scope<'_>, index: usize) {
+        let Some(item) = scope.items.get(index) else { return };
+        self.flow.whole_row = true;
+        match &item.source {
+            Source::Table(relation) => self.table_column(relation, "*", item.target),
+            Source::Query(outs) => {
+                let all = self.columns.union(outs);
+                self.columns.merge(&mut self.flow, &all);
+            }
+            Source::Any(lineage) => self.columns.merge(&mut self.flow, lineage),
+            Source::Join(from, to) => {
+                for inner in *from..*to {
+                    self.whole_item(scope, inner);
+                }
+            }
+        }
+    }
+
+    /// `item.name`.
+    fn item_column(&mut self, scope: &Scope<'_>, index: usize, name: &str) {
+        let Some(item) = scope.items.get(index) else { return };
+        if functions::takes_row(name) {
+            // `t.row_to_json` calls the function when the table has no such column.
+            self.function(None, name);
+            self.whole_item(scope, index);
+        }
+        match &item.source {
+            // Columns that the alias renames could be any of the table's.
+            Source::Table(relation) if !item.columns.is_empty() => {
+                self.table_column(relation, "*", item.target);
+            }
+            Source::Table(relation) => self.table_column(relation, name, item.target),
+            Source::Query(outs) => {
+                let found = self.query_column(outs, &item.columns, name);
+                let found = found.unwrap_or_else(|| self.columns.union(outs));
+                self.columns.merge(&mut self.flow, &found);
+            }
+            Source::Any(lineage) => self.columns.merge(&mut self.flow, lineage),
+            Source::Join(from, to) => {
+                if item.columns.is_empty() {
+                    self.unqualified_among(name, scope, *from..*to, false);
+                } else {
+                    self.whole_item(scope, index);
+                }
+            }
+        }
+    }
+
+    /// The column `name` of a subquery whose first columns are renamed to `columns`.
+    fn query_column(&mut self, outs: &[Out], columns: &[String], name: &str) -> Option<Lineage> {
+        if let Some(position) = columns.iter().position(|column| column == name) {
+            return match outs.get(position) {
+                Some(out) if !outs.iter().take(position + 1).any(|out| out.star) => Some(out.lineage.clone()),
+                _ => Some(self.columns.union(outs)),
+            };
+        }
+        self.columns.named(outs, name)
+    }
+
+    fn unqualified(&mut self, name: &str, scope: &Scope<'_>) {
+        self.unqualified_among(name, scope, 0..scope.items.len(), true);
+    }
+
+    /// A column without a table: whatever in view may have one of that name. `outward` looks further
+    /// out as well.
+    pub(super) fn unqualified_among(
+        &mut self,
+        name: &str,
+        scope: &Scope<'_>,
+        range: std::ops::Range<usize>,
+        outward: bool,
+    ) {
+        let mut tables: Vec<(Relation, bool)> = Vec::new();
+        let mut others = Lineage::default();
+        let mut possible = 0_usize;
+        let mut level = Some((scope, range));
+        while let Some((here, range)) = level {
+            let mut certain = false;
+            for index in range {
+                let Some(item) = here.items.get(index) else { continue };
+                match &item.source {
+                    _ if item.qualified_only => {}
+                    Source::Table(relation) => {
+                        let renamed = !item.columns.is_empty();
+                        tables.push((relation.clone(), item.target));
+                        possible += if renamed { 2 } else { 1 };
+                    }
+                    Source::Query(outs) => {
+                        if let Some(found) = self.query_column(outs, &item.columns, name) {
+                            self.columns.merge(&mut others, &found);
+                            certain |= !outs.iter().any(|out| out.star);
+                            possible += 1;
+                        }
+                    }
+                    Source::Any(lineage) => {
+                        self.columns.merge(&mut others, lineage);
+                        // Without columns to its value it does not make the name less certain.
+                        possible += usize::from(!lineage.is_empty());
+                    }
+                    Source::Join(..) => {}
+                }
+                if item.name.as_deref() == Some(name) && !certain {
+                    self.whole_item(here, index);
+                    certain |= matches!(item.source, Source::Any(_));
+                }
+            }
+            level = match here.outer {
+                Some(outer) if outward && !certain => Some((outer, 0..outer.items.len())),
+                _ => None,
+            };
+        }
+        self.columns.merge(&mut self.flow, &others);
+        if let ([(relation, target)], 1) = (&tables[..], possible) {
+            self.table_column(relation, name, *target);
+        } else if !tables.is_empty() {
+            for (relation, _) in tables.iter().filter(|(_, target)| *target) {
+                self.reads(relation.clone());
+            }
+            let column = Column { relation: None, name: name.to_owned() };
+            self.out.columns_read.insert(column.clone());
+            self.columns.add(&mut self.flow, column);
+        }
+    }
+}
+
+/// The node behind an optional one.
+pub(super) fn node_of(node: Option<&Node>) -> Option<NodeRef<'_>> {
+    node?.node.as_ref().map(pg_query::NodeEnum::to_ref)
+}
+
+/// A name, where the node is one.
+pub(super) fn string(node: &Node) -> Option<&str> {
+    match node_of(Some(node)) {
+        Some(NodeRef::String(name)) => Some(&name.sval),
+        _ => None,
+    }
+}
+
+pub(super) fn is_star(node: &Node) -> bool {
+    matches!(node_of(Some(node)), Some(NodeRef::AStar(AStar {})))
+}
+
+/// The last two parts of a dotted name.
+pub(super) fn qualified(names: &[Node]) -> (Option<&str>, &str) {
+    let mut parts = names.iter().rev().filter_map(string);
+    let name = parts.next().unwrap_or_default();
+    (parts.next(), name)
+}
+
+pub(super) fn relation(range: &RangeVar) -> Relation {
+    let schema = (!range.schemaname.is_empty()).then(|| range.schemaname.clone());
+    Relation { schema, name: range.relname.clone() }
+}
+
+/// A relation's name in a string, as a cast to `regclass` reads it.
+fn parse_relation(text: &str) -> Option<Relation> {
+    let mut parts: Vec<String> = Vec::new();
+    let mut rest = text.trim();
+    loop {
+        let part;
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut name = String::new();
+            let mut inner = quoted;
+            loop {
+                let end = inner.find('"')?;
+                name.push_str(inner.get(..end)?);
+                inner = inner.get(end + 1..)?;
+                match inner.strip_prefix('"') {
+                    Some(after) => {
+                        name.push('"');
+                        inner = after;
+                    }
+                    None => break,
+                }
+            }
+            part = name;
+            rest = inner.trim_start();
+        } else {
+            let end = rest.find('.').unwrap_or(rest.len());
+            part = rest.get(..end)?.trim().to_ascii_lowercase();
+            rest = rest.get(end..)?;
+        }
+        if part.is_empty() {
+            return None;
+        }
+        parts.push(part);
+        match rest.strip_prefix('.') {
+            Some(after) => rest = after.trim_start(),
+            None if rest.is_empty() => break,
+            None => return None,
+        }
+    }
+    let name = parts.pop()?;
+    Some(Relation { schema: parts.pop(), name })
+}
+
+/// The name that the server gives to a result column without one (`FigureColname`).
+pub(super) fn figure_name(node: Option<&Node>) -> Option<String> {
+    let name = match node_of(node)? {
+        NodeRef::ColumnRef(column) => column.fields.iter().rev().find_map(string)?.to_owned(),
+        NodeRef::AIndirection(AIndirection { arg, indirection }) => {
+            match indirection.iter().rev().find_map(string) {
+                Some(field) => field.to_owned(),
+                None => figure_name(arg.as_deref())?,
+            }
+        }
+        NodeRef::FuncCall(call) => qualified(&call.funcname).1.to_owned(),
+        NodeRef::TypeCast(TypeCast { arg, type_name, .. }) => match figure_name(arg.as_deref()) {
+            Some(name) if !matches!(node_of(arg.as_deref()), Some(NodeRef::CaseExpr(_))) => name,
+            _ => qualified(&type_name.as_ref()?.names).1.to_owned(),
+        },
+        NodeRef::CollateClause(collate) => figure_name(collate.arg.as_deref())?,
+        NodeRef::CaseExpr(case) => {
+            figure_name(case.defresult.as_deref()).unwrap_or_else(|| "case".to_owned())
+        }
+        NodeRef::SubLink(link) => match link.sub_link_type() {
+            SubLinkType::ExistsSublink => "exists".to_owned(),
+            SubLinkType::ArraySublink => "array".to_owned(),
+            SubLinkType::ExprSublink => match node_of(link.subselect.as_deref())? {
+                NodeRef::SelectStmt(select) => match node_of(select.target_list.first())? {
+                    NodeRef::ResTarget(target) if target.name.is_empty() => {
+                        figure_name(target.val.as_deref())?
+                    }
+                    NodeRef::ResTarget(target) => target.name.clone(),
+                    _ => return None,
+                },
+                _ => return None,
+            },
+            _ => return None,
+        },
+        NodeRef::CoalesceExpr(_) => "coalesce".to_owned(),
+        NodeRef::AArrayExpr(_) => "array".to_owned(),
+        NodeRef::RowExpr(_) => "row".to_owned(),
+        NodeRef::GroupingFunc(_) => "grouping".to_owned(),
+        NodeRef::BoolExpr(BoolExpr { .. }) => return None,
+        _ => return None,
+    };
+    Some(name)
+}

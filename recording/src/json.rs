@@ -1,0 +1,316 @@
+//! Events as JSON, in the words of policies and of `interlock policy explain`.
+
+use serde_json::{Map, Value, json};
+
+use crate::keys::hex;
+use crate::proto::event::Body;
+use crate::proto::{self, Column, Event, Rows, Statement, Subject};
+
+type Object = Map<String, Value>;
+
+/// A time (nanoseconds since the Unix epoch) as RFC 3339, in UTC.
+pub fn time(wall_ns: u64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(wall_ns))
+        .map_or_else(|_| wall_ns.to_string(), |time| format!("{time:.9}"))
+}
+
+/// An event's name, as it stands in `event` of its JSON.
+pub fn name(event: &Event) -> &'static str {
+    match &event.body {
+        Some(Body::AgentStarted(_)) => "agent_started",
+        Some(Body::AgentStopped(_)) => "agent_stopped",
+        Some(Body::Recovered(_)) => "recovered",
+        Some(Body::PolicyLoaded(_)) => "policy_loaded",
+        Some(Body::PolicyRejected(_)) => "policy_rejected",
+        Some(Body::Egress(_)) => "egress",
+        Some(Body::Lost(_)) => "lost",
+        Some(Body::FlowStarted(_)) => "flow_started",
+        Some(Body::Login(_)) => "login",
+        Some(Body::Command(_)) => "command",
+        Some(Body::Result(_)) => "result",
+        Some(Body::CopyData(_)) => "copy_data",
+        Some(Body::Notice(_)) => "notice",
+        Some(Body::CommandsWithdrawn(_)) => "commands_withdrawn",
+        Some(Body::SessionEnded(_)) => "session_ended",
+        None => "unknown",
+    }
+}
+
+/// One object for one event.
+pub fn event(event: &Event) -> Value {
+    let mut object = Object::new();
+    let mut put = |key: &str, value: Value| drop(object.insert(key.into(), value));
+    put("index", event.index.into());
+    put("time", time(event.wall_ns).into());
+    put("monotonic_ns", event.monotonic_ns.into());
+    if !event.session.is_empty() {
+        put("session", hex(&event.session).into());
+        put("sequence", event.sequence.into());
+    }
+    put("event", name(event).into());
+    if let Some(body) = &event.body
+        && let Value::Object(fields) = self::body(body)
+    {
+        object.extend(fields);
+    }
+    Value::Object(object)
+}
+
+fn body(body: &Body) -> Value {
+    match body {
+        Body::AgentStarted(body) => json!({
+            "version": body.version, "pid": body.pid, "host_name": body.host_name, "kernel": body.kernel,
+        }),
+        Body::AgentStopped(_) => json!({}),
+        Body::Recovered(body) => json!({"segment": body.segment, "cut_bytes": body.cut_bytes}),
+        Body::PolicyLoaded(body) => json!({"hash": body.hash, "files": body.files}),
+        Body::PolicyRejected(body) => json!({"reason": body.reason}),
+        Body::Egress(body) => json!({
+            "subject": body.subject.as_ref().map(subject),
+            "destination": body.destination,
+            "ip_protocol": body.ip_protocol,
+            "verdict": body.verdict,
+            "entry": hex(&body.entry),
+            "count": body.count,
+        }),
+        Body::Lost(body) => json!({"events": body.events, "reason": body.reason}),
+        Body::FlowStarted(body) => json!({
+            "subject": body.subject.as_ref().map(subject),
+            "client": body.client,
+            "destination": body.destination,
+            "hosts": body.hosts,
+            "protocol": body.protocol,
+            "policy_hash": body.policy_hash,
+            "entries": body.entries.iter().map(|entry| hex(entry)).collect::<Vec<_>>(),
+        }),
+        Body::Login(body) => json!({
+            "user": body.user,
+            "database": body.database,
+            "parameters": body.parameters.iter()
+                .map(|parameter| (parameter.name.clone(), parameter.value.clone().into()))
+                .collect::<Object>(),
+            "auth_method": body.auth_method,
+            "server_version": body.server_version,
+        }),
+        Body::Command(body) => command(body),
+        Body::Result(body) => json!({
+            "command": body.command,
+            "status": body.status,
+            "tag": body.tag,
+            "sqlstate": body.sqlstate,
+            "message": body.message,
+            "duration_ns": body.duration_ns,
+            "rows": body.rows.as_ref().map(rows),
+        }),
+        Body::CopyData(body) => json!({
+            "command": body.command,
+            "to_client": body.to_client,
+            "messages": body.messages,
+            "bytes": body.bytes,
+            "lines": body.lines.as_ref().map(rows),
+        }),
+        Body::Notice(body) => json!({
+            "severity": body.severity, "sqlstate": body.sqlstate, "message": body.message,
+        }),
+        Body::CommandsWithdrawn(body) => json!({
+            "first": body.first, "last": body.last, "reason": body.reason,
+        }),
+        Body::SessionEnded(body) => json!({
+            "reason": body.reason,
+            "detail": body.detail,
+            "client_bytes": body.client_bytes,
+            "server_bytes": body.server_bytes,
+            "commands": body.commands,
+            "refused": body.refused,
+        }),
+    }
+}
+
+fn command(body: &proto::Command) -> Value {
+    let mut object = Object::new();
+    let mut put = |key: &str, value: Value| drop(object.insert(key.into(), value));
+    put("command", body.command.into());
+    put("step", body.step.as_str().into());
+    put("text", body.text.as_str().into());
+    if !body.statement_name.is_empty() {
+        put("statement_name", body.statement_name.as_str().into());
+    }
+    if !body.portal.is_empty() {
+        put("portal", body.portal.as_str().into());
+    }
+    if body.of != 0 {
+        put("of", body.of.into());
+    }
+    put("params", body.params.iter().map(|param| param.value.as_deref()).collect());
+    let omitted: u64 = body.params.iter().map(|param| param.omitted_bytes).sum();
+    if omitted != 0 {
+        put("params_omitted_bytes", omitted.into());
+    }
+    // One statement's words stand with the command itself.
+    match body.statements.as_slice() {
+        [] => {}
+        [single] => {
+            if let Value::Object(fields) = statement(single) {
+                fields.into_iter().filter(|(key, _)| key != "text").for_each(|(key, value)| put(&key, value));
+            }
+        }
+        several => put("statements", several.iter().map(statement).collect()),
+    }
+    put("verdict", body.verdict.as_str().into());
+    put("enforced", body.enforced.into());
+    put("rule", body.rule.as_deref().into());
+    put("message", body.message.as_deref().into());
+    put("matched", body.matched.clone().into());
+    Value::Object(object)
+}
+
+fn statement(statement: &Statement) -> Value {
+    let word = |word: &str| if word.is_empty() { Value::Null } else { word.into() };
+    json!({
+        "text": word(&statement.text),
+        "kind": statement.kind,
+        "kinds": statement.kinds,
+        "classes": statement.classes,
+        "reads": statement.reads,
+        "writes": statement.writes,
+        "functions": statement.functions,
+        "where": word(&statement.r#where),
+        "limit": word(&statement.limit),
+        "dynamic": statement.dynamic,
+    })
+}
+
+fn subject(subject: &Subject) -> Value {
+    let ci = subject.ci.as_ref().map(|ci| {
+        json!({
+            "system": ci.system, "project": ci.project, "pipeline": ci.pipeline, "job": ci.job, "run": ci.run,
+            "branch": ci.branch, "commit": ci.commit, "actor": ci.actor, "url": ci.url,
+            "variables": ci.variables,
+        })
+    });
+    let ancestors: Vec<_> = subject
+        .ancestors
+        .iter()
+        .map(|parent| json!({"pid": parent.pid, "uid": parent.uid, "exe": parent.exe, "argv": parent.argv}))
+        .collect();
+    json!({
+        "pid": subject.pid,
+        "start_time_ns": subject.start_time_ns,
+        "uid": subject.uid,
+        "user": subject.user,
+        "gid": subject.gid,
+        "group": subject.group,
+        "login_uid": subject.login_uid,
+        "login_user": subject.login_user,
+        "login_session": subject.login_session,
+        "exe": subject.exe,
+        "script": subject.script,
+        "exe_sha256": subject.exe_sha256,
+        "argv": subject.argv,
+        "cwd": subject.cwd,
+        "cgroup": subject.cgroup,
+        "unit": subject.unit,
+        "container": subject.container,
+        "ancestors": ancestors,
+        "ci": ci,
+        "missing": subject.missing,
+    })
+}
+
+fn rows(rows: &Rows) -> Value {
+    let columns: Vec<_> = rows
+        .columns
+        .iter()
+        .map(|column| {
+            let format = if column.binary { "binary" } else { "text" };
+            json!({"name": column.name, "type_oid": column.type_oid, "format": format})
+        })
+        .collect();
+    let masks: Object = rows.masks.iter().map(|mask| (mask.mask.clone(), mask.count.into())).collect();
+    json!({
+        "count": rows.count, "bytes": rows.bytes, "columns": columns, "rows": texts(rows), "masks": masks,
+    })
+}
+
+/// The recorded rows with each value as text.
+pub fn texts(rows: &Rows) -> Vec<Vec<Option<String>>> {
+    let line = |row: &proto::Row| {
+        let value = |(at, value): (usize, &proto::Value)| {
+            value.data.as_deref().map(|data| value_text(data, rows.columns.get(at)))
+        };
+        row.values.iter().enumerate().map(value).collect()
+    };
+    rows.rows.iter().map(line).collect()
+}
+
+/// A value as text: binary ones of the common PostgreSQL types by their meaning, others as `\x` and
+/// hexadecimal digits.
+fn value_text(data: &[u8], column: Option<&Column>) -> String {
+    let binary = column.is_some_and(|column| column.binary);
+    let known = match column.map_or(0, |column| column.type_oid) {
+        _ if !binary => None,
+        16 => <[u8; 1]>::try_from(data).ok().map(|[value]| if value == 0 { "f" } else { "t" }.to_owned()),
+        20 => data.try_into().ok().map(|value| i64::from_be_bytes(value).to_string()),
+        21 => data.try_into().ok().map(|value| i16::from_be_bytes(value).to_string()),
+        23 => data.try_into().ok().map(|value| i32::from_be_bytes(value).to_string()),
+        26 => data.try_into().ok().map(|value| u32::from_be_bytes(value).to_string()),
+        700 => data.try_into().ok().map(|value| f32::from_be_bytes(value).to_string()),
+        701 => data.try_into().ok().map(|value| f64::from_be_bytes(value).to_string()),
+        2950 if data.len() == 16 => {
+            let digits = hex(data);
+            let part = |from, to| digits.get(from..to).unwrap_or_default();
+            Some(format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)))
+        }
+        3802 => data.split_first().and_then(|(_, json)| utf8(json)),
+        // char, name, text, json, xml, bpchar, varchar, unknown: the same in both formats.
+        18 | 19 | 25 | 114 | 142 | 1042 | 1043 | 705 => utf8(data),
+        _ => None,
+    };
+    let text = || if binary { None } else { utf8(data) };
+    known.or_else(text).unwrap_or_else(|| format!("\\x{}", hex(data)))
+}
+
+fn utf8(data: &[u8]) -> Option<String> {
+    std::str::from_utf8(data).ok().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_statement_stands_with_its_command_and_several_below_it() {
+        let select = Statement { kind: "select".into(), r#where: "missing".into(), ..Statement::default() };
+        let mut command =
+            proto::Command { text: "SELECT 1".into(), statements: vec![select.clone()], ..Default::default() };
+        let single = super::command(&command);
+        assert_eq!(single["kind"], "select");
+        assert_eq!(single["where"], "missing");
+        assert_eq!(single["limit"], Value::Null);
+        assert_eq!(single["text"], "SELECT 1");
+        command.statements.push(select);
+        let several = super::command(&command);
+        assert_eq!(several["statements"].as_array().map(Vec::len), Some(2));
+        assert_eq!(several.get("kind"), None);
+    }
+
+    #[test]
+    fn values_are_text_whatever_their_format() {
+        let column = |type_oid, binary| Column { name: String::new(), type_oid, binary };
+        assert_eq!(value_text(b"7", Some(&column(23, false))), "7");
+        assert_eq!(value_text(&[0xff, 0xff, 0xff, 0xfe], Some(&column(23, true))), "-2");
+        assert_eq!(value_text(&[1], Some(&column(16, true))), "t");
+        assert_eq!(value_text(b"\x01{}", Some(&column(3802, true))), "{}");
+        assert_eq!(value_text(&[0; 16], Some(&column(2950, true))), "00000000-0000-0000-0000-000000000000");
+        // Not what the type says it must be, or no type that is known.
+        assert_eq!(value_text(&[1, 2], Some(&column(23, true))), "\\x0102");
+        assert_eq!(value_text(&[0xff], Some(&column(25, false))), "\\xff");
+        assert_eq!(value_text(b"abc", Some(&column(1700, true))), "\\x616263");
+        assert_eq!(value_text(b"", None), "");
+    }
+
+    #[test]
+    fn times_are_rfc_3339_in_utc() {
+        assert_eq!(time(1_700_000_000_000_000_001), "2023-11-14T22:13:20.000000001Z");
+    }
+}

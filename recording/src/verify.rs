@@ -1,0 +1,589 @@
+//! Proves a recording whole, or says what is wrong with it and where.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prost::Message as _;
+use serde::Serialize;
+
+use crate::chain::{Hash, genesis, link};
+use crate::checkpoint::{self, CheckpointError};
+use crate::keys::{PublicKey, hex};
+use crate::log::{self, SegmentFile};
+use crate::proto::event::Body;
+use crate::proto::{Checkpoint, Event};
+use crate::segment::{FrameError, SegmentReader};
+use crate::{SessionId, log::Listing};
+
+/// Problems beyond this many are counted, not kept.
+const MAX_PROBLEMS: usize = 1000;
+/// Sessions that may be open at one time; bounds the memory that a made-up recording can ask for.
+const MAX_OPEN_SESSIONS: usize = 1 << 20;
+/// `HEAD` is rewritten about every second. An event this much later than the `HEAD` that does not cover
+/// it shows that `HEAD` was put back.
+const HEAD_LAG_NS: u64 = 30_000_000_000;
+
+/// What a verification found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Nothing is wrong.
+    pub ok: bool,
+    /// The host whose key the recording was verified against: SHA-256 of the public key.
+    pub host: String,
+    /// Segments.
+    pub segments: u64,
+    /// Segments that are not sealed yet.
+    pub open_segments: u64,
+    /// Events.
+    pub events: u64,
+    /// Events at the end, beyond the last signed checkpoint: written in the second before the agent was
+    /// last seen. Their chain holds, but nothing signed proves yet that none is missing after them.
+    pub unattested: u64,
+    /// Sessions that began.
+    pub sessions: u64,
+    /// Sessions without an end: still going on, or cut off when the agent was killed.
+    pub unfinished_sessions: u64,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Problems beyond those that are listed.
+    pub further_problems: u64,
+    /// What is remarkable but not wrong.
+    pub notes: Vec<String>,
+}
+
+/// Something wrong with a recording.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What kind of thing.
+    pub kind: ProblemKind,
+    /// The file's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The event's index in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<u64>,
+    /// The event's session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// What exactly is wrong.
+    pub detail: String,
+}
+
+/// Kinds of problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// Something is not as it was written.
+    Altered,
+    /// Events or segments are not there.
+    Missing,
+    /// Events or segments are not where they belong, or there twice.
+    Reordered,
+    /// The end is not there.
+    Truncated,
+    /// `HEAD` was put back to an earlier one.
+    RolledBack,
+    /// A signature is not this host's.
+    Signature,
+    /// A file cannot be read.
+    Unreadable,
+}
+
+/// A recording could not be verified at all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the directory of recordings {path}: {error}")]
+pub struct VerifyError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// Verifies the recording in `directory` against the host's key. Streams: memory does not grow with the
+/// recording's size. An agent may go on appending meanwhile.
+///
+/// # Errors
+/// The directory cannot be read. Whatever is wrong in it is in the report.
+pub fn verify(directory: &Path, key: &PublicKey) -> Result<Report, VerifyError> {
+    // HEAD before the listing: what is appended in between is beyond HEAD, not missing.
+    let head = checkpoint::read(directory, key);
+    let listing = log::list(directory).map_err(|error| VerifyError { path: directory.into(), error })?;
+    let mut verifier = Verifier::new(key, head);
+    verifier.run(&listing);
+    // An agent may have sealed segments since, and have moved HEAD first.
+    let now = checkpoint::read(directory, key).map_or(0, |head| head.events);
+    Ok(verifier.finish(now))
+}
+
+/// Reads arbitrary bytes as a segment and verifies it: the entry point for fuzzing.
+pub fn fuzz_segment(bytes: &[u8]) {
+    let key = crate::HostKey::from_seed(&[7; 32]);
+    let mut verifier = Verifier::new(key.public(), Err(CheckpointError::Missing));
+    if let Ok(reader) = SegmentReader::new(io::Cursor::new(bytes)) {
+        verifier.segment(reader, &Place { name: "fuzz".into(), number: 0, last: true });
+    }
+    verifier.finish(0);
+    // A checkpoint's parser takes hostile bytes as well.
+    let _ = checkpoint::parse(bytes, key.public());
+}
+
+/// Where the log stands.
+#[derive(Debug, Clone)]
+struct Position {
+    /// The next event's index.
+    index: u64,
+    hash: Hash,
+    /// SHA-256 of the header of the segment before; empty before the first.
+    header_sha256: Vec<u8>,
+}
+
+struct Place {
+    name: String,
+    number: u64,
+    last: bool,
+}
+
+struct Verifier<'k> {
+    key: &'k PublicKey,
+    head: Result<Checkpoint, CheckpointError>,
+    /// Where the next segment must begin; `None` after something that leaves it open.
+    expected: Option<Position>,
+    /// What became of the place that HEAD names.
+    head_hash: Option<Hash>,
+    head_header: Option<Hash>,
+    last_segment: Option<u64>,
+    sessions: HashMap<SessionId, u64>,
+    /// An agent started beyond HEAD.
+    started_beyond: bool,
+    /// Up to where a HEAD that was not put back must reach, and the file that shows it.
+    covered: Option<(u64, String)>,
+    report: Report,
+}
+
+impl<'k> Verifier<'k> {
+    fn new(key: &'k PublicKey, head: Result<Checkpoint, CheckpointError>) -> Self {
+        let report = Report {
+            ok: false,
+            host: hex(&key.fingerprint()),
+            segments: 0,
+            open_segments: 0,
+            events: 0,
+            unattested: 0,
+            sessions: 0,
+            unfinished_sessions: 0,
+            problems: Vec::new(),
+            further_problems: 0,
+            notes: Vec::new(),
+        };
+        Self {
+            key,
+            head,
+            expected: Some(Position { index: 0, hash: genesis(key), header_sha256: Vec::new() }),
+            head_hash: None,
+            head_header: None,
+            last_segment: None,
+            sessions: HashMap::new(),
+            started_beyond: false,
+            covered: None,
+            report,
+        }
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        if self.report.problems.len() < MAX_PROBLEMS {
+            self.report.problems.push(problem);
+        } else {
+            self.report.further_problems += 1;
+        }
+    }
+
+    fn file_problem(&mut self, kind: ProblemKind, file: &str, detail: String) {
+        self.problem(Problem { kind, file: Some(file.into()), event: None, session: None, detail });
+    }
+
+    fn run(&mut self, listing: &Listing) {
+        let last = listing.segments.last().map(|segment| segment.number);
+        let mut next = 0;
+        for segment in &listing.segments {
+            if segment.number != next {
+                self.missing_segments(next, segment.number - 1);
+            }
+            next = segment.number.saturating_add(1);
+            self.segment_file(segment, last == Some(segment.number));
+        }
+        for file in &listing.superseded {
+            self.report.notes.push(format!(
+                "{} is left over from its sealing; the sealed segment counts",
+                name_of(&file.path)
+            ));
+        }
+        for file in &listing.strangers {
+            self.report.notes.push(format!("{} is no part of the recording", name_of(file)));
+        }
+    }
+
+    fn missing_segments(&mut self, first: u64, last: u64) {
+        let detail = if first == last {
+            "the segment is missing".to_owned()
+        } else {
+            format!("the segments {first} to {last} are missing")
+        };
+        let event = self.expected.as_ref().map(|position| position.index);
+        let file = Some(log::segment_name(first, true));
+        self.problem(Problem { kind: ProblemKind::Missing, file, event, session: None, detail });
+        self.expected = None;
+    }
+
+    fn segment_file(&mut self, segment: &SegmentFile, last: bool) {
+        self.report.segments += 1;
+        self.last_segment = Some(segment.number);
+        let place = Place { name: name_of(&segment.path), number: segment.number, last };
+        match log::open(segment) {
+            Ok((reader, _)) => self.segment(reader, &place),
+            Err(error) => {
+                self.file_problem(ProblemKind::Unreadable, &place.name, format!("the file {error}"));
+                self.expected = None;
+            }
+        }
+    }
+
+    fn segment(&mut self, mut reader: SegmentReader<'_>, place: &Place) {
+        let header = reader.header().clone();
+        let header_sha256 = reader.header_sha256();
+        if header.host != self.key.fingerprint() {
+            let detail = "the segment is another host's, or its header was altered".into();
+            self.file_problem(ProblemKind::Signature, &place.name, detail);
+        }
+        if header.segment != place.number {
+            let detail = format!("the file holds segment {}, by its header", header.segment);
+            self.file_problem(ProblemKind::Reordered, &place.name, detail);
+        }
+        if let Some(expected) = &self.expected {
+            let links = header.first_index == expected.index
+                && header.previous_hash == expected.hash
+                && header.previous_header_sha256 == expected.header_sha256;
+            if !links {
+                let detail = format!(
+                    "the segment does not go on where the one before ends (event {}): this file or the one \
+                     before was altered, exchanged or cut",
+                    expected.index
+                );
+                self.file_problem(ProblemKind::Reordered, &place.name, detail);
+            }
+        }
+        if let Ok(head) = &self.head
+            && head.segment == place.number
+        {
+            self.head_header = Some(header_sha256);
+        }
+        let signed = reader.footer().cloned();
+        let signed_well = signed.as_ref().is_some_and(|signed| signed.verifies(self.key));
+        if let Some(signed) = &signed {
+            if !signed_well {
+                let detail = "the footer does not bear the signature of this host's key".into();
+                self.file_problem(ProblemKind::Signature, &place.name, detail);
+            } else if signed.footer.header_sha256 != header_sha256 {
+                let detail = "the header is not the one that was sealed".into();
+                self.file_problem(ProblemKind::Altered, &place.name, detail);
+            }
+        } else {
+            self.report.open_segments += 1;
+        }
+        let Ok(start) = Hash::try_from(header.previous_hash.as_slice()) else {
+            self.file_problem(ProblemKind::Altered, &place.name, "the header is damaged".into());
+            self.expected = None;
+            return;
+        };
+
+        let mut position =
+            Position { index: header.first_index, hash: start, header_sha256: header_sha256.to_vec() };
+        let problems = self.report.problems.len() as u64 + self.report.further_problems;
+        self.pass(&position);
+        let mut broken = false;
+        let mut count = 0_u64;
+        loop {
+            match reader.next_frame() {
+                Ok(Some(frame)) => {
+                    self.event(frame.event, &frame.hash, &mut position, place);
+                    count += 1;
+                }
+                Ok(None) => break,
+                Err(FrameError::Torn) if signed.is_none() && place.last => {
+                    // Being written, or left by a crash. If HEAD covers it, that is found at the end.
+                    self.report.notes.push(format!(
+                        "{}: the record after event {} is incomplete: it is being written, or a crash cut it \
+                         off",
+                        place.name,
+                        position.index.wrapping_sub(1)
+                    ));
+                    break;
+                }
+                Err(error) => {
+                    self.problem(Problem {
+                        kind: ProblemKind::Altered,
+                        file: Some(place.name.clone()),
+                        event: Some(position.index),
+                        session: None,
+                        detail: format!("no event can be read from here on: {error}"),
+                    });
+                    broken = true;
+                    break;
+                }
+            }
+        }
+        self.report.events += count;
+
+        let Some(signed) = signed else {
+            self.expected = (!broken).then_some(position);
+            return;
+        };
+        let footer = &signed.footer;
+        let clean = self.report.problems.len() as u64 + self.report.further_problems == problems;
+        if !broken {
+            match reader.finish() {
+                Ok(Some(hash)) if footer.body_sha256 == hash => {}
+                Ok(_) if clean => {
+                    let detail = "the compressed body is not the one that was sealed".into();
+                    self.file_problem(ProblemKind::Altered, &place.name, detail);
+                }
+                Ok(_) => {}
+                Err(error) => self.file_problem(ProblemKind::Altered, &place.name, error.to_string()),
+            }
+            if signed_well && footer.events != count {
+                let detail = format!("it holds {count} events, {} were sealed", footer.events);
+                self.file_problem(ProblemKind::Missing, &place.name, detail);
+            } else if clean && footer.final_hash != position.hash {
+                let detail = format!(
+                    "its events ({} to {}) were rewritten: their chain holds, but does not end in the hash that \
+                     was sealed",
+                    header.first_index,
+                    position.index.wrapping_sub(1)
+                );
+                self.file_problem(ProblemKind::Altered, &place.name, detail);
+            }
+        }
+        // What was signed tells where the next segment begins, whatever became of the body.
+        self.expected = match Hash::try_from(footer.final_hash.as_slice()) {
+            Ok(hash) if signed_well => Some(Position {
+                index: header.first_index.saturating_add(footer.events),
+                hash,
+                header_sha256: header_sha256.to_vec(),
+            }),
+            _ => None,
+        };
+        if let Ok(head) = &self.head
+            && header.first_index.saturating_add(footer.events) > head.events
+            && signed_well
+        {
+            // HEAD is written before a segment is sealed.
+            let end = header.first_index.saturating_add(footer.events);
+            self.must_cover(place, end);
+        }
+    }
+
+    /// Checks one event and moves `position` behind it.
+    fn event(&mut self, bytes: &[u8], stored: &Hash, position: &mut Position, place: &Place) {
+        let event = Event::decode(bytes);
+        let session = event.as_ref().ok().and_then(|event| SessionId::from_slice(&event.session));
+        let problem = |kind, detail| Problem {
+            kind,
+            file: Some(place.name.clone()),
+            event: Some(position.index),
+            session: session.map(|session| session.to_string()),
+            detail,
+        };
+        let chained = link(&position.hash, bytes) == *stored;
+        let mut found = None;
+        match &event {
+            Ok(event) if event.index == position.index => {
+                if !chained {
+                    let detail = "the event was altered: it does not give the hash that stands with it".into();
+                    found = Some(problem(ProblemKind::Altered, detail));
+                }
+            }
+            Ok(event) if event.index > position.index => {
+                let detail =
+                    format!("event {} stands here: the events before it are missing or moved", event.index);
+                found = Some(problem(ProblemKind::Missing, detail));
+            }
+            Ok(event) => {
+                let detail = format!("event {} stands here: it was moved or is there twice", event.index);
+                found = Some(problem(ProblemKind::Reordered, detail));
+            }
+            Err(error) => {
+                found = Some(problem(ProblemKind::Altered, format!("the event cannot be decoded: {error}")));
+            }
+        }
+        let clean = found.is_none();
+        if let Some(found) = found {
+            self.problem(found);
+        }
+        position.index = match &event {
+            Ok(event) if event.index > position.index => event.index.saturating_add(1),
+            _ => position.index.saturating_add(1),
+        };
+        // From here on each event is judged by itself.
+        position.hash = *stored;
+        if clean && let Ok(event) = &event {
+            self.beyond_head(event, place);
+            self.in_session(event, session, place);
+        }
+        self.pass(position);
+    }
+
+    fn pass(&mut self, position: &Position) {
+        if let Ok(head) = &self.head
+            && head.events == position.index
+            && self.head_hash.is_none()
+        {
+            self.head_hash = Some(position.hash);
+        }
+    }
+
+    fn beyond_head(&mut self, event: &Event, place: &Place) {
+        let Ok(head) = &self.head else { return };
+        if event.index < head.events {
+            return;
+        }
+        let late = event.monotonic_ns.saturating_sub(head.monotonic_ns) > HEAD_LAG_NS;
+        let start = matches!(event.body, Some(Body::AgentStarted(_) | Body::Recovered(_)));
+        // An agent writes HEAD at its start, before it records anything else.
+        if (late && !start) || (self.started_beyond && !start) {
+            self.must_cover(place, event.index.saturating_add(1));
+        }
+        self.started_beyond |= matches!(event.body, Some(Body::AgentStarted(_)));
+    }
+
+    fn must_cover(&mut self, place: &Place, events: u64) {
+        if self.covered.as_ref().is_none_or(|(covered, _)| *covered < events) {
+            self.covered = Some((events, place.name.clone()));
+        }
+    }
+
+    fn in_session(&mut self, event: &Event, session: Option<SessionId>, place: &Place) {
+        let Some(session) = session else { return };
+        let next = self.sessions.get(&session).copied();
+        let wrong = match (&event.body, next) {
+            (Some(Body::FlowStarted(_)), None) if event.sequence == 0 => {
+                self.report.sessions += 1;
+                None
+            }
+            (_, Some(next)) if event.sequence == next => None,
+            (_, Some(next)) => Some(format!("the session's event {next} is due, {} stands here", event.sequence)),
+            // What went before may be missing; that was said where it is missing.
+            (_, None) if !self.report.problems.is_empty() => None,
+            (_, None) => Some("the session has not begun".into()),
+        };
+        if let Some(detail) = wrong {
+            self.problem(Problem {
+                kind: ProblemKind::Missing,
+                file: Some(place.name.clone()),
+                event: Some(event.index),
+                session: Some(session.to_string()),
+                detail,
+            });
+        }
+        if matches!(event.body, Some(Body::SessionEnded(_))) {
+            self.sessions.remove(&session);
+        } else if self.sessions.len() < MAX_OPEN_SESSIONS || next.is_some() {
+            self.sessions.insert(session, event.sequence.saturating_add(1));
+        }
+    }
+
+    /// `now` is what a second look at HEAD showed.
+    fn finish(mut self, now: u64) -> Report {
+        let head = std::mem::replace(&mut self.head, Err(CheckpointError::Missing));
+        let end = self.expected.as_ref().map(|position| position.index);
+        match head {
+            Ok(head) => {
+                self.head(&head, end);
+                self.rolled_back(head.events.max(now));
+            }
+            // The very first start can be cut off before HEAD is there.
+            Err(CheckpointError::Missing) if self.report.events == 0 => {}
+            Err(error) => {
+                let kind = match &error {
+                    CheckpointError::Io(_) => ProblemKind::Unreadable,
+                    CheckpointError::Missing => ProblemKind::Missing,
+                    CheckpointError::Damaged => ProblemKind::Altered,
+                    CheckpointError::Signature => ProblemKind::Signature,
+                };
+                let detail = format!("HEAD {error}: the end of the recording cannot be proven");
+                self.file_problem(kind, checkpoint::HEAD, detail);
+                self.report.unattested = 0;
+            }
+        }
+        self.report.unfinished_sessions = self.sessions.len() as u64;
+        self.report.ok = self.report.problems.is_empty();
+        self.report
+    }
+
+    fn rolled_back(&mut self, events: u64) {
+        let Some((covered, file)) = self.covered.take().filter(|(covered, _)| *covered > events) else { return };
+        self.problem(Problem {
+            kind: ProblemKind::RolledBack,
+            file: Some(checkpoint::HEAD.into()),
+            event: Some(events),
+            session: None,
+            detail: format!(
+                "HEAD was put back to an earlier one: it ends before event {events}, although the host had \
+                 signed up to event {} ({file}) or beyond",
+                covered - 1
+            ),
+        });
+    }
+
+    fn head(&mut self, head: &Checkpoint, end: Option<u64>) {
+        if head.host != self.key.fingerprint() {
+            self.file_problem(ProblemKind::Signature, checkpoint::HEAD, "HEAD is another host's".into());
+        }
+        let truncated = match (self.last_segment, end) {
+            (None, _) => head.events > 0,
+            (Some(last), _) if head.segment > last => true,
+            (_, Some(end)) => end < head.events,
+            (_, None) => false,
+        };
+        if truncated {
+            let end = end.unwrap_or(0);
+            let detail = if end < head.events {
+                format!("the end is missing: events {end} to {} (HEAD proves that they were there)", head.events - 1)
+            } else {
+                format!("the end is missing: segment {} (HEAD proves that it was there)", head.segment)
+            };
+            self.problem(Problem {
+                kind: ProblemKind::Truncated,
+                file: self.last_segment.map(|_| log::segment_name(head.segment, false)),
+                event: Some(end),
+                session: None,
+                detail,
+            });
+            return;
+        }
+        // Without a known end, or a place, something is wrong before it and has been said.
+        if let Some(hash) = self.head_hash
+            && head.hash != hash
+            && self.report.problems.is_empty()
+        {
+            self.problem(Problem {
+                kind: ProblemKind::Altered,
+                file: None,
+                event: head.events.checked_sub(1),
+                session: None,
+                detail: "events up to here were rewritten: their chain holds, but does not lead to the hash that \
+                         HEAD has"
+                    .into(),
+            });
+        }
+        if let Some(header) = self.head_header
+            && head.header_sha256 != header
+            && self.report.problems.is_empty()
+        {
+            let file = log::segment_name(head.segment, false);
+            self.file_problem(ProblemKind::Altered, &file, "the header is not the one that HEAD names".into());
+        }
+        self.report.unattested = end.map_or(0, |end| end.saturating_sub(head.events));
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
