@@ -136,6 +136,11 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
             return postgres::turn_away(flow.client, "53100", &format!("interlock: {error}"), hint).await;
         }
     };
+    if let Some(reason) = policy.refuses_plaintext() {
+        session.end(&End { reason: EndReason::Refused, detail: &reason, client_bytes: 0, server_bytes: 0 });
+        let hint = "The agent on this host does not speak TLS yet: see `plaintext:` in its policies.";
+        return postgres::turn_away(flow.client, "42501", &reason, hint).await;
+    }
     let upstream = match TcpStream::connect(flow.destination.address).await {
         Ok(upstream) => upstream,
         Err(error) => {
@@ -164,8 +169,8 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
         subject,
         destination,
         policy: handle,
-        session,
-        statements: Arc::clone(&agent.statements),
+        recording: session,
+        scripts: Arc::clone(&agent.scripts),
         limits: agent.limits,
         shutdown: stopping,
     };

@@ -29,18 +29,20 @@ use lock::Lock;
 /// How long flows may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Statements that are remembered as read: how many, and bytes of text in all.
+const SCRIPTS: (usize, usize) = (10_000, 64 << 20);
+
 /// How often files and cgroups that selectors name are looked at again.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// What every flow and request works with.
-#[derive(Debug)]
 pub(crate) struct Agent {
     config: Config,
     interceptor: Interceptor,
     policies: PolicyStore,
     recorder: Arc<Recorder>,
     identity: Reader,
-    statements: Arc<sql::Cache>,
+    scripts: Arc<sql::Cache>,
     limits: Limits,
     counts: Counts,
     shutdown: watch::Sender<bool>,
@@ -84,7 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         policies,
         recorder,
         identity: Reader::default(),
-        statements: Arc::new(sql::Cache::default()),
+        scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),
         counts: Counts::default(),
         shutdown,

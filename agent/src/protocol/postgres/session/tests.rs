@@ -24,6 +24,7 @@ impl Rules for Policy {
             rule: denied.then(|| "rule".into()),
             message: None,
             matched: Vec::new(),
+            observed: Vec::new(),
         }
     }
 
