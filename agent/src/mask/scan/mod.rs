@@ -18,7 +18,7 @@ mod words;
 use std::sync::Arc;
 
 use block::{ANCHORS, BLOCK};
-use forms::{FORMS, Form};
+use forms::{FORMS, Form, Shape};
 
 use super::{Detector, Fired, HashKey, MAX_DETECT, MaskId, REDACTED, Transform, text};
 
@@ -38,6 +38,8 @@ pub(super) struct Rules {
     /// For the length of a run, bits of the lengths of the next one (0 for none) that are part of a
     /// form in use.
     starts: [u32; forms::LONGEST + 1],
+    /// The forms in use.
+    forms: Vec<(Shape, &'static Form)>,
     anchors: [u8; ANCHORS],
     /// All ones when digits matter, else zero.
     digits: u64,
@@ -105,6 +107,7 @@ impl Rules {
             if !rules.uses(form) {
                 continue;
             }
+            rules.forms.push((Shape::of(form.lengths), form));
             let mut lengths = form.lengths.iter().copied();
             let (first, next) = (lengths.next().unwrap_or(0), lengths.next().unwrap_or(0));
             if let Some(nexts) = rules.starts.get_mut(usize::from(first)) {
@@ -286,7 +289,9 @@ impl Scan<'_> {
         }
         if !tail.is_empty() {
             let mut block = [0; BLOCK];
-            block.iter_mut().zip(tail).for_each(|(to, from)| *to = *from);
+            if let Some(start) = block.get_mut(..tail.len()) {
+                start.copy_from_slice(tail);
+            }
             self.block(at, &block, digit_before);
         }
     }

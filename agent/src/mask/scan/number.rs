@@ -1,6 +1,6 @@
 //! Numbers: runs of digits and what stands between them.
 
-use super::forms::{FORMS, Form, LONGEST, Separators};
+use super::forms::{Form, LONGEST, Separators, Shape};
 use super::{Scan, phone};
 use crate::mask::Detector;
 
@@ -138,6 +138,9 @@ impl Scan<'_> {
             self.word_with_digits(at);
             return;
         }
+        if self.short_and_alone(at) {
+            return;
+        }
         let mut group = Group::new(self.value);
         let (mut pos, mut separator) = (at, 0);
         loop {
@@ -173,12 +176,33 @@ impl Scan<'_> {
         }
     }
 
+    /// A run of at most six digits with nothing to join it to: that is no number of any kind, and
+    /// most runs are such.
+    #[inline]
+    fn short_and_alone(&mut self, at: usize) -> bool {
+        let Some(window) = self.value.get(at..).map(|rest| rest.get(..8).unwrap_or(rest)) else { return false };
+        let length = window.iter().position(|b| !b.is_ascii_digit()).unwrap_or(window.len());
+        if length > 6 {
+            return false;
+        }
+        let end = at + length;
+        let alone = match self.byte(end) {
+            b' ' | b'-' | b'.' | b'/' => !self.byte(end + 1).is_ascii_digit() && self.separator_at(end, self.byte(end)).is_none() && length != 3,
+            b'(' | b')' | b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => false,
+            _ => true,
+        };
+        if alone {
+            self.resume = end;
+        }
+        alone
+    }
+
     /// What separates the run that ends at `end` from another one, and its width in bytes.
     #[inline]
     fn separator_at(&self, end: usize, next: u8) -> Option<(u8, usize)> {
         const ASCII: &[u8] = b" -./()";
         let digit_at = |i: usize| self.byte(i).is_ascii_digit();
-        if ASCII.contains(&next) {
+        if matches!(next, b' ' | b'-'..=b'/' | b'(' | b')') {
             if digit_at(end + 1) {
                 return Some((if matches!(next, b'(' | b')') { Sep::BRACKET } else { next }, 1));
             }
@@ -250,15 +274,14 @@ impl Scan<'_> {
         if !self.rules.may_start(*length, next) {
             return None;
         }
-        let form = FORMS.iter().find(|form| self.rules.uses(form) && self.has_form(group, first, form))?;
+        let shape = Shape::of(lengths);
+        let mut forms = self.rules.forms.iter().filter(|(own, _)| own.leads(shape)).map(|(_, form)| *form);
+        let form = forms.find(|form| self.has_form(group, first, form))?;
         Some((form.detector, form.lengths.len(), 0))
     }
 
     fn has_form(&self, group: &Group<'_>, first: usize, form: &Form) -> bool {
         let count = form.lengths.len();
-        if !group.lengths(first).starts_with(form.lengths) {
-            return false;
-        }
         let separated = match form.separators {
             Separators::OneOf(any) => group.same_separator(first, count).is_some_and(|sep| any.contains(&sep)),
             Separators::Exactly(seps) => {

@@ -63,6 +63,9 @@ pub(super) fn find(group: &Group<'_>, first: usize) -> Option<(usize, usize)> {
     if before == b'+' {
         return international(group, first, 0).map(|runs| (runs, 1));
     }
+    if group.lengths(first).len() < 2 {
+        return None;
+    }
     let run = group.run(first)?;
     let bracketed = before == b'(' && group.separator(first + 1) == Sep::BRACKET;
     let lead = usize::from(bracketed);

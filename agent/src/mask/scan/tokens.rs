@@ -135,6 +135,10 @@ impl Scan<'_> {
 
     /// At `_`: keys of GitHub and Stripe.
     pub(super) fn underscore(&mut self, at: usize) {
+        // The last letter of any of the prefixes.
+        if !b"pousrtec".contains(&self.byte_before(at)) {
+            return;
+        }
         if let [b'g', b'h', b'p' | b'o' | b'u' | b's' | b'r'] = self.back(at, 3) {
             let end = at + 1 + self.run(at + 1, |b| word(b) || matches!(b, b'.' | b'-'));
             self.key(Detector::GithubToken, at - 3, at + 1, end, 36);
@@ -168,6 +172,12 @@ impl Scan<'_> {
             return;
         }
         let before = self.back(at, 7);
+        // What all prefixes have in common: a letter, and two that hardly any other word has there.
+        match before {
+            [.., b'x', b'o', b'x', _] | [.., b'x', b'a', b'p', b'p'] | [.., b'P', b'X'] => {}
+            [.., b't' | b'r' | b's'] if before.windows(2).any(|w| w == b"gl") => {}
+            _ => return,
+        }
         let gitlab: &[&[u8]] = &[
             b"glpat", b"gldt", b"glrt", b"glrtr", b"glptt", b"glsoat", b"gloas", b"glcbt", b"glagent", b"glft",
             b"glimt", b"glffct", b"glwt",
@@ -300,6 +310,16 @@ impl Scan<'_> {
     /// At `=`: a password or key named before it.
     pub(super) fn named_secret(&mut self, at: usize) {
         let equals = self.byte(at) == b'=';
+        let mut last = at;
+        while last > 0 && at - last < 4 && matches!(self.byte(last - 1), b' ' | b'"' | b'\'') {
+            last -= 1;
+        }
+        // The last letter of any of the names.
+        match self.byte_before(last) | 0x20 {
+            b'y' | b't' => {}
+            b'd' | b's' if equals => {}
+            _ => return,
+        }
         let quote_or_space = |b: &u8| matches!(b, b' ' | b'"' | b'\'');
         let before = self.back(at, 40);
         let gap = before.iter().rev().take_while(|b| quote_or_space(b)).count();
