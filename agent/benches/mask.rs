@@ -49,7 +49,9 @@ impl Measurement for CpuTime {
 fn all_detectors() -> MaskSet {
     Detector::ALL
         .iter()
-        .fold(MaskSet::builder(), |masks, (detector, _)| masks.detector("all".into(), *detector, Transform::Redact))
+        .fold(MaskSet::builder(), |masks, (detector, _)| {
+            masks.detector("all".into(), *detector, Transform::Redact)
+        })
         .build(&HashKey::new(&[1; 32]))
 }
 
@@ -57,7 +59,9 @@ fn all_detectors() -> MaskSet {
 fn common_detectors() -> MaskSet {
     [Detector::PaymentCard, Detector::Email, Detector::PrivateKey, Detector::AwsAccessKey]
         .into_iter()
-        .fold(MaskSet::builder(), |masks, detector| masks.detector("leaks".into(), detector, Transform::Redact))
+        .fold(MaskSet::builder(), |masks, detector| {
+            masks.detector("leaks".into(), detector, Transform::Redact)
+        })
         .build(&HashKey::new(&[1; 32]))
 }
 
@@ -75,11 +79,31 @@ impl Random {
     }
 }
 
-const NAMES: &[&str] = &["Maria", "João", "Wei", "Fatima", "Ingrid", "Oluwaseun", "Katherine", "Dmitri", "Jane", "Iris"];
-const STREETS: &[&str] = &["Baker Street", "Rue de la Paix", "Hauptstraße", "Via Roma", "Elm Avenue", "Calle Mayor"];
+const NAMES: &[&str] =
+    &["Maria", "João", "Wei", "Fatima", "Ingrid", "Oluwaseun", "Katherine", "Dmitri", "Jane", "Iris"];
+const STREETS: &[&str] =
+    &["Baker Street", "Rue de la Paix", "Hauptstraße", "Via Roma", "Elm Avenue", "Calle Mayor"];
 const WORDS: &[&str] = &[
-    "the", "order", "was", "delivered", "to", "customer", "on", "Monday", "and", "invoice", "paid", "late", "because",
-    "of", "a", "missing", "signature", "It", "is", "waiting",
+    "the",
+    "order",
+    "was",
+    "delivered",
+    "to",
+    "customer",
+    "on",
+    "Monday",
+    "and",
+    "invoice",
+    "paid",
+    "late",
+    "because",
+    "of",
+    "a",
+    "missing",
+    "signature",
+    "It",
+    "is",
+    "waiting",
 ];
 
 fn uuid(random: &mut Random) -> String {
@@ -125,7 +149,9 @@ type Make = fn(&mut Random) -> String;
 
 const KINDS: &[(&str, Make)] = &[
     ("names", |r| format!("{} {}", r.pick(NAMES), r.pick(NAMES))),
-    ("addresses", |r| format!("{} {}, {:05} {}", r.next(200), r.pick(STREETS), r.next(100_000), r.pick(NAMES))),
+    ("addresses", |r| {
+        format!("{} {}, {:05} {}", r.next(200), r.pick(STREETS), r.next(100_000), r.pick(NAMES))
+    }),
     ("numbers", |r| r.next(10_000_000).to_string()),
     ("amounts", |r| format!("{}.{:02}", r.next(100_000), r.next(100))),
     ("uuids", uuid),
@@ -167,7 +193,8 @@ fn quiet(c: &mut Criterion<CpuTime>) {
         .collect();
         let flat: Vec<Vec<u8>> = rows.concat();
         group.throughput(Throughput::Bytes(flat.iter().map(|v| v.len() as u64).sum()));
-        group.bench_function("mixed rows, value by value", |b| b.iter(|| detect_all(&masks, &flat, &mut out)));
+        group
+            .bench_function("mixed rows, value by value", |b| b.iter(|| detect_all(&masks, &flat, &mut out)));
         let lines: Vec<Vec<u8>> = rows.iter().map(|row| row.join(&b'\t')).collect();
         group.throughput(Throughput::Bytes(lines.iter().map(|v| v.len() as u64).sum()));
         group.bench_function("mixed rows, line by line", |b| b.iter(|| detect_all(&masks, &lines, &mut out)));
@@ -180,7 +207,9 @@ fn quiet(c: &mut Criterion<CpuTime>) {
                 rows.iter()
                     .flat_map(|row| row.iter().zip(oids))
                     .filter(|(value, oid)| {
-                        masks.detect_typed(*oid, Format::Text, black_box(value), &mut out, &mut fired).is_some()
+                        masks
+                            .detect_typed(*oid, Format::Text, black_box(value), &mut out, &mut fired)
+                            .is_some()
                     })
                     .count()
             });
@@ -192,11 +221,15 @@ fn quiet(c: &mut Criterion<CpuTime>) {
 fn short(c: &mut Criterion<CpuTime>) {
     let masks = all_detectors();
     let mut group = c.benchmark_group("one value of about 20 bytes");
-    for (name, value) in
-        [("text", "Katherine Fitzgerald"), ("number", "10000000000000000001"), ("timestamp", "2024-03-05 12:34:56")]
-    {
+    for (name, value) in [
+        ("text", "Katherine Fitzgerald"),
+        ("number", "10000000000000000001"),
+        ("timestamp", "2024-03-05 12:34:56"),
+    ] {
         let (mut out, mut fired) = (Vec::new(), Fired::default());
-        group.bench_function(name, |b| b.iter(|| masks.detect(black_box(value.as_bytes()), &mut out, &mut fired)));
+        group.bench_function(name, |b| {
+            b.iter(|| masks.detect(black_box(value.as_bytes()), &mut out, &mut fired))
+        });
     }
     group.finish();
 }

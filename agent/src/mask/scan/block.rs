@@ -17,19 +17,19 @@ pub(super) struct Bits {
 /// Number of anchor bytes; fewer are filled up by repeating one.
 pub(super) const ANCHORS: usize = 7;
 
-/// Classifies a block.
+/// Classifies a block of which only the first `length` bytes matter.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[allow(unsafe_code)] // A third of the time that the portable form takes, on every byte there is.
-pub(super) fn classify(block: &[u8; BLOCK], anchors: &[u8; ANCHORS]) -> Bits {
+pub(super) fn classify(block: &[u8; BLOCK], length: usize, anchors: &[u8; ANCHORS]) -> Bits {
     // SAFETY: SSE2 is a part of x86_64 itself; there is no processor of this kind without.
-    unsafe { sse2(block, anchors) }
+    unsafe { sse2(block, length, anchors) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "sse2")]
-fn sse2(block: &[u8; BLOCK], anchors: &[u8; ANCHORS]) -> Bits {
+fn sse2(block: &[u8; BLOCK], length: usize, anchors: &[u8; ANCHORS]) -> Bits {
     use std::arch::x86_64::{
         _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
         _mm_setzero_si128, _mm_sub_epi8,
@@ -37,7 +37,7 @@ fn sse2(block: &[u8; BLOCK], anchors: &[u8; ANCHORS]) -> Bits {
 
     let mut all = Bits { digits: 0, anchors: 0, dashes: 0 };
     let (lanes, _) = block.as_chunks::<16>();
-    for (at, lane) in lanes.iter().enumerate() {
+    for (at, lane) in lanes.iter().take(length.div_ceil(16)).enumerate() {
         // The two halves become one unaligned load.
         let lane = u128::from_le_bytes(*lane);
         let lane = _mm_set_epi64x((lane >> 64) as i64, lane as i64);
@@ -56,10 +56,10 @@ fn sse2(block: &[u8; BLOCK], anchors: &[u8; ANCHORS]) -> Bits {
     all
 }
 
-/// Classifies a block.
+/// Classifies a block of which only the first `length` bytes matter.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
-pub(super) fn classify(block: &[u8; BLOCK], anchors: &[u8; ANCHORS]) -> Bits {
+pub(super) fn classify(block: &[u8; BLOCK], _length: usize, anchors: &[u8; ANCHORS]) -> Bits {
     portable(block, anchors)
 }
 
@@ -112,7 +112,7 @@ mod tests {
                 anchors: expected(&|b| anchors.contains(&b)),
                 dashes: expected(&|b| b == b'-'),
             };
-            prop_assert_eq!(classify(&whole, &anchors), bits);
+            prop_assert_eq!(classify(&whole, BLOCK, &anchors), bits);
             prop_assert_eq!(portable(&whole, &anchors), bits);
         }
     }

@@ -87,19 +87,16 @@ impl Hit {
 
 impl Rules {
     pub(super) fn new(detectors: &[(MaskId, Detector, Transform)], key: &Arc<HashKey>) -> Self {
-        let mut rules = Self {
-            key: Some(Arc::clone(key)),
-            actions: vec![None; Detector::ALL.len()],
-            ..Self::default()
-        };
+        let mut rules =
+            Self { key: Some(Arc::clone(key)), actions: vec![None; Detector::ALL.len()], ..Self::default() };
         for (id, asked, transform) in detectors {
             rules.named |= bit(*asked);
             for detector in asked.members() {
                 rules.active |= bit(detector);
-                if let Some(action) = rules.actions.get_mut(detector as usize) {
-                    if action.is_none_or(|(_, before)| *transform > before) {
-                        *action = Some((*id, *transform));
-                    }
+                if let Some(action) = rules.actions.get_mut(detector as usize)
+                    && action.is_none_or(|(_, before)| *transform > before)
+                {
+                    *action = Some((*id, *transform));
                 }
             }
         }
@@ -131,7 +128,15 @@ impl Rules {
         let any = |detectors: &[Detector]| detectors.iter().any(|d| rules.on(*d));
         let anchors = [
             (b'@', any(&[Detector::Email])),
-            (b':', any(&[Detector::IpAddress, Detector::UrlPassword, Detector::SlackToken, Detector::AwsSecretKey])),
+            (
+                b':',
+                any(&[
+                    Detector::IpAddress,
+                    Detector::UrlPassword,
+                    Detector::SlackToken,
+                    Detector::AwsSecretKey,
+                ]),
+            ),
             (b'=', any(&[Detector::UrlPassword, Detector::AwsSecretKey])),
             (b'_', any(&[Detector::GithubToken, Detector::StripeKey])),
             (
@@ -284,7 +289,7 @@ impl Scan<'_> {
         let (blocks, tail) = value.as_chunks::<BLOCK>();
         let mut at = 0;
         for block in blocks {
-            digit_before = self.block(at, block, digit_before);
+            digit_before = self.block(at, block, BLOCK, digit_before);
             at += BLOCK;
         }
         if !tail.is_empty() {
@@ -292,14 +297,14 @@ impl Scan<'_> {
             if let Some(start) = block.get_mut(..tail.len()) {
                 start.copy_from_slice(tail);
             }
-            self.block(at, &block, digit_before);
+            self.block(at, &block, tail.len(), digit_before);
         }
     }
 
     /// Looks at one block; gives 1 when its last byte is a digit.
     #[inline]
-    fn block(&mut self, base: usize, block: &[u8; BLOCK], digit_before: u64) -> u64 {
-        let bits = block::classify(block, &self.rules.anchors);
+    fn block(&mut self, base: usize, block: &[u8; BLOCK], length: usize, digit_before: u64) -> u64 {
+        let bits = block::classify(block, length, &self.rules.anchors);
         let after_digit = bits.digits << 1 | digit_before;
         let mut runs = bits.digits & !after_digit & self.rules.digits;
         if self.resume > base {
@@ -313,10 +318,8 @@ impl Scan<'_> {
             let at = base + look.trailing_zeros() as usize;
             look &= look - 1;
             match self.byte(at) {
-                b'0'..=b'9' => {
-                    if at >= self.resume {
-                        self.number(at);
-                    }
+                b'0'..=b'9' if at >= self.resume => {
+                    self.number(at);
                 }
                 b'@' => self.email(at),
                 b':' => self.colon(at),

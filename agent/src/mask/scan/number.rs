@@ -47,7 +47,8 @@ impl<'a> Group<'a> {
 
     /// `false` when it is full.
     fn push(&mut self, run: Run) -> bool {
-        if let (Some(place), Some(length)) = (self.runs.get_mut(self.count), self.lengths.get_mut(self.count)) {
+        if let (Some(place), Some(length)) = (self.runs.get_mut(self.count), self.lengths.get_mut(self.count))
+        {
             *place = run;
             *length = run.len() as u8;
             self.count += 1;
@@ -180,14 +181,20 @@ impl Scan<'_> {
     /// most runs are such.
     #[inline]
     fn short_and_alone(&mut self, at: usize) -> bool {
-        let Some(window) = self.value.get(at..).map(|rest| rest.get(..8).unwrap_or(rest)) else { return false };
+        let Some(window) = self.value.get(at..).map(|rest| rest.get(..8).unwrap_or(rest)) else {
+            return false;
+        };
         let length = window.iter().position(|b| !b.is_ascii_digit()).unwrap_or(window.len());
         if length > 6 {
             return false;
         }
         let end = at + length;
         let alone = match self.byte(end) {
-            b' ' | b'-' | b'.' | b'/' => !self.byte(end + 1).is_ascii_digit() && self.separator_at(end, self.byte(end)).is_none() && length != 3,
+            b' ' | b'-' | b'.' | b'/' => {
+                !self.byte(end + 1).is_ascii_digit()
+                    && self.separator_at(end, self.byte(end)).is_none()
+                    && length != 3
+            }
             b'(' | b')' | b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => false,
             _ => true,
         };
@@ -234,12 +241,12 @@ impl Scan<'_> {
     }
 
     fn group(&mut self, group: &Group<'_>) {
-        if group.lengths(0) == [2, 2, 2] && self.on(Detector::UkNino) {
-            if let (Some(first), Some(last)) = (group.run(0), group.run(2)) {
-                if self.spaced_nino(first.start as usize, last.end as usize) {
-                    return;
-                }
-            }
+        if group.lengths(0) == [2, 2, 2]
+            && self.on(Detector::UkNino)
+            && let (Some(first), Some(last)) = (group.run(0), group.run(2))
+            && self.spaced_nino(first.start as usize, last.end as usize)
+        {
+            return;
         }
         let mut first = 0;
         while first < group.count {
@@ -283,13 +290,16 @@ impl Scan<'_> {
     fn has_form(&self, group: &Group<'_>, first: usize, form: &Form) -> bool {
         let count = form.lengths.len();
         let separated = match form.separators {
-            Separators::OneOf(any) => group.same_separator(first, count).is_some_and(|sep| any.contains(&sep)),
+            Separators::OneOf(any) => {
+                group.same_separator(first, count).is_some_and(|sep| any.contains(&sep))
+            }
             Separators::Exactly(seps) => {
                 (first + 1..first + count).zip(seps).all(|(at, sep)| group.separator(at) == *sep)
             }
         };
         let card = form.detector == Detector::PaymentCard;
-        if !separated || !(group.apart(first, count, !card) || (card && count == 1 && self.code_follows(group, first)))
+        if !separated
+            || !(group.apart(first, count, !card) || (card && count == 1 && self.code_follows(group, first)))
         {
             return false;
         }
@@ -329,7 +339,10 @@ impl Scan<'_> {
         let Some(last) = group.count.checked_sub(1).and_then(|at| group.run(at)) else { return };
         let end = last.end as usize;
         let letter = self.byte(end + 1).to_ascii_uppercase();
-        if self.byte(end) != b'-' || !letter.is_ascii_uppercase() || self.byte(end + 2).is_ascii_alphanumeric() {
+        if self.byte(end) != b'-'
+            || !letter.is_ascii_uppercase()
+            || self.byte(end + 2).is_ascii_alphanumeric()
+        {
             return;
         }
         let lengths = group.lengths(0);
