@@ -1,6 +1,8 @@
 //! `interlock sessions`: list, show, replay, export and verify recordings.
 
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -131,7 +133,8 @@ struct FilterArgs {
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { since, until, user, db_user, database, exe, destination, rule, verdict, text } = args;
+        let FilterArgs { since, until, user, db_user, database, exe, destination, rule, verdict, text } =
+            args;
         Self { since, until, user, db_user, database, exe, destination, rule, verdict, text }
     }
 }
@@ -180,7 +183,9 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
             let pace = show::Pace::new(speed, Duration::from_secs_f64(max_pause.min(1e6)));
             show(&mut output, &state, &session, json, style, Some(pace))
         }
-        Command::Export { filter, format, output: None } => export(&mut output, &state, &filter.into(), format),
+        Command::Export { filter, format, output: None } => {
+            export(&mut output, &state, &filter.into(), format)
+        }
         Command::Export { filter, format, output: Some(path) } => {
             let mut file = BufWriter::new(private_file(&path)?);
             let code = export(&mut file, &state, &filter.into(), format)?;
@@ -312,7 +317,12 @@ fn find(directory: &Path, prefix: &str) -> anyhow::Result<(SessionId, Summary)> 
     }
 }
 
-fn export(output: &mut impl Write, state: &Path, filter: &Filter, format: Format) -> anyhow::Result<ExitCode> {
+fn export(
+    output: &mut impl Write,
+    state: &Path,
+    filter: &Filter,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
     let sessions: HashMap<SessionId, Summary> = query::sessions(&directory, filter, complain)?;
     let mut picker = Picker::new(filter, &sessions);
