@@ -4,6 +4,8 @@
 //! The test starts itself as a child that appends under load and prints each acknowledged command; it
 //! kills the child at a random moment, looks at what is left, and lets the next child go on with it.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;

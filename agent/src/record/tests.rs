@@ -426,7 +426,8 @@ fn sealing_can_be_cut_off_at_each_step() {
     let (open, sealed) = (segment_name(0, false), segment_name(0, true));
     recorder.log.checkpoint().expect("signed");
 
-    let steps: [(&str, &dyn Fn(&Config)); 5] = [
+    type Step<'s> = (&'s str, &'s dyn Fn(&Config));
+    let steps: [Step<'_>; 5] = [
         ("before", &|_| {}),
         ("with half a sealed file", &|config| {
             fs::write(sessions(config).join(format!("{sealed}.tmp")), b"ILKSEAL1half").expect("written");

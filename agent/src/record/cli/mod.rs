@@ -240,7 +240,7 @@ fn directory(state: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn complain(error: log::ReadError) {
+fn complain(error: &log::ReadError) {
     eprintln!("interlock: {}; `interlock sessions verify` tells more", printable(&error.to_string()));
 }
 
@@ -252,7 +252,7 @@ fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<
 }
 
 fn list(output: &mut impl Write, state: &Path, filter: &Filter, json: bool) -> anyhow::Result<ExitCode> {
-    let sessions = query::sessions(&directory(state)?, filter, complain)?;
+    let sessions = query::sessions(&directory(state)?, filter, |error| complain(&error))?;
     let mut sessions: Vec<Summary> = sessions.into_values().collect();
     sessions.sort_by(|a, b| (a.started_ns, &a.session).cmp(&(b.started_ns, &b.session)));
     if json {
@@ -279,7 +279,7 @@ fn show(
         let event = match entry {
             Ok(entry) => entry.event,
             Err(error) => {
-                complain(error);
+                complain(&error);
                 continue;
             }
         };
@@ -307,7 +307,7 @@ fn find(directory: &Path, prefix: &str) -> anyhow::Result<(SessionId, Summary)> 
     if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         bail!("{}: a session's id, or its beginning, is made of hexadecimal digits", printable(prefix));
     }
-    let sessions = query::sessions(directory, &Filter::default(), complain)?;
+    let sessions = query::sessions(directory, &Filter::default(), |error| complain(&error))?;
     let mut found: Vec<_> =
         sessions.into_iter().filter(|(_, summary)| summary.session.starts_with(&wanted)).collect();
     match (found.pop(), found.len()) {
@@ -324,7 +324,8 @@ fn export(
     format: Format,
 ) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
-    let sessions: HashMap<SessionId, Summary> = query::sessions(&directory, filter, complain)?;
+    let sessions: HashMap<SessionId, Summary> =
+        query::sessions(&directory, filter, |error| complain(&error))?;
     let mut picker = Picker::new(filter, &sessions);
     if format == Format::Csv {
         csv::header(output)?;
