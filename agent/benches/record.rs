@@ -8,8 +8,12 @@ use interlock_agent::config::Config;
 use interlock_agent::identity::Subject;
 use interlock_agent::operation::{Operation, Protocol};
 use interlock_agent::policy::{Decision, Destination, Verdict};
-use interlock_agent::record::{Command, FlowStart, Outcome, Recorder, ResultColumn, Session, Status, Step};
+use interlock_agent::record::{
+    self, Command, FlowStart, Outcome, Recorder, ResultColumn, Session, Status, Step,
+};
 use interlock_agent::sql::{Class, Kind, Relation, Script, Statement};
+use interlock_recording::query::{self, Filter};
+use interlock_recording::{PublicKey, verify};
 
 const TEXT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = $1";
 
@@ -70,7 +74,7 @@ fn run(session: &Session, times: u64) {
     }
 }
 
-fn record(criterion: &mut Criterion) {
+fn append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("record");
     // A command and its result.
     group.throughput(Throughput::Elements(2));
@@ -95,9 +99,29 @@ fn record(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Reading it back: events per second.
+fn read(criterion: &mut Criterion) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = Config { state: directory.path().join("state"), ..Config::default() };
+    let recorder = Recorder::open(&config).expect("opens");
+    run(&begin(&recorder), 100_000);
+    recorder.close().expect("closes");
+    let sessions = config.state.join(record::SESSIONS);
+    let key = PublicKey::load(&config.state.join(record::KEYS).join("host.pub")).expect("a key");
+    let mut group = criterion.benchmark_group("read");
+    group.throughput(Throughput::Elements(200_000));
+    group.bench_function("verify", |bencher| {
+        bencher.iter(|| assert!(verify(&sessions, &key).expect("verifiable").ok));
+    });
+    group.bench_function("list", |bencher| {
+        bencher.iter(|| query::sessions(&sessions, &Filter::default(), |_| {}).expect("readable").len());
+    });
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(3)).sample_size(20);
-    targets = record
+    targets = append, read
 }
 criterion_main!(benches);

@@ -4,6 +4,8 @@
 //! The test starts itself as a child that appends under load and prints each acknowledged command; it
 //! kills the child at a random moment, looks at what is left, and lets the next child go on with it.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -97,7 +99,16 @@ fn session(recorder: &std::sync::Arc<Recorder>) -> Session {
 
 fn command<'a>(text: &'a str, decision: &'a Decision) -> record::Command<'a> {
     let (statement, portal) = ("", "");
-    record::Command { step: Step::Query, text, statement, portal, params: &[], of: None, operation: None, decision }
+    record::Command {
+        step: Step::Query,
+        text,
+        statement,
+        portal,
+        params: &[],
+        of: None,
+        operation: None,
+        decision,
+    }
 }
 
 fn done(command: CommandId) -> Outcome<'static> {
@@ -141,7 +152,8 @@ fn killed() {
         for _ in 0..acks {
             line.clear();
             output.read_line(&mut line).unwrap();
-            acknowledged.extend(line.strip_prefix("ack ").and_then(|ack| ack.strip_suffix('\n')).map(str::to_owned));
+            acknowledged
+                .extend(line.strip_prefix("ack ").and_then(|ack| ack.strip_suffix('\n')).map(str::to_owned));
         }
         child.kill().unwrap();
         child.wait().unwrap();
@@ -151,7 +163,8 @@ fn killed() {
             if output.read_line(&mut line).unwrap() == 0 {
                 break;
             }
-            acknowledged.extend(line.strip_prefix("ack ").and_then(|ack| ack.strip_suffix('\n')).map(str::to_owned));
+            acknowledged
+                .extend(line.strip_prefix("ack ").and_then(|ack| ack.strip_suffix('\n')).map(str::to_owned));
         }
         // The very first start may have been killed before there was a key.
         if state.join(record::KEYS).join("host.pub").exists() && state.join(record::SESSIONS).exists() {
@@ -189,7 +202,11 @@ fn disk_full() {
     assert_eq!(refused, 4, "every flow is refused");
     let report = check(&state);
     assert!(report.ok, "as the full disk left it: {report:#?}");
-    assert!(report.notes.is_empty(), "the record that was written in part was taken back: {:?}", report.notes);
+    assert!(
+        report.notes.is_empty(),
+        "the record that was written in part was taken back: {:?}",
+        report.notes
+    );
     let recorded: BTreeSet<_> = recorded(&state).into_iter().collect();
     let acknowledged: Vec<_> = output.lines().filter_map(|line| line.strip_prefix("ack ")).collect();
     assert!(acknowledged.len() > 100, "{}", acknowledged.len());

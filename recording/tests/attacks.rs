@@ -31,7 +31,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 fn found(report: &Report, kind: ProblemKind) -> Option<u64> {
     let problem = report.problems.iter().find(|problem| problem.kind == kind);
-    problem.unwrap_or_else(|| panic!("no {kind:?} in {report:?}")).event
+    assert!(problem.is_some(), "no {kind:?} in {report:?}");
+    problem.and_then(|problem| problem.event)
 }
 
 /// The records of an open segment, and what stands before them.
@@ -104,7 +105,10 @@ fn a_removed_file_is_found_and_named() {
         fs::remove_file(directory.path().join(&name)).expect("removed");
         let report = check(directory.path());
         found(&report, kind);
-        assert!(report.problems.iter().any(|problem| problem.file.as_deref() == Some(&name)), "{name}: {report:?}");
+        assert!(
+            report.problems.iter().any(|problem| problem.file.as_deref() == Some(&name)),
+            "{name}: {report:?}"
+        );
     }
     // Everything but HEAD, then HEAD too: nothing is left that could say that there was something.
     let directory = made();
@@ -162,7 +166,13 @@ fn a_chain_that_is_computed_anew_is_found() {
     let directory = made();
     let path = directory.path().join(segment_name(2, false));
     let (preamble, records) = records(&path);
-    let mut hash: Hash = SegmentReader::open(&path).expect("opens").header().previous_hash.as_slice().try_into().expect("a hash");
+    let mut hash: Hash = SegmentReader::open(&path)
+        .expect("opens")
+        .header()
+        .previous_hash
+        .as_slice()
+        .try_into()
+        .expect("a hash");
     let mut body = Vec::new();
     for record in &records {
         let event = &record[4..record.len() - 32];

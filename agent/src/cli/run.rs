@@ -11,10 +11,12 @@ use crate::control::{Request, ask};
 
 /// Arguments of `interlock run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: interlock run --as nightly-report -- /usr/local/bin/nightly-report --all\n\n\
+#[command(
+    after_help = "Example: interlock run --as nightly-report -- /usr/local/bin/nightly-report --all\n\n\
     The command becomes a designated process of every policy that has `run: NAME` or `run: \"*\"` among its \
     `processes`, and so does whatever it starts. It is not run when there is no such policy, or no agent. \
-    Exits with the command's own status.")]
+    Exits with the command's own status."
+)]
 pub(super) struct Args {
     /// The name under which policies know this run.
     #[arg(long = "as", value_name = "NAME", default_value = "default")]

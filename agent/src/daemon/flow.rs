@@ -45,7 +45,8 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
     let Ok(subject) = tokio::task::spawn_blocking(move || reader.identity.subject(&known)).await else {
         return copy::reset(&client);
     };
-    let destination = Destination { address: original, hosts: agent.policies.hosts().names_of(original.ip()) };
+    let destination =
+        Destination { address: original, hosts: agent.policies.hosts().names_of(original.ip()) };
     let flow = Flow { client, peer, subject: Arc::new(subject), destination, entries: entries.into() };
     let policy = flow.policy(&agent);
     let treatment = match policy.treatment() {
@@ -180,7 +181,9 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
             agent.count(|c| &c.commands, summary.commands);
             agent.count(|c| &c.refused, summary.refused);
         }
-        Err(SessionError::Client(error)) => tracing::debug!(%error, destination = %address, "the client left"),
+        Err(SessionError::Client(error)) => {
+            tracing::debug!(%error, destination = %address, "the client left")
+        }
         Err(error) => tracing::warn!(%error, destination = %address, "a flow was cut off"),
     }
 }

@@ -160,7 +160,9 @@ impl Agent {
                 let applied = self.interceptor.apply(&current.selection());
                 if let Err(error) = applied {
                     tracing::error!(%error, "the kernel still works by the earlier selection of processes");
-                    return Err(format!("the policies were read, but could not be put in force whole: {error}"));
+                    return Err(format!(
+                        "the policies were read, but could not be put in force whole: {error}"
+                    ));
                 }
                 if let Err(error) = self.recorder.policy_loaded(current.hash(), &current.files()) {
                     tracing::error!(%error, "cannot record that policies changed");

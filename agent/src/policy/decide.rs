@@ -134,7 +134,11 @@ impl FlowPolicy {
     ///
     /// Allocates nothing when no rule matches.
     pub fn decide(&self, operation: &Operation, subject: &Subject) -> Decision {
-        self.decide_at(operation, subject, if self.uses_time { Timestamp::now() } else { Timestamp::UNIX_EPOCH })
+        self.decide_at(
+            operation,
+            subject,
+            if self.uses_time { Timestamp::now() } else { Timestamp::UNIX_EPOCH },
+        )
     }
 
     /// [`FlowPolicy::decide`] as if it were this time.

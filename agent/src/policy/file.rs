@@ -325,12 +325,7 @@ fn text(node: &Node, what: &str) -> Result<String, (String, String)> {
     }
 }
 
-fn name_of(
-    node: &Node,
-    what: &str,
-    most: usize,
-    also: fn(char) -> bool,
-) -> Result<String, (String, String)> {
+fn name_of(node: &Node, what: &str, most: usize, also: fn(char) -> bool) -> Result<String, (String, String)> {
     let name = text(node, what)?;
     let fits = !name.is_empty()
         && name.len() <= most
@@ -543,7 +538,9 @@ impl Decode for Ports {
                 decoder.error_help(
                     node.at,
                     format!("{} is no port", node.describe()),
-                    format!("write a number from 1 to 65535, or a range of at most {MAX_PORTS}, \"5432-5439\""),
+                    format!(
+                        "write a number from 1 to 65535, or a range of at most {MAX_PORTS}, \"5432-5439\""
+                    ),
                 );
                 None
             }

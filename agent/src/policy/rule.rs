@@ -139,7 +139,9 @@ impl SqlMatcher {
             },
             &|| {
                 let classes = self.class.as_ref()?;
-                Some(Match::of_several(statement.classes.iter().map(|class| classes.0.contains(class).into())))
+                Some(Match::of_several(
+                    statement.classes.iter().map(|class| classes.0.contains(class).into()),
+                ))
             },
             &|| {
                 let patterns = self.settings.as_ref()?;

@@ -5,12 +5,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::Core;
-use super::log::{Note, lossy};
-use super::refusal::Refusal;
 use super::catalog::{self, Catalog, Reading};
+use super::log::{Note, lossy};
 use super::masking::RowPlan;
 use super::pending::{Entry, What};
 use super::pipe::Pipe;
+use super::refusal::Refusal;
 use super::statements::{Names, Prepared};
 use crate::operation::{Operation, Protocol};
 use crate::policy::Decision;
@@ -46,7 +46,9 @@ impl Core {
     /// Asks the server for its catalog, if that is due and can be done now, and says whether the client's
     /// commands have to wait for the answer.
     pub(super) fn consult_catalog(&mut self, pipe: &mut Pipe) -> bool {
-        if self.reading.is_some() || matches!(self.pending.front().map(|front| &front.what), Some(What::Catalog)) {
+        if self.reading.is_some()
+            || matches!(self.pending.front().map(|front| &front.what), Some(What::Catalog))
+        {
             return true;
         }
         let due = self.catalog_stale || self.catalog.as_ref().is_none_or(Catalog::old);
@@ -174,15 +176,16 @@ impl Core {
             let script = self.effective(prepared);
             let operation = self.operation(&prepared.text, script, Arc::clone(&params));
             let decision = self.flow.decide(&operation, &self.subject);
-            let stricter = strictest
-                .as_ref()
-                .is_none_or(|(_, best, _)| (!decision.passes(), decision.verdict) > (!best.passes(), best.verdict));
+            let stricter = strictest.as_ref().is_none_or(|(_, best, _)| {
+                (!decision.passes(), decision.verdict) > (!best.passes(), best.verdict)
+            });
             if stricter {
                 strictest = Some((operation, decision, Arc::clone(&prepared.recorded)));
             }
         }
         let (operation, decision, recorded) = strictest.unwrap_or_else(|| {
-            let name = String::from_utf8_lossy(if step == Step::Bind { asked.statement } else { asked.portal });
+            let name =
+                String::from_utf8_lossy(if step == Step::Bind { asked.statement } else { asked.portal });
             let text: Arc<str> = name.as_ref().into();
             let script = Script::unparsed(&name, "no statement of this name was seen to be prepared");
             let operation = self.operation(&text, Arc::new(script), Arc::clone(&params));
@@ -261,11 +264,8 @@ fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
     let mut all = Script::clone(script);
     for (index, statement) in script.statements.iter().enumerate() {
         let Some(name) = &statement.executes else { continue };
-        let mut known = script
-            .statements
-            .iter()
-            .take(index)
-            .any(|earlier| earlier.prepares.as_ref() == Some(name));
+        let mut known =
+            script.statements.iter().take(index).any(|earlier| earlier.prepares.as_ref() == Some(name));
         for candidate in names.candidates(name.as_bytes()) {
             known = true;
             all.statements.extend(candidate.script.statements.iter().cloned());

@@ -137,12 +137,14 @@ async fn cancel(mut context: FlowContext, packet: BytesMut) -> Result<(), Sessio
 }
 
 /// Records a judged operation at once.
-fn note(log: &mut Log, step: Step, operation: &Operation, decision: &Arc<Decision>) -> Result<(), SessionError> {
+fn note(
+    log: &mut Log,
+    step: Step,
+    operation: &Operation,
+    decision: &Arc<Decision>,
+) -> Result<(), SessionError> {
     let text = Arc::clone(&operation.text);
-    log.command(Note {
-        operation: Some(operation.clone()),
-        ..Note::new(step, text, Arc::clone(decision))
-    });
+    log.command(Note { operation: Some(operation.clone()), ..Note::new(step, text, Arc::clone(decision)) });
     log.flush().map_err(|error| SessionError::Recording(error.to_string()))
 }
 

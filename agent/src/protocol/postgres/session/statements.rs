@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::protocol::Limits;
 use crate::record::CommandId;
@@ -150,10 +150,9 @@ impl Names {
     /// A Parse succeeded: its name was free before, or is the unnamed one.
     pub(super) fn prepared(&mut self, prepared: &Arc<Prepared>) {
         let order = prepared.order;
-        let holder = self
-            .statements
-            .values()
-            .find(|candidates| candidates.len() > 1 && candidates.iter().any(|one| Arc::ptr_eq(one, prepared)));
+        let holder = self.statements.values().find(|candidates| {
+            candidates.len() > 1 && candidates.iter().any(|one| Arc::ptr_eq(one, prepared))
+        });
         for one in holder.into_iter().flatten().filter(|one| one.order < order) {
             one.kill();
         }
@@ -214,8 +213,8 @@ impl Names {
         if self.cursors.iter().any(same) {
             return true;
         }
-        let room = self.cursors.len() < limits.prepared
-            && self.text + cursor.text.len() <= limits.prepared_text;
+        let room =
+            self.cursors.len() < limits.prepared && self.text + cursor.text.len() <= limits.prepared_text;
         if room {
             self.text += cursor.text.len();
             self.cursors.push(cursor);
