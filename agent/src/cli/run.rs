@@ -30,7 +30,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     let mut command = args.command.into_iter();
     let program = command.next().context("no command given")?;
-    ask(&config.run, &Request::Run { name: args.name.clone() })
+    ask(&config.run, &Request::Run { name: args.name })
         .with_context(|| format!("{} was not run", program.display()))?;
     let error = Command::new(&program).args(command).exec();
     eprintln!("interlock: cannot run {}: {error}", program.display());

@@ -182,7 +182,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
             agent.count(|c| &c.refused, summary.refused);
         }
         Err(SessionError::Client(error)) => {
-            tracing::debug!(%error, destination = %address, "the client left")
+            tracing::debug!(%error, destination = %address, "the client left");
         }
         Err(error) => tracing::warn!(%error, destination = %address, "a flow was cut off"),
     }
