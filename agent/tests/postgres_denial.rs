@@ -11,8 +11,7 @@ use interlock_agent::operation::Operation;
 use interlock_agent::protocol::{Limits, PolicyHandle, Rules};
 use interlock_agent::sql::Kind;
 
-const REFUSED: &str =
-    "interlock: refused by rule \"no-drop\": Tables are dropped by migrations only.";
+const REFUSED: &str = "interlock: refused by rule \"no-drop\": Tables are dropped by migrations only.";
 
 /// Some statement of the operation says `forbidden`.
 fn forbidden(operation: &Operation) -> bool {
@@ -99,7 +98,9 @@ fn within_a_skipped_pipeline() {
     // After an error the server ignores all up to Sync: a refusal there says nothing.
     let relay = relay();
     let mut client = Client::connect(relay.address);
-    let answer = client.ask(&[parse("", "x y"), parse("", "select 'forbidden'"), query("select 'forbidden'"), sync()].concat());
+    let answer = client.ask(
+        &[parse("", "x y"), parse("", "select 'forbidden'"), query("select 'forbidden'"), sync()].concat(),
+    );
     assert_eq!(tags(&answer), "EZ");
     assert_eq!(outcome(&answer).0, "42601");
     assert_eq!(client.rows("select 1"), [["1"]]);
@@ -158,9 +159,7 @@ fn a_reload_reaches_running_flows() {
 }
 
 /// Rules that refuse what `denies` takes in once they are switched on.
-fn switched(
-    denies: impl Fn(&Operation) -> bool + Clone + Send + Sync + 'static,
-) -> (Relay, Arc<AtomicU64>) {
+fn switched(denies: impl Fn(&Operation) -> bool + Clone + Send + Sync + 'static) -> (Relay, Arc<AtomicU64>) {
     let generation = Arc::new(AtomicU64::new(0));
     let strict = Arc::clone(&generation);
     let policy = PolicyHandle::new(Arc::clone(&generation), move || {
@@ -187,14 +186,29 @@ fn one_namespace_for_both_ways_of_preparing() {
     assert_eq!(refused(&client.ask(&query("execute by_parse"))), b'I');
     assert_eq!(refused(&client.ask(&query("EXECUTE \"by_parse\""))), b'I');
     assert_eq!(refused(&client.ask(&query("explain analyze execute by_parse"))), b'I');
-    assert_eq!(refused(&client.ask(&[parse("", "execute by_parse"), bind("", "", &[]), execute("", 0), sync()].concat())), b'I');
+    assert_eq!(
+        refused(
+            &client.ask(&[parse("", "execute by_parse"), bind("", "", &[]), execute("", 0), sync()].concat())
+        ),
+        b'I'
+    );
     assert_eq!(refused(&client.ask(&[bind("", "by_parse", &[]), execute("", 0), sync()].concat())), b'I');
     // A Parse that fails because the name is taken replaces nothing.
     let answer = client.ask(&[parse("by_parse", "select 1"), sync()].concat());
     assert_eq!(outcome(&answer).0, "42P05");
     assert_eq!(refused(&client.ask(&[bind("", "by_parse", &[]), execute("", 0), sync()].concat())), b'I');
     // Nor one whose fate is not known yet.
-    client.send(&[parse("x", "no such"), parse("by_parse", "select 1"), sync(), bind("", "by_parse", &[]), execute("", 0), sync()].concat());
+    client.send(
+        &[
+            parse("x", "no such"),
+            parse("by_parse", "select 1"),
+            sync(),
+            bind("", "by_parse", &[]),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    );
     client.until_ready();
     assert_eq!(refused(&client.until_ready()), b'I');
     assert_eq!(client.rows("select a from t"), [["1"]]);
@@ -239,7 +253,18 @@ fn settings_in_a_pipeline() {
         client.until_ready();
         assert_eq!(refused(&client.until_ready()), b'I', "{change}");
         let mut client = Client::connect(relay.address);
-        client.send(&[parse("", change), bind("", "", &[]), execute("", 0), parse("", hidden), bind("", "", &[]), execute("", 0), sync()].concat());
+        client.send(
+            &[
+                parse("", change),
+                bind("", "", &[]),
+                execute("", 0),
+                parse("", hidden),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
         assert_eq!(refused(&client.until_ready()), b'I', "{change}");
         // Prepared first, run in front of it.
         let mut client = Client::connect(relay.address);
@@ -259,7 +284,8 @@ fn function_calls() {
         server().address(),
         HandMade::denying(|operation| {
             operation.script.statements.iter().any(|statement| {
-                statement.kind == Kind::FunctionCall && statement.functions.iter().any(|one| one.name == "lo_creat")
+                statement.kind == Kind::FunctionCall
+                    && statement.functions.iter().any(|one| one.name == "lo_creat")
             })
         }),
     );
@@ -278,7 +304,9 @@ fn function_calls() {
 fn replication_connections() {
     let relay = Relay::start(
         server().address(),
-        HandMade::denying(|operation| operation.script.statements.iter().any(|one| one.kind == Kind::Replication)),
+        HandMade::denying(|operation| {
+            operation.script.statements.iter().any(|one| one.kind == Kind::Replication)
+        }),
     );
     for value in ["true", "database", "1", "on"] {
         let mut client = Client::open(relay.address);
@@ -302,7 +330,9 @@ fn the_way_a_text_is_read() {
     // While the server reads texts in another way than the analyser, they are unparsed.
     let relay = Relay::start(
         server().address(),
-        HandMade::denying(|operation| operation.script.statements.iter().any(|one| one.kind == Kind::Unparsed)),
+        HandMade::denying(|operation| {
+            operation.script.statements.iter().any(|one| one.kind == Kind::Unparsed)
+        }),
     );
     let mut client = Client::with(relay.address, &[("options", "-c standard_conforming_strings=off")]);
     assert_eq!(refused(&client.ask(&query("select 1"))), b'I');
@@ -339,9 +369,12 @@ fn limits() {
     assert_eq!(tags(&client.ask(&[parse("d", "select 1"), sync()].concat())), "1Z");
     // Parameters beyond the limit are forwarded whole.
     let limits = Limits { parameters: 100, ..Limits::default() };
-    let relay = Relay::with(server().address(), PolicyHandle::fixed(HandMade::denying(|_| false)), limits, |_| ());
+    let relay =
+        Relay::with(server().address(), PolicyHandle::fixed(HandMade::denying(|_| false)), limits, |_| ());
     let mut client = Client::connect(relay.address);
     let large = "p".repeat(1_000_000);
-    let answer = client.ask(&[parse("", "select length($1)"), bind("", "", &[Some(&large)]), execute("", 0), sync()].concat());
+    let answer = client.ask(
+        &[parse("", "select length($1)"), bind("", "", &[Some(&large)]), execute("", 0), sync()].concat(),
+    );
     assert_eq!(answer[2].texts(), ["1000000"]);
 }

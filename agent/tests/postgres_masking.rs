@@ -57,12 +57,15 @@ fn nothing_seen(client: &mut Client, what: &str) {
 #[test]
 fn by_origin_whatever_the_alias() {
     let (_relay, mut client) = setup("origin");
-    assert_eq!(client.rows("select id, name as x, salary, note from customers order by id"), [
-        ["1", "NULL", "NULL", "plain"],
-        ["2", "NULL", "NULL", "NULL"]
-    ]);
+    assert_eq!(
+        client.rows("select id, name as x, salary, note from customers order by id"),
+        [["1", "NULL", "NULL", "plain"], ["2", "NULL", "NULL", "NULL"]]
+    );
     assert_eq!(client.rows("select name from other"), [["shown"]]);
-    assert_eq!(client.rows("select o.name, c.name from other o join customers c using (id)"), [["shown", "NULL"]]);
+    assert_eq!(
+        client.rows("select o.name, c.name from other o join customers c using (id)"),
+        [["shown", "NULL"]]
+    );
     for text in [
         "select * from customers",
         "table customers",
@@ -114,7 +117,10 @@ fn computed_from_masked_columns() {
         client.ask(&query(text));
         nothing_seen(&mut client, text);
     }
-    assert_eq!(client.rows("select count(*), length(note) from customers where id = 1 group by note"), [["1", "10"]]);
+    assert_eq!(
+        client.rows("select count(*), length(note) from customers where id = 1 group by note"),
+        [["1", "10"]]
+    );
 }
 
 #[test]
@@ -127,7 +133,9 @@ fn extended_queries() {
         client.ask(&[parse("s", select), describe(b'S', "s"), sync()].concat());
         assert_eq!(tags(&client.ask(&run)), "2DCZ");
         nothing_seen(&mut client, "described by the statement");
-        client.ask(&[bind_as("", "s", &[Some("1")], format), describe(b'P', ""), execute("", 0), sync()].concat());
+        client.ask(
+            &[bind_as("", "s", &[Some("1")], format), describe(b'P', ""), execute("", 0), sync()].concat(),
+        );
         nothing_seen(&mut client, "described by the portal");
         client.ask(&[close(b'S', "s"), parse("s", select), sync()].concat());
         assert_eq!(tags(&client.ask(&run)), "2DCZ");
@@ -136,7 +144,16 @@ fn extended_queries() {
     }
     // In parts, and by a cursor that SQL made.
     client.ask(&query("begin"));
-    client.ask(&[parse("a", "select * from customers"), bind("p", "a", &[]), execute("p", 1), execute("p", 0), sync()].concat());
+    client.ask(
+        &[
+            parse("a", "select * from customers"),
+            bind("p", "a", &[]),
+            execute("p", 1),
+            execute("p", 0),
+            sync(),
+        ]
+        .concat(),
+    );
     client.ask(&query("declare c cursor for select name || '' from customers"));
     client.ask(&[execute("c", 0), sync()].concat());
     client.ask(&query("commit"));
@@ -214,7 +231,8 @@ fn the_agents_own_query_is_not_seen() {
     assert_eq!(tags(&client.ask(&query("select 2"))), "TDCZ");
     // Whatever the search path, and within no transaction of the client's.
     client.ask(&query("create function elsewhere.eq(oid, oid) returns bool language sql as 'select false'"));
-    client.ask(&query("create operator elsewhere.= (leftarg = oid, rightarg = oid, function = elsewhere.eq)"));
+    client
+        .ask(&query("create operator elsewhere.= (leftarg = oid, rightarg = oid, function = elsewhere.eq)"));
     client.ask(&query("set search_path = elsewhere, public, pg_catalog"));
     client.ask(&query("set standard_conforming_strings = on"));
     assert_eq!(client.rows("select name from public.customers where id = 1"), [["NULL"]]);
@@ -226,7 +244,8 @@ fn the_agents_own_query_is_not_seen() {
 #[test]
 fn an_unreadable_catalog_refuses() {
     let (relay, _) = setup("unreadable");
-    let mut client = Client::with(relay.address, &[("database", "unreadable"), ("options", "-c statement_timeout=1")]);
+    let mut client =
+        Client::with(relay.address, &[("database", "unreadable"), ("options", "-c statement_timeout=1")]);
     // One millisecond is too short for the catalog, or it is not: either way nothing is shown.
     for _ in 0..5 {
         client.ask(&query("select name from customers"));

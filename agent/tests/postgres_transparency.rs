@@ -2,14 +2,11 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use common::wire::*;
-use common::{Relay, psql, server};
-use interlock_agent::policy::FlowPolicy;
+use common::{HandMade, Relay, psql, server};
 
 fn relay() -> Relay {
-    Relay::start(server().address(), Arc::new(FlowPolicy::default()))
+    Relay::start(server().address(), HandMade::denying(|_| false))
 }
 
 /// Runs the same script of sends and waits directly and through the relay, and compares all that comes.
@@ -76,22 +73,53 @@ fn simple_queries() {
 #[test]
 fn extended_queries() {
     same("extended", |client| {
-        client.ask(&[parse("", "select $1::int + 1"), bind("", "", &[Some("41")]), describe(b'P', ""), execute("", 0), sync()].concat());
+        client.ask(
+            &[
+                parse("", "select $1::int + 1"),
+                bind("", "", &[Some("41")]),
+                describe(b'P', ""),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
         client.ask(&[parse("s", "select $1::text"), describe(b'S', "s"), sync()].concat());
         client.ask(&[bind_as("", "s", &[Some("x")], 1), execute("", 0), sync()].concat());
         client.ask(&[bind("", "s", &[None]), execute("", 0), close(b'S', "s"), sync()].concat());
         client.ask(&[bind("", "s", &[None]), execute("", 0), sync()].concat());
         // An error skips to the next Sync, a Query in between included.
-        client.send(&[parse("", "select 1/0"), bind("", "", &[]), execute("", 0), query("select 1"), parse("", "x y"), sync(), query("select 2")].concat());
+        client.send(
+            &[
+                parse("", "select 1/0"),
+                bind("", "", &[]),
+                execute("", 0),
+                query("select 1"),
+                parse("", "x y"),
+                sync(),
+                query("select 2"),
+            ]
+            .concat(),
+        );
         client.until_ready();
         client.until_ready();
         // Portals in parts.
-        client.ask(&[
-            query("begin"),
-        ].concat());
-        client.ask(&[parse("g", "select * from generate_series(1, 10)"), bind("p", "g", &[]), execute("p", 3), execute("p", 3), execute("p", 0), execute("p", 0), close(b'P', "p"), sync()].concat());
+        client.ask(&[query("begin")].concat());
+        client.ask(
+            &[
+                parse("g", "select * from generate_series(1, 10)"),
+                bind("p", "g", &[]),
+                execute("p", 3),
+                execute("p", 3),
+                execute("p", 0),
+                execute("p", 0),
+                close(b'P', "p"),
+                sync(),
+            ]
+            .concat(),
+        );
         client.ask(&query("commit"));
-        client.ask(&[parse("e", ""), bind("", "e", &[]), describe(b'P', ""), execute("", 0), sync()].concat());
+        client
+            .ask(&[parse("e", ""), bind("", "e", &[]), describe(b'P', ""), execute("", 0), sync()].concat());
         // Statements of both kinds share their names.
         client.ask(&query("prepare q as select 7"));
         client.ask(&[bind("", "q", &[]), execute("", 0), sync()].concat());
@@ -107,24 +135,75 @@ fn copy() {
     same("copy", |client| {
         let data = |rows: &str| message(b'd', rows.as_bytes());
         let done = message(b'c', &[]);
-        client.ask(&[query("copy scratch from stdin"), data("1\tone\n2\ttwo\n"), data("3\tthr"), data("ee\n"), done.clone()].concat());
+        client.ask(
+            &[
+                query("copy scratch from stdin"),
+                data("1\tone\n2\ttwo\n"),
+                data("3\tthr"),
+                data("ee\n"),
+                done.clone(),
+            ]
+            .concat(),
+        );
         client.ask(&query("copy scratch to stdout"));
         client.ask(&query("copy (select * from scratch order by a desc) to stdout (format csv, header)"));
         client.ask(&query("copy scratch to stdout (format binary)"));
         client.ask(&query("select 1; copy scratch to stdout; select 2"));
         // Fails on its data; what follows it in the pipeline does not.
-        client.send(&[query("copy scratch from stdin"), data("x\ty\n"), done.clone(), query("select 5")].concat());
+        client.send(
+            &[query("copy scratch from stdin"), data("x\ty\n"), done.clone(), query("select 5")].concat(),
+        );
         client.until_ready();
         client.until_ready();
         client.ask(&[query("copy scratch from stdin"), message(b'f', &cstr("no more"))].concat());
         // As libpq sends it: Sync before the data is swallowed.
-        client.ask(&[parse("", "copy scratch from stdin"), bind("", "", &[]), execute("", 0), sync(), data("9\tnine\n"), done.clone(), sync()].concat());
-        client.ask(&[parse("", "copy scratch from stdin"), bind("", "", &[]), execute("", 0), sync(), data("z\tnine\n"), done.clone(), sync()].concat());
-        client.ask(&[parse("", "copy scratch to stdout"), bind("", "", &[]), describe(b'P', ""), execute("", 0), sync()].concat());
+        client.ask(
+            &[
+                parse("", "copy scratch from stdin"),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+                data("9\tnine\n"),
+                done.clone(),
+                sync(),
+            ]
+            .concat(),
+        );
+        client.ask(
+            &[
+                parse("", "copy scratch from stdin"),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+                data("z\tnine\n"),
+                done.clone(),
+                sync(),
+            ]
+            .concat(),
+        );
+        client.ask(
+            &[
+                parse("", "copy scratch to stdout"),
+                bind("", "", &[]),
+                describe(b'P', ""),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
         // Outside of a COPY it is ignored.
         client.ask(&[data("stray"), done.clone(), query("select 6")].concat());
         client.ask(&query("copy nowhere from stdin"));
-        client.send(&[query("copy scratch from stdin; select 8; copy scratch from stdin"), data("4\tfour\n"), done.clone(), data("5\tfive\n"), done].concat());
+        client.send(
+            &[
+                query("copy scratch from stdin; select 8; copy scratch from stdin"),
+                data("4\tfour\n"),
+                done.clone(),
+                data("5\tfive\n"),
+                done,
+            ]
+            .concat(),
+        );
         client.until_ready();
         client.ask(&query("select count(*) from scratch"));
     });
@@ -173,7 +252,10 @@ fn pipelines() {
 fn large_values() {
     same("large", |client| {
         let large = "v".repeat(20 << 20);
-        client.ask(&[parse("", "select length($1), md5($1)"), bind("", "", &[Some(&large)]), execute("", 0), sync()].concat());
+        client.ask(
+            &[parse("", "select length($1), md5($1)"), bind("", "", &[Some(&large)]), execute("", 0), sync()]
+                .concat(),
+        );
         let mut bytes = query("copy scratch (a, b) from stdin");
         bytes.extend(message(b'd', b"1\t"));
         for chunk in large.as_bytes().chunks(1 << 20) {
@@ -303,7 +385,9 @@ fn endings() {
     assert_eq!(client.next(), None);
 
     // Messages that no server accepts.
-    for hostile in [&b"Q\0\0\0\x01"[..], b"Q\xff\xff\xff\xff", b"\x01\0\0\0\x04", b"B\0\0\0\x05x", b"E\0\0\0\x06aa"] {
+    for hostile in
+        [&b"Q\0\0\0\x01"[..], b"Q\xff\xff\xff\xff", b"\x01\0\0\0\x04", b"B\0\0\0\x05x", b"E\0\0\0\x06aa"]
+    {
         let mut client = Client::connect(relay.address);
         client.send(hostile);
         let answer = client.next().unwrap();

@@ -23,7 +23,7 @@ fn config(state: &Path) -> Config {
 }
 
 fn allow() -> Decision {
-    Decision { verdict: Verdict::Allow, enforced: true, rule: None, message: None, matched: Vec::new() }
+    Decision { verdict: Verdict::Allow, enforced: true, rule: None, message: None, matched: Vec::new(), observed: Vec::new() }
 }
 
 fn subject() -> Subject {
@@ -137,6 +137,7 @@ fn everything_that_is_handed_over_is_recorded() {
         rule: Some("no-drop".into()),
         message: Some("no".into()),
         matched: vec!["no-drop".into(), "other".into()],
+        observed: Vec::new(),
     };
     let params = [Some("a".to_owned()), None, Some("é".repeat(1 << 20))];
     let first = session

@@ -44,7 +44,8 @@ impl Drop for Server {
 
 /// Runs a command as `postgres` if the tests run as root, which the server refuses to run as.
 fn unprivileged(program: &Path) -> Command {
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let root =
+        std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if root {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
@@ -167,7 +168,8 @@ impl Relay {
         limits: Limits,
         change: impl FnOnce(&mut Config),
     ) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let state = TempDir::new().unwrap();
         let mut config = Config { state: state.path().join("state"), ..Config::default() };
         change(&mut config);
@@ -246,6 +248,7 @@ impl Rules for HandMade {
             rule: name.clone(),
             message: denied.then(|| "Tables are dropped by migrations only.".into()),
             matched: name.into_iter().collect(),
+            observed: Vec::new(),
         }
     }
 

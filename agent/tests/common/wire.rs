@@ -220,7 +220,8 @@ impl Client {
 
 /// The first error in an answer, and the status at its end.
 pub fn outcome(answer: &[Message]) -> (String, String, u8) {
-    let error = answer.iter().find(|message| message.tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
+    let error =
+        answer.iter().find(|message| message.tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
     let status = answer.last().filter(|last| last.tag == b'Z').map_or(0, |last| last.body[0]);
     (error.field(b'C').unwrap(), error.field(b'M').unwrap(), status)
 }

@@ -232,10 +232,7 @@ impl<'a> BindHead<'a> {
     ///
     /// # Errors
     /// The body is malformed. [`CodecError::Truncated`] also when it is just not all there.
-    pub fn params(
-        &self,
-        mut each: impl FnMut(usize, i16, Option<&'a [u8]>),
-    ) -> Result<usize, CodecError> {
+    pub fn params(&self, mut each: impl FnMut(usize, i16, Option<&'a [u8]>)) -> Result<usize, CodecError> {
         let mut reader = self.rest;
         let formats = reader.count()?;
         let codes = reader.bytes(formats * 2)?;

@@ -58,7 +58,9 @@ pub enum Packet<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StartupError {
     /// It begins with a TLS handshake.
-    #[error("the client opened with TLS, which the agent does not speak yet; set sslnegotiation=postgres and sslmode=disable or prefer")]
+    #[error(
+        "the client opened with TLS, which the agent does not speak yet; set sslnegotiation=postgres and sslmode=disable or prefer"
+    )]
     DirectTls,
     /// The length is out of bounds.
     #[error("invalid length of start-up packet: {0}")]
@@ -257,9 +259,16 @@ mod tests {
 
     #[test]
     fn replication_spellings() {
-        for (value, expected) in
-            [("true", true), ("on", true), ("1", true), ("database", true), ("off", false), ("F", false), ("no", false), ("0", false)]
-        {
+        for (value, expected) in [
+            ("true", true),
+            ("on", true),
+            ("1", true),
+            ("database", true),
+            ("off", false),
+            ("F", false),
+            ("no", false),
+            ("0", false),
+        ] {
             let bytes = packet(3 << 16, format!("user\0u\0replication\0{value}\0\0").as_bytes());
             let (Packet::Startup(startup), _) = read(&bytes).unwrap().unwrap() else { panic!() };
             assert_eq!(startup.replication(), expected, "{value}");

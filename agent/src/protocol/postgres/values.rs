@@ -73,7 +73,9 @@ fn binary(kind: u32, value: &[u8]) -> Option<String> {
         FLOAT4 => f32::from_be_bytes(value.try_into().ok()?).to_string(),
         FLOAT8 => f64::from_be_bytes(value.try_into().ok()?).to_string(),
         // Unknown type: a client that sends text in binary format, most often.
-        TEXT | VARCHAR | BPCHAR | NAME | CHAR | JSON | XML | UNKNOWN => std::str::from_utf8(value).ok()?.to_owned(),
+        TEXT | VARCHAR | BPCHAR | NAME | CHAR | JSON | XML | UNKNOWN => {
+            std::str::from_utf8(value).ok()?.to_owned()
+        }
         JSONB => match value {
             [1, text @ ..] => std::str::from_utf8(text).ok()?.to_owned(),
             _ => return None,

@@ -144,7 +144,8 @@ impl Core {
             b'Z' => {
                 self.status = body.first().copied().unwrap_or(super::judge::IDLE);
                 self.phase = Phase::Ready;
-                let parameters: Vec<_> = self.startup.iter().map(|(name, value)| (&**name, &**value)).collect();
+                let parameters: Vec<_> =
+                    self.startup.iter().map(|(name, value)| (&**name, &**value)).collect();
                 self.log.session().login(&Login {
                     user: &self.user,
                     database: &self.database,
@@ -255,7 +256,9 @@ impl Core {
                 self.pending.pop();
             }
             (b'3', What::CloseStatement { .. }) => {
-                if let Some(What::CloseStatement { name, before }) = self.pending.pop().map(|entry| entry.what) {
+                if let Some(What::CloseStatement { name, before }) =
+                    self.pending.pop().map(|entry| entry.what)
+                {
                     self.names.close(Some(&name), before);
                 }
             }
@@ -332,7 +335,8 @@ impl Core {
 
     /// ErrorResponse: passed on, masked, or replaced by the refusal that caused it.
     fn error(&mut self, body: &[u8]) -> Result<Verdict, SessionError> {
-        let field = |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted).map(|(_, text)| text);
+        let field =
+            |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted).map(|(_, text)| text);
         // Servers before 9.6 have no V.
         let severity = field(b'V').or_else(|| field(b'S')).unwrap_or_default();
         let fatal = matches!(severity, b"FATAL" | b"PANIC");
@@ -362,13 +366,20 @@ impl Core {
         let replaced = self.replace_notice(b'E', body, touching);
         let shown = replaced.and_then(|start| self.scratch.get(start + HEADER..)).unwrap_or(body);
         let text = |wanted| {
-            codec::notice_fields(shown).find(|&(code, _)| code == wanted).map(|(_, text)| text).unwrap_or_default()
+            codec::notice_fields(shown)
+                .find(|&(code, _)| code == wanted)
+                .map(|(_, text)| text)
+                .unwrap_or_default()
         };
         let (state, message) = (lossy(text(b'C')).into_owned(), lossy(text(b'M')).into_owned());
         match self.pending.front().and_then(|front| front.run.take()) {
             Some(run) if run.command.is_some() => {
                 if let Some(command) = run.command {
-                    self.log.result(command, Status::Error { sqlstate: &state, message: &message }, run.since);
+                    self.log.result(
+                        command,
+                        Status::Error { sqlstate: &state, message: &message },
+                        run.since,
+                    );
                 }
             }
             _ => self.log.notice(severity, state.as_bytes(), &message),
@@ -395,7 +406,8 @@ impl Core {
         if let Some(prepared) = run.statements.first()
             && prepared.script.statements.len() <= 1
         {
-            let names: Vec<_> = prepared.script.statements.iter().filter_map(|one| one.prepares.clone()).collect();
+            let names: Vec<_> =
+                prepared.script.statements.iter().filter_map(|one| one.prepares.clone()).collect();
             let order = prepared.order;
             self.names.tag(Reader::new(body).cstr().unwrap_or_default(), &names, order);
         }
@@ -436,13 +448,7 @@ impl Core {
         }
     }
 
-    fn complete(
-        &mut self,
-        command: record::CommandId,
-        since: std::time::Instant,
-        tag: u8,
-        body: &[u8],
-    ) {
+    fn complete(&mut self, command: record::CommandId, since: std::time::Instant, tag: u8, body: &[u8]) {
         self.count_masked();
         let text = Reader::new(body).cstr().unwrap_or_default();
         let status = match tag {
@@ -509,15 +515,21 @@ impl Core {
             return Ok(Verdict::NeedMore);
         }
         let start = self.scratch.len();
-        let changed =
-            Self::mask_row(masks, plan, body, &mut self.cell, &mut self.scratch, &mut self.fired).map_err(malformed)?;
+        let changed = Self::mask_row(masks, plan, body, &mut self.cell, &mut self.scratch, &mut self.fired)
+            .map_err(malformed)?;
         let shown = if changed { self.scratch.get(start + HEADER..).unwrap_or_default() } else { body };
-        record_row(&mut self.log.rows, header.total(), shown);
+        // Masks in observe mode hold for the recording alone: then rows are only counted.
+        if Arc::ptr_eq(masks, self.flow.record_masks()) {
+            record_row(&mut self.log.rows, header.total(), shown);
+        } else {
+            self.log.rows.count_row(header.total() as u64);
+        }
         Ok(if changed { Verdict::Drop } else { Verdict::Pass })
     }
 
     fn plain_row(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
-        if !self.log.rows.wants_row() || header.body > RECORDED_ROW {
+        let masks = (self.flow.masks(), self.flow.record_masks());
+        if !self.log.rows.wants_row() || header.body > RECORDED_ROW || !Arc::ptr_eq(masks.0, masks.1) {
             self.log.rows.count_row(header.total() as u64);
             return Ok(Verdict::Pass);
         }
@@ -556,7 +568,9 @@ impl Core {
                 let concerns = masks.has_detectors() || columns.iter().any(|column| column.mask.is_some());
                 statement.copy.as_ref().filter(|_| concerns).map(|copy| CopyMasker::new(masks, copy, columns))
             }
-            _ => return Err(malformed("which COPY the server answers cannot be told, so it cannot be masked")),
+            _ => {
+                return Err(malformed("which COPY the server answers cannot be told, so it cannot be masked"));
+            }
         };
         drop(copies);
         self.copying = masker.map(Box::new);

@@ -267,7 +267,8 @@ fn inherit(catalog: &mut Catalog, edges: &[(u32, u32, i16)]) {
         }
     }
     // Tables without a masked column need not be known.
-    tables.retain(|oid, table| table.columns.iter().any(|column| masked.contains_key(&(*oid, column.number))));
+    tables
+        .retain(|oid, table| table.columns.iter().any(|column| masked.contains_key(&(*oid, column.number))));
 }
 
 impl Catalog {
@@ -310,9 +311,11 @@ impl Catalog {
         // A table's name in the place of a column is its whole row.
         let row = |table: &Table| column.name == table.name;
         let masked = |oid: u32, table: &Table| {
-            row(table) || table.columns.iter().any(|one| {
-                (column.name == "*" || one.name == column.name) && self.masked.contains_key(&(oid, one.number))
-            })
+            row(table)
+                || table.columns.iter().any(|one| {
+                    (column.name == "*" || one.name == column.name)
+                        && self.masked.contains_key(&(oid, one.number))
+                })
         };
         match &column.relation {
             Some(relation) => self.tables(relation).any(|(oid, table)| masked(oid, table)),
@@ -324,7 +327,11 @@ impl Catalog {
     pub(super) fn touches(&self, statement: &Statement) -> bool {
         statement.dynamic
             || statement.error.is_some()
-            || statement.reads.iter().chain(&statement.writes).any(|relation| self.tables(relation).next().is_some())
+            || statement
+                .reads
+                .iter()
+                .chain(&statement.writes)
+                .any(|relation| self.tables(relation).next().is_some())
     }
 }
 

@@ -136,7 +136,11 @@ impl Core {
             return Err(SessionError::Frontend(format!("invalid frontend message type {tag}")));
         }
         if message.header.body > SMALL && !(tag == b'p' && message.header.body <= 65_536) {
-            return Err(CodecError::Length { tag, length: i32::try_from(message.header.body + 4).unwrap_or(-1) }.into());
+            return Err(CodecError::Length {
+                tag,
+                length: i32::try_from(message.header.body + 4).unwrap_or(-1),
+            }
+            .into());
         }
         if !message.whole() {
             return Ok(Taken::NeedMore);
@@ -251,12 +255,8 @@ impl Core {
         if let Some(refusal) = refusal {
             return Ok(self.refuse(message, refusal, Some(command)));
         }
-        let portal = Portal {
-            statements,
-            command: Some(command),
-            generation: self.generation,
-            ..Portal::default()
-        };
+        let portal =
+            Portal { statements, command: Some(command), generation: self.generation, ..Portal::default() };
         if !self.names.open(head.portal, Arc::new(portal), &self.limits) {
             return Ok(self.refuse(message, too_many(), Some(command)));
         }
@@ -304,7 +304,8 @@ impl Core {
                 codec::put_cstr(out, name);
             });
             self.edits.push(Edit { at: message.at, remove: 0, insert: self.scratch.len() - start });
-            self.pending.push(Entry::new(What::DescribePortal { portal: Arc::clone(&portal), injected: true }));
+            self.pending
+                .push(Entry::new(What::DescribePortal { portal: Arc::clone(&portal), injected: true }));
         }
         let run = Run { portal: Some(portal), ..Run::new(Some(command)) };
         self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Execute) });

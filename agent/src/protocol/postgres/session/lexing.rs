@@ -38,7 +38,10 @@ fn encoding(name: &[u8]) -> Encoding {
         b"sqlascii" | b"koi8" | b"koi8r" | b"koi8u" | b"alt" | b"tcvn" | b"tcvn5712" | b"vscii" | b"abc" => {
             Encoding::SingleByte
         }
-        name if [b"latin".as_slice(), b"win", b"windows", b"iso8859"].iter().any(|family| name.starts_with(family)) => {
+        name if [b"latin".as_slice(), b"win", b"windows", b"iso8859"]
+            .iter()
+            .any(|family| name.starts_with(family)) =>
+        {
             match name {
                 // Korean and Chinese and Japanese code pages of the same family of names.
                 b"win932" | b"win936" | b"win949" | b"win950" | b"windows932" | b"windows936"

@@ -8,8 +8,8 @@ use crate::operation::Operation;
 use crate::policy::Decision;
 use crate::protocol::SessionError;
 use crate::record::{
-    Command, CommandId, CopyData, End, EndReason, Notice, Outcome, RecordError, ResultBuilder, Session, Status,
-    Step,
+    Command, CommandId, CopyData, End, EndReason, Notice, Outcome, RecordError, ResultBuilder, Session,
+    Status, Step,
 };
 
 /// A judged command that waits for its batch.

@@ -127,12 +127,14 @@ async fn cancel(mut context: FlowContext, packet: BytesMut) -> Result<(), Sessio
 }
 
 /// Records a judged operation at once.
-fn note(log: &mut Log, step: Step, operation: &Operation, decision: &Arc<Decision>) -> Result<(), SessionError> {
+fn note(
+    log: &mut Log,
+    step: Step,
+    operation: &Operation,
+    decision: &Arc<Decision>,
+) -> Result<(), SessionError> {
     let text = Arc::clone(&operation.text);
-    log.command(Note {
-        operation: Some(operation.clone()),
-        ..Note::new(step, text, Arc::clone(decision))
-    });
+    log.command(Note { operation: Some(operation.clone()), ..Note::new(step, text, Arc::clone(decision)) });
     log.flush().map_err(|error| SessionError::Recording(error.to_string()))
 }
 
@@ -150,11 +152,17 @@ async fn start(
     let lexing = Lexing::at_start(&startup);
     let generation = context.policy.generation();
     let flow = context.policy.load();
-    let shown = |text: &[u8]| flow.masks().mask_text(&lossy(text)).into_owned();
+    let shown = |text: &[u8]| flow.record_masks().mask_text(&lossy(text)).into_owned();
     let parameters = startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
 
     let FlowContext { mut client, upstream, recording, subject, policy, limits, scripts, .. } = context;
     let mut log = Log::new(recording);
+    if let Some(reason) = flow.refuses_plaintext() {
+        log.end(EndReason::Refused, &reason, length as u64, 0);
+        let hint = "The agent does not speak TLS to clients yet; the policy's `plaintext` is what refuses.";
+        say(&mut client, &refusal::fatal("28000", &reason, hint)).await;
+        return Ok(None);
+    }
     if replication {
         let operation = operation::replication(&user, &database);
         let decision = Arc::new(flow.decide(&operation, &subject));

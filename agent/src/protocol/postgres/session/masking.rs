@@ -1,14 +1,14 @@
 //! What happens to values on their way to the client.
 
+use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
+use super::Core;
 use super::catalog::Treat;
 use super::refusal::Refusal;
 use super::run::Run;
 use super::statements::Prepared;
-use super::Core;
 use crate::mask::copy::CopyColumn;
 use crate::mask::{Applied, Fired, Format, HashKey, MaskSet, Transform, value};
 use crate::protocol::postgres::codec::{self, CodecError};
@@ -39,7 +39,11 @@ const MOST_PLANS: usize = 16;
 
 impl Core {
     /// The plan for a result of these columns, of a statement that may be any of `statements`.
-    pub(super) fn plan(&mut self, description: &[u8], statements: &[&Statement]) -> Result<Arc<RowPlan>, CodecError> {
+    pub(super) fn plan(
+        &mut self,
+        description: &[u8],
+        statements: &[&Statement],
+    ) -> Result<Arc<RowPlan>, CodecError> {
         if let Some(plan) = self.plans.iter().find(|plan| *plan.description == *description) {
             return Ok(Arc::clone(plan));
         }
@@ -52,7 +56,8 @@ impl Core {
         };
         for (index, field) in codec::fields(description)?.enumerate() {
             let field = field?;
-            let treat = if masks.has_columns() { self.treat(index, &field, statements, &mut plan) } else { None };
+            let treat =
+                if masks.has_columns() { self.treat(index, &field, statements, &mut plan) } else { None };
             plan.masks |= treat.is_some();
             plan.fields.push(FieldPlan {
                 kind: field.kind,
@@ -101,15 +106,17 @@ impl Core {
         plan.reusable = false;
         let made_of_masked = statements.iter().any(|statement| match &statement.outputs {
             // A star that stands before it moves the positions: then any output may be this one.
-            Some(outputs) if outputs.iter().any(|output| output.whole_row) => outputs
-                .iter()
-                .any(|output| output.whole_row && catalog.touches(statement) || output.columns.iter().any(|one| catalog.may_mask(one))),
+            Some(outputs) if outputs.iter().any(|output| output.whole_row) => outputs.iter().any(|output| {
+                output.whole_row && catalog.touches(statement)
+                    || output.columns.iter().any(|one| catalog.may_mask(one))
+            }),
             Some(outputs) => match outputs.get(index) {
                 Some(output) => output.columns.iter().any(|column| catalog.may_mask(column)),
                 None => catalog.touches(statement),
             },
             None => {
-                statement.columns_read.iter().any(|column| catalog.may_mask(column)) || catalog.touches(statement)
+                statement.columns_read.iter().any(|column| catalog.may_mask(column))
+                    || catalog.touches(statement)
             }
         });
         made_of_masked.then_some(Treat::Redact)
@@ -170,7 +177,8 @@ impl Core {
     /// The statements that may be running.
     pub(super) fn running<'a>(&'a self, run: &'a Run) -> Vec<&'a Statement> {
         let mut all = Vec::new();
-        let candidates: &[Arc<Prepared>] = run.portal.as_ref().map_or(&run.statements, |portal| &portal.statements);
+        let candidates: &[Arc<Prepared>] =
+            run.portal.as_ref().map_or(&run.statements, |portal| &portal.statements);
         for prepared in candidates {
             if let Some(statement) = prepared.script.statements.get(run.index) {
                 self.names.expand(statement, &mut all);
@@ -194,7 +202,8 @@ impl Core {
             });
         }
         if self.catalog.is_none() {
-            let harmless = all.all(|statement| statement.classes.iter().all(|class| *class == crate::sql::Class::Session));
+            let harmless = all
+                .all(|statement| statement.classes.iter().all(|class| *class == crate::sql::Class::Session));
             return (!harmless).then(|| {
                 Refusal::own(
                     "57P03",
@@ -216,11 +225,8 @@ impl Core {
         let refuse = |why: &str, hint: &str| {
             Refusal::own("42501", &format!("refused: this COPY reads masked columns, and {why}"), hint)
         };
-        let redact = |redact: bool| CopyColumn {
-            mask: redact.then(|| redactor().clone()),
-            type_oid: 0,
-            typmod: -1,
-        };
+        let redact =
+            |redact: bool| CopyColumn { mask: redact.then(|| redactor().clone()), type_oid: 0, typmod: -1 };
         let Some(relation) = &copy.relation else {
             if !catalog.touches(statement) {
                 return Ok(Vec::new());
@@ -270,12 +276,13 @@ impl Core {
         if masks.is_empty() {
             return false;
         }
-        let field = |wanted: u8| codec::notice_fields(body).find(|&(code, _)| code == wanted).map(|(_, text)| text);
+        let field =
+            |wanted: u8| codec::notice_fields(body).find(|&(code, _)| code == wanted).map(|(_, text)| text);
         let state = field(b'C').unwrap_or_default();
         // Errors about data quote the data; RAISE says what the code in the server likes.
-        let quotes = masks.has_columns()
-            && (state.starts_with(b"22") || state.starts_with(b"23"));
-        let raised = touching && (state.starts_with(b"P0") || state.starts_with(b"00000") || state.starts_with(b"01000"));
+        let quotes = masks.has_columns() && (state.starts_with(b"22") || state.starts_with(b"23"));
+        let raised = touching
+            && (state.starts_with(b"P0") || state.starts_with(b"00000") || state.starts_with(b"01000"));
         let start = out.len();
         let mut changed = false;
         codec::put_message(out, tag, |out| {
@@ -370,6 +377,9 @@ fn without_quotes(text: &[u8]) -> Vec<u8> {
     let end = text.iter().position(|byte| matches!(byte, b'"' | b'(' | b':') || *byte >= 0x80);
     match end {
         None => text.to_vec(),
-        Some(end) => [text.get(..end).unwrap_or_default().trim_ascii_end(), b" ", crate::mask::REDACTED.as_bytes()].concat(),
+        Some(end) => {
+            [text.get(..end).unwrap_or_default().trim_ascii_end(), b" ", crate::mask::REDACTED.as_bytes()]
+                .concat()
+        }
     }
 }

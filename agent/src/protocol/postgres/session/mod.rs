@@ -149,7 +149,9 @@ impl Relay {
         drop(self.upstream);
         let (code, reason, hint) = match error {
             SessionError::Client(_) => return,
-            SessionError::Stopping => ("57P01", "the agent on this host is stopping".to_owned(), "Try again."),
+            SessionError::Stopping => {
+                ("57P01", "the agent on this host is stopping".to_owned(), "Try again.")
+            }
             SessionError::Recording(_) => {
                 ("53100", error.to_string(), "See the agent's log on this host and `interlock status`.")
             }
@@ -344,7 +346,9 @@ impl Core {
 
     /// The client's undecided bytes may still be decided on.
     fn holding(&self, up: &Pipe) -> bool {
-        !up.undecided().is_empty() && self.phase != Phase::Over && (self.phase == Phase::Login || self.stalled())
+        !up.undecided().is_empty()
+            && self.phase != Phase::Over
+            && (self.phase == Phase::Login || self.stalled())
     }
 
     /// Records the flow's end.

@@ -120,7 +120,8 @@ impl Pending {
     pub(super) fn push(&mut self, entry: Entry) {
         match entry.what {
             // One entry stands for a run of them; and none is needed where nothing can come of it.
-            What::CopyData if matches!(self.queue.back(), None | Some(Entry { what: What::CopyData, .. })) => {}
+            What::CopyData
+                if matches!(self.queue.back(), None | Some(Entry { what: What::CopyData, .. })) => {}
             What::CopyEnd if self.queue.is_empty() => {}
             _ => self.queue.push_back(entry),
         }

@@ -5,10 +5,10 @@
 //! runs under it is judged as the strictest of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 
+use crate::policy::Decision;
 use crate::protocol::Limits;
 use crate::record::CommandId;
 use crate::sql::{Kind, Script, Statement};
@@ -34,6 +34,8 @@ pub(super) struct Prepared {
     pub(super) dead: AtomicBool,
     /// The recorded command that prepared it.
     pub(super) command: OnceLock<CommandId>,
+    /// The verdict on it and the policies it was given under, where it depends on nothing else.
+    pub(super) decided: Mutex<Option<(u64, Arc<Decision>)>>,
 }
 
 impl Prepared {
@@ -48,6 +50,7 @@ impl Prepared {
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
             command: OnceLock::new(),
+            decided: Mutex::default(),
         }
     }
 
@@ -150,10 +153,9 @@ impl Names {
     /// A Parse succeeded: its name was free before, or is the unnamed one.
     pub(super) fn prepared(&mut self, prepared: &Arc<Prepared>) {
         let order = prepared.order;
-        let holder = self
-            .statements
-            .values()
-            .find(|candidates| candidates.len() > 1 && candidates.iter().any(|one| Arc::ptr_eq(one, prepared)));
+        let holder = self.statements.values().find(|candidates| {
+            candidates.len() > 1 && candidates.iter().any(|one| Arc::ptr_eq(one, prepared))
+        });
         for one in holder.into_iter().flatten().filter(|one| one.order < order) {
             one.kill();
         }
@@ -214,8 +216,8 @@ impl Names {
         if self.cursors.iter().any(same) {
             return true;
         }
-        let room = self.cursors.len() < limits.prepared
-            && self.text + cursor.text.len() <= limits.prepared_text;
+        let room =
+            self.cursors.len() < limits.prepared && self.text + cursor.text.len() <= limits.prepared_text;
         if room {
             self.text += cursor.text.len();
             self.cursors.push(cursor);

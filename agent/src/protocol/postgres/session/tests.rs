@@ -24,6 +24,7 @@ impl Rules for Policy {
             rule: denied.then(|| "rule".into()),
             message: None,
             matched: Vec::new(),
+            observed: Vec::new(),
         }
     }
 
@@ -170,7 +171,8 @@ fn server_message() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn portions_make_no_difference_and_nothing_panics() {
     let bench = Bench::new();
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 300, ..ProptestConfig::default() });
+    let mut runner =
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 300, ..ProptestConfig::default() });
     let strategy = (
         prop::collection::vec(client_message(), 0..12),
         prop::collection::vec(server_message(), 0..16),
@@ -215,7 +217,13 @@ proptest! {
 #[test]
 fn answers_to_nothing_end_the_flow() {
     let bench = Bench::new();
-    for answer in [message(b'D', b"\0\0"), message(b'Z', b"I"), message(b'C', b"\0"), message(b'1', b""), message(b'R', b"\0\0\0\0")] {
+    for answer in [
+        message(b'D', b"\0\0"),
+        message(b'Z', b"I"),
+        message(b'C', b"\0"),
+        message(b'1', b""),
+        message(b'R', b"\0\0\0\0"),
+    ] {
         let mut core = bench.core(false);
         let (out, ended) = feed(&mut Pipe::default(), &answer, &[], |pipe| core.server(pipe));
         assert!(ended && out.is_empty(), "{answer:?}");
