@@ -2,14 +2,11 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use common::wire::*;
-use common::{Relay, psql, server};
-use interlock_agent::policy::FlowPolicy;
+use common::{HandMade, Relay, psql, server};
 
 fn relay() -> Relay {
-    Relay::start(server().address(), Arc::new(FlowPolicy::default()))
+    Relay::start(server().address(), HandMade::denying(|_| false))
 }
 
 /// Runs the same script of sends and waits directly and through the relay, and compares all that comes.

@@ -78,7 +78,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let interceptor = Interceptor::attach(&options).context("cannot attach to the kernel")?;
     interceptor.apply(&policies.current().selection()).context("cannot put the policies in force")?;
     let mut events = interceptor.events().context("the kernel's reports are taken already")?;
-    recorder.policy_loaded(policies.current().hash(), &policies.current().files())?;
+    recorder.policy_loaded(policies.current().hash(), policies.current().files())?;
 
     let (shutdown, stopping) = watch::channel(false);
     let agent = Arc::new(Agent {
@@ -97,7 +97,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen in {}", agent.config.run.display()))?;
     let control = tokio::spawn(control.serve(Arc::clone(&agent)));
     let (changed, mut changes) = tokio::sync::mpsc::channel(1);
-    let _watcher = Watcher::watch(&agent.config.policies, move || drop(changed.try_send(())))
+    let _watcher = Watcher::watch(&agent.config.policies, move || {
+        // A change that is already announced is enough.
+        let _ = changed.try_send(());
+    })
         .inspect_err(|error| tracing::warn!(%error, "policy files are not watched; use `interlock reload`"));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -164,7 +167,7 @@ impl Agent {
                         "the policies were read, but could not be put in force whole: {error}"
                     ));
                 }
-                if let Err(error) = self.recorder.policy_loaded(current.hash(), &current.files()) {
+                if let Err(error) = self.recorder.policy_loaded(current.hash(), current.files()) {
                     tracing::error!(%error, "cannot record that policies changed");
                 }
                 tracing::info!(hash = current.hash(), "policies reloaded");

@@ -48,8 +48,28 @@ pub trait Rules: Send + Sync {
     /// Decides on one operation.
     fn decide(&self, operation: &Operation, subject: &Subject) -> Decision;
 
-    /// The masks that apply to what comes back.
+    /// Decides on a statement that is judged again once its parameters are known.
+    fn decide_unbound(&self, operation: &Operation, subject: &Subject) -> Decision {
+        self.decide(operation, subject)
+    }
+
+    /// The masks that apply to what the client gets.
     fn masks(&self) -> &Arc<MaskSet>;
+
+    /// The masks that apply to what is recorded: at least those that apply to what the client gets.
+    fn record_masks(&self) -> &Arc<MaskSet> {
+        self.masks()
+    }
+
+    /// The same operation gets the same decision, whatever its parameters and the time.
+    fn is_static(&self) -> bool {
+        false
+    }
+
+    /// Why connections that are not encrypted are refused, if they are.
+    fn refuses_plaintext(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Rules for FlowPolicy {
@@ -57,8 +77,28 @@ impl Rules for FlowPolicy {
         Self::decide(self, operation, subject)
     }
 
+    fn decide_unbound(&self, operation: &Operation, subject: &Subject) -> Decision {
+        if self.depends_on_params() {
+            Self::decide_unbound(self, operation, subject)
+        } else {
+            Self::decide(self, operation, subject)
+        }
+    }
+
     fn masks(&self) -> &Arc<MaskSet> {
         Self::masks(self)
+    }
+
+    fn record_masks(&self) -> &Arc<MaskSet> {
+        Self::record_masks(self)
+    }
+
+    fn is_static(&self) -> bool {
+        Self::is_static(self)
+    }
+
+    fn refuses_plaintext(&self) -> Option<String> {
+        Self::refuses_plaintext(self)
     }
 }
 

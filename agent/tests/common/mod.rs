@@ -248,6 +248,7 @@ impl Rules for HandMade {
             rule: name.clone(),
             message: denied.then(|| "Tables are dropped by migrations only.".into()),
             matched: name.into_iter().collect(),
+            observed: Vec::new(),
         }
     }
 

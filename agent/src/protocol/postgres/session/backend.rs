@@ -518,12 +518,18 @@ impl Core {
         let changed = Self::mask_row(masks, plan, body, &mut self.cell, &mut self.scratch, &mut self.fired)
             .map_err(malformed)?;
         let shown = if changed { self.scratch.get(start + HEADER..).unwrap_or_default() } else { body };
-        record_row(&mut self.log.rows, header.total(), shown);
+        // Masks in observe mode hold for the recording alone: then rows are only counted.
+        if Arc::ptr_eq(masks, self.flow.record_masks()) {
+            record_row(&mut self.log.rows, header.total(), shown);
+        } else {
+            self.log.rows.count_row(header.total() as u64);
+        }
         Ok(if changed { Verdict::Drop } else { Verdict::Pass })
     }
 
     fn plain_row(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
-        if !self.log.rows.wants_row() || header.body > RECORDED_ROW {
+        let masks = (self.flow.masks(), self.flow.record_masks());
+        if !self.log.rows.wants_row() || header.body > RECORDED_ROW || !Arc::ptr_eq(masks.0, masks.1) {
             self.log.rows.count_row(header.total() as u64);
             return Ok(Verdict::Pass);
         }
@@ -563,9 +569,7 @@ impl Core {
                 statement.copy.as_ref().filter(|_| concerns).map(|copy| CopyMasker::new(masks, copy, columns))
             }
             _ => {
-                return Err(malformed(
-                    "which COPY the server answers cannot be told, so it cannot be masked",
-                ));
+                return Err(malformed("which COPY the server answers cannot be told, so it cannot be masked"));
             }
         };
         drop(copies);

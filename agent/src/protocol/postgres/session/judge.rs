@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Core;
 use super::catalog::{self, Catalog, Reading};
@@ -13,7 +13,7 @@ use super::pipe::Pipe;
 use super::refusal::Refusal;
 use super::statements::{Names, Prepared};
 use crate::operation::{Operation, Protocol};
-use crate::policy::Decision;
+use crate::policy::{Decision, Verdict};
 use crate::protocol::postgres::{codec, operation};
 use crate::record::{CommandId, Step};
 use crate::sql::{self, Class, Kind, Script};
@@ -29,6 +29,20 @@ pub(super) struct Asked<'a> {
     /// Parameters as sent.
     pub(super) params: Vec<Option<String>>,
     pub(super) of: Option<CommandId>,
+}
+
+/// A verdict on one candidate.
+struct Judged {
+    /// What was judged; none where the verdict was known from before.
+    operation: Option<Operation>,
+    decision: Arc<Decision>,
+    recorded: Arc<str>,
+}
+
+impl Judged {
+    fn strictness(&self) -> (bool, Verdict) {
+        (!self.decision.passes(), self.decision.verdict)
+    }
 }
 
 impl Core {
@@ -134,12 +148,13 @@ impl Core {
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
             command: OnceLock::new(),
+            decided: Mutex::default(),
         })
     }
 
     /// A text as it may be recorded.
     pub(super) fn recordable<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let masks = self.flow.masks();
+        let masks = self.flow.record_masks();
         match sql::redact_secrets(text) {
             Cow::Borrowed(text) => masks.mask_text(text),
             Cow::Owned(text) => Cow::Owned(masks.mask_text(&text).into_owned()),
@@ -171,28 +186,22 @@ impl Core {
         asked: Asked<'_>,
     ) -> (CommandId, Option<Refusal>) {
         let params: Arc<[Option<String>]> = asked.params.into();
-        let mut strictest: Option<(Operation, Decision, Arc<str>)> = None;
+        let mut strictest: Option<Judged> = None;
         for prepared in statements {
-            let script = self.effective(prepared);
-            let operation = self.operation(&prepared.text, script, Arc::clone(&params));
-            let decision = self.flow.decide(&operation, &self.subject);
-            let stricter = strictest.as_ref().is_none_or(|(_, best, _)| {
-                (!decision.passes(), decision.verdict) > (!best.passes(), best.verdict)
-            });
-            if stricter {
-                strictest = Some((operation, decision, Arc::clone(&prepared.recorded)));
+            let judged = self.judge_one(step, prepared, &params);
+            if strictest.as_ref().is_none_or(|best| judged.strictness() > best.strictness()) {
+                strictest = Some(judged);
             }
         }
-        let (operation, decision, recorded) = strictest.unwrap_or_else(|| {
-            let name =
-                String::from_utf8_lossy(if step == Step::Bind { asked.statement } else { asked.portal });
+        let Judged { operation, decision, recorded } = strictest.unwrap_or_else(|| {
+            let name = lossy(if step == Step::Bind { asked.statement } else { asked.portal });
             let text: Arc<str> = name.as_ref().into();
             let script = Script::unparsed(&name, "no statement of this name was seen to be prepared");
             let operation = self.operation(&text, Arc::new(script), Arc::clone(&params));
-            let decision = self.flow.decide(&operation, &self.subject);
-            (operation, decision, text)
+            let decision = Arc::new(self.flow.decide(&operation, &self.subject));
+            Judged { operation: Some(operation), decision, recorded: text }
         });
-        let masks = self.flow.masks();
+        let masks = self.flow.record_masks();
         let params = if masks.has_detectors() {
             let mask = |value: &String| masks.mask_text(value).into_owned();
             params.iter().map(|value| value.as_ref().map(mask)).collect()
@@ -205,10 +214,33 @@ impl Core {
             portal: lossy(asked.portal).into_owned(),
             params,
             of: asked.of,
-            operation: (!refers).then_some(operation),
-            ..Note::new(step, if refers { Arc::default() } else { recorded }, Arc::new(decision))
+            operation: operation.filter(|_| !refers),
+            ..Note::new(step, if refers { Arc::default() } else { recorded }, decision)
         };
         self.note(note)
+    }
+
+    fn judge_one(&self, step: Step, prepared: &Arc<Prepared>, params: &Arc<[Option<String>]>) -> Judged {
+        let recorded = Arc::clone(&prepared.recorded);
+        // What it runs by name may come to be something else.
+        let lasting =
+            self.flow.is_static() && prepared.script.statements.iter().all(|one| one.executes.is_none());
+        let known = || prepared.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        if lasting
+            && let Some((generation, decision)) = &*known()
+            && *generation == self.generation
+        {
+            return Judged { operation: None, decision: Arc::clone(decision), recorded };
+        }
+        let operation = self.operation(&prepared.text, self.effective(prepared), Arc::clone(params));
+        let decision = Arc::new(match step {
+            Step::Prepare => self.flow.decide_unbound(&operation, &self.subject),
+            _ => self.flow.decide(&operation, &self.subject),
+        });
+        if lasting {
+            *known() = Some((self.generation, Arc::clone(&decision)));
+        }
+        Judged { operation: Some(operation), decision, recorded }
     }
 
     /// Judges an operation that is no SQL text.

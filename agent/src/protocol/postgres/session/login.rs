@@ -162,11 +162,17 @@ async fn start(
     let lexing = Lexing::at_start(&startup);
     let generation = context.policy.generation();
     let flow = context.policy.load();
-    let shown = |text: &[u8]| flow.masks().mask_text(&lossy(text)).into_owned();
+    let shown = |text: &[u8]| flow.record_masks().mask_text(&lossy(text)).into_owned();
     let parameters = startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
 
     let FlowContext { mut client, upstream, recording, subject, policy, limits, scripts, .. } = context;
     let mut log = Log::new(recording);
+    if let Some(reason) = flow.refuses_plaintext() {
+        log.end(EndReason::Refused, &reason, length as u64, 0);
+        let hint = "The agent does not speak TLS to clients yet; the policy's `plaintext` is what refuses.";
+        say(&mut client, &refusal::fatal("28000", &reason, hint)).await;
+        return Ok(None);
+    }
     if replication {
         let operation = operation::replication(&user, &database);
         let decision = Arc::new(flow.decide(&operation, &subject));

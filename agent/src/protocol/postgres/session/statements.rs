@@ -5,10 +5,10 @@
 //! runs under it is judged as the strictest of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use crate::policy::Decision;
 use crate::protocol::Limits;
 use crate::record::CommandId;
 use crate::sql::{Kind, Script, Statement};
@@ -34,6 +34,8 @@ pub(super) struct Prepared {
     pub(super) dead: AtomicBool,
     /// The recorded command that prepared it.
     pub(super) command: OnceLock<CommandId>,
+    /// The verdict on it and the policies it was given under, where it depends on nothing else.
+    pub(super) decided: Mutex<Option<(u64, Arc<Decision>)>>,
 }
 
 impl Prepared {
@@ -48,6 +50,7 @@ impl Prepared {
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
             command: OnceLock::new(),
+            decided: Mutex::default(),
         }
     }
 
