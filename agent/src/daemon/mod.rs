@@ -101,7 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         // A change that is already announced is enough.
         let _ = changed.try_send(());
     })
-        .inspect_err(|error| tracing::warn!(%error, "policy files are not watched; use `interlock reload`"));
+    .inspect_err(|error| tracing::warn!(%error, "policy files are not watched; use `interlock reload`"));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

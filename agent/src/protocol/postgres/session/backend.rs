@@ -569,7 +569,9 @@ impl Core {
                 statement.copy.as_ref().filter(|_| concerns).map(|copy| CopyMasker::new(masks, copy, columns))
             }
             _ => {
-                return Err(malformed("which COPY the server answers cannot be told, so it cannot be masked"));
+                return Err(malformed(
+                    "which COPY the server answers cannot be told, so it cannot be masked",
+                ));
             }
         };
         drop(copies);
