@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use super::Verdict;
 use super::decode::OneOrMany;
 use super::file::{CiMatcher, Matcher, Open, SqlMatcher, SubjectMatcher};
 use super::load::{Policy, PolicySet, Trust};
 use super::pattern::{Text, text_covers};
 use super::problem::{PolicyErrors, Position, Problem};
 use super::rule::Rule;
-use super::Verdict;
 use crate::sql::{Kind, Where};
 
 /// Checks the policies in `path` (a directory, or one file): the warnings, in order.
@@ -49,7 +49,8 @@ fn lint(policy: &Policy) -> Vec<Problem> {
         if target.value.port.is_none() && target.value.cidr.is_none() {
             warn(
                 target.at,
-                "a host name without a port has every connection of these processes go through the agent".into(),
+                "a host name without a port has every connection of these processes go through the agent"
+                    .into(),
                 "name its `port`",
             );
         }
@@ -57,7 +58,7 @@ fn lint(policy: &Policy) -> Vec<Problem> {
     for (place, rule) in policy.rules.iter().enumerate() {
         let name = &rule.name;
         if rule.when.is_none() && is_empty(rule.matcher.as_ref()) {
-            let verb = super::when::word(&rule.action);
+            let verb = super::facts::word(&rule.action);
             warn(rule.at, format!("rule `{name}` has no condition: `{verb}` for everything"), "");
         }
         let opens = policy.default == Open::Deny || rule.names_kind(Kind::Replication);
@@ -84,11 +85,14 @@ fn lint(policy: &Policy) -> Vec<Problem> {
         for (message, help) in sql.into_iter().flat_map(impossible) {
             warn(rule.at, format!("rule `{name}` never matches: {message}"), help);
         }
-        for time in rule.matcher.iter().filter_map(|matcher| matcher.time.as_ref()).flat_map(|times| &times.0) {
+        for time in rule.matcher.iter().filter_map(|matcher| matcher.time.as_ref()).flat_map(|times| &times.0)
+        {
             if time.is_degenerate() {
                 warn(
                     rule.at,
-                    format!("rule `{name}` has a time window that begins when it ends: it is taken as a whole day"),
+                    format!(
+                        "rule `{name}` has a time window that begins when it ends: it is taken as a whole day"
+                    ),
                     "leave `from` and `to` out for the whole day",
                 );
             }
@@ -143,7 +147,7 @@ fn impossible(sql: &SqlMatcher) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
     let Some(kinds) = &sql.kind else { return found };
     let all = |bare: fn(Kind) -> bool| kinds.0.iter().all(|kind| bare(*kind));
-    let listed = || kinds.0.iter().map(super::when::word).collect::<Vec<_>>().join(", ");
+    let listed = || kinds.0.iter().map(super::facts::word).collect::<Vec<_>>().join(", ");
     if sql.r#where.is_some() && all(bare) {
         found.push((format!("{} has no WHERE", listed()), "leave `where` out"));
     }
@@ -163,20 +167,39 @@ fn impossible(sql: &SqlMatcher) -> Vec<(String, &'static str)> {
 
 /// A statement of this kind holds no query and no write, however it is written.
 fn bare(kind: Kind) -> bool {
-    let word = super::when::word(&kind);
+    let word = super::facts::word(&kind);
     matches!(
         kind,
-        Kind::Truncate | Kind::Grant | Kind::Revoke | Kind::Vacuum | Kind::Analyze | Kind::Cluster | Kind::Reindex
-            | Kind::Checkpoint | Kind::Load | Kind::Listen | Kind::Unlisten | Kind::Notify | Kind::Lock
-            | Kind::Begin | Kind::Commit | Kind::Rollback | Kind::Savepoint | Kind::Discard | Kind::Show
-            | Kind::Replication | Kind::Cancel | Kind::Unparsed
+        Kind::Truncate
+            | Kind::Grant
+            | Kind::Revoke
+            | Kind::Vacuum
+            | Kind::Analyze
+            | Kind::Cluster
+            | Kind::Reindex
+            | Kind::Checkpoint
+            | Kind::Load
+            | Kind::Listen
+            | Kind::Unlisten
+            | Kind::Notify
+            | Kind::Lock
+            | Kind::Begin
+            | Kind::Commit
+            | Kind::Rollback
+            | Kind::Savepoint
+            | Kind::Discard
+            | Kind::Show
+            | Kind::Replication
+            | Kind::Cancel
+            | Kind::Unparsed
     ) || word.starts_with("drop_")
 }
 
 /// The rule that keeps this one from ever deciding, if there is one.
 fn shadow<'p>(policy: &'p Policy, place: usize, rule: &Rule) -> Option<&'p Rule> {
     let stands_before = |other: &Rule, at: usize| {
-        other.action > rule.action || (other.action == rule.action && at < place && rule.action != Verdict::Allow)
+        other.action > rule.action
+            || (other.action == rule.action && at < place && rule.action != Verdict::Allow)
     };
     policy.rules.iter().enumerate().find_map(|(at, other)| {
         let broad = at != place
@@ -261,10 +284,16 @@ fn texts(broad: &Option<OneOrMany<Text>>, narrow: &Option<OneOrMany<Text>>) -> b
 }
 
 /// Whatever is in the narrow list is in the broad one.
-fn list<T>(broad: &Option<OneOrMany<T>>, narrow: &Option<OneOrMany<T>>, covers: impl Fn(&T, &T) -> bool) -> bool {
+fn list<T>(
+    broad: &Option<OneOrMany<T>>,
+    narrow: &Option<OneOrMany<T>>,
+    covers: impl Fn(&T, &T) -> bool,
+) -> bool {
     match (broad, narrow) {
         (None, _) => true,
         (Some(_), None) => false,
-        (Some(broad), Some(narrow)) => narrow.0.iter().all(|one| broad.0.iter().any(|other| covers(other, one))),
+        (Some(broad), Some(narrow)) => {
+            narrow.0.iter().all(|one| broad.0.iter().any(|other| covers(other, one)))
+        }
     }
 }

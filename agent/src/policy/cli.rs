@@ -228,7 +228,8 @@ fn statements(file: &Path) -> anyhow::Result<String> {
     if bytes.len() as u64 > MAX_STATEMENTS {
         bail!("{} has more than {MAX_STATEMENTS} bytes: split it", file.display());
     }
-    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 fn test_command(out: &mut impl Write, path: &Path, json: bool) -> anyhow::Result<ExitCode> {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::facts::Facts;
 use super::file::Open;
 use super::load::Policy;
 use super::pattern::{ColumnName, Match};
 use super::rule::Rule;
-use super::when::Facts;
 use super::{Destination, Egress, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::mask::MaskSet;
@@ -134,7 +134,11 @@ impl FlowPolicy {
     ///
     /// Allocates nothing when no rule matches.
     pub fn decide(&self, operation: &Operation, subject: &Subject) -> Decision {
-        self.decide_at(operation, subject, if self.uses_time { Timestamp::now() } else { Timestamp::UNIX_EPOCH })
+        self.decide_at(
+            operation,
+            subject,
+            if self.uses_time { Timestamp::now() } else { Timestamp::UNIX_EPOCH },
+        )
     }
 
     /// [`FlowPolicy::decide`] as if it were this time.

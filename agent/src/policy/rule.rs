@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::Verdict;
 use super::decode::OneOrMany;
+use super::facts::Facts;
 use super::file::{self, Matcher, Mode, SqlMatcher, SubjectMatcher};
 use super::pattern::{Match, Name, Text};
 use super::problem::Position;
-use super::when::{Facts, When};
+use super::when::When;
 use crate::identity::Subject;
 use crate::sql::{Kind, Relation, Statement, Where};
 
@@ -139,7 +140,9 @@ impl SqlMatcher {
             },
             &|| {
                 let classes = self.class.as_ref()?;
-                Some(Match::of_several(statement.classes.iter().map(|class| classes.0.contains(class).into())))
+                Some(Match::of_several(
+                    statement.classes.iter().map(|class| classes.0.contains(class).into()),
+                ))
             },
             &|| {
                 let patterns = self.settings.as_ref()?;

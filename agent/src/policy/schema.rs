@@ -64,7 +64,11 @@ mod tests {
                 if let Some(Value::Object(properties)) = map.get("properties") {
                     keys.extend(properties.keys().cloned());
                 }
-                for word in map.get("const").into_iter().chain(map.get("enum").and_then(Value::as_array).into_iter().flatten()) {
+                for word in map
+                    .get("const")
+                    .into_iter()
+                    .chain(map.get("enum").and_then(Value::as_array).into_iter().flatten())
+                {
                     values.extend(word.as_str().map(str::to_owned));
                 }
                 map.values().for_each(|value| words(value, keys, values));
@@ -83,14 +87,20 @@ mod tests {
         for word in keys.iter().chain(&values) {
             assert!(reference.contains(&format!("`{word}`")), "docs/policy.md does not name `{word}`");
         }
-        for (variable, fields) in super::super::when::VARIABLES {
+        for (variable, fields) in super::super::facts::VARIABLES {
             assert!(reference.contains(&format!("`{variable}")), "{variable}");
             for field in *fields {
-                assert!(reference.contains(&format!("`{field}`")), "docs/policy.md does not name {variable}.{field}");
+                assert!(
+                    reference.contains(&format!("`{field}`")),
+                    "docs/policy.md does not name {variable}.{field}"
+                );
             }
         }
-        for field in super::super::when::CI_FIELDS {
-            assert!(reference.contains(&format!("`{field}`")), "docs/policy.md does not name subject.ci.{field}");
+        for field in super::super::facts::CI_FIELDS {
+            assert!(
+                reference.contains(&format!("`{field}`")),
+                "docs/policy.md does not name subject.ci.{field}"
+            );
         }
     }
 

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::decode::{At, Decoder};
-use super::file::{Account, Open, Process, Target};
+use super::file::{Open, Process, Target};
 use super::problem::Problem;
+use super::values::Account;
 use super::{Destination, Egress, EntryId};
 use crate::identity::users;
 use crate::intercept::{Entry, Pattern};
@@ -147,7 +148,8 @@ pub(crate) fn patterns(targets: Option<&[At<Target>]>, decoder: &mut Decoder<'_>
             );
             break;
         }
-        patterns.extend(nets.iter().flat_map(|net| ports.iter().map(|port| Pattern { net: *net, port: *port })));
+        patterns
+            .extend(nets.iter().flat_map(|net| ports.iter().map(|port| Pattern { net: *net, port: *port })));
     }
     united(patterns)
 }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::Verdict;
 use super::decode::{At, Decode, Decoder, OneOrMany, record};
 use super::explain::{Asker, subject};
+use super::facts::word;
 use super::file::Version;
 use super::load::{PolicySet, Trust, is_test, read};
 use super::problem::{PolicyErrors, Position, Problem};
-use super::when::word;
 use super::yaml::{self, Node, Value};
-use super::Verdict;
 use crate::identity::Subject;
 use crate::sql::{self, Kind, Script, Statement};
 
