@@ -20,6 +20,8 @@ const BPF_LINKER: &str = "0.13.0";
 pub(crate) enum Part {
     /// To compile the workspace, the eBPF programs included.
     Build,
+    /// A real server, to show the agent before.
+    Demo,
     /// Real servers and clients for the end-to-end tests.
     Test,
     /// Other kernels to boot.
@@ -109,6 +111,10 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             install(BUILD)?;
             ensure_ebpf()
         }
+        Part::Demo => {
+            ensure(Part::Build)?;
+            install(&TEST[..1])
+        }
         Part::Test => {
             ensure(Part::Build)?;
             install(TEST)?;
@@ -120,8 +126,7 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             install(KERNELS)
         }
         Part::Bench => {
-            ensure(Part::Build)?;
-            install(&TEST[..1])?;
+            ensure(Part::Demo)?;
             install(BENCH)
         }
     }

@@ -79,11 +79,11 @@ impl Walker {
         let mut scope = level.inner();
         let item = self.table(range, &level, true);
         scope.items.push(item);
-        self.where_of_write(fold::judge(update.where_clause.as_deref()));
         self.aside(|walker| {
             for node in &update.from_clause {
                 walker.enter_item(node, &mut scope, &level);
             }
+            walker.where_of_write(fold::judge(update.where_clause.as_deref(), scope.alone()));
             walker.assignments(&update.target_list, &target, &scope);
             walker.optional(update.where_clause.as_deref(), &scope);
         });
@@ -101,11 +101,11 @@ impl Walker {
         let mut scope = level.inner();
         let item = self.table(range, &level, true);
         scope.items.push(item);
-        self.where_of_write(fold::judge(delete.where_clause.as_deref()));
         self.aside(|walker| {
             for node in &delete.using_clause {
                 walker.enter_item(node, &mut scope, &level);
             }
+            walker.where_of_write(fold::judge(delete.where_clause.as_deref(), scope.alone()));
             walker.optional(delete.where_clause.as_deref(), &scope);
         });
         self.returning(delete.returning_clause.as_ref(), scope, &target)
@@ -127,7 +127,7 @@ impl Walker {
                 walker.enter_item(source, &mut scope, &level);
             }
             walker.optional(merge.join_condition.as_deref(), &scope);
-            let join = fold::judge(merge.join_condition.as_deref());
+            let join = fold::judge(merge.join_condition.as_deref(), None);
             for clause in &merge.merge_when_clauses {
                 if let Some(NodeRef::MergeWhenClause(clause)) = node_of(Some(clause)) {
                     walker.merge_action(clause, join, &target, &scope);
@@ -146,7 +146,7 @@ impl Walker {
         };
         self.kind(kind);
         if matches!(kind, Kind::Update | Kind::Delete) {
-            let own = match fold::judge(clause.condition.as_deref()) {
+            let own = match fold::judge(clause.condition.as_deref(), None) {
                 Where::Missing => Where::AlwaysTrue,
                 own => own,
             };

@@ -79,7 +79,7 @@ impl Walker {
                 walker.enter_item(node, &mut scope, level);
             }
             if scope.items.iter().any(|item| matches!(item.source, Source::Table(_))) {
-                walker.where_of_read(fold::judge(select.where_clause.as_deref()));
+                walker.where_of_read(fold::judge(select.where_clause.as_deref(), scope.alone()));
             }
             outs = walker.targets(&select.target_list, &scope);
             for values in &select.values_lists {
