@@ -5,7 +5,10 @@
 //! into an [`operation::Operation`], [`policy`] decides, [`record`] makes it durable, and
 //! [`protocol`] forwards or refuses it; [`mask`] rewrites what comes back.
 
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod identity;
 pub mod intercept;
 pub mod mask;

@@ -1,2 +1,7 @@
 //! The `interlock` command: the agent and the operator's tools.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    interlock_agent::cli::main()
+}

@@ -1,2 +1,63 @@
-//! Every task a contributor runs.
-fn main() {}
+//! Every task a contributor runs: `cargo xtask --help`.
+
+mod bench;
+mod demo;
+mod dist;
+mod fuzz;
+mod interrupt;
+mod kernels;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Every task a contributor runs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need and is not there yet.
+    Setup,
+    Demo(demo::Arguments),
+    Test(test::Arguments),
+    Bench(bench::Arguments),
+    Kernels(kernels::Arguments),
+    Fuzz(fuzz::Arguments),
+    Dist(dist::Arguments),
+    /// Copy bytes between two ports; `bench` measures the agent beside it.
+    #[command(hide = true)]
+    Copier {
+        /// The port to listen on.
+        listen: u16,
+        /// The port to connect to.
+        target: u16,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup => setup::everything(),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Kernels(arguments) => kernels::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
+        Task::Dist(arguments) => dist::run(&arguments),
+        Task::Copier { listen, target } => bench::copier(listen, target),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {error:#}", shell::paint(shell::RED, "✗"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,9 +1,12 @@
 //! Reads a process and its ancestors from /proc.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use procfs::process::Process;
+
+use crate::intercept::FlowProcess;
 
 use super::{Ancestor, Ci, Subject, cgroup, ci, hash::Hashes, secrets, users};
 
@@ -12,6 +15,9 @@ const MAX_ARGV: (usize, usize) = (16 << 10, 256);
 
 /// Most ancestors that are followed.
 const MAX_ANCESTORS: usize = 32;
+
+/// Most programs that are remembered as they began.
+const MAX_PROGRAMS: usize = 8192;
 
 /// Nanoseconds per clock tick of /proc/PID/stat's start time.
 const TICK_NS: u64 = 1_000_000_000 / 100;
@@ -33,9 +39,53 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct Reader {
     hashes: Hashes,
+    /// What the kernel side told of programs as they began, by process id.
+    programs: Mutex<HashMap<u32, Began>>,
+}
+
+/// A program as it began.
+#[derive(Debug)]
+struct Began {
+    start_time_ns: u64,
+    parent: u32,
+    exe: PathBuf,
+    argv: Vec<String>,
+    ended: bool,
+}
+
+impl From<&FlowProcess> for Known {
+    fn from(process: &FlowProcess) -> Self {
+        Self { pid: process.tgid, start_time_ns: process.start_time_ns, uid: process.uid, gid: process.gid }
+    }
 }
 
 impl Reader {
+    /// Takes note that a designated process began a program, in case it is gone when its flow is looked at.
+    pub fn began(&self, known: &Known, parent: u32, exe: PathBuf, argv: Vec<String>) {
+        let began =
+            Began { start_time_ns: known.start_time_ns, parent, exe, argv: arguments(argv), ended: false };
+        let mut programs = self.programs();
+        if programs.len() >= MAX_PROGRAMS {
+            programs.retain(|_, began| !began.ended);
+        }
+        if programs.len() < MAX_PROGRAMS {
+            programs.insert(known.pid, began);
+        }
+    }
+
+    /// Takes note that such a process has ended. What is known of it is kept until room is needed.
+    pub fn ended(&self, pid: u32, start_time_ns: u64) {
+        if let Some(began) = self.programs().get_mut(&pid)
+            && began.start_time_ns == start_time_ns
+        {
+            began.ended = true;
+        }
+    }
+
+    fn programs(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Began>> {
+        self.programs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Everything that can be found out about a process. Never fails: what could not be read is named
     /// in [`Subject::missing`].
     pub fn subject(&self, known: &Known) -> Subject {
@@ -56,8 +106,42 @@ impl Reader {
             }
             subject = Subject { missing: Vec::new(), ..bare(subject) };
         }
+        if let Some(began) = self.programs().get(&known.pid)
+            && began.start_time_ns == known.start_time_ns
+        {
+            subject.exe.clone_from(&began.exe);
+            subject.argv.clone_from(&began.argv);
+        }
+        self.parents(self.parent_of(known).unwrap_or(0), &mut subject);
         subject.missing.push("process: it ended before it could be looked at".to_owned());
         subject
+    }
+
+    fn parent_of(&self, known: &Known) -> Option<i32> {
+        let programs = self.programs();
+        let began = programs.get(&known.pid).filter(|began| began.start_time_ns == known.start_time_ns)?;
+        i32::try_from(began.parent).ok()
+    }
+
+    /// Follows the ancestors from `parent` on.
+    fn parents(&self, mut parent: i32, subject: &mut Subject) {
+        while parent > 0 && subject.ancestors.len() < MAX_ANCESTORS {
+            let Ok(process) = Process::new(parent) else { break };
+            let Ok(stat) = process.stat() else { break };
+            subject.ancestors.push(Ancestor {
+                pid: parent.unsigned_abs(),
+                uid: process.status().map_or(u32::MAX, |status| status.ruid),
+                exe: process.exe().unwrap_or_default(),
+                argv: arguments(process.cmdline().unwrap_or_default()),
+            });
+            // A job's children may have cleared their environment; the nearest that names it counts.
+            if subject.ci.system.is_empty()
+                && let Some(job) = ci_of(&process)
+            {
+                subject.ci = job;
+            }
+            parent = stat.ppid;
+        }
     }
 
     fn read(&self, process: &Process, subject: &mut Subject) {
@@ -95,22 +179,8 @@ impl Reader {
         subject.login_session = audit_id(pid, "sessionid");
         subject.login_user = subject.login_uid.map(users::user_name).unwrap_or_default();
 
-        let mut job = ci_of(process);
-        let mut parent = process.stat().map(|stat| stat.ppid).unwrap_or(0);
-        while parent > 0 && subject.ancestors.len() < MAX_ANCESTORS {
-            let Ok(process) = Process::new(parent) else { break };
-            let Ok(stat) = process.stat() else { break };
-            subject.ancestors.push(Ancestor {
-                pid: parent.unsigned_abs(),
-                uid: process.status().map_or(u32::MAX, |status| status.ruid),
-                exe: process.exe().unwrap_or_default(),
-                argv: arguments(process.cmdline().unwrap_or_default()),
-            });
-            // A job's children may have cleared their environment; the nearest that names it counts.
-            job = job.or_else(|| ci_of(&process));
-            parent = stat.ppid;
-        }
-        subject.ci = job.unwrap_or_default();
+        subject.ci = ci_of(process).unwrap_or_default();
+        self.parents(process.stat().map_or(0, |stat| stat.ppid), subject);
         subject.missing = missing.into_iter().map(str::to_owned).collect();
     }
 }
@@ -211,6 +281,22 @@ mod tests {
         let subject = Reader::default().subject(&known);
         assert!(subject.exe.as_os_str().is_empty() && subject.argv.is_empty());
         assert_eq!(subject.missing.len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_has_gone_is_known_by_how_it_began() {
+        let reader = Reader::default();
+        let known = Known { pid: 4_194_305, start_time_ns: 7, uid: 0, gid: 0 };
+        let argv = vec!["psql".to_owned(), "--password=hunter2".to_owned()];
+        reader.began(&known, std::process::id(), "/usr/bin/psql".into(), argv);
+        reader.ended(known.pid, known.start_time_ns);
+        let subject = reader.subject(&known);
+        assert_eq!(subject.exe, Path::new("/usr/bin/psql"));
+        assert_eq!(subject.argv, ["psql", "--password=****"]);
+        assert_eq!(subject.ancestors.first().map(|parent| parent.pid), Some(std::process::id()));
+        // Another process of the same id is none of it.
+        let other = reader.subject(&Known { start_time_ns: 8, ..known });
+        assert!(other.exe.as_os_str().is_empty() && other.ancestors.is_empty());
     }
 
     #[test]

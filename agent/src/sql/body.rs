@@ -1,7 +1,9 @@
 //! What stands in DO blocks and function bodies.
 
 use pg_query::NodeRef;
-use pg_query::protobuf::{CreateFunctionStmt, DefElem, DoStmt, Node, Token, VariableSetKind};
+use pg_query::protobuf::{
+    CreateFunctionStmt, DefElem, DoStmt, FunctionParameterMode, Node, Token, VariableSetKind,
+};
 use serde_json::Value;
 
 use super::fold::const_text;
@@ -22,7 +24,7 @@ impl Walker {
                 _ => {}
             }
         }
-        self.body(language, body.unwrap_or_default());
+        self.body(language, body.unwrap_or_default(), None);
         self.out.outputs = None;
         self.kind(Kind::Do)
     }
@@ -49,7 +51,7 @@ impl Walker {
             self.statements(node, &inner);
         }
         if let Some(text) = body.first() {
-            self.body(language.unwrap_or("sql"), text);
+            self.body(language.unwrap_or("sql"), text, Some(function));
         }
         self.out.outputs = None;
         self.kind(if function.is_procedure { Kind::CreateProcedure } else { Kind::CreateFunction })
@@ -81,14 +83,14 @@ impl Walker {
     }
 
     /// A body in `language`.
-    fn body(&mut self, language: &str, text: &str) {
+    fn body(&mut self, language: &str, text: &str, function: Option<&CreateFunctionStmt>) {
         match language {
             "sql" => {
                 if let Err(reason) = self.nested_text(text, Grammar::Sql) {
                     self.unparsed("the function's body", &reason);
                 }
             }
-            "plpgsql" => self.plpgsql(text),
+            "plpgsql" => self.plpgsql(text, function),
             // Trusted languages of the distribution: what they run is not known, but they stay within
             // the database.
             "plperl" | "pltcl" | "plv8" | "pllua" | "plrust" => self.out.dynamic = true,
@@ -99,8 +101,14 @@ impl Walker {
         }
     }
 
-    fn plpgsql(&mut self, text: &str) {
-        match pg_query::parse_plpgsql(&self.source) {
+    fn plpgsql(&mut self, text: &str, function: Option<&CreateFunctionStmt>) {
+        // The parser knows the types that the server begins with, and no others; and what it tells of
+        // a trigger's variables is no JSON. The types do not matter here.
+        let parsed = pg_query::parse_plpgsql(&self.source).or_else(|error| match function {
+            Some(function) => pg_query::parse_plpgsql(&without_types(function, text)).map_err(|_| error),
+            None => Err(error),
+        });
+        match parsed {
             Ok(functions) => {
                 self.plpgsql_node(&functions);
                 if let Err(reason) = self.declarations(text) {
@@ -198,6 +206,59 @@ fn parameters(function: &CreateFunctionStmt) -> Option<Item> {
         target: false,
         qualified_only: true,
     })
+}
+
+/// The function's command with a type that the parser knows in the place of each.
+fn without_types(function: &CreateFunctionStmt, body: &str) -> String {
+    let mut parameters = Vec::new();
+    let mut results = 0_usize;
+    let mut rows = false;
+    for node in &function.parameters {
+        let Some(NodeRef::FunctionParameter(parameter)) = node_of(Some(node)) else { continue };
+        let mode = match parameter.mode() {
+            FunctionParameterMode::FuncParamOut => "OUT",
+            FunctionParameterMode::FuncParamInout => "INOUT",
+            FunctionParameterMode::FuncParamTable => {
+                rows = true;
+                "OUT"
+            }
+            _ => "IN",
+        };
+        results += usize::from(mode != "IN");
+        let name = if parameter.name.is_empty() { String::new() } else { quoted(&parameter.name) };
+        parameters.push(format!("{mode} {name} int4"));
+    }
+    let mut returns = String::new();
+    if let Some(return_type) = &function.return_type {
+        rows |= return_type.setof;
+        let (_, name) = super::walk::qualified(&return_type.names);
+        let value = match (name, results) {
+            ("void" | "event_trigger", 0) => "void",
+            (_, 1) => "int4",
+            _ => "record",
+        };
+        if matches!(name, "trigger" | "event_trigger") {
+            parameters.extend(["old", "new"].map(|name| format!("IN {name} record")));
+            let texts =
+                ["name", "when", "level", "op", "relname", "table_name", "table_schema", "event", "tag"];
+            parameters.extend(texts.map(|name| format!("IN tg_{name} text")));
+            parameters.extend(["tg_relid", "tg_nargs"].map(|name| format!("IN {name} int4")));
+            parameters.push("IN tg_argv text[]".to_owned());
+        }
+        returns = format!("RETURNS {} {value}", if rows { "SETOF" } else { "" });
+    }
+    let mut tag = "body".to_owned();
+    while body.contains(&format!("${tag}$")) {
+        tag.push('_');
+    }
+    let object = if function.is_procedure { "PROCEDURE" } else { "FUNCTION" };
+    let (_, name) = super::walk::qualified(&function.funcname);
+    let (name, parameters) = (quoted(name), parameters.join(", "));
+    format!("CREATE {object} {name}({parameters}) {returns} LANGUAGE plpgsql AS ${tag}${body}${tag}$")
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn text_and_grammar(expression: &Value) -> Option<(&str, Grammar)> {

@@ -175,9 +175,7 @@ pub(super) fn simple(node: NodeRef<'_>) -> Option<(Kind, Option<&RangeVar>)> {
         NodeRef::DropOwnedStmt(_) => (Kind::DropOwned, None),
         NodeRef::CreateDomainStmt(_) => (Kind::CreateDomain, None),
         NodeRef::AlterDomainStmt(_) => (Kind::AlterDomain, None),
-        NodeRef::CompositeTypeStmt(_) | NodeRef::CreateEnumStmt(_) | NodeRef::CreateRangeStmt(_) => {
-            (Kind::CreateType, None)
-        }
+        NodeRef::CreateEnumStmt(_) | NodeRef::CreateRangeStmt(_) => (Kind::CreateType, None),
         NodeRef::AlterEnumStmt(_) | NodeRef::AlterTypeStmt(_) => (Kind::AlterType, None),
         NodeRef::AlterCollationStmt(_) => (Kind::AlterCollation, None),
         NodeRef::AlterOperatorStmt(_) => (Kind::AlterOperator, None),
@@ -206,7 +204,6 @@ pub(super) fn simple(node: NodeRef<'_>) -> Option<(Kind, Option<&RangeVar>)> {
         NodeRef::DropSubscriptionStmt(_) => (Kind::DropSubscription, None),
         NodeRef::ConstraintsSetStmt(_) => (Kind::SetConstraints, None),
         NodeRef::VariableShowStmt(_) => (Kind::Show, None),
-        NodeRef::DiscardStmt(_) => (Kind::Discard, None),
         NodeRef::DeallocateStmt(_) => (Kind::Deallocate, None),
         NodeRef::FetchStmt(fetch) => (if fetch.ismove { Kind::Move } else { Kind::Fetch }, None),
         NodeRef::ClosePortalStmt(_) => (Kind::Close, None),

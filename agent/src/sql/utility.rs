@@ -2,9 +2,9 @@
 
 use pg_query::NodeRef;
 use pg_query::protobuf::{
-    AlterTableStmt, AlterTableType, CopyStmt, CreateTableAsStmt, DefElem, DefineStmt, DropStmt, ExplainStmt,
-    GrantStmt, GrantTargetType, Node, ObjectType, RangeVar, RenameStmt, RuleStmt, TransactionStmtKind,
-    VariableSetKind, VariableSetStmt,
+    AlterTableStmt, AlterTableType, CopyStmt, CreateTableAsStmt, DefElem, DefineStmt, DiscardMode, DropStmt,
+    ExplainStmt, GrantStmt, GrantTargetType, Node, ObjectType, RangeVar, RenameStmt, RuleStmt,
+    TransactionStmtKind, VariableSetKind, VariableSetStmt,
 };
 
 use super::copy;
@@ -204,6 +204,17 @@ impl Walker {
                 self.writes(Relation { schema: Some(import.local_schema.clone()), name: "*".to_owned() });
                 return Some(self.kind(Kind::ImportForeignSchema));
             }
+            NodeRef::CompositeTypeStmt(composite) => {
+                // Its name is a type's, though it is written like a relation's.
+                self.list(&composite.coldeflist, scope);
+                return Some(self.kind(Kind::CreateType));
+            }
+            NodeRef::DiscardStmt(discard) => {
+                if discard.target() == DiscardMode::DiscardAll {
+                    self.out.settings.insert("*".to_owned());
+                }
+                return Some(self.kind(Kind::Discard));
+            }
             NodeRef::LoadStmt(_) => return Some(self.kind(Kind::Load)),
             NodeRef::CreateExtensionStmt(_) => return Some(self.kind(Kind::CreateExtension)),
             NodeRef::ReplicaIdentityStmt(_) => return None,
@@ -227,7 +238,7 @@ impl Walker {
     /// A query that is run later: its result is told as this statement's.
     fn later(&mut self, query: Option<&Node>, scope: &Scope<'_>) {
         if let Some(node) = node_of(query) {
-            let outs = self.top_query(node, scope);
+            let outs = self.top_query(node, scope).filter(|outs| !outs.is_empty());
             self.out.outputs = outs.map(|outs| self.columns.outputs(&outs));
         }
     }
@@ -304,15 +315,11 @@ impl Walker {
                 self.out.outputs = Some(self.columns.outputs(&outs));
             }
         }
-        self.later_copy(copy.query.as_deref(), scope);
+        if copy.query.is_some() {
+            self.later(copy.query.as_deref(), scope);
+        }
         self.list(&copy.options, scope);
         self.kind(if copy.is_from { Kind::CopyFrom } else { Kind::CopyTo })
-    }
-
-    fn later_copy(&mut self, query: Option<&Node>, scope: &Scope<'_>) {
-        if query.is_some() {
-            self.later(query, scope);
-        }
     }
 
     fn drop(&mut self, drop: &DropStmt) -> Kind {
@@ -349,6 +356,12 @@ impl Walker {
                         }
                     }
                     Some(NodeRef::RangeVar(range)) => _ = self.writes_range(range),
+                    Some(NodeRef::ColumnDef(column)) => {
+                        if !column.colname.is_empty() {
+                            self.writes_column(&table, &column.colname);
+                        }
+                        self.optional(command.def.as_deref(), &inner);
+                    }
                     _ => self.optional(command.def.as_deref(), &inner),
                 }
             }

@@ -10,5 +10,5 @@ mod session;
 pub mod startup;
 pub mod values;
 
-pub use session::serve;
+pub use session::{serve, turn_away};
 pub use startup::{Detection, looks_like};

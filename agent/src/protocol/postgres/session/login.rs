@@ -28,7 +28,7 @@ const MOST_REQUESTS: usize = 4;
 /// that left.
 pub(super) async fn open(mut context: FlowContext) -> Result<Option<Relay>, SessionError> {
     let mut input = BytesMut::with_capacity(1024);
-    match tokio::time::timeout(OPENING, negotiate(&mut context, &mut input)).await {
+    match tokio::time::timeout(OPENING, negotiate(&mut context.client, &mut input)).await {
         Err(_) => Err(SessionError::Frontend("no start-up message within 60 s".to_owned())),
         Ok(Err(error)) => {
             let own = match &error {
@@ -49,13 +49,23 @@ pub(super) async fn open(mut context: FlowContext) -> Result<Option<Relay>, Sess
     }
 }
 
+/// Opens a flow only to tell the client why it is not served: `code` is the SQLSTATE. A cancel request is
+/// closed without a word, as servers do.
+pub async fn turn_away(mut client: TcpStream, code: &'static str, reason: &str, hint: &str) {
+    let mut input = BytesMut::with_capacity(1024);
+    let opening = tokio::time::timeout(OPENING, negotiate(&mut client, &mut input)).await;
+    if matches!(opening, Ok(Ok(Opening::Startup(_)))) {
+        say(&mut client, &refusal::fatal(code, reason, hint)).await;
+    }
+}
+
 enum Opening {
     Closed,
     Cancel(usize),
     Startup(usize),
 }
 
-async fn negotiate(context: &mut FlowContext, input: &mut BytesMut) -> Result<Opening, SessionError> {
+async fn negotiate(client: &mut TcpStream, input: &mut BytesMut) -> Result<Opening, SessionError> {
     let mut requests = 0;
     loop {
         let (consumed, opening) = match startup::read(input).map_err(frontend)? {
@@ -63,7 +73,7 @@ async fn negotiate(context: &mut FlowContext, input: &mut BytesMut) -> Result<Op
             Some((Packet::Cancel { .. }, length)) => return Ok(Opening::Cancel(length)),
             Some((Packet::Startup(_), length)) => (0, Some(Opening::Startup(length))),
             None => {
-                if context.client.read_buf(input).await.map_err(SessionError::Client)? == 0 {
+                if client.read_buf(input).await.map_err(SessionError::Client)? == 0 {
                     return Ok(Opening::Closed);
                 }
                 continue;
@@ -77,7 +87,7 @@ async fn negotiate(context: &mut FlowContext, input: &mut BytesMut) -> Result<Op
             return Err(SessionError::Frontend("too many requests for encryption".to_owned()));
         }
         input.advance(consumed);
-        context.client.write_all(b"N").await.map_err(SessionError::Client)?;
+        client.write_all(b"N").await.map_err(SessionError::Client)?;
     }
 }
 

@@ -44,6 +44,8 @@ use crate::protocol::{FlowContext, Limits, PolicyHandle, Rules, SessionError, Su
 use crate::record::EndReason;
 use crate::sql;
 
+pub use login::turn_away;
+
 /// How long a client that was told why it is cut off may take to read it.
 const LINGER: Duration = Duration::from_secs(2);
 

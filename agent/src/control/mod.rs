@@ -1,0 +1,58 @@
+//! The control socket: what the command line asks of the running agent.
+//!
+//! One request and one answer per connection, each a line of JSON. Who may ask is decided by the
+//! peer's credentials as the kernel gives them (`SO_PEERCRED`): root may ask for anything; any user may
+//! have a process of its own designated, since that gives no right that the process did not have.
+
+mod client;
+mod server;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{ControlError, ask};
+pub use server::{Handler, Peer, Server};
+
+/// The longest request or answer, in bytes.
+const MAX_LINE: u64 = 4 << 20;
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How the agent is.
+    Status,
+    /// Read the policies again now.
+    Reload,
+    /// Make the asking process a designated one, under the entries for runs of this name.
+    Run {
+        /// The name, as in `interlock run --as NAME`.
+        name: String,
+    },
+}
+
+impl Request {
+    /// Only root may ask for it.
+    fn needs_root(&self) -> bool {
+        match self {
+            Self::Status | Self::Reload => true,
+            Self::Run { .. } => false,
+        }
+    }
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It was done.
+    Done(serde_json::Value),
+    /// It was not, and why.
+    Refused(String),
+}
+
+/// Where the agent with this run directory listens.
+pub fn socket_path(run: &Path) -> PathBuf {
+    run.join("control.sock")
+}

@@ -1,0 +1,33 @@
+//! Where things are kept that are costly to make: tools, drivers, kernels.
+
+use std::path::PathBuf;
+
+/// The directory for all of it: `$XDG_CACHE_HOME/interlock`, `~/.cache/interlock` when that is not set.
+pub fn directory() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))
+        .unwrap_or_else(|| "/var/cache".into());
+    base.join("interlock")
+}
+
+/// Tools built by `cargo install`; the programs are in `bin`.
+pub fn tools() -> PathBuf {
+    directory().join("tools")
+}
+
+/// The virtual environment with the Python drivers.
+pub fn venv() -> PathBuf {
+    directory().join("venv")
+}
+
+/// The directory whose `node_modules` has node-postgres.
+pub fn node() -> PathBuf {
+    directory().join("node")
+}
+
+/// Kernels to boot, one directory each.
+pub fn kernels() -> PathBuf {
+    directory().join("kernels")
+}

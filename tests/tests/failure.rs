@@ -1,0 +1,291 @@
+//! When things go wrong: kill -9 under load, a full disk, tampering. Fail closed, and nothing lost.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use interlock_tests::client::{self, Client};
+use interlock_tests::{Postgres, Stage, wait_for};
+
+const RULES: &str = r#"
+rules:
+  - name: no-drop
+    match: {sql: {kind: [drop_table]}}
+    action: deny
+"#;
+
+#[test]
+fn kill_9_under_load_loses_no_command_that_reached_the_server() {
+    let mut stage = Stage::start(RULES).unwrap();
+    stage.postgres.admin("CREATE TABLE marks (mark text)").unwrap();
+    for round in 0..3 {
+        // Each statement bears a mark of its own; half go by the simple and half by the extended protocol.
+        let script = format!(
+            "INSERT INTO marks VALUES ('mark-{round}-' || :client_id || '-' || :n);\n\\set n :n + 1\n"
+        );
+        let load: Vec<_> = ["simple", "prepared"]
+            .into_iter()
+            .map(|mode| {
+                let mut command =
+                    client::start(Some(&stage.clients), stage.postgres.programs().join("pgbench"));
+                client::environment(&mut command, &stage.postgres);
+                // The number is part of the text in simple mode and a parameter in prepared mode.
+                command.args(["-n", "-c", "4", "-T", "60", "-M", mode, "-D", "n=0", "-f", "-"]);
+                let script = script.clone();
+                thread::spawn(move || {
+                    interlock_tests::process::finish(&mut command, &script, Duration::from_secs(90))
+                })
+            })
+            .collect();
+        wait_for("load", Duration::from_secs(30), || {
+            stage.postgres.admin(&format!("SELECT count(*) > {} FROM marks", 500 * (round + 1))).unwrap()
+                == "t"
+        })
+        .unwrap();
+        stage.agent.kill();
+        for client in load {
+            let finished = client.join().unwrap().unwrap();
+            assert!(!finished.timed_out, "a client went on without the agent: {}", finished.both());
+            assert!(!finished.success(), "a client did not notice: {}", finished.both());
+        }
+        // Refused at once: designated processes have no way around a dead agent.
+        let start = Instant::now();
+        let refused = stage.psql("SELECT 'around the agent';").unwrap();
+        assert!(refused.expect_failure().contains("Connection refused"));
+        assert!(start.elapsed() < Duration::from_secs(30));
+        // Nobody else notices.
+        Client::Psql.run(&stage.postgres, None, "SELECT 1;").unwrap().expect_success();
+        stage.agent.launch().unwrap();
+        stage.psql("SELECT 'after the restart';").unwrap().expect_success();
+    }
+    let recorded = serde_json::to_string(&stage.agent.events().unwrap()).unwrap();
+    let recorded: HashSet<&str> = recorded.split('\'').collect();
+    // What the simple protocol sent stands in the server's log with its mark in the text.
+    let mut marks = 0;
+    for statement in stage.postgres.statements() {
+        if let Some(mark) = statement.split('\'').find(|part| part.starts_with("mark-")) {
+            marks += 1;
+            assert!(recorded.contains(mark), "the server was sent {statement}, which no recording holds");
+        }
+    }
+    assert!(marks > 500, "only {marks} marked statements: this test shows nothing");
+    assert!(!stage.postgres.was_sent("around the agent"));
+    // Executions of prepared statements: at least as many are recorded as the server carried out.
+    let executed: usize = stage.postgres.admin("SELECT count(*) FROM marks").unwrap().parse().unwrap();
+    let commands = stage.agent.commands().unwrap();
+    let sent = commands
+        .iter()
+        .filter(|command| {
+            let step = command["step"].as_str().unwrap_or_default();
+            step == "execute"
+                || step == "query" && command["text"].as_str().unwrap_or_default().contains("mark-")
+        })
+        .count();
+    assert!(sent >= executed, "{executed} executed, {sent} recorded");
+    stage.agent.interlock(&["sessions", "verify"]).unwrap().expect_success();
+}
+
+#[test]
+fn stopped_in_good_order_it_refuses_too_until_detached() {
+    let mut stage = Stage::start(RULES).unwrap();
+    stage.agent.stop();
+    let refused = stage.psql("SELECT 1;").unwrap();
+    assert!(refused.expect_failure().contains("Connection refused"));
+    let status = stage.agent.interlock(&["status"]).unwrap();
+    assert!(!status.success(), "status must not say that it serves: {}", status.both());
+    stage.agent.interlock(&["detach"]).unwrap().expect_success();
+    assert!(stage.agent.pins().is_none(), "pins are left");
+    stage.psql("SELECT 1;").unwrap().expect_success();
+}
+
+#[test]
+fn a_restart_leaves_no_moment_without_control() {
+    let mut stage = Stage::start(RULES).unwrap();
+    // Connects again and again over restarts: what gets through must have gone through an agent.
+    let mut command = stage.clients.command("/bin/bash");
+    client::environment(&mut command, &stage.postgres);
+    let psql = stage.postgres.programs().join("psql");
+    command.args([
+        "-c",
+        &format!("for i in $(seq 400); do {} -X -q -A -t -c \"SELECT 'try-$i'\"; done 2>&1", psql.display()),
+    ]);
+    let clients =
+        thread::spawn(move || interlock_tests::process::finish(&mut command, "", Duration::from_secs(120)));
+    for round in 0..4 {
+        thread::sleep(Duration::from_millis(300));
+        if round % 2 == 0 {
+            stage.agent.stop();
+        } else {
+            stage.agent.kill();
+        }
+        stage.agent.launch().unwrap();
+    }
+    let printed = clients.join().unwrap().unwrap().both();
+    let recorded = stage.agent.texts("allow").unwrap();
+    let answered: Vec<_> = printed.lines().filter(|line| line.starts_with("try-")).collect();
+    assert!(answered.len() > 50, "{printed}");
+    for answer in answered {
+        assert!(
+            recorded.iter().any(|text| text == &format!("SELECT '{answer}'")),
+            "{answer} went around the agent"
+        );
+    }
+}
+
+#[test]
+fn a_full_recording_refuses_new_work() {
+    let postgres = Postgres::start().unwrap();
+    let stage = Stage::start_with(postgres, RULES, "record: {max_bytes: 1000000}").unwrap();
+    let filler = "x".repeat(20_000);
+    let mut sql = String::new();
+    for n in 0..200 {
+        sql.push_str(&format!("SELECT 'full-{n}', length('{filler}');\n"));
+    }
+    let finished = stage.psql(&sql).unwrap();
+    assert!(finished.both().contains("max_bytes"), "the error does not say what to do: {}", finished.stderr);
+    let answered = finished.stdout.lines().filter(|line| line.starts_with("full-")).count();
+    assert!(answered > 5 && answered < 100, "{answered} of 200 answered");
+    // What the server was sent is what was recorded, no more.
+    let recorded = stage.agent.texts("allow").unwrap();
+    for statement in stage.postgres.statements().iter().filter(|text| text.contains("full-")) {
+        assert!(
+            recorded.iter().any(|text| text.contains(&statement[..20])),
+            "{} is not recorded",
+            &statement[..20]
+        );
+    }
+    let bytes: u64 =
+        files(&stage.agent.state()).iter().map(|path| fs::metadata(path).map_or(0, |data| data.len())).sum();
+    assert!(bytes < 1_500_000, "{bytes} bytes in the state directory");
+    let refused = stage.psql("SELECT 'one more';").unwrap();
+    refused.expect_failure();
+    assert!(!stage.postgres.was_sent("one more"));
+}
+
+fn files(directory: &std::path::Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// A recording of some sessions, sealed by stopping the agent.
+fn recorded() -> Stage {
+    let mut stage = Stage::start(RULES).unwrap();
+    for n in 0..5 {
+        stage.psql(&format!("SELECT 'session {n}';\nSELECT generate_series(1, 50);\nDROP TABLE x;")).unwrap();
+    }
+    stage.agent.stop();
+    stage.agent.interlock(&["sessions", "verify"]).unwrap().expect_success();
+    stage
+}
+
+#[test]
+fn verify_finds_a_changed_byte_anywhere() {
+    let stage = recorded();
+    let sessions = stage.agent.state().join("sessions");
+    let recordings: Vec<_> = files(&sessions)
+        .into_iter()
+        .filter(|path| fs::metadata(path).is_ok_and(|data| data.len() > 0))
+        .collect();
+    assert!(!recordings.is_empty());
+    for path in recordings.iter().filter(|path| !path.to_string_lossy().contains("lock")) {
+        let good = fs::read(path).unwrap();
+        for at in [0, good.len() / 3, good.len() / 2, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            fs::write(path, &bad).unwrap();
+            let finished = stage.agent.interlock(&["sessions", "verify"]).unwrap();
+            assert!(
+                !finished.success() && !finished.timed_out,
+                "byte {at} of {} changed unseen",
+                path.display()
+            );
+        }
+        fs::write(path, &good).unwrap();
+    }
+    stage.agent.interlock(&["sessions", "verify"]).unwrap().expect_success();
+}
+
+#[test]
+fn verify_finds_what_is_cut_off_or_taken_away() {
+    let stage = recorded();
+    let sessions = stage.agent.state().join("sessions");
+    for path in files(&sessions).into_iter().filter(|path| !path.to_string_lossy().contains("lock")) {
+        let good = fs::read(&path).unwrap();
+        for keep in [0, good.len() / 2, good.len().saturating_sub(1)] {
+            if keep == good.len() {
+                continue;
+            }
+            fs::write(&path, &good[..keep]).unwrap();
+            let finished = stage.agent.interlock(&["sessions", "verify"]).unwrap();
+            assert!(!finished.success(), "{} cut to {keep} of {} bytes unseen", path.display(), good.len());
+        }
+        fs::remove_file(&path).unwrap();
+        let finished = stage.agent.interlock(&["sessions", "verify"]).unwrap();
+        assert!(!finished.success(), "{} taken away unseen", path.display());
+        fs::write(&path, &good).unwrap();
+    }
+    stage.agent.interlock(&["sessions", "verify"]).unwrap().expect_success();
+}
+
+#[test]
+fn hostile_bytes_neither_crash_the_agent_nor_pass() {
+    let stage = Stage::start(RULES).unwrap();
+    let attempts: &[&str] = &[
+        // Nonsense, a length of 2 GiB, a startup packet of another protocol, an HTTP request.
+        r"printf '\x00\x00\x00\x00\x00\x00\x00\x00'",
+        r"printf '\x7f\xff\xff\xff\x00\x03\x00\x00'",
+        r"printf '\x00\x00\x00\x08\x00\x02\x00\x00'",
+        r"printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'",
+        r"head -c 100000 /dev/zero",
+        r"head -c 100000 /dev/urandom",
+        r"printf '\x00\x00\x00\x09\x00\x03\x00\x00\x00'",
+    ];
+    for attempt in attempts {
+        let script = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/$PGPORT; {{ {attempt}; }} >&3; timeout 5 cat <&3 | head -c 10000 | tr -cd '[:print:]'"
+        );
+        stage.shell(&script).unwrap();
+        assert!(
+            stage.agent.pid().is_some_and(|pid| PathBuf::from(format!("/proc/{pid}")).exists()),
+            "{attempt}"
+        );
+        assert!(!stage.agent.log().contains("panicked"), "{attempt}: {}", stage.agent.log());
+    }
+    stage.psql("SELECT 'still serves';").unwrap().expect_success();
+}
+
+#[test]
+fn an_unreachable_server_is_told_in_the_protocols_words() {
+    let mut stage = Stage::start(RULES).unwrap();
+    stage.postgres.stop();
+    let printed = stage.psql("SELECT 1;").unwrap().expect_failure();
+    assert!(printed.contains("refused"), "{printed}");
+    assert!(printed.contains(&stage.postgres.port().to_string()), "it does not say which server: {printed}");
+}
+
+#[test]
+fn slow_and_half_closed_clients_end() {
+    let stage = Stage::start(RULES).unwrap();
+    // Sends a query, closes its sending side, and must still get the answer.
+    let script = r#"
+import os, socket, struct
+s = socket.create_connection(("127.0.0.1", int(os.environ["PGPORT"])))
+s.close()
+s = socket.create_connection(("127.0.0.1", int(os.environ["PGPORT"])))
+s.shutdown(socket.SHUT_WR)
+s.settimeout(10)
+while s.recv(4096):
+    pass
+print("ended")
+"#;
+    assert_eq!(stage.python(script).unwrap().expect_success().trim(), "ended");
+}
