@@ -279,6 +279,29 @@ fn settings_in_a_pipeline() {
 }
 
 #[test]
+fn what_cannot_be_recorded_is_refused() {
+    let policy = PolicyHandle::fixed(HandMade::denying(|_| false));
+    let relay = Relay::with(server().address(), policy, Limits::default(), |config| {
+        config.record.max_bytes = 64 << 10;
+    });
+    let mut client = Client::connect(relay.address);
+    client.ask(&query("create temp table t (a int)"));
+    client.ask(&query("begin"));
+    let insert = format!("insert into t values (1) /* {} */", "x".repeat(1000));
+    let (code, status) = (0..1000)
+        .find_map(|_| {
+            let answer = client.ask(&query(&insert));
+            let error = answer.iter().find(|message| message.tag == b'E')?;
+            Some((error.field(b'C').unwrap(), answer.last().unwrap().body[0]))
+        })
+        .expect("the recording has a limit");
+    assert_eq!((code.as_str(), status), ("53100", b'E'));
+    // The same for a pipeline, which is refused whole.
+    let run = [parse("", &insert), bind("", "", &[]), execute("", 0), sync()].concat();
+    assert_eq!(outcome(&client.ask(&run)).0, "53100");
+}
+
+#[test]
 fn function_calls() {
     let relay = Relay::start(
         server().address(),

@@ -26,13 +26,13 @@ fn same(name: &str, script: impl Fn(&mut Client)) {
     let direct = run(server().address());
     let relayed = run(relay.address);
     assert!(!direct.is_empty());
-    if let Some(at) = (0..direct.len().max(relayed.len())).find(|&at| direct.get(at) != relayed.get(at)) {
-        let around = |bytes: &[u8]| {
-            let part = bytes.get(at.saturating_sub(80)..(at + 80).min(bytes.len())).unwrap_or_default();
-            String::from_utf8_lossy(part).into_owned()
-        };
-        panic!("{name} differs at {at}\n direct {:?}\nrelayed {:?}", around(&direct), around(&relayed));
-    }
+    let differs = (0..direct.len().max(relayed.len())).find(|&at| direct.get(at) != relayed.get(at));
+    let around = |bytes: &[u8]| {
+        let at = differs.unwrap_or_default();
+        let part = bytes.get(at.saturating_sub(80)..(at + 80).min(bytes.len())).unwrap_or_default();
+        String::from_utf8_lossy(part).into_owned()
+    };
+    assert_eq!(differs, None, "{name}\n direct {:?}\nrelayed {:?}", around(&direct), around(&relayed));
 }
 
 #[test]

@@ -1,5 +1,12 @@
 //! A throwaway PostgreSQL, the agent's relay in front of it, and a raw client of the protocol.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its own part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: each test uses its own part, and fails by panicking"
+)]
 
 pub mod wire;
 
@@ -16,6 +23,7 @@ use interlock_agent::operation::{Operation, Protocol};
 use interlock_agent::policy::{Decision, Destination, Verdict};
 use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, Rules, postgres};
 use interlock_agent::record::{FlowStart, Recorder};
+use interlock_recording::segment::SegmentReader;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -212,6 +220,18 @@ impl Relay {
             }
         });
         Self { address, recorder, state, runtime }
+    }
+
+    /// All events of the recording, one after the other.
+    pub fn stored(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(self.state.path().join("state/sessions")).unwrap() {
+            let Ok(mut segment) = SegmentReader::open(&entry.unwrap().path()) else { continue };
+            while let Some(frame) = segment.next_frame().unwrap() {
+                all.extend(frame.event);
+            }
+        }
+        all
     }
 
     pub fn port(&self) -> u16 {

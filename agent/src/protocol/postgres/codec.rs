@@ -324,19 +324,13 @@ fn field<'a>(reader: &mut Reader<'a>) -> Result<Field<'a>, CodecError> {
 ///
 /// # Errors
 /// The body has no valid count.
-pub fn values(
-    body: &[u8],
-) -> Result<(usize, impl Iterator<Item = Result<Option<&[u8]>, CodecError>>), CodecError> {
+pub fn values(body: &[u8]) -> Result<impl Iterator<Item = Result<Option<&[u8]>, CodecError>>, CodecError> {
     let mut reader = Reader::new(body);
-    let count = reader.count()?;
-    let mut left = count;
-    Ok((
-        count,
-        std::iter::from_fn(move || {
-            left = left.checked_sub(1)?;
-            Some(reader.value())
-        }),
-    ))
+    let mut left = reader.count()?;
+    Ok(std::iter::from_fn(move || {
+        left = left.checked_sub(1)?;
+        Some(reader.value())
+    }))
 }
 
 /// The fields of an ErrorResponse or NoticeResponse body, by code.
@@ -381,7 +375,7 @@ pub fn exercise(bytes: &[u8]) {
     if let Ok(fields) = fields(bytes) {
         let _ = fields.count();
     }
-    if let Ok((_, values)) = values(bytes) {
+    if let Ok(values) = values(bytes) {
         let _ = values.count();
     }
     let _ = notice_fields(bytes).count();

@@ -7,7 +7,6 @@ use super::masking::RowPlan;
 use super::pending::{Desync, What};
 use super::pipe::{Edit, Pipe};
 use super::{Core, Phase, Rest};
-use crate::mask::copy::CopyMasker;
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, HEADER, Header, Reader};
 use crate::record::{self, Login, ResultColumn, Status};
@@ -16,7 +15,7 @@ use crate::record::{self, Login, ResultColumn, Status};
 const RECORDED_ROW: usize = 64 << 10;
 
 /// What to do with a message.
-enum Verdict {
+pub(super) enum Verdict {
     /// It is not whole yet and must be.
     NeedMore,
     /// It passes as it comes.
@@ -31,7 +30,7 @@ impl From<Desync> for SessionError {
     }
 }
 
-fn malformed(error: impl std::fmt::Display) -> SessionError {
+pub(super) fn malformed(error: impl std::fmt::Display) -> SessionError {
     SessionError::Backend(error.to_string())
 }
 
@@ -386,10 +385,11 @@ impl Core {
         }
         self.current = None;
         self.copying = None;
-        if !fatal && let Some(failed) = self.pending.failed()? {
-            if let What::Parse(Some(prepared)) = failed.what {
-                prepared.kill();
-            }
+        if !fatal
+            && let Some(failed) = self.pending.failed()?
+            && let What::Parse(Some(prepared)) = failed.what
+        {
+            prepared.kill();
         }
         self.report_skipped();
         Ok(if replaced.is_some() { Verdict::Drop } else { Verdict::Pass })
@@ -553,85 +553,11 @@ impl Core {
         });
         Verdict::Drop
     }
-
-    /// COPY to the client begins.
-    fn copy_out(&mut self) -> Result<(), SessionError> {
-        let masks = Arc::clone(self.flow.masks());
-        if masks.is_empty() {
-            return Ok(());
-        }
-        let run = self.pending.front().and_then(|front| front.run.take()).ok_or(Desync { tag: b'H' })?;
-        let mut copies = self.running(&run).into_iter().filter(|statement| statement.copy.is_some());
-        let masker = match (copies.next(), copies.next()) {
-            (Some(statement), None) => {
-                let columns = self.copy_columns(statement).map_err(|refusal| malformed(refusal.message))?;
-                let concerns = masks.has_detectors() || columns.iter().any(|column| column.mask.is_some());
-                statement.copy.as_ref().filter(|_| concerns).map(|copy| CopyMasker::new(masks, copy, columns))
-            }
-            _ => {
-                return Err(malformed(
-                    "which COPY the server answers cannot be told, so it cannot be masked",
-                ));
-            }
-        };
-        drop(copies);
-        self.copying = masker.map(Box::new);
-        if let Some(front) = self.pending.front() {
-            front.run = Some(run);
-        }
-        Ok(())
-    }
-
-    fn copy_data(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
-        let front = self.pending.front().ok_or(Desync { tag: b'd' })?;
-        if !matches!(front.what, What::Query | What::Execute) {
-            return Err(Desync { tag: b'd' }.into());
-        }
-        let Some(masker) = &mut self.copying else {
-            if let Some(run) = &mut front.run {
-                run.copied = (run.copied.0 + 1, run.copied.1 + header.body as u64);
-            }
-            return Ok(Verdict::Pass);
-        };
-        if body.len() < header.body {
-            if header.body > self.limits.row {
-                return Err(malformed("a row of COPY data is longer than can be masked"));
-            }
-            return Ok(Verdict::NeedMore);
-        }
-        if let Some(run) = &mut front.run {
-            run.copied = (run.copied.0 + 1, run.copied.1 + header.body as u64);
-        }
-        self.cell.clear();
-        masker.push(body, &mut self.cell, &mut self.fired).map_err(malformed)?;
-        if self.cell == body {
-            return Ok(Verdict::Pass);
-        }
-        self.put_copy_data();
-        Ok(Verdict::Drop)
-    }
-
-    fn put_copy_data(&mut self) {
-        if !self.cell.is_empty() {
-            let cell = &self.cell;
-            codec::put_message(&mut self.scratch, b'd', |out| out.extend_from_slice(cell));
-        }
-        self.cell.clear();
-    }
-
-    fn copy_done(&mut self) -> Result<Verdict, SessionError> {
-        let Some(mut masker) = self.copying.take() else { return Ok(Verdict::Pass) };
-        self.cell.clear();
-        masker.finish(&mut self.cell, &mut self.fired).map_err(malformed)?;
-        // It goes before the CopyDone, which passes.
-        self.put_copy_data();
-        Ok(Verdict::Pass)
-    }
 }
 
 fn record_row(rows: &mut record::ResultBuilder, bytes: usize, body: &[u8]) {
     if rows.wants_row()
-        && let Ok((_, values)) = codec::values(body)
+        && let Ok(values) = codec::values(body)
     {
         rows.push_row(bytes as u64, values.map(|value| value.ok().flatten()));
     } else {

@@ -181,7 +181,7 @@ impl Reading {
     }
 
     fn take(&mut self, body: &[u8]) -> Option<()> {
-        let (_, values) = codec::values(body).ok()?;
+        let values = codec::values(body).ok()?;
         let values: Vec<&[u8]> =
             values.map(|value| value.map(Option::unwrap_or_default)).collect::<Result<_, _>>().ok()?;
         let &[what, oid, at, schema, table, column, kind, typmod, generated] = values.as_slice() else {

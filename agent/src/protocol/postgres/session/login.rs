@@ -91,7 +91,6 @@ async fn negotiate(client: &mut TcpStream, input: &mut BytesMut) -> Result<Openi
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used in map_err")]
 fn frontend(error: StartupError) -> SessionError {
     SessionError::Frontend(error.to_string())
 }

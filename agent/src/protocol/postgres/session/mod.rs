@@ -6,6 +6,7 @@
 
 mod backend;
 mod catalog;
+mod copy;
 mod frontend;
 mod judge;
 mod lexing;

@@ -158,10 +158,9 @@ impl Pending {
         }
         let end = self.queue.iter().position(|entry| matches!(entry.what, What::CopyEnd));
         let end = end.ok_or(Desync { tag })?;
-        let swallowed = self.queue.drain(1..=end);
-        let clean = swallowed
-            .map(|entry| matches!(entry.what, What::Sync | What::CopyData | What::CopyEnd))
-            .fold(true, |all, one| all && one);
+        let swallowed: Vec<Entry> = self.queue.drain(1..=end).collect();
+        let clean =
+            swallowed.iter().all(|entry| matches!(entry.what, What::Sync | What::CopyData | What::CopyEnd));
         if clean { Ok(true) } else { Err(Desync { tag }) }
     }
 

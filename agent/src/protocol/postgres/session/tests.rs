@@ -207,8 +207,8 @@ fn portions_make_no_difference_and_nothing_panics() {
 proptest! {
     #[test]
     fn refused_texts_never_pass(client in prop::collection::vec(client_message(), 0..12), cuts in prop::collection::vec(any::<usize>(), 0..12)) {
-        let bench = Bench::new();
-        let mut core = bench.core(false);
+        static BENCH: std::sync::LazyLock<Bench> = std::sync::LazyLock::new(Bench::new);
+        let mut core = BENCH.core(false);
         let (out, _) = feed(&mut Pipe::default(), &client.concat(), &cuts, |pipe| core.client(pipe));
         prop_assert!(!out.windows(9).any(|window| window == b"forbidden"));
     }
