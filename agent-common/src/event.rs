@@ -43,16 +43,23 @@ pub enum Reason {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ExecEvent {
+    /// [`Kind`].
     pub kind: u32,
+    /// Process id.
     pub tgid: u32,
-    /// Nanoseconds since boot.
+    /// When the process was started, in nanoseconds since boot.
     pub start: u64,
+    /// Process id of its parent.
     pub parent: u32,
+    /// Real user id.
     pub uid: u32,
+    /// Real group id.
     pub gid: u32,
     /// Bytes used of `argv`; [`ARGV_MAX`] may mean that it is cut.
     pub argv_len: u32,
+    /// Id of its cgroup.
     pub cgroup: u64,
+    /// Entries that take it in.
     pub bits: u64,
     /// The path as given to exec, closed by a zero.
     pub filename: [u8; FILENAME_MAX],
@@ -64,8 +71,11 @@ pub struct ExecEvent {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ExitEvent {
+    /// [`Kind`].
     pub kind: u32,
+    /// Process id.
     pub tgid: u32,
+    /// When the process was started, in nanoseconds since boot.
     pub start: u64,
 }
 
@@ -73,7 +83,9 @@ pub struct ExitEvent {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectEvent {
+    /// [`Kind`].
     pub kind: u32,
+    /// [`Reason`].
     pub reason: u32,
     /// v4-mapped; all zeros for sockets.
     pub address: [u8; 16],
@@ -81,11 +93,18 @@ pub struct ConnectEvent {
     pub port: u32,
     /// `IPPROTO_*`.
     pub protocol: u32,
+    /// Process id.
     pub tgid: u32,
+    /// Real user id.
     pub uid: u32,
+    /// Real group id.
     pub gid: u32,
+    /// Inode number of its network namespace.
     pub netns: u32,
+    /// When the process was started, in nanoseconds since boot.
     pub start: u64,
+    /// Id of its cgroup.
     pub cgroup: u64,
+    /// Entries that take it in.
     pub bits: u64,
 }

@@ -39,6 +39,7 @@ pub const PROCESS_REPORTED: u32 = 1 << 3;
 /// the running kernel's type information.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is named after the structure and the member")]
 pub struct Offsets {
     pub task_tgid: u32,
     pub task_pid: u32,
@@ -136,6 +137,7 @@ pub struct Rules {
 pub struct Agent {
     /// Process id; 0 when no agent is alive.
     pub tgid: u32,
+    /// 0.
     pub reserved: u32,
 }
 
@@ -168,6 +170,7 @@ pub struct Process {
     pub images: [FileId; IMAGES_MAX],
     /// `PROCESS_*`.
     pub flags: u32,
+    /// 0.
     pub reserved: u32,
 }
 
@@ -175,8 +178,11 @@ pub struct Process {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stages {
+    /// In their order.
     pub images: [FileId; IMAGES_MAX],
+    /// How many of them.
     pub count: u32,
+    /// 0.
     pub reserved: u32,
 }
 
@@ -186,6 +192,7 @@ pub struct Stages {
 pub struct Argument {
     /// [`Process::exec_id`] at that time: stale as soon as the process runs something else.
     pub exec_id: u64,
+    /// The script.
     pub script: FileId,
 }
 
@@ -193,7 +200,9 @@ pub struct Argument {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CgroupBits {
+    /// By path.
     pub path: u64,
+    /// By unit name.
     pub unit: u64,
 }
 
@@ -202,6 +211,7 @@ pub struct CgroupBits {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listeners {
+    /// On IPv4 loopback addresses.
     pub v4: [Endpoint4; LISTENERS_V4],
     /// Ports on `::1`; 0 when the host has no IPv6.
     pub v6: [u32; LISTENERS_V6],
@@ -211,7 +221,9 @@ pub struct Listeners {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint4 {
+    /// In network byte order.
     pub address: u32,
+    /// In network byte order, in the lower half.
     pub port: u32,
 }
 
@@ -223,16 +235,21 @@ pub struct Origin {
     pub address: [u8; 16],
     /// In host byte order.
     pub port: u32,
+    /// Process id.
     pub tgid: u32,
     /// When the process was started, in nanoseconds since boot.
     pub start: u64,
+    /// Real user id.
     pub uid: u32,
+    /// Real group id.
     pub gid: u32,
+    /// Id of its cgroup.
     pub cgroup: u64,
     /// Every entry that takes the process in.
     pub bits: u64,
     /// Inode number of the network namespace.
     pub netns: u32,
+    /// 0.
     pub reserved: u32,
 }
 
@@ -240,12 +257,17 @@ pub struct Origin {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tuple {
+    /// The client's address.
     pub client: [u32; 4],
+    /// The proxy's address.
     pub proxy: [u32; 4],
+    /// The client's port, in host byte order.
     pub client_port: u32,
+    /// The proxy's port, in host byte order.
     pub proxy_port: u32,
     /// Inode number of the network namespace.
     pub netns: u32,
+    /// 0.
     pub reserved: u32,
 }
 

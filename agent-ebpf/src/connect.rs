@@ -173,10 +173,7 @@ fn decide(ctx: &SockAddrContext, family: Family, address: [u32; 4], tcp: bool, p
     }
     // SAFETY: the context is readable; same size and any bytes are fine.
     let (port, address) = unsafe {
-        (
-            u16::from_be((*ctx.sock_addr).user_port as u16),
-            core::mem::transmute::<[u32; 4], [u8; 16]>(address),
-        )
+        (u16::from_be((*ctx.sock_addr).user_port as u16), core::mem::transmute::<[u32; 4], [u8; 16]>(address))
     };
     let origin = origin(ctx, address, port, tgid, start_of(known), bits);
 

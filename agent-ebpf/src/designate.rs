@@ -2,8 +2,8 @@
 
 use aya_ebpf::helpers::bpf_get_current_ancestor_cgroup_id;
 use interlock_agent_common::{
-    CGROUP_LEVELS, Counter, FileId, IMAGES_MAX, PROCESS_IMAGES, PROCESS_INTERPRETER, PROCESS_UNKNOWN, Process,
-    Rules,
+    CGROUP_LEVELS, Counter, FileId, IMAGES_MAX, PROCESS_IMAGES, PROCESS_INTERPRETER, PROCESS_UNKNOWN,
+    Process, Rules,
 };
 
 use crate::{
@@ -108,13 +108,7 @@ pub(crate) fn designate(
 }
 
 #[inline(always)]
-fn matching(
-    rules: &Rules,
-    process: Option<&Process>,
-    task: Task,
-    tgid: u32,
-    hierarchy: Hierarchy,
-) -> u64 {
+fn matching(rules: &Rules, process: Option<&Process>, task: Task, tgid: u32, hierarchy: Hierarchy) -> u64 {
     // Entries that have held so far; where none is left that asks the next question, it is not asked.
     let mut left = rules.active;
     if left & !(rules.any_uid & rules.any_gid) != 0 {

@@ -107,10 +107,7 @@ impl File {
         }
         let inode = pointer(self.0, offset!(file_inode));
         let sb = pointer(inode, offset!(inode_sb));
-        FileId {
-            ino: read(inode, offset!(inode_ino)),
-            dev: u64::from(read::<u32>(sb, offset!(super_dev))),
-        }
+        FileId { ino: read(inode, offset!(inode_ino)), dev: u64::from(read::<u32>(sb, offset!(super_dev))) }
     }
 
     /// Whether it was opened to be executed.

@@ -31,7 +31,6 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
-
 #[inline(always)]
 pub(crate) fn set_retval_works() -> bool {
     // SAFETY: a static of integers.

@@ -44,7 +44,14 @@ pub struct Record {
 
 impl Default for Record {
     fn default() -> Self {
-        Self { max_bytes: 4 << 30, max_rows: 100, max_result_bytes: 64 << 10, sync: false, segment_bytes: 8 << 20, segment_seconds: 600 }
+        Self {
+            max_bytes: 4 << 30,
+            max_rows: 100,
+            max_result_bytes: 64 << 10,
+            sync: false,
+            segment_bytes: 8 << 20,
+            segment_seconds: 600,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Texts that are meant to break the reader: deep, large, random, many at once.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // That is how a test fails.
+
 use std::os::fd::AsRawFd;
 
 use interlock_agent::sql::{Class, Kind, MAX_TEXT, analyze};

@@ -1,8 +1,10 @@
 //! What real statements are said to do: `sql/statements.txt` holds each with what is expected of it.
 
+#![allow(clippy::unwrap_used)] // That is how a test fails.
+
 use std::fmt::Write as _;
 
-use interlock_agent::sql::{Statement, Where, analyze};
+use interlock_agent::sql::{CopyFormat, Kind, Statement, Where, analyze};
 use serde::Serialize;
 
 /// One line for a statement, in the words of its JSON form; what is empty or false is left out.
@@ -82,6 +84,46 @@ fn statements_are_described_as_expected() {
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     assert!(count >= 120, "{count} cases");
+}
+
+#[test]
+fn every_kind_is_documented_with_its_classes() {
+    let docs = include_str!("../../docs/sql.md");
+    for kind in Kind::ALL {
+        let name = serde_json::to_value(kind).unwrap();
+        let classes: Vec<String> = kind
+            .classes()
+            .iter()
+            .map(|class| serde_json::to_value(class).unwrap().as_str().unwrap().to_owned())
+            .collect();
+        let row =
+            format!("| `{}` | {} | {} |", name.as_str().unwrap(), kind.description(), classes.join(", "));
+        assert!(docs.contains(&row), "docs/sql.md has no row {row}");
+    }
+}
+
+#[test]
+fn the_data_format_of_a_copy_is_told() {
+    let copy = |text: &str| analyze(text).statements[0].copy.clone().unwrap();
+    let csv =
+        copy("copy a.t (x, y) from stdin with (format csv, header, delimiter ';', quote '''', null 'n')");
+    assert!(!csv.to_client && csv.header && csv.format == CopyFormat::Csv);
+    assert_eq!((csv.delimiter, csv.quote, csv.escape, &*csv.null), (b';', b'\'', b'\'', "n"));
+    assert_eq!((csv.relation.unwrap().to_string(), csv.columns.join(" ")), ("a.t".into(), "x y".into()));
+
+    let text = copy("copy (select 1) to stdout");
+    assert!(text.to_client && !text.header && text.relation.is_none() && text.format == CopyFormat::Text);
+    assert_eq!((text.delimiter, &*text.null), (b'\t', "\\N"));
+
+    let old = copy("copy t to stdout delimiters '|' csv quote as '`' escape as '!'");
+    assert_eq!((old.delimiter, old.quote, old.escape), (b'|', b'`', b'!'));
+    assert!(!copy("copy t to stdout (format csv, header off)").header);
+    assert!(copy("copy t from stdin (format csv, header match)").header);
+    assert_eq!(copy("copy binary t to stdout").format, CopyFormat::Binary);
+
+    for elsewhere in ["copy t to '/tmp/x'", "copy t from program 'x'"] {
+        assert!(analyze(elsewhere).statements[0].copy.is_none());
+    }
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use sha2::{Digest as _, Sha256};
 
+use crate::SessionId;
 use crate::keys::PublicKey;
 use crate::wire::Writer;
-use crate::SessionId;
 
 /// A SHA-256 digest.
 pub type Hash = [u8; 32];

@@ -42,8 +42,7 @@ pub enum CheckpointError {
 pub fn write(directory: &Path, checkpoint: &Checkpoint, key: &HostKey) -> io::Result<()> {
     let body = checkpoint.encode_to_vec();
     let signature = key.sign(Domain::Checkpoint, &body);
-    let content =
-        [MAGIC.as_slice(), &(body.len() as u32).to_le_bytes(), &body, &signature].concat();
+    let content = [MAGIC.as_slice(), &(body.len() as u32).to_le_bytes(), &body, &signature].concat();
     write_new(directory, HEAD, &content, 0o600)
 }
 
@@ -54,8 +53,8 @@ pub fn write(directory: &Path, checkpoint: &Checkpoint, key: &HostKey) -> io::Re
 pub fn read(directory: &Path, key: &PublicKey) -> Result<Checkpoint, CheckpointError> {
     let path = directory.join(HEAD);
     match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.len() > MAX_FILE => return Err(CheckpointError::Damaged),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(CheckpointError::Missing),
+        Ok(metadata) if metadata.len() > MAX_FILE => Err(CheckpointError::Damaged),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(CheckpointError::Missing),
         _ => parse(&std::fs::read(&path)?, key),
     }
 }

@@ -167,7 +167,8 @@ fn record(output: &mut impl Write, fields: Vec<Option<String>>) -> io::Result<()
 fn quote(line: &mut String, field: &str) {
     let formula = field.trim_start().starts_with(['=', '+', '-', '@', '|', '%', '＝', '＋', '－', '＠'])
         || field.starts_with(['\t', '\r', '\n']);
-    let special = field.contains([',', '"', '\r', '\n']) || formula || field.starts_with(' ') || field.ends_with(' ');
+    let special =
+        field.contains([',', '"', '\r', '\n']) || formula || field.starts_with(' ') || field.ends_with(' ');
     if !special {
         line.push_str(field);
         return;

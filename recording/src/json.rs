@@ -281,8 +281,11 @@ mod tests {
     #[test]
     fn one_statement_stands_with_its_command_and_several_below_it() {
         let select = Statement { kind: "select".into(), r#where: "missing".into(), ..Statement::default() };
-        let mut command =
-            proto::Command { text: "SELECT 1".into(), statements: vec![select.clone()], ..Default::default() };
+        let mut command = proto::Command {
+            text: "SELECT 1".into(),
+            statements: vec![select.clone()],
+            ..Default::default()
+        };
         let single = super::command(&command);
         assert_eq!(single["kind"], "select");
         assert_eq!(single["where"], "missing");

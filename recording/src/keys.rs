@@ -7,7 +7,9 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _};
+use ed25519_dalek::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
+};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
 use crate::chain::{Hash, digest};
@@ -156,8 +158,11 @@ impl PublicKey {
     /// # Errors
     /// The file cannot be read or is no such key.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let pem = fs::read_to_string(path)
-            .map_err(|error| KeyError::Io { action: "read", path: path.into(), error })?;
+        let pem = fs::read_to_string(path).map_err(|error| KeyError::Io {
+            action: "read",
+            path: path.into(),
+            error,
+        })?;
         VerifyingKey::from_public_key_pem(&pem)
             .map(Self)
             .map_err(|_| KeyError::Form { path: path.into(), kind: "public" })
@@ -240,7 +245,10 @@ mod tests {
         let public = PublicKey::load(&directory.path().join("host.pub")).expect("read");
         assert_eq!(&public, made.public());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("changed");
-        assert!(matches!(HostKey::load_or_create(directory.path()), Err(KeyError::Exposed { mode: 0o640, .. })));
+        assert!(matches!(
+            HostKey::load_or_create(directory.path()),
+            Err(KeyError::Exposed { mode: 0o640, .. })
+        ));
     }
 
     #[test]

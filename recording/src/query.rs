@@ -44,7 +44,9 @@ impl Filter {
 
     /// Whether it looks at who and where to.
     pub fn by_session(&self) -> bool {
-        [&self.user, &self.db_user, &self.database, &self.exe, &self.destination].iter().any(|key| key.is_some())
+        [&self.user, &self.db_user, &self.database, &self.exe, &self.destination]
+            .iter()
+            .any(|key| key.is_some())
     }
 
     /// Whether the time is within the bounds.
@@ -60,7 +62,8 @@ impl Filter {
         let part = |key: &Option<String>, values: &[&str]| {
             key.as_deref().is_none_or(|key| values.iter().any(|value| contains(value, key)))
         };
-        let hosts: Vec<_> = summary.hosts.iter().map(String::as_str).chain([summary.destination.as_str()]).collect();
+        let hosts: Vec<_> =
+            summary.hosts.iter().map(String::as_str).chain([summary.destination.as_str()]).collect();
         same(&self.user, &[&summary.user, &summary.uid.to_string()])
             && same(&self.db_user, &[&summary.db_user])
             && same(&self.database, &[&summary.database])

@@ -124,9 +124,11 @@ pub struct SegmentReader<'r> {
     offset: u64,
 }
 
+type Unpacker<'r> = zstd::Decoder<'static, BufReader<Hashing<Box<dyn Read + 'r>>>>;
+
 enum Body<'r> {
     Open(BufReader<Box<dyn Read + 'r>>),
-    Sealed(Box<zstd::Decoder<'static, BufReader<Hashing<Box<dyn Read + 'r>>>>>),
+    Sealed(Box<Unpacker<'r>>),
 }
 
 /// Hashes what is read through it.
@@ -179,7 +181,8 @@ impl<'r> SegmentReader<'r> {
             let length = u64::from_le_bytes(length);
             offset += 8;
             let end = file.seek(SeekFrom::End(0))?;
-            let footer_at = offset.checked_add(length).filter(|at| *at <= end).ok_or(SegmentError::Short("body"))?;
+            let footer_at =
+                offset.checked_add(length).filter(|at| *at <= end).ok_or(SegmentError::Short("body"))?;
             file.seek(SeekFrom::Start(footer_at))?;
             let bytes = small_part(&mut file, "footer")?;
             let mut signature = [0; SIGNATURE];
@@ -386,7 +389,9 @@ pub fn seal(
     let mut encoder =
         zstd::Encoder::new(HashingWriter { inner: output, hash: Sha256::new(), written: 0 }, LEVEL)
             .map_err(SealError::Write)?;
-    encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(WINDOW_LOG - 2)).map_err(SealError::Write)?;
+    encoder
+        .set_parameter(zstd::zstd_safe::CParameter::WindowLog(WINDOW_LOG - 2))
+        .map_err(SealError::Write)?;
 
     let mut hash: Hash =
         open.header.previous_hash.as_slice().try_into().map_err(|_| SegmentError::Damaged("header"))?;

@@ -396,7 +396,8 @@ impl<'k> Verifier<'k> {
         match &event {
             Ok(event) if event.index == position.index => {
                 if !chained {
-                    let detail = "the event was altered: it does not give the hash that stands with it".into();
+                    let detail =
+                        "the event was altered: it does not give the hash that stands with it".into();
                     found = Some(problem(ProblemKind::Altered, detail));
                 }
             }
@@ -447,7 +448,7 @@ impl<'k> Verifier<'k> {
         let late = event.monotonic_ns.saturating_sub(head.monotonic_ns) > HEAD_LAG_NS;
         let start = matches!(event.body, Some(Body::AgentStarted(_) | Body::Recovered(_)));
         // An agent writes HEAD at its start, before it records anything else.
-        if (late && !start) || (self.started_beyond && !start) {
+        if !start && (late || self.started_beyond) {
             self.must_cover(place, event.index.saturating_add(1));
         }
         self.started_beyond |= matches!(event.body, Some(Body::AgentStarted(_)));
@@ -468,9 +469,11 @@ impl<'k> Verifier<'k> {
                 None
             }
             (_, Some(next)) if event.sequence == next => None,
-            (_, Some(next)) => Some(format!("the session's event {next} is due, {} stands here", event.sequence)),
-            // What went before may be missing; that was said where it is missing.
-            (_, None) if !self.report.problems.is_empty() => None,
+            // What is missing in the log is missing in its sessions; that was said where it is missing.
+            _ if !self.report.problems.is_empty() => None,
+            (_, Some(next)) => {
+                Some(format!("the session's event {next} is due, {} stands here", event.sequence))
+            }
             (_, None) => Some("the session has not begun".into()),
         };
         if let Some(detail) = wrong {
@@ -518,7 +521,9 @@ impl<'k> Verifier<'k> {
     }
 
     fn rolled_back(&mut self, events: u64) {
-        let Some((covered, file)) = self.covered.take().filter(|(covered, _)| *covered > events) else { return };
+        let Some((covered, file)) = self.covered.take().filter(|(covered, _)| *covered > events) else {
+            return;
+        };
         self.problem(Problem {
             kind: ProblemKind::RolledBack,
             file: Some(checkpoint::HEAD.into()),
@@ -545,7 +550,10 @@ impl<'k> Verifier<'k> {
         if truncated {
             let end = end.unwrap_or(0);
             let detail = if end < head.events {
-                format!("the end is missing: events {end} to {} (HEAD proves that they were there)", head.events - 1)
+                format!(
+                    "the end is missing: events {end} to {} (HEAD proves that they were there)",
+                    head.events - 1
+                )
             } else {
                 format!("the end is missing: segment {} (HEAD proves that it was there)", head.segment)
             };
@@ -568,9 +576,10 @@ impl<'k> Verifier<'k> {
                 file: None,
                 event: head.events.checked_sub(1),
                 session: None,
-                detail: "events up to here were rewritten: their chain holds, but does not lead to the hash that \
+                detail:
+                    "events up to here were rewritten: their chain holds, but does not lead to the hash that \
                          HEAD has"
-                    .into(),
+                        .into(),
             });
         }
         if let Some(header) = self.head_header
@@ -578,7 +587,11 @@ impl<'k> Verifier<'k> {
             && self.report.problems.is_empty()
         {
             let file = log::segment_name(head.segment, false);
-            self.file_problem(ProblemKind::Altered, &file, "the header is not the one that HEAD names".into());
+            self.file_problem(
+                ProblemKind::Altered,
+                &file,
+                "the header is not the one that HEAD names".into(),
+            );
         }
         self.report.unattested = end.map_or(0, |end| end.saturating_sub(head.events));
     }

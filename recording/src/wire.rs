@@ -121,8 +121,8 @@ impl<'a> Writer<'a> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
     use crate::proto;

@@ -13,9 +13,11 @@ use crate::daemon;
 
 /// Arguments of `interlock agent`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Logs go to the journal when systemd started the agent, else to standard error. On SIGHUP \
+#[command(
+    after_help = "Logs go to the journal when systemd started the agent, else to standard error. On SIGHUP \
     policies are read again; on SIGTERM the agent ends, and designated processes are refused until it runs again \
-    (`interlock detach` takes that out).")]
+    (`interlock detach` takes that out)."
+)]
 pub(super) struct Args {
     /// What is logged: error, warn, info, debug or trace, by module if need be.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "INTERLOCK_LOG")]

@@ -17,8 +17,10 @@ use crate::config::{self, Config};
 /// command by the policies in /etc/interlock/policies.d, masks what comes back, and records it all.
 #[derive(Debug, Parser)]
 #[command(name = "interlock", version, about, long_about, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 it went well; 1 it did not, or a check found something; 2 wrong usage.\n\
-    `interlock run` exits with the status of the command it ran.")]
+#[command(
+    after_help = "Exit codes: 0 it went well; 1 it did not, or a check found something; 2 wrong usage.\n\
+    `interlock run` exits with the status of the command it ran."
+)]
 pub struct Cli {
     /// The agent's configuration file.
     #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH, env = "INTERLOCK_CONFIG")]

@@ -14,8 +14,10 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Arguments of `interlock status`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exits with 0 when an agent serves, else with 1. What a dead agent left attached is shown: \
-    it refuses designated processes until an agent runs again or `interlock detach` takes it out.")]
+#[command(
+    after_help = "Exits with 0 when an agent serves, else with 1. What a dead agent left attached is shown: \
+    it refuses designated processes until an agent runs again or `interlock detach` takes it out."
+)]
 pub(super) struct StatusArgs {
     /// Wait up to this many seconds for the agent to serve.
     #[arg(long, value_name = "SECONDS")]

@@ -11,10 +11,12 @@ use crate::control::{Request, ask};
 
 /// Arguments of `interlock run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: interlock run --as nightly-report -- /usr/local/bin/nightly-report --all\n\n\
+#[command(
+    after_help = "Example: interlock run --as nightly-report -- /usr/local/bin/nightly-report --all\n\n\
     The command becomes a designated process of every policy that has `run: NAME` or `run: \"*\"` among its \
     `processes`, and so does whatever it starts. It is not run when there is no such policy, or no agent. \
-    Exits with the command's own status.")]
+    Exits with the command's own status."
+)]
 pub(super) struct Args {
     /// The name under which policies know this run.
     #[arg(long = "as", value_name = "NAME", default_value = "default")]
@@ -28,7 +30,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     let mut command = args.command.into_iter();
     let program = command.next().context("no command given")?;
-    ask(&config.run, &Request::Run { name: args.name.clone() })
+    ask(&config.run, &Request::Run { name: args.name })
         .with_context(|| format!("{} was not run", program.display()))?;
     let error = Command::new(&program).args(command).exec();
     eprintln!("interlock: cannot run {}: {error}", program.display());

@@ -55,7 +55,10 @@ fn exchange(path: &Path, request: &Request) -> io::Result<Answer> {
     let mut answer = String::new();
     BufReader::new(stream).take(MAX_LINE).read_line(&mut answer)?;
     if answer.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection without an answer"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "it closed the connection without an answer",
+        ));
     }
     Ok(serde_json::from_str(&answer)?)
 }

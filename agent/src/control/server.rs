@@ -30,7 +30,11 @@ pub struct Peer {
 /// Carries requests out.
 pub trait Handler: Send + Sync + 'static {
     /// Carries one out; the error is what the asker is told.
-    fn handle(&self, peer: Peer, request: Request) -> impl Future<Output = Result<serde_json::Value, String>> + Send;
+    fn handle(
+        &self,
+        peer: Peer,
+        request: Request,
+    ) -> impl Future<Output = Result<serde_json::Value, String>> + Send;
 }
 
 /// The listening socket. Dropping it removes it.

@@ -16,9 +16,13 @@ impl Handler for Agent {
                 Ok(json!({ "policies": self.policies.current().hash() }))
             }
             Request::Run { name } => {
-                let known = self.policies.current().selection().entries.iter().any(|entry| {
-                    entry.run.as_deref().is_some_and(|run| run == "*" || run == name)
-                });
+                let known = self
+                    .policies
+                    .current()
+                    .selection()
+                    .entries
+                    .iter()
+                    .any(|entry| entry.run.as_deref().is_some_and(|run| run == "*" || run == name));
                 if !known {
                     return Err(format!(
                         "no policy designates a run named {name:?}: add `processes: [{{run: {name}}}]` (or \

@@ -45,7 +45,8 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
     let Ok(subject) = tokio::task::spawn_blocking(move || reader.identity.subject(&known)).await else {
         return copy::reset(&client);
     };
-    let destination = Destination { address: original, hosts: agent.policies.hosts().names_of(original.ip()) };
+    let destination =
+        Destination { address: original, hosts: agent.policies.hosts().names_of(original.ip()) };
     let flow = Flow { client, peer, subject: Arc::new(subject), destination, entries: entries.into() };
     let policy = flow.policy(&agent);
     let treatment = match policy.treatment() {
@@ -136,6 +137,11 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
             return postgres::turn_away(flow.client, "53100", &format!("interlock: {error}"), hint).await;
         }
     };
+    if let Some(reason) = policy.refuses_plaintext() {
+        session.end(&End { reason: EndReason::Refused, detail: &reason, client_bytes: 0, server_bytes: 0 });
+        let hint = "The agent on this host does not speak TLS yet: see `plaintext:` in its policies.";
+        return postgres::turn_away(flow.client, "42501", &reason, hint).await;
+    }
     let upstream = match TcpStream::connect(flow.destination.address).await {
         Ok(upstream) => upstream,
         Err(error) => {
@@ -164,8 +170,8 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
         subject,
         destination,
         policy: handle,
-        session,
-        statements: Arc::clone(&agent.statements),
+        recording: session,
+        scripts: Arc::clone(&agent.scripts),
         limits: agent.limits,
         shutdown: stopping,
     };
@@ -175,7 +181,9 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
             agent.count(|c| &c.commands, summary.commands);
             agent.count(|c| &c.refused, summary.refused);
         }
-        Err(SessionError::Client(error)) => tracing::debug!(%error, destination = %address, "the client left"),
+        Err(SessionError::Client(error)) => {
+            tracing::debug!(%error, destination = %address, "the client left");
+        }
         Err(error) => tracing::warn!(%error, destination = %address, "a flow was cut off"),
     }
 }

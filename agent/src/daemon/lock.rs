@@ -36,7 +36,8 @@ impl Lock {
                 run.display()
             ),
             Err(error) => {
-                return Err(io::Error::from(error)).with_context(|| format!("cannot lock {}", path.display()));
+                return Err(io::Error::from(error))
+                    .with_context(|| format!("cannot lock {}", path.display()));
             }
         }
         file.set_len(0)?;

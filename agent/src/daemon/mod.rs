@@ -29,18 +29,20 @@ use lock::Lock;
 /// How long flows may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Statements that are remembered as read: how many, and bytes of text in all.
+const SCRIPTS: (usize, usize) = (10_000, 64 << 20);
+
 /// How often files and cgroups that selectors name are looked at again.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// What every flow and request works with.
-#[derive(Debug)]
 pub(crate) struct Agent {
     config: Config,
     interceptor: Interceptor,
     policies: PolicyStore,
     recorder: Arc<Recorder>,
     identity: Reader,
-    statements: Arc<sql::Cache>,
+    scripts: Arc<sql::Cache>,
     limits: Limits,
     counts: Counts,
     shutdown: watch::Sender<bool>,
@@ -76,7 +78,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let interceptor = Interceptor::attach(&options).context("cannot attach to the kernel")?;
     interceptor.apply(&policies.current().selection()).context("cannot put the policies in force")?;
     let mut events = interceptor.events().context("the kernel's reports are taken already")?;
-    recorder.policy_loaded(policies.current().hash(), &policies.current().files())?;
+    recorder.policy_loaded(policies.current().hash(), policies.current().files())?;
 
     let (shutdown, stopping) = watch::channel(false);
     let agent = Arc::new(Agent {
@@ -84,7 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         policies,
         recorder,
         identity: Reader::default(),
-        statements: Arc::new(sql::Cache::default()),
+        scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),
         counts: Counts::default(),
         shutdown,
@@ -95,8 +97,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen in {}", agent.config.run.display()))?;
     let control = tokio::spawn(control.serve(Arc::clone(&agent)));
     let (changed, mut changes) = tokio::sync::mpsc::channel(1);
-    let _watcher = Watcher::watch(&agent.config.policies, move || drop(changed.try_send(())))
-        .inspect_err(|error| tracing::warn!(%error, "policy files are not watched; use `interlock reload`"));
+    let _watcher = Watcher::watch(&agent.config.policies, move || {
+        // A change that is already announced is enough.
+        let _ = changed.try_send(());
+    })
+    .inspect_err(|error| tracing::warn!(%error, "policy files are not watched; use `interlock reload`"));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -158,9 +163,11 @@ impl Agent {
                 let applied = self.interceptor.apply(&current.selection());
                 if let Err(error) = applied {
                     tracing::error!(%error, "the kernel still works by the earlier selection of processes");
-                    return Err(format!("the policies were read, but could not be put in force whole: {error}"));
+                    return Err(format!(
+                        "the policies were read, but could not be put in force whole: {error}"
+                    ));
                 }
-                if let Err(error) = self.recorder.policy_loaded(current.hash(), &current.files()) {
+                if let Err(error) = self.recorder.policy_loaded(current.hash(), current.files()) {
                     tracing::error!(%error, "cannot record that policies changed");
                 }
                 tracing::info!(hash = current.hash(), "policies reloaded");

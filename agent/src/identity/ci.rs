@@ -59,7 +59,12 @@ const SYSTEMS: [System; 4] = [
         commit: &["BUILDKITE_COMMIT"],
         actor: &["BUILDKITE_BUILD_CREATOR", "BUILDKITE_BUILD_AUTHOR"],
         url: &["BUILDKITE_BUILD_URL"],
-        more: &["BUILDKITE_AGENT_NAME", "BUILDKITE_BUILD_NUMBER", "BUILDKITE_ORGANIZATION_SLUG", "BUILDKITE_SOURCE"],
+        more: &[
+            "BUILDKITE_AGENT_NAME",
+            "BUILDKITE_BUILD_NUMBER",
+            "BUILDKITE_ORGANIZATION_SLUG",
+            "BUILDKITE_SOURCE",
+        ],
     },
     System {
         name: "jenkins",
@@ -118,7 +123,13 @@ pub(super) fn from_environment(environment: &[u8]) -> Option<Ci> {
 }
 
 fn clip(value: &str) -> String {
-    value.chars().scan(0, |bytes, c| { *bytes += c.len_utf8(); (*bytes <= MAX_VALUE).then_some(c) }).collect()
+    value
+        .chars()
+        .scan(0, |bytes, c| {
+            *bytes += c.len_utf8();
+            (*bytes <= MAX_VALUE).then_some(c)
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -55,19 +55,15 @@ struct Began {
 
 impl From<&FlowProcess> for Known {
     fn from(process: &FlowProcess) -> Self {
-        Self {
-            pid: process.tgid,
-            start_time_ns: process.start_time_ns,
-            uid: process.uid,
-            gid: process.gid,
-        }
+        Self { pid: process.tgid, start_time_ns: process.start_time_ns, uid: process.uid, gid: process.gid }
     }
 }
 
 impl Reader {
     /// Takes note that a designated process began a program, in case it is gone when its flow is looked at.
     pub fn began(&self, known: &Known, parent: u32, exe: PathBuf, argv: Vec<String>) {
-        let began = Began { start_time_ns: known.start_time_ns, parent, exe, argv: arguments(argv), ended: false };
+        let began =
+            Began { start_time_ns: known.start_time_ns, parent, exe, argv: arguments(argv), ended: false };
         let mut programs = self.programs();
         if programs.len() >= MAX_PROGRAMS {
             programs.retain(|_, began| !began.ended);

@@ -8,8 +8,20 @@ const MASKED: &str = "****";
 
 /// Options whose value is a secret whatever it looks like, without leading dashes, lower case.
 const SECRET_OPTIONS: [&str; 14] = [
-    "password", "passwd", "pass", "pwd", "passphrase", "token", "secret", "api-key", "apikey", "access-key",
-    "secret-key", "auth-token", "client-secret", "private-key",
+    "password",
+    "passwd",
+    "pass",
+    "pwd",
+    "passphrase",
+    "token",
+    "secret",
+    "api-key",
+    "apikey",
+    "access-key",
+    "secret-key",
+    "auth-token",
+    "client-secret",
+    "private-key",
 ];
 
 /// Masks what is a secret in a command line: values of options and assignments named like one

@@ -138,10 +138,10 @@ impl<'a> Btf<'a> {
             if own == name {
                 return Some((bits / 8, next));
             }
-            if own.is_empty() {
-                if let Some((at, next)) = self.member(next, name, depth + 1) {
-                    return Some((at + bits / 8, next));
-                }
+            if own.is_empty()
+                && let Some((at, next)) = self.member(next, name, depth + 1)
+            {
+                return Some((at.checked_add(bits / 8)?, next));
             }
         }
         None

@@ -61,11 +61,11 @@ pub(super) fn assign(old: &Bits, entries: &[Entry]) -> (Bits, u64) {
         }
         let free = bits.iter().position(Option::is_none);
         let gone = || bits.iter().position(|bit| bit.as_ref().is_some_and(|id| !wanted(id)));
-        if let Some(index) = free.or_else(gone) {
-            if let Some(bit) = bits.get_mut(index) {
-                reused |= u64::from(bit.is_some()) << index;
-                *bit = Some(entry.id);
-            }
+        if let Some(index) = free.or_else(gone)
+            && let Some(bit) = bits.get_mut(index)
+        {
+            reused |= u64::from(bit.is_some()) << index;
+            *bit = Some(entry.id);
         }
     }
     (bits, reused)

@@ -108,10 +108,10 @@ pub(super) async fn pump(
                 let bits = bits.read().unwrap_or_else(PoisonError::into_inner);
                 decode(&item, &bits)
             };
-            if let Some(event) = event {
-                if events.send(event).await.is_err() {
-                    return;
-                }
+            if let Some(event) = event
+                && events.send(event).await.is_err()
+            {
+                return;
             }
         }
         ready.clear_ready();

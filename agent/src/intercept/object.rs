@@ -372,10 +372,9 @@ fn kernel_offsets() -> Result<Offsets, InterceptError> {
 
 fn set_retval_works() -> u32 {
     use aya::{
-        programs::{CgroupSockAddrAttachType, ProgramType},
+        programs::ProgramType,
         sys::{BpfHelper, is_helper_supported},
     };
-    let _ = CgroupSockAddrAttachType::Connect4;
     u32::from(
         is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false),
     )

@@ -191,7 +191,7 @@ fn on_bpffs(pins: &Path) -> io::Result<bool> {
     let mut path = pins;
     loop {
         match rustix::fs::statfs(path) {
-            Ok(found) => return Ok(i64::from(found.f_type) == BPF_FS_MAGIC),
+            Ok(found) => return Ok(found.f_type == BPF_FS_MAGIC),
             Err(rustix::io::Errno::NOENT) => path = path.parent().unwrap_or(Path::new("/")),
             Err(error) => return Err(error.into()),
         }

@@ -35,7 +35,9 @@ pub enum KeyProblem {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// It has not exactly 32 bytes.
-    #[error("it has {0} bytes instead of 32; restore it, or remove it to have a new one made (hashes of old recordings will no longer compare)")]
+    #[error(
+        "it has {0} bytes instead of 32; restore it, or remove it to have a new one made (hashes of old recordings will no longer compare)"
+    )]
     Length(u64),
     /// Others than its owner can read it.
     #[error("mode {0:o} lets others than its owner use it; chmod it to 600")]

@@ -148,7 +148,9 @@ impl MaskSet {
             return Cow::Borrowed(text);
         }
         // Masks replace whole characters; were one ever to cut one, the text stays a string.
-        Cow::Owned(String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+        Cow::Owned(
+            String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()),
+        )
     }
 
     /// Runs all detectors over a field of a type that may hold text (or numbers that could be card

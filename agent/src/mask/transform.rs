@@ -140,10 +140,7 @@ impl Serialize for Transform {
             Self::Null => serializer.serialize_str("null"),
             Self::Partial { keep_first, keep_last } => {
                 let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry(
-                    "partial",
-                    &Kept { keep_first: *keep_first, keep_last: *keep_last },
-                )?;
+                map.serialize_entry("partial", &Kept { keep_first: *keep_first, keep_last: *keep_last })?;
                 map.end()
             }
         }

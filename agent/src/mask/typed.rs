@@ -58,7 +58,9 @@ pub(super) fn detect(
             rules.note_all(fired);
             Some(Applied::Null)
         }
-        (Kind::Int { .. } | Kind::Numeric { .. }, _) => number(rules, type_oid, kind, format, value, out, fired),
+        (Kind::Int { .. } | Kind::Numeric { .. }, _) => {
+            number(rules, type_oid, kind, format, value, out, fired)
+        }
         (Kind::Inet { .. }, _) => rules.on(Detector::IpAddress).then(|| {
             let strictest = rules.note_one(Detector::IpAddress, fired);
             whole(rules, strictest, type_oid, format, value, out)
@@ -149,7 +151,13 @@ fn array_text(
 ) -> Option<Applied> {
     match oid::kind(element, -1) {
         Some(Kind::Text { .. } | Kind::Xml { .. }) => text(rules, value, out, fired),
-        Some(Kind::Int { width: 8, .. } | Kind::Numeric { .. } | Kind::Inet { .. } | Kind::Json { .. } | Kind::Bytea) => {
+        Some(
+            Kind::Int { width: 8, .. }
+            | Kind::Numeric { .. }
+            | Kind::Inet { .. }
+            | Kind::Json { .. }
+            | Kind::Bytea,
+        ) => {
             let strictest = rules.note(&rules.find(value), fired)?;
             Some(whole(rules, strictest, type_oid, Format::Text, value, out))
         }
@@ -174,14 +182,15 @@ fn array_binary(
     out.extend_from_slice(header);
     for item in elements {
         masked.clear();
-        let item = match item.map(|item| (item, detect(rules, element, Format::Binary, item, &mut masked, fired))) {
-            None => None,
-            Some((item, None)) => Some(item),
-            Some((_, Some(applied))) => {
-                found = true;
-                (applied == Applied::Value).then_some(&masked[..])
-            }
-        };
+        let item =
+            match item.map(|item| (item, detect(rules, element, Format::Binary, item, &mut masked, fired))) {
+                None => None,
+                Some((item, None)) => Some(item),
+                Some((_, Some(applied))) => {
+                    found = true;
+                    (applied == Applied::Value).then_some(&masked[..])
+                }
+            };
         nulls |= item.is_none();
         let length = item.map_or(Some(-1), |item| i32::try_from(item.len()).ok());
         out.extend_from_slice(&length?.to_be_bytes());
@@ -352,10 +361,16 @@ mod tests {
     const CARD: i64 = 4_111_111_111_111_111;
 
     fn masks(transform: Transform) -> MaskSet {
-        [Detector::PaymentCard, Detector::Email, Detector::IpAddress, Detector::AwsSecretKey, Detector::PrivateKey]
-            .into_iter()
-            .fold(MaskSet::builder(), |b, d| b.detector("m".into(), d, transform))
-            .build(&HashKey::new(&[5; 32]))
+        [
+            Detector::PaymentCard,
+            Detector::Email,
+            Detector::IpAddress,
+            Detector::AwsSecretKey,
+            Detector::PrivateKey,
+        ]
+        .into_iter()
+        .fold(MaskSet::builder(), |b, d| b.detector("m".into(), d, transform))
+        .build(&HashKey::new(&[5; 32]))
     }
 
     fn run(transform: Transform, oid: u32, format: Format, value: &[u8]) -> Option<(Applied, Vec<u8>)> {
@@ -369,7 +384,8 @@ mod tests {
     }
 
     fn redacted(oid: u32, value: &str) -> Option<String> {
-        run(Transform::Redact, oid, Format::Text, value.as_bytes()).map(|(_, out)| String::from_utf8(out).unwrap())
+        run(Transform::Redact, oid, Format::Text, value.as_bytes())
+            .map(|(_, out)| String::from_utf8(out).unwrap())
     }
 
     #[test]
@@ -380,7 +396,10 @@ mod tests {
             (r#"[-4111111111111111]"#, r#"["[redacted]"]"#),
             (r#"{"a":"ann\u0040example.com"}"#, r#"{"a":"[redacted]"}"#),
             (r#"{"a":"say \"hi\" to ann@example.com\n"}"#, r#"{"a":"say \"hi\" to [redacted]\n"}"#),
-            (r#"{"k":"-----BEGIN PRIVATE KEY-----\nabc","b":"c"}"#, r#"{"k":"[redacted]","[redacted]":"[redacted]"}"#),
+            (
+                r#"{"k":"-----BEGIN PRIVATE KEY-----\nabc","b":"c"}"#,
+                r#"{"k":"[redacted]","[redacted]":"[redacted]"}"#,
+            ),
             (
                 r#"{"SecretAccessKey":"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}"#,
                 r#"{"SecretAccessKey":"[redacted]"}"#,
@@ -435,11 +454,17 @@ mod tests {
 
     #[test]
     fn other_types() {
-        assert_eq!(redacted(17, "\\x616e6e406578616d706c652e636f6d21").as_deref(), Some("\\x5b72656461637465645d21"));
+        assert_eq!(
+            redacted(17, "\\x616e6e406578616d706c652e636f6d21").as_deref(),
+            Some("\\x5b72656461637465645d21")
+        );
         assert_eq!(redacted(869, "10.1.2.3").as_deref(), Some("0.0.0.0"));
         assert_eq!(redacted(1114, "2024-03-05 12:34:56"), None);
         assert_eq!(redacted(99_999, "(ann@example.com,1)").as_deref(), Some("([redacted],1)"));
-        assert_eq!(run(Transform::Redact, 99_999, Format::Binary, b"ann@example.com"), Some((Applied::Null, vec![])));
+        assert_eq!(
+            run(Transform::Redact, 99_999, Format::Binary, b"ann@example.com"),
+            Some((Applied::Null, vec![]))
+        );
     }
 
     proptest! {

@@ -1,1 +1,299 @@
+//! What is well-formed but cannot be what was meant: rules that never fire, processes that do not exist.
 
+use std::path::Path;
+
+use super::Verdict;
+use super::decode::OneOrMany;
+use super::file::{CiMatcher, Matcher, Open, SqlMatcher, SubjectMatcher};
+use super::load::{Policy, PolicySet, Trust};
+use super::pattern::{Text, text_covers};
+use super::problem::{PolicyErrors, Position, Problem};
+use super::rule::Rule;
+use crate::sql::{Kind, Where};
+
+/// Checks the policies in `path` (a directory, or one file): the warnings, in order.
+///
+/// # Errors
+/// All that is wrong in any file.
+pub fn check(path: &Path) -> Result<(PolicySet, Vec<Problem>), PolicyErrors> {
+    let set = PolicySet::load_trusting(path, Trust::Anyone)?;
+    let mut warnings = set.warnings().to_vec();
+    for policy in &set.policies {
+        warnings.append(&mut lint(policy));
+    }
+    warnings.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
+    Ok((set, warnings))
+}
+
+fn lint(policy: &Policy) -> Vec<Problem> {
+    let mut warnings = Vec::new();
+    let mut warn = |at, message: String, help: &str| {
+        let problem = Problem::warning(&policy.file, at, message);
+        warnings.push(if help.is_empty() { problem } else { problem.help(help) });
+    };
+    if policy.entries.is_empty() {
+        warn(
+            Position::START,
+            "this policy takes in no process, so nothing of it has an effect".into(),
+            "name processes under `processes`",
+        );
+    }
+    if policy.plaintext == Open::Deny {
+        warn(
+            Position::START,
+            "`plaintext: deny` refuses every connection until the agent can speak TLS".into(),
+            "",
+        );
+    }
+    for target in policy.targets.iter().flatten() {
+        if target.value.port.is_none() && target.value.cidr.is_none() {
+            warn(
+                target.at,
+                "a host name without a port has every connection of these processes go through the agent"
+                    .into(),
+                "name its `port`",
+            );
+        }
+    }
+    for (place, rule) in policy.rules.iter().enumerate() {
+        let name = &rule.name;
+        if rule.when.is_none() && is_empty(rule.matcher.as_ref()) {
+            let verb = super::when::word(&rule.action);
+            warn(rule.at, format!("rule `{name}` has no condition: `{verb}` for everything"), "");
+        }
+        let opens = policy.default == Open::Deny || rule.names_kind(Kind::Replication);
+        if rule.action == Verdict::Allow && !opens && !rule.observed {
+            warn(
+                rule.at,
+                format!("rule `{name}` allows what is allowed anyway: `deny` and `hold` beat it"),
+                "write `default: deny` at the top of the file, or remove the rule",
+            );
+        }
+        if let Some(broad) = shadow(policy, place, rule) {
+            warn(
+                rule.at,
+                format!(
+                    "rule `{name}` never decides: `{}` (line {}) matches whatever it matches{}",
+                    broad.name,
+                    broad.at.line,
+                    if broad.action > rule.action { " and is stricter" } else { ", before it" },
+                ),
+                "narrow the other rule, or remove this one",
+            );
+        }
+        let sql = rule.matcher.as_ref().and_then(|matcher| matcher.sql.as_ref());
+        for (message, help) in sql.into_iter().flat_map(impossible) {
+            warn(rule.at, format!("rule `{name}` never matches: {message}"), help);
+        }
+        for time in rule.matcher.iter().filter_map(|matcher| matcher.time.as_ref()).flat_map(|times| &times.0)
+        {
+            if time.is_degenerate() {
+                warn(
+                    rule.at,
+                    format!(
+                        "rule `{name}` has a time window that begins when it ends: it is taken as a whole day"
+                    ),
+                    "leave `from` and `to` out for the whole day",
+                );
+            }
+        }
+    }
+    warnings
+}
+
+fn is_empty(matcher: Option<&Matcher>) -> bool {
+    let Some(matcher) = matcher else { return true };
+    let Matcher { sql, user, database, subject, time } = matcher;
+    let subject_empty = subject.as_ref().is_none_or(|subject| {
+        let SubjectMatcher { exe, user, group, login_user, unit, cgroup, container, ancestor, ci } = subject;
+        [exe, user, group, login_user, unit, cgroup, container, ancestor].iter().all(|key| key.is_none())
+            && ci.is_none()
+    });
+    sql.as_ref().is_none_or(sql_is_empty)
+        && user.is_none()
+        && database.is_none()
+        && time.is_none()
+        && subject_empty
+}
+
+fn sql_is_empty(sql: &SqlMatcher) -> bool {
+    let SqlMatcher {
+        kind,
+        class,
+        tables,
+        reads,
+        writes,
+        columns,
+        functions,
+        r#where,
+        limit,
+        dynamic,
+        changes_lexing,
+        settings,
+    } = sql;
+    kind.is_none()
+        && class.is_none()
+        && [tables, reads, writes, functions].iter().all(|key| key.is_none())
+        && columns.is_none()
+        && r#where.is_none()
+        && limit.is_none()
+        && dynamic.is_none()
+        && changes_lexing.is_none()
+        && settings.is_none()
+}
+
+/// Combinations of keys that no statement has.
+fn impossible(sql: &SqlMatcher) -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    let Some(kinds) = &sql.kind else { return found };
+    let all = |bare: fn(Kind) -> bool| kinds.0.iter().all(|kind| bare(*kind));
+    let listed = || kinds.0.iter().map(super::when::word).collect::<Vec<_>>().join(", ");
+    if sql.r#where.is_some() && all(bare) {
+        found.push((format!("{} has no WHERE", listed()), "leave `where` out"));
+    }
+    if sql.limit.is_some() && all(bare) {
+        found.push((format!("{} has no LIMIT", listed()), "leave `limit` out"));
+    }
+    if sql.dynamic == Some(true) && all(bare) {
+        found.push((format!("{} runs no text of its own", listed()), "leave `dynamic` out"));
+    }
+    if (sql.tables.is_some() || sql.columns.is_some() || sql.reads.is_some() || sql.writes.is_some())
+        && all(|kind| matches!(kind, Kind::Unparsed | Kind::FunctionCall | Kind::Replication | Kind::Cancel))
+    {
+        found.push((format!("{} names no tables", listed()), "leave `tables`, `columns` and the like out"));
+    }
+    found
+}
+
+/// A statement of this kind holds no query and no write, however it is written.
+fn bare(kind: Kind) -> bool {
+    let word = super::when::word(&kind);
+    matches!(
+        kind,
+        Kind::Truncate
+            | Kind::Grant
+            | Kind::Revoke
+            | Kind::Vacuum
+            | Kind::Analyze
+            | Kind::Cluster
+            | Kind::Reindex
+            | Kind::Checkpoint
+            | Kind::Load
+            | Kind::Listen
+            | Kind::Unlisten
+            | Kind::Notify
+            | Kind::Lock
+            | Kind::Begin
+            | Kind::Commit
+            | Kind::Rollback
+            | Kind::Savepoint
+            | Kind::Discard
+            | Kind::Show
+            | Kind::Replication
+            | Kind::Cancel
+            | Kind::Unparsed
+    ) || word.starts_with("drop_")
+}
+
+/// The rule that keeps this one from ever deciding, if there is one.
+fn shadow<'p>(policy: &'p Policy, place: usize, rule: &Rule) -> Option<&'p Rule> {
+    let stands_before = |other: &Rule, at: usize| {
+        other.action > rule.action
+            || (other.action == rule.action && at < place && rule.action != Verdict::Allow)
+    };
+    policy.rules.iter().enumerate().find_map(|(at, other)| {
+        let broad = at != place
+            && other.when.is_none()
+            && (!other.observed || rule.observed)
+            && other.action != Verdict::Allow
+            && stands_before(other, at)
+            && covers(other.matcher.as_ref(), rule.matcher.as_ref());
+        broad.then_some(other)
+    })
+}
+
+/// `broad` matches whatever `narrow` does.
+fn covers(broad: Option<&Matcher>, narrow: Option<&Matcher>) -> bool {
+    let Some(broad) = broad else { return true };
+    let Some(narrow) = narrow else { return is_empty(Some(broad)) };
+    broad.time.is_none()
+        && texts(&broad.user, &narrow.user)
+        && texts(&broad.database, &narrow.database)
+        && match (&broad.subject, &narrow.subject) {
+            (None, _) => true,
+            (Some(broad), Some(narrow)) => subject_covers(broad, narrow),
+            (Some(_), None) => false,
+        }
+        && match (&broad.sql, &narrow.sql) {
+            (None, _) => true,
+            (Some(broad), Some(narrow)) => sql_covers(broad, narrow),
+            // A rule without `sql` applies to operations without a statement, too.
+            (Some(_), None) => false,
+        }
+}
+
+fn subject_covers(broad: &SubjectMatcher, narrow: &SubjectMatcher) -> bool {
+    let ci = match (&broad.ci, &narrow.ci) {
+        (None, _) => true,
+        (Some(CiMatcher { system, project, pipeline, job, branch, actor }), Some(narrow)) => {
+            texts(system, &narrow.system)
+                && texts(project, &narrow.project)
+                && texts(pipeline, &narrow.pipeline)
+                && texts(job, &narrow.job)
+                && texts(branch, &narrow.branch)
+                && texts(actor, &narrow.actor)
+        }
+        (Some(_), None) => false,
+    };
+    ci && texts(&broad.exe, &narrow.exe)
+        && texts(&broad.user, &narrow.user)
+        && texts(&broad.group, &narrow.group)
+        && texts(&broad.login_user, &narrow.login_user)
+        && texts(&broad.unit, &narrow.unit)
+        && texts(&broad.cgroup, &narrow.cgroup)
+        && texts(&broad.container, &narrow.container)
+        && texts(&broad.ancestor, &narrow.ancestor)
+}
+
+fn sql_covers(broad: &SqlMatcher, narrow: &SqlMatcher) -> bool {
+    let same = |a: Option<bool>, b: Option<bool>| a.is_none() || a == b;
+    let class = list(&broad.class, &narrow.class, PartialEq::eq)
+        || matches!((&broad.class, &narrow.kind), (Some(classes), Some(kinds))
+            if kinds.0.iter().all(|kind| kind.classes().iter().any(|class| classes.0.contains(class))));
+    let tables = list(&broad.tables, &narrow.tables, super::pattern::Name::covers)
+        || (narrow.reads.is_some() && list(&broad.tables, &narrow.reads, super::pattern::Name::covers))
+        || (narrow.writes.is_some() && list(&broad.tables, &narrow.writes, super::pattern::Name::covers));
+    class
+        && tables
+        && list(&broad.kind, &narrow.kind, PartialEq::eq)
+        && list(&broad.reads, &narrow.reads, super::pattern::Name::covers)
+        && list(&broad.writes, &narrow.writes, super::pattern::Name::covers)
+        && list(&broad.functions, &narrow.functions, super::pattern::Name::covers)
+        && list(&broad.columns, &narrow.columns, super::pattern::ColumnName::covers)
+        && list(&broad.r#where, &narrow.r#where, |broad, narrow| {
+            broad == narrow || (*broad == Where::Missing && *narrow == Where::AlwaysTrue)
+        })
+        && list(&broad.limit, &narrow.limit, PartialEq::eq)
+        && same(broad.dynamic, narrow.dynamic)
+        && same(broad.changes_lexing, narrow.changes_lexing)
+        && texts(&broad.settings, &narrow.settings)
+}
+
+fn texts(broad: &Option<OneOrMany<Text>>, narrow: &Option<OneOrMany<Text>>) -> bool {
+    list(broad, narrow, text_covers)
+}
+
+/// Whatever is in the narrow list is in the broad one.
+fn list<T>(
+    broad: &Option<OneOrMany<T>>,
+    narrow: &Option<OneOrMany<T>>,
+    covers: impl Fn(&T, &T) -> bool,
+) -> bool {
+    match (broad, narrow) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(broad), Some(narrow)) => {
+            narrow.0.iter().all(|one| broad.0.iter().any(|other| covers(other, one)))
+        }
+    }
+}

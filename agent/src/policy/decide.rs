@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use super::file::Open;
 use super::load::Policy;
+use super::pattern::{ColumnName, Match};
 use super::rule::Rule;
 use super::when::Facts;
 use super::{Destination, Egress, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::mask::MaskSet;
 use crate::operation::Operation;
-use crate::sql::Kind;
+use crate::sql::{Kind, Statement};
 
 /// The built-in rule that refuses replication connections which no rule allows by name.
 pub const REPLICATION_RULE: &str = "interlock.replication";
@@ -133,7 +134,11 @@ impl FlowPolicy {
     ///
     /// Allocates nothing when no rule matches.
     pub fn decide(&self, operation: &Operation, subject: &Subject) -> Decision {
-        self.decide_at(operation, subject, if self.uses_time { Timestamp::now() } else { Timestamp::UNIX_EPOCH })
+        self.decide_at(
+            operation,
+            subject,
+            if self.uses_time { Timestamp::now() } else { Timestamp::UNIX_EPOCH },
+        )
     }
 
     /// [`FlowPolicy::decide`] as if it were this time.
@@ -155,6 +160,21 @@ impl FlowPolicy {
     /// The masks that apply to what is recorded: those in observe mode as well.
     pub fn record_masks(&self) -> &Arc<MaskSet> {
         &self.record_masks
+    }
+
+    /// The masks on columns that the statement reads, as far as its text tells.
+    pub fn column_masks(&self, statement: &Statement) -> Vec<Arc<str>> {
+        let tables = || statement.reads.iter().chain(&statement.writes);
+        let reads = |pattern: &ColumnName| {
+            let named = statement.columns_read.iter().any(|c| pattern.matches(c, tables()) > Match::No);
+            named || statement.reads.iter().any(|r| r.name == "*" && pattern.relation(r) > Match::No)
+        };
+        let names = self.masks.names();
+        let masks = self.groups.iter().flat_map(|group| &group.policy.masks);
+        masks
+            .filter(|mask| mask.value.columns.iter().flat_map(|columns| &columns.0).any(reads))
+            .filter_map(|mask| names.iter().find(|name| ***name == *mask.value.name.value.0).cloned())
+            .collect()
     }
 
     fn judge(&self, operation: &Operation, subject: &Subject, now: Timestamp, bound: bool) -> Decision {

@@ -184,8 +184,8 @@ pub(crate) fn decode_word<T: Word>(node: &Node, decoder: &mut Decoder<'_>) -> Op
         return Some(*value);
     }
     let message = format!("{} is not {}", node.describe(), T::WHAT);
-    let help = T::hint(&given)
-        .unwrap_or_else(|| suggestion(&given, words.iter().map(|(word, _)| word.as_str())));
+    let help =
+        T::hint(&given).unwrap_or_else(|| suggestion(&given, words.iter().map(|(word, _)| word.as_str())));
     decoder.error_help(node.at, message, help);
     None
 }

@@ -25,8 +25,10 @@ record! {
     /// One policy: which processes it is about, where they may connect, and what they may do there.
     pub(crate) struct File {
         /// The version of this format: `1`.
+        #[allow(dead_code, reason = "checked while decoding")]
         version: At<Version>,
         /// What this policy is for, for people.
+        #[allow(dead_code, reason = "for people")]
         description: Option<String>,
         /// Whether verdicts and masks take effect, `enforce` (when left out), or are only worked out and
         /// recorded, `observe`.
@@ -98,6 +100,7 @@ record! {
         /// Its name, once in all files. Refusals and recordings bear it.
         name: At<RuleName>,
         /// What it does, for people.
+        #[allow(dead_code, reason = "for people")]
         description: Option<String>,
         /// What it matches; all keys that are given must hold. Everything when left out.
         #[schemars(rename = "match")]
@@ -210,6 +213,7 @@ record! {
         /// Its name, once in all files. Recordings bear it.
         name: At<RuleName>,
         /// What it is for, for people.
+        #[allow(dead_code, reason = "for people")]
         description: Option<String>,
         /// Columns, by where their values come from, whatever the statement calls them.
         columns: Option<OneOrMany<ColumnName>>,
@@ -321,12 +325,7 @@ fn text(node: &Node, what: &str) -> Result<String, (String, String)> {
     }
 }
 
-fn name_of(
-    node: &Node,
-    what: &str,
-    most: usize,
-    also: fn(char) -> bool,
-) -> Result<String, (String, String)> {
+fn name_of(node: &Node, what: &str, most: usize, also: fn(char) -> bool) -> Result<String, (String, String)> {
     let name = text(node, what)?;
     let fits = !name.is_empty()
         && name.len() <= most
@@ -539,7 +538,9 @@ impl Decode for Ports {
                 decoder.error_help(
                     node.at,
                     format!("{} is no port", node.describe()),
-                    format!("write a number from 1 to 65535, or a range of at most {MAX_PORTS}, \"5432-5439\""),
+                    format!(
+                        "write a number from 1 to 65535, or a range of at most {MAX_PORTS}, \"5432-5439\""
+                    ),
                 );
                 None
             }

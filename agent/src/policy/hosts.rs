@@ -54,7 +54,13 @@ impl Hosts {
     pub fn set_names(&self, names: BTreeSet<Arc<str>>) {
         let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let mut old = std::mem::take(&mut *known);
-        *known = names.into_iter().map(|name| { let answers = old.remove(&name).unwrap_or_default(); (name, answers) }).collect();
+        *known = names
+            .into_iter()
+            .map(|name| {
+                let answers = old.remove(&name).unwrap_or_default();
+                (name, answers)
+            })
+            .collect();
     }
 
     /// The names that this address may be meant by.
@@ -83,7 +89,9 @@ impl Hosts {
             // No lock is held meanwhile: a slow name service stops no flow.
             match (self.lookup)(&name) {
                 Ok(addresses) if !addresses.is_empty() => self.answer(&name, &addresses, Instant::now()),
-                Ok(_) => tracing::warn!(%name, "a destination's host name has no address; earlier answers stay"),
+                Ok(_) => {
+                    tracing::warn!(%name, "a destination's host name has no address; earlier answers stay")
+                }
                 Err(error) => {
                     tracing::warn!(%name, %error, "cannot look up a destination's host name; earlier answers stay");
                 }
@@ -166,7 +174,11 @@ mod tests {
 
     #[test]
     fn a_name_keeps_a_bounded_number_of_addresses() {
-        let hosts = Hosts::with_lookup(|_| Ok((0..=u16::MAX).map(|n| IpAddr::from([10, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]])).collect()));
+        let hosts = Hosts::with_lookup(|_| {
+            Ok((0..=u16::MAX)
+                .map(|n| IpAddr::from([10, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]))
+                .collect())
+        });
         hosts.set_names(["db".into()].into());
         hosts.refresh();
         let names = hosts.names.read().unwrap();

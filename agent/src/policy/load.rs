@@ -375,7 +375,9 @@ impl Loader {
 
     /// What no single key tells.
     fn policy(&mut self, file: &str, short: &str, parsed: File, decoder: &mut Decoder<'_>) {
-        let File { mode, default, processes, destinations, egress, resolvers, plaintext, rules, masks, .. } = parsed;
+        let File {
+            mode, default, processes, destinations, egress, resolvers, plaintext, rules, masks, ..
+        } = parsed;
         let mode = mode.unwrap_or_default();
         let egress = egress.unwrap_or_default();
         let targets = destinations.map(|OneOrMany(targets)| targets);
@@ -443,7 +445,11 @@ impl Loader {
             );
         }
         if let Transform::Partial { keep_first: 0, keep_last: 0 } = mask.value.with.value {
-            decoder.error_help(mask.value.with.at, "`partial` keeps nothing", "write `redact`, or keep_last: 4");
+            decoder.error_help(
+                mask.value.with.at,
+                "`partial` keeps nothing",
+                "write `redact`, or keep_last: 4",
+            );
         }
     }
 
@@ -481,9 +487,7 @@ impl Loader {
 /// It is a policy file by its name.
 pub(crate) fn is_policy(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    (name.ends_with(".yaml") || name.ends_with(".yml"))
-        && !is_test(path)
-        && !name.starts_with(['.', '#'])
+    (name.ends_with(".yaml") || name.ends_with(".yml")) && !is_test(path) && !name.starts_with(['.', '#'])
 }
 
 /// It holds test cases by its name.
@@ -524,7 +528,10 @@ pub(crate) fn read(path: &Path, trust: Trust) -> Result<(String, Option<Problem>
 fn distrust(name: &str, metadata: &Metadata, trust: Trust) -> Result<Option<Problem>, Problem> {
     let mode = metadata.mode();
     let found = if metadata.uid() != 0 {
-        Some((format!("belongs to user {} and not to root", metadata.uid()), format!("chown root:root {name}")))
+        Some((
+            format!("belongs to user {} and not to root", metadata.uid()),
+            format!("chown root:root {name}"),
+        ))
     } else if mode & 0o002 != 0 {
         Some(("can be changed by everybody".to_owned(), format!("chmod o-w {name}")))
     } else if mode & 0o020 != 0 && metadata.gid() != 0 {

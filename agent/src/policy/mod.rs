@@ -8,6 +8,7 @@
 //! is of, which table a column) *may* match: rules that refuse apply then, rules that allow do not.
 
 mod check;
+pub mod cli;
 
 mod decide;
 mod decode;
@@ -34,15 +35,17 @@ use serde::{Deserialize, Serialize};
 use crate::operation::{Operation, Protocol};
 use crate::sql::{Class, Kind, Limit, Script, Statement};
 
-
+pub use check::check;
 pub use decide::{DEFAULT_RULE, Decision, EGRESS_RULE, FlowPolicy, Observed, REPLICATION_RULE};
 
+pub use explain::{Asker, Explained, Explanation, explain, split, subject};
 pub use hosts::Hosts;
 pub use load::{PolicySet, parse_str};
 pub use problem::{PolicyErrors, Position, Problem, Severity};
 
+pub use schema::schema;
 pub use store::{PolicyStore, StoreError, Watcher};
-
+pub use tests_file::{CaseResult, Difference, TestReport, run_tests};
 
 /// What is to happen to an operation. Ordered: the greater beats the lesser.
 #[derive(

@@ -17,7 +17,6 @@ use crate::sql::{Kind, Relation, Statement, Where};
 pub(crate) struct Rule {
     pub(crate) name: Arc<str>,
     pub(crate) at: Position,
-    pub(crate) description: Option<String>,
     pub(crate) action: Verdict,
     pub(crate) message: Option<Arc<str>>,
     /// It is only worked out, by itself or because its whole policy is.
@@ -31,7 +30,6 @@ impl Rule {
         Self {
             name: rule.name.value.0.into(),
             at,
-            description: rule.description,
             action: rule.action.value,
             message: rule.message.map(|message| message.0.into()),
             observed: policy == Mode::Observe || rule.mode == Some(Mode::Observe),
@@ -49,11 +47,6 @@ impl Rule {
     pub(crate) fn concerns(&self, subject: &Subject) -> bool {
         let matcher = self.matcher.as_ref().and_then(|m| m.subject.as_ref());
         matcher.is_none_or(|matcher| matcher.matches(subject) >= self.threshold())
-    }
-
-    /// It looks at the statement; otherwise it applies to any operation as a whole.
-    pub(crate) fn looks_at_sql(&self) -> bool {
-        self.matcher.as_ref().is_some_and(|matcher| matcher.sql.is_some())
     }
 
     /// It names this kind.
@@ -146,7 +139,9 @@ impl SqlMatcher {
             },
             &|| {
                 let classes = self.class.as_ref()?;
-                Some(Match::of_several(statement.classes.iter().map(|class| classes.0.contains(class).into())))
+                Some(Match::of_several(
+                    statement.classes.iter().map(|class| classes.0.contains(class).into()),
+                ))
             },
             &|| {
                 let patterns = self.settings.as_ref()?;

@@ -147,7 +147,8 @@ pub(crate) fn patterns(targets: Option<&[At<Target>]>, decoder: &mut Decoder<'_>
             );
             break;
         }
-        patterns.extend(nets.iter().flat_map(|net| ports.iter().map(|port| Pattern { net: *net, port: *port })));
+        patterns
+            .extend(nets.iter().flat_map(|net| ports.iter().map(|port| Pattern { net: *net, port: *port })));
     }
     united(patterns)
 }

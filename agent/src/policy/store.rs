@@ -188,7 +188,9 @@ type Fingerprint = Vec<(PathBuf, u64, u64, Option<SystemTime>, i64, i64, u32)>;
 fn fingerprint(directory: &Path) -> Fingerprint {
     use std::os::unix::fs::MetadataExt;
     let mut files: Vec<PathBuf> = match std::fs::read_dir(directory) {
-        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| is_policy(p)).collect(),
+        Ok(entries) => {
+            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| is_policy(p)).collect()
+        }
         Err(_) => vec![directory.to_owned()],
     };
     files.push(directory.to_owned());

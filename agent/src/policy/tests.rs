@@ -168,7 +168,10 @@ fn flows_go_by_entry_and_destination() {
     assert_eq!(treatment(&all, &to("10.0.0.5:443", &[])), Treatment::Detect(Egress::Record));
     let nets = "version: 1\nprocesses: [{unit: gitlab-runner.service}]\ndestinations: {cidr: [10.0.0.0/8, \"fd00::1\"], port: [5432, \"6000-6002\"]}";
     let nets = set(nets);
-    assert_eq!(treatment(&nets, &to("[::ffff:10.1.1.1]:5432", &[])), Treatment::Intercept(Protocol::Postgres));
+    assert_eq!(
+        treatment(&nets, &to("[::ffff:10.1.1.1]:5432", &[])),
+        Treatment::Intercept(Protocol::Postgres)
+    );
     assert_eq!(treatment(&nets, &to("[fd00::1]:6002", &[])), Treatment::Detect(Egress::Allow));
     assert_eq!(treatment(&nets, &to("[fd00::2]:6002", &[])), Treatment::Egress(Egress::Allow));
     assert_eq!(nets.selection().entries[0].destinations.len(), 8);
@@ -373,7 +376,8 @@ fn replication_needs_a_rule_of_its_own() {
     assert_eq!(verdict(&by_name, replication()), (Verdict::Allow, Some("ok".into())));
     let other = rules("rules: [{name: ok, action: allow, match: {user: backup, sql: {kind: replication}}}]");
     assert_eq!(verdict(&other, replication()), denied(REPLICATION_RULE));
-    let observed = rules("rules: [{name: ok, mode: observe, action: allow, match: {sql: {kind: replication}}}]");
+    let observed =
+        rules("rules: [{name: ok, mode: observe, action: allow, match: {sql: {kind: replication}}}]");
     assert_eq!(verdict(&observed, replication()), denied(REPLICATION_RULE));
     let whole = rules("mode: observe");
     let decision = decide(&whole, replication());
@@ -387,11 +391,17 @@ fn observed_rules_shadow_no_enforced_ones() {
          - {name: hold, action: hold, match: {sql: {kind: delete}}}",
     );
     let delete = decide(&flow, vec![statement(Kind::Delete, |_| {})]);
-    assert_eq!((delete.verdict, delete.enforced, delete.rule.as_deref()), (Verdict::Hold, true, Some("hold")));
+    assert_eq!(
+        (delete.verdict, delete.enforced, delete.rule.as_deref()),
+        (Verdict::Hold, true, Some("hold"))
+    );
     assert_eq!(delete.observed, [Observed { rule: "watch".into(), verdict: Verdict::Deny }]);
     assert!(!delete.passes());
     let insert = decide(&flow, vec![statement(Kind::Insert, |_| {})]);
-    assert_eq!((insert.verdict, insert.enforced, insert.rule.as_deref()), (Verdict::Deny, false, Some("watch")));
+    assert_eq!(
+        (insert.verdict, insert.enforced, insert.rule.as_deref()),
+        (Verdict::Deny, false, Some("watch"))
+    );
     assert!(insert.passes());
     // An observed rule that allows opens nothing.
     let closed = rules("default: deny\nrules: [{name: ok, mode: observe, action: allow}]");

@@ -105,7 +105,8 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Node, Problem> {
             let at = error.location().map_or(Position::START, Position::from);
             let text = error.to_string();
             // The library repeats the place in its words.
-            let text = text.split(" at line ").next().unwrap_or(&text).trim_end_matches([':', ' ']).to_owned();
+            let text =
+                text.split(" at line ").next().unwrap_or(&text).trim_end_matches([':', ' ']).to_owned();
             Err(Problem::error(file, at, format!("this is not valid YAML: {text}")))
         }
     }

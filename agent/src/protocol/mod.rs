@@ -1,3 +1,207 @@
 //! Wire protocols: each folder decodes one, in the same shape (`codec`, `session`, `operation`).
+//!
+//! A protocol gets a [`FlowContext`] and runs the flow to its end. It knows nothing of policy files and
+//! recordings' formats: it makes an operation of each thing the client asks, has it decided and
+//! recorded, and forwards or refuses it.
 
 pub mod postgres;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::identity::Subject;
+use crate::mask::MaskSet;
+use crate::operation::Operation;
+use crate::policy::{Decision, Destination, FlowPolicy};
+use crate::record::Session;
+use crate::sql;
+
+/// What a flow is served with.
+#[derive(Debug)]
+pub struct FlowContext {
+    /// The client's redirected connection.
+    pub client: TcpStream,
+    /// A connection to where the client wanted to go.
+    pub upstream: TcpStream,
+    /// Who is behind the flow.
+    pub subject: Arc<Subject>,
+    /// Where the client wanted to go.
+    pub destination: Destination,
+    /// The rules and masks, as of now and as they change.
+    pub policy: PolicyHandle,
+    /// The flow's recording, begun.
+    pub recording: Session,
+    /// Statements that were read before, by any flow.
+    pub scripts: Arc<sql::Cache>,
+    /// Bounds on what is held in memory.
+    pub limits: Limits,
+    /// Becomes `true` when the agent stops: the flow then ends.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// What a protocol asks of the policies: a verdict on each operation, and what to mask.
+pub trait Rules: Send + Sync {
+    /// Decides on one operation.
+    fn decide(&self, operation: &Operation, subject: &Subject) -> Decision;
+
+    /// Decides on a statement that is judged again once its parameters are known.
+    fn decide_unbound(&self, operation: &Operation, subject: &Subject) -> Decision {
+        self.decide(operation, subject)
+    }
+
+    /// The masks that apply to what the client gets.
+    fn masks(&self) -> &Arc<MaskSet>;
+
+    /// The masks that apply to what is recorded: at least those that apply to what the client gets.
+    fn record_masks(&self) -> &Arc<MaskSet> {
+        self.masks()
+    }
+
+    /// The same operation gets the same decision, whatever its parameters and the time.
+    fn is_static(&self) -> bool {
+        false
+    }
+
+    /// Why connections that are not encrypted are refused, if they are.
+    fn refuses_plaintext(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Rules for FlowPolicy {
+    fn decide(&self, operation: &Operation, subject: &Subject) -> Decision {
+        Self::decide(self, operation, subject)
+    }
+
+    fn decide_unbound(&self, operation: &Operation, subject: &Subject) -> Decision {
+        if self.depends_on_params() {
+            Self::decide_unbound(self, operation, subject)
+        } else {
+            Self::decide(self, operation, subject)
+        }
+    }
+
+    fn masks(&self) -> &Arc<MaskSet> {
+        Self::masks(self)
+    }
+
+    fn record_masks(&self) -> &Arc<MaskSet> {
+        Self::record_masks(self)
+    }
+
+    fn is_static(&self) -> bool {
+        Self::is_static(self)
+    }
+
+    fn refuses_plaintext(&self) -> Option<String> {
+        Self::refuses_plaintext(self)
+    }
+}
+
+type LoadPolicy = dyn Fn() -> Arc<dyn Rules> + Send + Sync;
+
+/// A running flow's view of the policies: asking whether they changed costs one atomic load.
+#[derive(Clone)]
+pub struct PolicyHandle {
+    generation: Arc<AtomicU64>,
+    load: Arc<LoadPolicy>,
+}
+
+impl PolicyHandle {
+    /// `generation` is counted up after each reload; `load` narrows the newest policies to the flow.
+    pub fn new(
+        generation: Arc<AtomicU64>,
+        load: impl Fn() -> Arc<dyn Rules> + Send + Sync + 'static,
+    ) -> Self {
+        Self { generation, load: Arc::new(load) }
+    }
+
+    /// A policy that never changes.
+    pub fn fixed(policy: Arc<dyn Rules>) -> Self {
+        Self::new(Arc::default(), move || Arc::clone(&policy))
+    }
+
+    /// Which policies are in force. Read it before [`PolicyHandle::load`].
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The flow's rules and masks now.
+    pub fn load(&self) -> Arc<dyn Rules> {
+        (self.load)()
+    }
+}
+
+impl fmt::Debug for PolicyHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyHandle").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+/// Bounds on what one flow holds in memory, in bytes unless named otherwise. What is larger is refused
+/// or streamed, as each says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest statement text that is judged; a longer one is refused.
+    pub statement: usize,
+    /// How much of a statement's parameters is decoded and recorded; the rest is forwarded unseen.
+    pub parameters: usize,
+    /// The longest row that is masked; a longer one ends the flow.
+    pub row: usize,
+    /// Statements, portals and cursors that are remembered, in number; the next one is refused.
+    pub prepared: usize,
+    /// The text of all statements that are remembered; the next one is refused.
+    pub prepared_text: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            statement: 16 << 20,
+            parameters: 1 << 20,
+            row: 64 << 20,
+            prepared: 10_000,
+            prepared_text: 64 << 20,
+        }
+    }
+}
+
+/// How a flow went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Commands that were judged.
+    pub commands: u64,
+    /// Of these, how many were refused.
+    pub refused: u64,
+    /// Bytes from the client.
+    pub from_client: u64,
+    /// Bytes from the server.
+    pub from_server: u64,
+}
+
+/// Why a flow was ended before client or server ended it.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The client's connection broke.
+    #[error("connection to the client: {0}")]
+    Client(#[source] std::io::Error),
+    /// The server's connection broke.
+    #[error("connection to the server: {0}")]
+    Server(#[source] std::io::Error),
+    /// The client sent what cannot be followed, or what is not allowed.
+    #[error("client: {0}")]
+    Frontend(String),
+    /// The server sent what cannot be followed.
+    #[error("server: {0}")]
+    Backend(String),
+    /// A command could not be recorded and so was not forwarded.
+    #[error("the recording failed: {0}")]
+    Recording(String),
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+}

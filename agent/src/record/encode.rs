@@ -8,8 +8,8 @@ use interlock_recording::{SessionId, chain};
 use serde::Serialize;
 
 use super::event::{
-    Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome, Status,
-    Step,
+    Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
+    Status, Step,
 };
 use super::rows::ResultBuilder;
 use crate::identity::{Ci, Subject};
@@ -130,7 +130,10 @@ impl Batch {
             body.string(3, command.text);
             body.string(4, command.statement);
             body.string(5, command.portal);
-            command.params.iter().for_each(|param| body.message(6, |field| parameter(field, param.as_deref())));
+            command
+                .params
+                .iter()
+                .for_each(|param| body.message(6, |field| parameter(field, param.as_deref())));
             body.uint(7, command.of.map_or(0, |of| of.0));
             if let Some(operation) = command.operation {
                 let masked = *operation.text != *command.text;

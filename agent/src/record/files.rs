@@ -192,7 +192,8 @@ pub(super) fn recover(directory: &Path, key: &HostKey) -> Result<Left, RecordErr
     left.bytes = listing.segments.iter().map(|segment| segment.bytes).sum();
     for (at, file) in listing.segments.iter().enumerate().skip(first_open) {
         if file.sealed {
-            let what = format!("{} is open, although later segments are sealed", segment_name(left.next, false));
+            let what =
+                format!("{} is open, although later segments are sealed", segment_name(left.next, false));
             return Err(refuse(directory, &what));
         }
         after_open(directory, file, at + 1 == last, head.as_ref(), &mut left)?;
@@ -200,7 +201,8 @@ pub(super) fn recover(directory: &Path, key: &HostKey) -> Result<Left, RecordErr
     // Only now: an open file whose sealed form is sound is not needed any more.
     for file in &listing.superseded {
         let sealed = SegmentReader::open(&directory.join(segment_name(file.number, true)));
-        let sound = sealed.is_ok_and(|sealed| sealed.footer().is_some_and(|footer| footer.verifies(key.public())));
+        let sound =
+            sealed.is_ok_and(|sealed| sealed.footer().is_some_and(|footer| footer.verifies(key.public())));
         if !sound {
             let what = format!("{} is damaged", segment_name(file.number, true));
             return Err(refuse(directory, &what));
@@ -244,8 +246,12 @@ fn after_sealed(
         .map_err(|error| refuse(directory, &format!("the file {name} {error}")))?;
     let footer = reader
         .footer()
-        .filter(|footer| footer.verifies(key.public()) && footer.footer.header_sha256 == reader.header_sha256())
-        .ok_or_else(|| refuse(directory, &format!("{name} does not bear the signature of this host's key")))?;
+        .filter(|footer| {
+            footer.verifies(key.public()) && footer.footer.header_sha256 == reader.header_sha256()
+        })
+        .ok_or_else(|| {
+            refuse(directory, &format!("{name} does not bear the signature of this host's key"))
+        })?;
     let hash = Hash::try_from(footer.footer.final_hash.as_slice())
         .map_err(|_| refuse(directory, &format!("{name} has a damaged footer")))?;
     left.position = Position { index: reader.header().first_index + footer.footer.events, hash };
@@ -283,13 +289,17 @@ fn after_open(
         match reader.next_frame() {
             Ok(Some(frame)) => {
                 let hash = chain::link(&left.position.hash, frame.event);
-                let whole = hash == frame.hash && Event::decode(frame.event).is_ok_and(|event| event.index == index);
+                let whole =
+                    hash == frame.hash && Event::decode(frame.event).is_ok_and(|event| event.index == index);
                 if whole {
                     left.position = Position { index: index + 1, hash };
                     if let Some(head) = head.filter(|head| head.events == index + 1)
                         && head.hash != hash
                     {
-                        return Err(refuse(directory, &format!("event {index} is not the one that HEAD proves")));
+                        return Err(refuse(
+                            directory,
+                            &format!("event {index} is not the one that HEAD proves"),
+                        ));
                     }
                     continue;
                 }
@@ -317,7 +327,13 @@ fn after_open(
     }
 }
 
-fn cut(directory: &Path, file: &SegmentFile, at: u64, left: &mut Left, torn: bool) -> Result<(), RecordError> {
+fn cut(
+    directory: &Path,
+    file: &SegmentFile,
+    at: u64,
+    left: &mut Left,
+    torn: bool,
+) -> Result<(), RecordError> {
     let io = |error| RecordError::io("repair", &directory.join(segment_name(file.number, false)), error);
     let open = OpenOptions::new().write(true).open(&file.path).map_err(io)?;
     let bytes = open.metadata().map_err(io)?.len();

@@ -257,8 +257,7 @@ impl Log {
             }
             return Ok(());
         }
-        let error =
-            RecordError::Full { path: self.directory.clone(), used, limit: self.limits.max_bytes };
+        let error = RecordError::Full { path: self.directory.clone(), used, limit: self.limits.max_bytes };
         match class {
             Class::Command => {
                 if !self.told_full.swap(true, Ordering::Relaxed) {
@@ -272,11 +271,7 @@ impl Log {
     }
 
     /// Returns when everything up to `until` is on disk, writing it if nobody does.
-    fn write_until<'l>(
-        &'l self,
-        mut state: MutexGuard<'l, State>,
-        until: u64,
-    ) -> Result<(), RecordError> {
+    fn write_until<'l>(&'l self, mut state: MutexGuard<'l, State>, until: u64) -> Result<(), RecordError> {
         loop {
             if state.flushed >= until {
                 return Ok(());
@@ -306,9 +301,9 @@ impl Log {
         let target = state.position;
         drop(state);
 
-        let result = file.write_all_at(&buffer, at).and_then(|()| {
-            if self.limits.sync { file.sync_data() } else { Ok(()) }
-        });
+        let result = file
+            .write_all_at(&buffer, at)
+            .and_then(|()| if self.limits.sync { file.sync_data() } else { Ok(()) });
         if result.is_err() {
             // What was written in part is taken back, so that readers see whole records only. Should this
             // fail too, the next write goes to the same place.

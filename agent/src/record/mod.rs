@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use event::{
-    Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome, Status,
-    Step,
+    Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
+    Status, Step,
 };
 pub use interlock_recording::SessionId;
 pub use rows::{ResultBuilder, ResultColumn};
@@ -200,7 +200,8 @@ impl Recorder {
     /// As for [`Session::command`]; the flow must then be refused.
     pub fn session(self: &Arc<Self>, start: &FlowStart<'_>) -> Result<Session, RecordError> {
         let mut random = [0; 10];
-        fill_random(&mut random).map_err(|error| RecordError::io("read", Path::new("/dev/urandom"), error))?;
+        fill_random(&mut random)
+            .map_err(|error| RecordError::io("read", Path::new("/dev/urandom"), error))?;
         let id = SessionId::new(log::wall_ns() / 1_000_000, random);
         let session = Session {
             recorder: Arc::clone(self),

@@ -18,12 +18,19 @@ use crate::operation::{Operation, Protocol};
 use crate::policy::{Decision, Destination, EntryId, Verdict};
 use crate::sql::{Kind, Limit, Relation, Script, Statement, Where};
 
-fn config(state: &Path) -> Config {
+pub(super) fn config(state: &Path) -> Config {
     Config { state: state.join("state"), ..Config::default() }
 }
 
-fn allow() -> Decision {
-    Decision { verdict: Verdict::Allow, enforced: true, rule: None, message: None, matched: Vec::new() }
+pub(super) fn allow() -> Decision {
+    Decision {
+        verdict: Verdict::Allow,
+        enforced: true,
+        rule: None,
+        message: None,
+        matched: Vec::new(),
+        observed: Vec::new(),
+    }
 }
 
 fn subject() -> Subject {
@@ -40,7 +47,7 @@ fn subject() -> Subject {
     }
 }
 
-fn begin(recorder: &Arc<Recorder>) -> Result<Session, RecordError> {
+pub(super) fn begin(recorder: &Arc<Recorder>) -> Result<Session, RecordError> {
     recorder.session(&FlowStart {
         subject: &subject(),
         client: SocketAddr::from(([127, 0, 0, 1], 40000)),
@@ -54,7 +61,7 @@ fn begin(recorder: &Arc<Recorder>) -> Result<Session, RecordError> {
     })
 }
 
-fn query<'a>(text: &'a str, decision: &'a Decision) -> Command<'a> {
+pub(super) fn query<'a>(text: &'a str, decision: &'a Decision) -> Command<'a> {
     Command {
         step: Step::Query,
         text,
@@ -67,11 +74,11 @@ fn query<'a>(text: &'a str, decision: &'a Decision) -> Command<'a> {
     }
 }
 
-fn done(command: CommandId) -> Outcome<'static> {
+pub(super) fn done(command: CommandId) -> Outcome<'static> {
     Outcome { command, status: Status::Complete("SELECT 1"), duration: Duration::from_micros(5) }
 }
 
-const END: End<'static> =
+pub(super) const END: End<'static> =
     End { reason: EndReason::ClientClosed, detail: "", client_bytes: 10, server_bytes: 20 };
 
 fn check(config: &Config) -> Report {
@@ -124,10 +131,7 @@ fn everything_that_is_handed_over_is_recorded() {
         database: "shop".into(),
         text: text.into(),
         script: Arc::new(Script {
-            statements: vec![
-                statement("SELECT 1", Kind::Select),
-                statement("DROP TABLE x", Kind::DropTable),
-            ],
+            statements: vec![statement("SELECT 1", Kind::Select), statement("DROP TABLE x", Kind::DropTable)],
         }),
         params: Arc::new([]),
     };
@@ -137,6 +141,7 @@ fn everything_that_is_handed_over_is_recorded() {
         rule: Some("no-drop".into()),
         message: Some("no".into()),
         matched: vec!["no-drop".into(), "other".into()],
+        observed: Vec::new(),
     };
     let params = [Some("a".to_owned()), None, Some("é".repeat(1 << 20))];
     let first = session
@@ -262,7 +267,11 @@ fn sync_works_from_every_kind_of_runtime() {
     let work = async || begin(&recorder).and_then(|session| session.command(&query("SELECT 1", &allow())));
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     threads.worker_threads(1).build().expect("a runtime").block_on(work()).expect("recorded");
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(work()).expect("recorded");
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(work())
+        .expect("recorded");
     assert_eq!(texts(&config).len(), 2);
 }
 
@@ -425,7 +434,8 @@ fn sealing_can_be_cut_off_at_each_step() {
     let (open, sealed) = (segment_name(0, false), segment_name(0, true));
     recorder.log.checkpoint().expect("signed");
 
-    let steps: [(&str, &dyn Fn(&Config)); 5] = [
+    type Step<'s> = (&'s str, &'s dyn Fn(&Config));
+    let steps: [Step<'_>; 5] = [
         ("before", &|_| {}),
         ("with half a sealed file", &|config| {
             fs::write(sessions(config).join(format!("{sealed}.tmp")), b"ILKSEAL1half").expect("written");
@@ -443,7 +453,8 @@ fn sealing_can_be_cut_off_at_each_step() {
             fs::write(sessions(config).join(&open), kept).expect("written");
         }),
         ("with half a new segment and half a HEAD", &|config| {
-            fs::write(sessions(config).join(format!("{}.tmp", segment_name(2, false))), b"ILK").expect("written");
+            fs::write(sessions(config).join(format!("{}.tmp", segment_name(2, false))), b"ILK")
+                .expect("written");
             fs::write(sessions(config).join("HEAD.tmp"), b"ILK").expect("written");
         }),
     ];

@@ -27,6 +27,8 @@ const MAX_ARMS: usize = 32;
 /// A place within an expression.
 #[derive(Debug, Clone, Copy)]
 struct At<'a> {
+    /// The name of the table that alone is in view.
+    alone: Option<&'a str>,
     level: usize,
     steps: &'a Cell<usize>,
 }
@@ -49,10 +51,11 @@ enum Value {
     Unknown,
 }
 
-/// How a WHERE bounds the rows.
-pub(super) fn judge(condition: Option<&Node>) -> Where {
+/// How a WHERE bounds the rows. `alone` names the table that alone is in view, so that `t.a` and `a` are
+/// one column.
+pub(super) fn judge(condition: Option<&Node>, alone: Option<&str>) -> Where {
     let Some(condition) = condition else { return Where::Missing };
-    match start(Some(condition)) {
+    match fold(Some(condition), At { alone, level: 0, steps: &Cell::new(0) }) {
         Value::Bool(true) => Where::AlwaysTrue,
         Value::Text(text) if as_bool(&text) == Some(true) => Where::AlwaysTrue,
         Value::Unknown if is_row_independent(condition) => Where::AlwaysTrue,
@@ -100,17 +103,26 @@ pub(super) fn setting_text(node: Option<&Node>) -> Option<String> {
     }
 }
 
-/// It is a constant, but no text.
+/// It is a constant or of a type, but no text.
 pub(super) fn is_not_text(node: &Node) -> bool {
     let inner = match node_of(Some(node)) {
         Some(NodeRef::NamedArgExpr(named)) => named.arg.as_deref(),
         _ => Some(node),
     };
+    if let Some(NodeRef::TypeCast(cast)) = node_of(inner)
+        && let Some(to) = &cast.type_name
+        && matches!(
+            qualified(&to.names).1,
+            "bool" | "int2" | "int4" | "int8" | "numeric" | "float8" | "regclass" | "tsquery" | "tsvector"
+        )
+    {
+        return true;
+    }
     matches!(start(inner), Value::Null | Value::Bool(_) | Value::Number(_))
 }
 
 fn start(node: Option<&Node>) -> Value {
-    fold(node, At { level: 0, steps: &Cell::new(0) })
+    fold(node, At { alone: None, level: 0, steps: &Cell::new(0) })
 }
 
 fn fold(node: Option<&Node>, depth: At<'_>) -> Value {
@@ -143,7 +155,7 @@ fn fold(node: Option<&Node>, depth: At<'_>) -> Value {
                 },
                 BoolExprType::AndExpr => all(arms()),
                 BoolExprType::OrExpr => {
-                    if arms().any(|arm| arm == Some(true)) || has_complements(&expression.args) {
+                    if arms().any(|arm| arm == Some(true)) || has_complements(&expression.args, depth.alone) {
                         Value::Bool(true)
                     } else if arms().all(|arm| arm == Some(false)) {
                         Value::Bool(false)
@@ -308,12 +320,12 @@ fn fold_operator(expression: &AExpr, depth: At<'_>) -> Value {
         },
         AExprKind::AexprOp => compare(name, left, right, depth),
         AExprKind::AexprNotDistinct => match (fold(left, depth), fold(right, depth)) {
-            _ if same(left, right) => Value::Bool(true),
+            _ if same(left, right, depth.alone) => Value::Bool(true),
             (Value::Unknown, _) | (_, Value::Unknown) => Value::Unknown,
             (left, right) => Value::Bool(left == right),
         },
         AExprKind::AexprDistinct => match (fold(left, depth), fold(right, depth)) {
-            _ if same(left, right) => Value::Bool(false),
+            _ if same(left, right, depth.alone) => Value::Bool(false),
             (Value::Unknown, _) | (_, Value::Unknown) => Value::Unknown,
             (left, right) => Value::Bool(left != right),
         },
@@ -361,7 +373,7 @@ fn fold_operator(expression: &AExpr, depth: At<'_>) -> Value {
             _ => Value::Unknown,
         },
         AExprKind::AexprNullif => {
-            if same(left, right) || compare("=", left, right, depth) == Value::Bool(true) {
+            if same(left, right, depth.alone) || compare("=", left, right, depth) == Value::Bool(true) {
                 Value::Null
             } else {
                 Value::Unknown
@@ -374,7 +386,7 @@ fn fold_operator(expression: &AExpr, depth: At<'_>) -> Value {
 /// `left name right`.
 fn compare(name: &str, left: Option<&Node>, right: Option<&Node>, depth: At<'_>) -> Value {
     // For the one row value, NULL, for which it does not hold, nobody writes it.
-    if same(left, right) {
+    if same(left, right, depth.alone) {
         match name {
             "=" | ">=" | "<=" | "@>" | "<@" | "~~" => return Value::Bool(true),
             "<>" | "!=" | "<" | ">" => return Value::Bool(false),
@@ -467,29 +479,29 @@ fn as_bool(text: &str) -> Option<bool> {
 }
 
 /// Two arms of an OR of which one holds whenever the other does not.
-fn has_complements(arms: &[Node]) -> bool {
+fn has_complements(arms: &[Node], alone: Option<&str>) -> bool {
     arms.iter().take(MAX_ARMS).enumerate().any(|(index, first)| {
-        arms.iter().take(MAX_ARMS).skip(index + 1).any(|second| are_complements(first, second))
+        arms.iter().take(MAX_ARMS).skip(index + 1).any(|second| are_complements(first, second, alone))
     })
 }
 
-fn are_complements(first: &Node, second: &Node) -> bool {
+fn are_complements(first: &Node, second: &Node, alone: Option<&str>) -> bool {
     match (node_of(Some(first)), node_of(Some(second))) {
         (Some(NodeRef::NullTest(a)), Some(NodeRef::NullTest(b))) => {
-            a.nulltesttype != b.nulltesttype && same(a.arg.as_deref(), b.arg.as_deref())
+            a.nulltesttype != b.nulltesttype && same(a.arg.as_deref(), b.arg.as_deref(), alone)
         }
         (Some(NodeRef::BoolExpr(not)), _) if not.boolop() == BoolExprType::NotExpr => {
-            same(not.args.first(), Some(second))
+            same(not.args.first(), Some(second), alone)
         }
         (_, Some(NodeRef::BoolExpr(not))) if not.boolop() == BoolExprType::NotExpr => {
-            same(not.args.first(), Some(first))
+            same(not.args.first(), Some(first), alone)
         }
         (Some(NodeRef::AExpr(a)), Some(NodeRef::AExpr(b)))
             if a.kind() == AExprKind::AexprOp && b.kind() == AExprKind::AexprOp =>
         {
             let pair = (qualified(&a.name).1, qualified(&b.name).1);
-            same(a.lexpr.as_deref(), b.lexpr.as_deref())
-                && same(a.rexpr.as_deref(), b.rexpr.as_deref())
+            same(a.lexpr.as_deref(), b.lexpr.as_deref(), alone)
+                && same(a.rexpr.as_deref(), b.rexpr.as_deref(), alone)
                 && matches!(
                     pair,
                     ("=", "<>" | "!=")
@@ -507,19 +519,26 @@ fn are_complements(first: &Node, second: &Node) -> bool {
 }
 
 /// Both are the same column, constant or parameter, or the same cast or expression of such.
-fn same(left: Option<&Node>, right: Option<&Node>) -> bool {
-    same_to(left, right, 0)
+fn same(left: Option<&Node>, right: Option<&Node>, alone: Option<&str>) -> bool {
+    same_to(left, right, alone, 0)
 }
 
-fn same_to(left: Option<&Node>, right: Option<&Node>, depth: usize) -> bool {
+fn same_to(left: Option<&Node>, right: Option<&Node>, alone: Option<&str>, depth: usize) -> bool {
     if depth > 8 {
         return false;
     }
     let depth = depth + 1;
     match (node_of(left), node_of(right)) {
         (Some(NodeRef::ColumnRef(left)), Some(NodeRef::ColumnRef(right))) => {
-            left.fields.len() == right.fields.len()
-                && left.fields.iter().zip(&right.fields).all(|(left, right)| string(left) == string(right))
+            match (&left.fields[..], &right.fields[..]) {
+                ([bare], [.., table, qualified]) | ([.., table, qualified], [bare]) => {
+                    alone.is_some() && string(table) == alone && string(bare) == string(qualified)
+                }
+                (left, right) => {
+                    left.len() == right.len()
+                        && left.iter().zip(right).all(|(left, right)| string(left) == string(right))
+                }
+            }
         }
         (Some(NodeRef::ParamRef(left)), Some(NodeRef::ParamRef(right))) => left.number == right.number,
         (Some(NodeRef::AConst(left)), Some(NodeRef::AConst(right))) => {
@@ -529,28 +548,32 @@ fn same_to(left: Option<&Node>, right: Option<&Node>, depth: usize) -> bool {
             let names = |cast: &pg_query::protobuf::TypeCast| {
                 cast.type_name.as_ref().map(|to| qualified(&to.names).1.to_owned())
             };
-            names(left) == names(right) && same_to(left.arg.as_deref(), right.arg.as_deref(), depth)
+            names(left) == names(right) && same_to(left.arg.as_deref(), right.arg.as_deref(), alone, depth)
         }
         (Some(NodeRef::AExpr(left)), Some(NodeRef::AExpr(right))) => {
             left.kind == right.kind
                 && qualified(&left.name) == qualified(&right.name)
-                && same_to(left.lexpr.as_deref(), right.lexpr.as_deref(), depth)
-                && same_to(left.rexpr.as_deref(), right.rexpr.as_deref(), depth)
+                && same_to(left.lexpr.as_deref(), right.lexpr.as_deref(), alone, depth)
+                && same_to(left.rexpr.as_deref(), right.rexpr.as_deref(), alone, depth)
         }
         (Some(NodeRef::FuncCall(left)), Some(NodeRef::FuncCall(right))) => {
             let (_, name) = qualified(&left.funcname);
             functions::is_row_independent(name)
                 && name == qualified(&right.funcname).1
                 && left.args.len() == right.args.len()
-                && left.args.iter().zip(&right.args).all(|(l, r)| same_to(Some(l), Some(r), depth))
+                && left.args.iter().zip(&right.args).all(|(l, r)| same_to(Some(l), Some(r), alone, depth))
         }
         (Some(NodeRef::RowExpr(left)), Some(NodeRef::RowExpr(right))) => {
             left.args.len() == right.args.len()
-                && left.args.iter().zip(&right.args).all(|(l, r)| same_to(Some(l), Some(r), depth))
+                && left.args.iter().zip(&right.args).all(|(l, r)| same_to(Some(l), Some(r), alone, depth))
         }
         (Some(NodeRef::AArrayExpr(left)), Some(NodeRef::AArrayExpr(right))) => {
             left.elements.len() == right.elements.len()
-                && left.elements.iter().zip(&right.elements).all(|(l, r)| same_to(Some(l), Some(r), depth))
+                && left
+                    .elements
+                    .iter()
+                    .zip(&right.elements)
+                    .all(|(l, r)| same_to(Some(l), Some(r), alone, depth))
         }
         _ => false,
     }

@@ -25,10 +25,13 @@ pub(super) enum Runs {
     Setting,
 }
 
-/// What becomes of the arguments of the function `name`. A function of that name in any schema is
+/// What becomes of the `args` arguments of the function `name`. A function of that name in any schema is
 /// taken for the known one.
-pub(super) fn runs(name: &str) -> Runs {
+pub(super) fn runs(name: &str, args: usize) -> Runs {
     match name {
+        "ts_rewrite" if args == 2 => Runs::Sql,
+        // pgRouting reads its graph by a query.
+        _ if name.starts_with("pgr_") => Runs::Sql,
         "query_to_xml"
         | "query_to_xmlschema"
         | "query_to_xml_and_xmlschema"
@@ -46,7 +49,11 @@ pub(super) fn runs(name: &str) -> Runs {
         | "schedule"
         | "schedule_in_database"
         | "query_export_to_s3"
-        | "hypopg_create_index" => Runs::Sql,
+        | "hypopg_create_index"
+        | "run_command_on_workers"
+        | "run_command_on_placements"
+        | "run_command_on_shards"
+        | "run_command_on_all_nodes" => Runs::Sql,
         "table_to_xml"
         | "table_to_xmlschema"
         | "table_to_xml_and_xmlschema"
@@ -85,7 +92,11 @@ pub(super) fn classes(name: &str) -> &'static [Class] {
         "lo_import" | "be_lo_import" | "lo_import_with_oid" | "be_lo_import_with_oid" => &[External, Write],
         "lo_export" | "be_lo_export" => &[External],
         // Other servers.
-        "query_export_to_s3" => &[External],
+        "query_export_to_s3"
+        | "run_command_on_workers"
+        | "run_command_on_placements"
+        | "run_command_on_shards"
+        | "run_command_on_all_nodes" => &[External],
         "table_import_from_s3" => &[External, Write],
         "http" | "invoke" => &[External],
         "pg_background_launch" | "schedule" | "schedule_in_database" | "alter_job" | "unschedule" => &[Admin],

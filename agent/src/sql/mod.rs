@@ -7,6 +7,8 @@
 
 mod body;
 mod cache;
+mod change;
+mod columns;
 mod copy;
 mod fold;
 mod functions;

@@ -1,4 +1,4 @@
-//! SELECT, INSERT, UPDATE, DELETE and MERGE: names in view, and what their results are made of.
+//! SELECT: names in view, and what its result is made of.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -6,14 +6,13 @@ use std::rc::Rc;
 
 use pg_query::NodeRef;
 use pg_query::protobuf::{
-    Alias, CmdType, CommonTableExpr, DeleteStmt, InsertStmt, JoinExpr, MergeMatchKind, MergeStmt,
-    MergeWhenClause, Node, RangeVar, ReturningClause, SelectStmt, SetOperation, UpdateStmt, WithClause,
+    Alias, CommonTableExpr, JoinExpr, Node, RangeVar, SelectStmt, SetOperation, WithClause,
 };
 
 use super::fold;
 use super::scope::{Cte, Item, Lineage, Out, Scope, Source};
 use super::walk::{Walker, figure_name, is_star, node_of, relation, string};
-use super::{Column, Kind, Relation, Where};
+use super::{Column, Kind, Relation};
 
 /// The schema part of the name under which a recursive WITH query's own columns are followed.
 const RECURSION: &str = "\0recursion";
@@ -77,10 +76,10 @@ impl Walker {
         self.aside(|walker| {
             let mut scope = level.inner();
             for node in &select.from_clause {
-                walker.from_item(node, &mut scope, level);
+                walker.enter_item(node, &mut scope, level);
             }
             if scope.items.iter().any(|item| matches!(item.source, Source::Table(_))) {
-                walker.where_of_read(fold::judge(select.where_clause.as_deref()));
+                walker.where_of_read(fold::judge(select.where_clause.as_deref(), scope.alone()));
             }
             outs = walker.targets(&select.target_list, &scope);
             for values in &select.values_lists {
@@ -201,7 +200,7 @@ impl Walker {
         }
     }
 
-    fn from_item<'p>(&mut self, node: &Node, scope: &mut Scope<'p>, level: &Scope<'p>) {
+    pub(super) fn enter_item<'p>(&mut self, node: &Node, scope: &mut Scope<'p>, level: &Scope<'p>) {
         let Some(node) = node_of(Some(node)) else { return };
         match node {
             NodeRef::RangeVar(range) => {
@@ -217,7 +216,7 @@ impl Walker {
             NodeRef::JoinExpr(join) => self.join(join, scope, level),
             NodeRef::RangeTableSample(sample) => {
                 if let Some(relation) = sample.relation.as_deref() {
-                    self.from_item(relation, scope, level);
+                    self.enter_item(relation, scope, level);
                 }
                 let (schema, name) = super::walk::qualified(&sample.method);
                 self.function(schema, name);
@@ -249,11 +248,11 @@ impl Walker {
     fn join<'p>(&mut self, join: &JoinExpr, scope: &mut Scope<'p>, level: &Scope<'p>) {
         let from = scope.items.len();
         if let Some(left) = join.larg.as_deref() {
-            self.from_item(left, scope, level);
+            self.enter_item(left, scope, level);
         }
         let middle = scope.items.len();
         if let Some(right) = join.rarg.as_deref() {
-            self.from_item(right, scope, level);
+            self.enter_item(right, scope, level);
         }
         let to = scope.items.len();
         if join.is_natural || !join.using_clause.is_empty() {
@@ -271,7 +270,7 @@ impl Walker {
     }
 
     /// A name in FROM, or the target of a change: a WITH query or a relation.
-    fn table(&mut self, range: &RangeVar, scope: &Scope<'_>, target: bool) -> Item {
+    pub(super) fn table(&mut self, range: &RangeVar, scope: &Scope<'_>, target: bool) -> Item {
         let alias = range.alias.as_ref();
         if range.schemaname.is_empty()
             && !target
@@ -298,7 +297,7 @@ impl Walker {
         item
     }
 
-    fn with(&mut self, with: &WithClause, level: &mut Scope<'_>) {
+    pub(super) fn with(&mut self, with: &WithClause, level: &mut Scope<'_>) {
         let ctes: Vec<(&CommonTableExpr, Rc<Cte>)> = with
             .ctes
             .iter()
@@ -419,210 +418,6 @@ impl Walker {
                 }
             }
         }
-    }
-
-    fn insert(&mut self, insert: &InsertStmt, outer: &Scope<'_>) -> Vec<Out> {
-        self.kind(Kind::Insert);
-        let mut level = outer.inner();
-        if let Some(with) = &insert.with_clause {
-            self.with(with, &mut level);
-        }
-        let Some(range) = &insert.relation else { return Vec::new() };
-        let target = self.writes_range(range);
-        let mut scope = level.inner();
-        let item = self.table(range, &level, true);
-        scope.items.push(item);
-        if insert.cols.is_empty() {
-            self.writes_column(&target, "*");
-        }
-        self.assignments(&insert.cols, &target, &scope);
-        if let Some(node) = node_of(insert.select_stmt.as_deref()) {
-            self.aside(|walker| match node {
-                // VALUES is no query of its own.
-                NodeRef::SelectStmt(select)
-                    if !select.values_lists.is_empty() && select.op() == SetOperation::SetopNone =>
-                {
-                    walker.select(select, &level, None);
-                }
-                NodeRef::SelectStmt(_) => {
-                    walker.top_query(node, &level);
-                }
-                _ => walker.node(node, &level),
-            });
-        }
-        let returning = insert.returning_clause.as_ref();
-        if let Some(conflict) = insert.on_conflict_clause.as_deref() {
-            let mut scope = level.inner();
-            let item = self.table(range, &level, true);
-            let mut excluded = item.clone();
-            excluded.name = Some("excluded".to_owned());
-            excluded.target = false;
-            excluded.qualified_only = true;
-            if !conflict.target_list.is_empty() {
-                self.kind(Kind::Update);
-                // It changes the rows in conflict only.
-                self.where_of_write(Where::Present);
-            }
-            // What would have been inserted has no columns of a table.
-            excluded.source = Source::Any(Lineage::default());
-            scope.items.push(item);
-            scope.items.push(excluded);
-            self.aside(|walker| {
-                walker.assignments(&conflict.target_list, &target, &scope);
-                if let Some(infer) = conflict.infer.as_deref() {
-                    walker.node(NodeRef::InferClause(infer), &scope);
-                }
-                walker.optional(conflict.where_clause.as_deref(), &scope);
-            });
-        }
-        self.returning(returning, scope, &target)
-    }
-
-    fn update(&mut self, update: &UpdateStmt, outer: &Scope<'_>) -> Vec<Out> {
-        self.kind(Kind::Update);
-        let mut level = outer.inner();
-        if let Some(with) = &update.with_clause {
-            self.with(with, &mut level);
-        }
-        let Some(range) = &update.relation else { return Vec::new() };
-        let target = self.writes_range(range);
-        let mut scope = level.inner();
-        let item = self.table(range, &level, true);
-        scope.items.push(item);
-        self.where_of_write(fold::judge(update.where_clause.as_deref()));
-        self.aside(|walker| {
-            for node in &update.from_clause {
-                walker.from_item(node, &mut scope, &level);
-            }
-            walker.assignments(&update.target_list, &target, &scope);
-            walker.optional(update.where_clause.as_deref(), &scope);
-        });
-        self.returning(update.returning_clause.as_ref(), scope, &target)
-    }
-
-    fn delete(&mut self, delete: &DeleteStmt, outer: &Scope<'_>) -> Vec<Out> {
-        self.kind(Kind::Delete);
-        let mut level = outer.inner();
-        if let Some(with) = &delete.with_clause {
-            self.with(with, &mut level);
-        }
-        let Some(range) = &delete.relation else { return Vec::new() };
-        let target = self.writes_range(range);
-        let mut scope = level.inner();
-        let item = self.table(range, &level, true);
-        scope.items.push(item);
-        self.where_of_write(fold::judge(delete.where_clause.as_deref()));
-        self.aside(|walker| {
-            for node in &delete.using_clause {
-                walker.from_item(node, &mut scope, &level);
-            }
-            walker.optional(delete.where_clause.as_deref(), &scope);
-        });
-        self.returning(delete.returning_clause.as_ref(), scope, &target)
-    }
-
-    fn merge(&mut self, merge: &MergeStmt, outer: &Scope<'_>) -> Vec<Out> {
-        self.kind(Kind::Merge);
-        let mut level = outer.inner();
-        if let Some(with) = &merge.with_clause {
-            self.with(with, &mut level);
-        }
-        let Some(range) = &merge.relation else { return Vec::new() };
-        let target = self.writes_range(range);
-        let mut scope = level.inner();
-        let item = self.table(range, &level, true);
-        scope.items.push(item);
-        self.aside(|walker| {
-            if let Some(source) = merge.source_relation.as_deref() {
-                walker.from_item(source, &mut scope, &level);
-            }
-            walker.optional(merge.join_condition.as_deref(), &scope);
-            let join = fold::judge(merge.join_condition.as_deref());
-            for clause in &merge.merge_when_clauses {
-                if let Some(NodeRef::MergeWhenClause(clause)) = node_of(Some(clause)) {
-                    walker.merge_action(clause, join, &target, &scope);
-                }
-            }
-        });
-        self.returning(merge.returning_clause.as_ref(), scope, &target)
-    }
-
-    fn merge_action(&mut self, clause: &MergeWhenClause, join: Where, target: &Relation, scope: &Scope<'_>) {
-        let kind = match clause.command_type() {
-            CmdType::CmdInsert => Kind::Insert,
-            CmdType::CmdUpdate => Kind::Update,
-            CmdType::CmdDelete => Kind::Delete,
-            _ => Kind::Merge,
-        };
-        self.kind(kind);
-        if matches!(kind, Kind::Update | Kind::Delete) {
-            let own = match fold::judge(clause.condition.as_deref()) {
-                Where::Missing => Where::AlwaysTrue,
-                own => own,
-            };
-            // Which rows an action reaches: those that join, or for the rest any that do not.
-            let bound = match clause.match_kind() {
-                MergeMatchKind::MergeWhenNotMatchedBySource => own,
-                _ => own.max(join),
-            };
-            self.where_of_write(bound);
-        }
-        if kind == Kind::Insert && clause.target_list.is_empty() {
-            self.writes_column(target, "*");
-        }
-        self.assignments(&clause.target_list, target, scope);
-        self.list(&clause.values, scope);
-        self.optional(clause.condition.as_deref(), scope);
-    }
-
-    /// Columns that are set, each with what it is set to.
-    fn assignments(&mut self, targets: &[Node], target: &Relation, scope: &Scope<'_>) {
-        for node in targets {
-            if let Some(NodeRef::ResTarget(assignment)) = node_of(Some(node)) {
-                self.writes_column(target, &assignment.name);
-                self.list(&assignment.indirection, scope);
-                self.optional(assignment.val.as_deref(), scope);
-            } else {
-                self.optional(Some(node), scope);
-            }
-        }
-    }
-
-    fn returning(
-        &mut self,
-        returning: Option<&ReturningClause>,
-        mut scope: Scope<'_>,
-        target: &Relation,
-    ) -> Vec<Out> {
-        let Some(returning) = returning else { return Vec::new() };
-        self.reads(target.clone());
-        let mut names = vec!["old".to_owned(), "new".to_owned()];
-        for option in &returning.options {
-            if let Some(NodeRef::ReturningOption(option)) = node_of(Some(option)) {
-                names.push(option.value.clone());
-            }
-        }
-        // Seen by their names only: they add no column to `*`, and none that has no qualifier.
-        let mut versions = scope.outer.map_or_else(Scope::default, Scope::inner);
-        for name in names {
-            versions.items.push(Item {
-                name: Some(name),
-                schema: None,
-                columns: Vec::new(),
-                source: Source::Table(target.clone()),
-                target: true,
-                qualified_only: true,
-            });
-        }
-        let items = std::mem::take(&mut scope.items);
-        let mut outs = Vec::new();
-        self.aside(|walker| {
-            let mut inner = versions.inner();
-            inner.items = items;
-            inner.merged_columns = scope.merged_columns;
-            outs = walker.targets(&returning.exprs, &inner);
-        });
-        outs
     }
 }
 

@@ -230,6 +230,21 @@ impl<'p> Scope<'p> {
         Scope { outer: Some(self), ..Scope::default() }
     }
 
+    /// The name of the one entry of FROM, or target of a change, that a column can belong to.
+    pub(super) fn alone(&self) -> Option<&str> {
+        let mut found = None;
+        let mut scope = Some(self);
+        while let Some(here) = scope {
+            for item in &here.items {
+                if found.replace(item).is_some() {
+                    return None;
+                }
+            }
+            scope = here.outer;
+        }
+        found?.name.as_deref()
+    }
+
     /// The WITH query of that name.
     pub(super) fn cte(&self, name: &str) -> Option<&Rc<Cte>> {
         let mut scope = Some(self);

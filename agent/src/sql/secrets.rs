@@ -222,7 +222,7 @@ fn without_tokens(text: &str) -> Vec<Range<usize>> {
                     '\'' if !escaped && !text.get(at + 1..).is_some_and(|rest| rest.starts_with('\'')) => {
                         // The second of two quotes is part of the text, like the first.
                         let doubled = text.get(start..at).is_some_and(|before| {
-                            before.len() - before.trim_end_matches('\'').len() & 1 == 1
+                            (before.len() - before.trim_end_matches('\'').len()) % 2 == 1
                         });
                         if !doubled {
                             end = at;

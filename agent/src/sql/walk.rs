@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use pg_query::NodeRef;
 use pg_query::protobuf::{
-    AIndirection, AStar, BoolExpr, ColumnRef, FuncCall, Node, NullTest, RangeVar, RawStmt, SubLink,
-    SubLinkType, TypeCast,
+    AIndirection, AStar, BoolExpr, FuncCall, Node, NullTest, RangeVar, RawStmt, SubLink, SubLinkType,
+    TypeCast,
 };
 
 use super::fold::{self, const_text};
 use super::functions::{self, Runs};
 use super::parser::{self, Grammar};
-use super::scope::{Columns, Lineage, Out, Scope, Source};
+use super::scope::{Columns, Lineage, Out, Scope};
 use super::tree::children;
 use super::{Class, Column, Function, Kind, Limit, Relation, Statement, Where};
 
@@ -99,6 +99,8 @@ impl Walker {
             if relation.name == "pg_settings" {
                 // An UPDATE of this view sets settings, by names that the statement computes.
                 self.any_setting();
+            } else if is_catalog(&relation) {
+                self.class(Class::Admin);
             }
             self.out.writes.insert(relation);
         } else {
@@ -316,7 +318,7 @@ impl Walker {
         } else {
             self.walk_children(NodeRef::FuncCall(call), scope);
         }
-        let runs = functions::runs(name);
+        let runs = functions::runs(name, call.args.len());
         if runs != Runs::Nothing {
             self.runs(runs, &call.args);
         }
@@ -400,173 +402,13 @@ impl Walker {
         let anything = self.columns.anything();
         self.columns.merge(&mut self.flow, &anything);
     }
+}
 
-    fn column_ref(&mut self, column: &ColumnRef, scope: &Scope<'_>) {
-        let names: Vec<&str> = column.fields.iter().filter_map(string).collect();
-        let star = column.fields.iter().any(is_star);
-        match (&names[..], star) {
-            ([], _) => {
-                for index in 0..scope.items.len() {
-                    self.whole_item(scope, index);
-                }
-            }
-            ([name], false) => self.unqualified(name, scope),
-            ([.., schema, item], true) => {
-                if let Some((found, index)) = scope.item(Some(schema), item) {
-                    self.whole_item(found, index);
-                }
-            }
-            ([item], true) => {
-                if let Some((found, index)) = scope.item(None, item) {
-                    self.whole_item(found, index);
-                }
-            }
-            ([item, name], false) => {
-                if let Some((found, index)) = scope.item(None, item) {
-                    self.item_column(found, index, name);
-                }
-            }
-            ([.., schema, item, name], false) => {
-                if let Some((found, index)) = scope.item(Some(schema), item) {
-                    self.item_column(found, index, name);
-                }
-            }
-        }
-    }
-
-    /// A column of a table is read.
-    fn table_column(&mut self, relation: &Relation, name: &str, target: bool) {
-        if target {
-            self.reads(relation.clone());
-        }
-        let column = Column { relation: Some(relation.clone()), name: name.to_owned() };
-        self.out.columns_read.insert(column.clone());
-        self.columns.add(&mut self.flow, column);
-    }
-
-    /// The whole row of an entry of FROM.
-    pub(super) fn whole_item(&mut self, scope: &Scope<'_>, index: usize) {
-        let Some(item) = scope.items.get(index) else { return };
-        self.flow.whole_row = true;
-        match &item.source {
-            Source::Table(relation) => self.table_column(relation, "*", item.target),
-            Source::Query(outs) => {
-                let all = self.columns.union(outs);
-                self.columns.merge(&mut self.flow, &all);
-            }
-            Source::Any(lineage) => self.columns.merge(&mut self.flow, lineage),
-            Source::Join(from, to) => {
-                for inner in *from..*to {
-                    self.whole_item(scope, inner);
-                }
-            }
-        }
-    }
-
-    /// `item.name`.
-    fn item_column(&mut self, scope: &Scope<'_>, index: usize, name: &str) {
-        let Some(item) = scope.items.get(index) else { return };
-        if functions::takes_row(name) {
-            // `t.row_to_json` calls the function when the table has no such column.
-            self.function(None, name);
-            self.whole_item(scope, index);
-        }
-        match &item.source {
-            // Columns that the alias renames could be any of the table's.
-            Source::Table(relation) if !item.columns.is_empty() => {
-                self.table_column(relation, "*", item.target);
-            }
-            Source::Table(relation) => self.table_column(relation, name, item.target),
-            Source::Query(outs) => {
-                let found = self.query_column(outs, &item.columns, name);
-                let found = found.unwrap_or_else(|| self.columns.union(outs));
-                self.columns.merge(&mut self.flow, &found);
-            }
-            Source::Any(lineage) => self.columns.merge(&mut self.flow, lineage),
-            Source::Join(from, to) => {
-                if item.columns.is_empty() {
-                    self.unqualified_among(name, scope, *from..*to, false);
-                } else {
-                    self.whole_item(scope, index);
-                }
-            }
-        }
-    }
-
-    /// The column `name` of a subquery whose first columns are renamed to `columns`.
-    fn query_column(&mut self, outs: &[Out], columns: &[String], name: &str) -> Option<Lineage> {
-        if let Some(position) = columns.iter().position(|column| column == name) {
-            return match outs.get(position) {
-                Some(out) if !outs.iter().take(position + 1).any(|out| out.star) => Some(out.lineage.clone()),
-                _ => Some(self.columns.union(outs)),
-            };
-        }
-        self.columns.named(outs, name)
-    }
-
-    fn unqualified(&mut self, name: &str, scope: &Scope<'_>) {
-        self.unqualified_among(name, scope, 0..scope.items.len(), true);
-    }
-
-    /// A column without a table: whatever in view may have one of that name. `outward` looks further
-    /// out as well.
-    pub(super) fn unqualified_among(
-        &mut self,
-        name: &str,
-        scope: &Scope<'_>,
-        range: std::ops::Range<usize>,
-        outward: bool,
-    ) {
-        let mut tables: Vec<(Relation, bool)> = Vec::new();
-        let mut others = Lineage::default();
-        let mut possible = 0_usize;
-        let mut level = Some((scope, range));
-        while let Some((here, range)) = level {
-            let mut certain = false;
-            for index in range {
-                let Some(item) = here.items.get(index) else { continue };
-                match &item.source {
-                    _ if item.qualified_only => {}
-                    Source::Table(relation) => {
-                        let renamed = !item.columns.is_empty();
-                        tables.push((relation.clone(), item.target));
-                        possible += if renamed { 2 } else { 1 };
-                    }
-                    Source::Query(outs) => {
-                        if let Some(found) = self.query_column(outs, &item.columns, name) {
-                            self.columns.merge(&mut others, &found);
-                            certain |= !outs.iter().any(|out| out.star);
-                            possible += 1;
-                        }
-                    }
-                    Source::Any(lineage) => {
-                        self.columns.merge(&mut others, lineage);
-                        // Without columns to its value it does not make the name less certain.
-                        possible += usize::from(!lineage.is_empty());
-                    }
-                    Source::Join(..) => {}
-                }
-                if item.name.as_deref() == Some(name) && !certain {
-                    self.whole_item(here, index);
-                    certain |= matches!(item.source, Source::Any(_));
-                }
-            }
-            level = match here.outer {
-                Some(outer) if outward && !certain => Some((outer, 0..outer.items.len())),
-                _ => None,
-            };
-        }
-        self.columns.merge(&mut self.flow, &others);
-        if let ([(relation, target)], 1) = (&tables[..], possible) {
-            self.table_column(relation, name, *target);
-        } else if !tables.is_empty() {
-            for (relation, _) in tables.iter().filter(|(_, target)| *target) {
-                self.reads(relation.clone());
-            }
-            let column = Column { relation: None, name: name.to_owned() };
-            self.out.columns_read.insert(column.clone());
-            self.columns.add(&mut self.flow, column);
-        }
+/// One of the server's own tables, whose rows are its objects and rights.
+fn is_catalog(relation: &Relation) -> bool {
+    match relation.schema.as_deref() {
+        Some(schema) => schema == "pg_catalog",
+        None => relation.name.starts_with("pg_"),
     }
 }
 

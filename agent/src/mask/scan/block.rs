@@ -17,37 +17,76 @@ pub(super) struct Bits {
 /// Number of anchor bytes; fewer are filled up by repeating one.
 pub(super) const ANCHORS: usize = 7;
 
-/// Classifies a block.
-///
-/// The first loop compares every byte with every class without a branch, so the compiler makes
-/// vector instructions of it on any machine; the second gathers one bit a byte by a multiplication.
+/// Classifies a block of which only the first `length` bytes matter.
+#[cfg(target_arch = "x86_64")]
 #[inline]
-pub(super) fn classify(block: &[u8; BLOCK], anchors: &[u8; ANCHORS]) -> Bits {
-    const DIGIT: u8 = 1;
-    const ANCHOR: u8 = 2;
-    const DASH: u8 = 4;
+#[allow(unsafe_code)] // A third of the time that the portable form takes, on every byte there is.
+pub(super) fn classify(block: &[u8; BLOCK], length: usize, anchors: &[u8; ANCHORS]) -> Bits {
+    // SAFETY: SSE2 is a part of x86_64 itself; there is no processor of this kind without.
+    unsafe { sse2(block, length, anchors) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "sse2")]
+fn sse2(block: &[u8; BLOCK], length: usize, anchors: &[u8; ANCHORS]) -> Bits {
+    use std::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
+        _mm_setzero_si128, _mm_sub_epi8,
+    };
+
+    let mut all = Bits { digits: 0, anchors: 0, dashes: 0 };
+    let (lanes, _) = block.as_chunks::<16>();
+    for (at, lane) in lanes.iter().take(length.div_ceil(16)).enumerate() {
+        // The two halves become one unaligned load.
+        let lane = u128::from_le_bytes(*lane);
+        let lane = _mm_set_epi64x((lane >> 64) as i64, lane as i64);
+        let above_zero = _mm_sub_epi8(lane, _mm_set1_epi8(b'0' as i8));
+        let digits = _mm_cmpeq_epi8(_mm_min_epu8(above_zero, _mm_set1_epi8(9)), above_zero);
+        let mut found = _mm_setzero_si128();
+        for anchor in anchors {
+            found = _mm_or_si128(found, _mm_cmpeq_epi8(lane, _mm_set1_epi8(*anchor as i8)));
+        }
+        let dashes = _mm_cmpeq_epi8(lane, _mm_set1_epi8(b'-' as i8));
+        let shift = at * 16;
+        all.digits |= u64::from(_mm_movemask_epi8(digits) as u16) << shift;
+        all.anchors |= u64::from(_mm_movemask_epi8(found) as u16) << shift;
+        all.dashes |= u64::from(_mm_movemask_epi8(dashes) as u16) << shift;
+    }
+    all
+}
+
+/// Classifies a block of which only the first `length` bytes matter.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub(super) fn classify(block: &[u8; BLOCK], _length: usize, anchors: &[u8; ANCHORS]) -> Bits {
+    portable(block, anchors)
+}
+
+/// The same on any machine: the comparisons byte by byte, which compilers make vectors of, then one
+/// bit of each byte gathered by a multiplication.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn portable(block: &[u8; BLOCK], anchors: &[u8; ANCHORS]) -> Bits {
     const ONES: u64 = 0x0101_0101_0101_0101;
 
-    let mut classes = [0u8; BLOCK];
-    for (class, byte) in classes.iter_mut().zip(block) {
-        let anchor = anchors.iter().fold(false, |found, anchor| found | (byte == anchor));
-        *class = u8::from(byte.wrapping_sub(b'0') < 10) * DIGIT
-            | u8::from(anchor) * ANCHOR
-            | u8::from(*byte == b'-') * DASH;
+    let gather = |classes: &[u8; BLOCK]| {
+        let (words, _) = classes.as_chunks::<8>();
+        words.iter().zip(0..).fold(0u64, |bits, (word, at)| {
+            let low = u64::from_le_bytes(*word) & ONES;
+            bits | (low.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (at * 8)
+        })
+    };
+    let mut found = [0u8; BLOCK];
+    for anchor in anchors {
+        for (class, byte) in found.iter_mut().zip(block) {
+            *class |= u8::from(byte == anchor);
+        }
     }
-    let mut bits = Bits { digits: 0, anchors: 0, dashes: 0 };
-    let (words, _) = classes.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let gather = |class: u8| {
-            let lowest = (word >> class.trailing_zeros()) & ONES;
-            (lowest.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (at * 8)
-        };
-        bits.digits |= gather(DIGIT);
-        bits.anchors |= gather(ANCHOR);
-        bits.dashes |= gather(DASH);
+    Bits {
+        digits: gather(&block.map(|byte| u8::from(byte.wrapping_sub(b'0') < 10))),
+        anchors: gather(&found),
+        dashes: gather(&block.map(|byte| u8::from(byte == b'-'))),
     }
-    bits
 }
 
 #[cfg(test)]
@@ -57,7 +96,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_definition(block in proptest::array::uniform32(any::<u8>()), near in any::<bool>()) {
+        fn both_ways_agree_with_the_definition(block in proptest::array::uniform32(any::<u8>()), near in any::<bool>()) {
             let mut whole = [0; BLOCK];
             for (i, b) in block.iter().enumerate() {
                 whole[i] = *b;
@@ -73,7 +112,8 @@ mod tests {
                 anchors: expected(&|b| anchors.contains(&b)),
                 dashes: expected(&|b| b == b'-'),
             };
-            prop_assert_eq!(classify(&whole, &anchors), bits);
+            prop_assert_eq!(classify(&whole, BLOCK, &anchors), bits);
+            prop_assert_eq!(portable(&whole, &anchors), bits);
         }
     }
 }

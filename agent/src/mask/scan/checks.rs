@@ -72,16 +72,27 @@ pub(super) fn payment_card(digits: &[u8]) -> bool {
         (352_800..=358_999, 16..=19) => true,
         // Maestro.
         (
-            501_800..=501_899 | 502_000..=502_099 | 503_800..=503_899 | 589_300..=589_399 | 630_400..=630_499
-            | 675_900..=675_999 | 676_100..=676_399,
+            501_800..=501_899
+            | 502_000..=502_099
+            | 503_800..=503_899
+            | 589_300..=589_399
+            | 630_400..=630_499
+            | 675_900..=675_999
+            | 676_100..=676_399,
             12..=19,
         ) => true,
         // Mir.
         (220_000..=220_499, 16..=19) => true,
         // RuPay, Verve, Elo, Dankort, Troy.
         (
-            508_500..=508_999 | 606_985..=608_500 | 817_200..=820_199 | 506_099..=506_198 | 636_368 | 504_175
-            | 501_900..=501_999 | 979_200..=979_299,
+            508_500..=508_999
+            | 606_985..=608_500
+            | 817_200..=820_199
+            | 506_099..=506_198
+            | 636_368
+            | 504_175
+            | 501_900..=501_999
+            | 979_200..=979_299,
             16,
         ) => true,
         _ => false,
@@ -178,7 +189,9 @@ pub(super) fn no_fodselsnummer(digits: &[u8]) -> bool {
 
 pub(super) fn dk_cpr(digits: &[u8]) -> bool {
     let &[d1, d2, m1, m2, ..] = digits else { return false };
-    digits.len() == 10 && day_of_month(number(&[m1, m2]), number(&[d1, d2])) && number(digits) % 10_000 != 0
+    digits.len() == 10
+        && day_of_month(number(&[m1, m2]), number(&[d1, d2]))
+        && !number(digits).is_multiple_of(10_000)
 }
 
 /// Years' centuries are told by an offset of the month, in steps of 20.
@@ -294,7 +307,12 @@ fn verhoeff(digits: &[u8]) -> bool {
         (false, false) => (a + 5 - b) % 5,
     };
     let permute = |d: u8| [1u8, 5, 7, 6, 2, 8, 3, 0, 9, 4].get(usize::from(d)).copied().unwrap_or(0);
-    digits.iter().rev().zip(0u8..).fold(0, |sum, (d, at)| product(sum, (0..at % 8).fold(*d, |d, _| permute(d)))) == 0
+    digits
+        .iter()
+        .rev()
+        .zip(0u8..)
+        .fold(0, |sum, (d, at)| product(sum, (0..at % 8).fold(*d, |d, _| permute(d))))
+        == 0
 }
 
 pub(super) fn ca_sin(digits: &[u8]) -> bool {
@@ -434,7 +452,8 @@ mod tests {
 
     #[test]
     fn what_is_never_issued_is_refused() {
-        for ssn in ["000-12-3456", "666-12-3456", "900-12-3456", "123-00-4567", "123-45-0000", "078-05-1120"] {
+        for ssn in ["000-12-3456", "666-12-3456", "900-12-3456", "123-00-4567", "123-45-0000", "078-05-1120"]
+        {
             assert!(!us_ssn(&digits(ssn)), "{ssn}");
         }
         assert!(!br_cpf(&digits("11111111111")));

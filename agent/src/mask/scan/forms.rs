@@ -8,6 +8,7 @@ use crate::mask::Detector;
 pub(super) const LONGEST: usize = 19;
 
 /// One way to write a number.
+#[derive(Debug)]
 pub(super) struct Form {
     pub(super) detector: Detector,
     /// Digits in each run.
@@ -19,11 +20,36 @@ pub(super) struct Form {
 }
 
 /// What stands between the runs.
+#[derive(Debug)]
 pub(super) enum Separators {
     /// The same one of these throughout.
     OneOf(&'static [u8]),
     /// Exactly these.
     Exactly(&'static [u8]),
+}
+
+/// The lengths of up to twelve runs in one word, five bits each: compared at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    lengths: u64,
+    mask: u64,
+}
+
+impl Shape {
+    const BITS: usize = 5;
+
+    #[inline]
+    pub(super) fn of(lengths: &[u8]) -> Self {
+        let packed =
+            lengths.iter().take(12).rev().fold(0, |packed, length| packed << Self::BITS | u64::from(*length));
+        Self { lengths: packed, mask: (1 << (lengths.len().min(12) * Self::BITS)) - 1 }
+    }
+
+    /// The other one starts with these lengths.
+    #[inline]
+    pub(super) fn leads(self, other: Self) -> bool {
+        other.lengths & self.mask == self.lengths
+    }
 }
 
 const fn bare(detector: Detector, length: &'static [u8], check: fn(&[u8]) -> bool) -> Form {

@@ -18,7 +18,7 @@ mod words;
 use std::sync::Arc;
 
 use block::{ANCHORS, BLOCK};
-use forms::{FORMS, Form};
+use forms::{FORMS, Form, Shape};
 
 use super::{Detector, Fired, HashKey, MAX_DETECT, MaskId, REDACTED, Transform, text};
 
@@ -38,6 +38,8 @@ pub(super) struct Rules {
     /// For the length of a run, bits of the lengths of the next one (0 for none) that are part of a
     /// form in use.
     starts: [u32; forms::LONGEST + 1],
+    /// The forms in use.
+    forms: Vec<(Shape, &'static Form)>,
     anchors: [u8; ANCHORS],
     /// All ones when digits matter, else zero.
     digits: u64,
@@ -85,19 +87,16 @@ impl Hit {
 
 impl Rules {
     pub(super) fn new(detectors: &[(MaskId, Detector, Transform)], key: &Arc<HashKey>) -> Self {
-        let mut rules = Self {
-            key: Some(Arc::clone(key)),
-            actions: vec![None; Detector::ALL.len()],
-            ..Self::default()
-        };
+        let mut rules =
+            Self { key: Some(Arc::clone(key)), actions: vec![None; Detector::ALL.len()], ..Self::default() };
         for (id, asked, transform) in detectors {
             rules.named |= bit(*asked);
             for detector in asked.members() {
                 rules.active |= bit(detector);
-                if let Some(action) = rules.actions.get_mut(detector as usize) {
-                    if action.is_none_or(|(_, before)| *transform > before) {
-                        *action = Some((*id, *transform));
-                    }
+                if let Some(action) = rules.actions.get_mut(detector as usize)
+                    && action.is_none_or(|(_, before)| *transform > before)
+                {
+                    *action = Some((*id, *transform));
                 }
             }
         }
@@ -105,6 +104,7 @@ impl Rules {
             if !rules.uses(form) {
                 continue;
             }
+            rules.forms.push((Shape::of(form.lengths), form));
             let mut lengths = form.lengths.iter().copied();
             let (first, next) = (lengths.next().unwrap_or(0), lengths.next().unwrap_or(0));
             if let Some(nexts) = rules.starts.get_mut(usize::from(first)) {
@@ -128,7 +128,15 @@ impl Rules {
         let any = |detectors: &[Detector]| detectors.iter().any(|d| rules.on(*d));
         let anchors = [
             (b'@', any(&[Detector::Email])),
-            (b':', any(&[Detector::IpAddress, Detector::UrlPassword, Detector::SlackToken, Detector::AwsSecretKey])),
+            (
+                b':',
+                any(&[
+                    Detector::IpAddress,
+                    Detector::UrlPassword,
+                    Detector::SlackToken,
+                    Detector::AwsSecretKey,
+                ]),
+            ),
             (b'=', any(&[Detector::UrlPassword, Detector::AwsSecretKey])),
             (b'_', any(&[Detector::GithubToken, Detector::StripeKey])),
             (
@@ -281,20 +289,22 @@ impl Scan<'_> {
         let (blocks, tail) = value.as_chunks::<BLOCK>();
         let mut at = 0;
         for block in blocks {
-            digit_before = self.block(at, block, digit_before);
+            digit_before = self.block(at, block, BLOCK, digit_before);
             at += BLOCK;
         }
         if !tail.is_empty() {
             let mut block = [0; BLOCK];
-            block.iter_mut().zip(tail).for_each(|(to, from)| *to = *from);
-            self.block(at, &block, digit_before);
+            if let Some(start) = block.get_mut(..tail.len()) {
+                start.copy_from_slice(tail);
+            }
+            self.block(at, &block, tail.len(), digit_before);
         }
     }
 
     /// Looks at one block; gives 1 when its last byte is a digit.
     #[inline]
-    fn block(&mut self, base: usize, block: &[u8; BLOCK], digit_before: u64) -> u64 {
-        let bits = block::classify(block, &self.rules.anchors);
+    fn block(&mut self, base: usize, block: &[u8; BLOCK], length: usize, digit_before: u64) -> u64 {
+        let bits = block::classify(block, length, &self.rules.anchors);
         let after_digit = bits.digits << 1 | digit_before;
         let mut runs = bits.digits & !after_digit & self.rules.digits;
         if self.resume > base {
@@ -308,10 +318,8 @@ impl Scan<'_> {
             let at = base + look.trailing_zeros() as usize;
             look &= look - 1;
             match self.byte(at) {
-                b'0'..=b'9' => {
-                    if at >= self.resume {
-                        self.number(at);
-                    }
+                b'0'..=b'9' if at >= self.resume => {
+                    self.number(at);
                 }
                 b'@' => self.email(at),
                 b':' => self.colon(at),

@@ -1,6 +1,6 @@
 //! Numbers: runs of digits and what stands between them.
 
-use super::forms::{FORMS, Form, LONGEST, Separators};
+use super::forms::{Form, LONGEST, Separators, Shape};
 use super::{Scan, phone};
 use crate::mask::Detector;
 
@@ -47,7 +47,8 @@ impl<'a> Group<'a> {
 
     /// `false` when it is full.
     fn push(&mut self, run: Run) -> bool {
-        if let (Some(place), Some(length)) = (self.runs.get_mut(self.count), self.lengths.get_mut(self.count)) {
+        if let (Some(place), Some(length)) = (self.runs.get_mut(self.count), self.lengths.get_mut(self.count))
+        {
             *place = run;
             *length = run.len() as u8;
             self.count += 1;
@@ -138,6 +139,9 @@ impl Scan<'_> {
             self.word_with_digits(at);
             return;
         }
+        if self.short_and_alone(at) {
+            return;
+        }
         let mut group = Group::new(self.value);
         let (mut pos, mut separator) = (at, 0);
         loop {
@@ -173,12 +177,39 @@ impl Scan<'_> {
         }
     }
 
+    /// A run of at most six digits with nothing to join it to: that is no number of any kind, and
+    /// most runs are such.
+    #[inline]
+    fn short_and_alone(&mut self, at: usize) -> bool {
+        let Some(window) = self.value.get(at..).map(|rest| rest.get(..8).unwrap_or(rest)) else {
+            return false;
+        };
+        let length = window.iter().position(|b| !b.is_ascii_digit()).unwrap_or(window.len());
+        if length > 6 {
+            return false;
+        }
+        let end = at + length;
+        let alone = match self.byte(end) {
+            b' ' | b'-' | b'.' | b'/' => {
+                !self.byte(end + 1).is_ascii_digit()
+                    && self.separator_at(end, self.byte(end)).is_none()
+                    && length != 3
+            }
+            b'(' | b')' | b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => false,
+            _ => true,
+        };
+        if alone {
+            self.resume = end;
+        }
+        alone
+    }
+
     /// What separates the run that ends at `end` from another one, and its width in bytes.
     #[inline]
     fn separator_at(&self, end: usize, next: u8) -> Option<(u8, usize)> {
         const ASCII: &[u8] = b" -./()";
         let digit_at = |i: usize| self.byte(i).is_ascii_digit();
-        if ASCII.contains(&next) {
+        if matches!(next, b' ' | b'-'..=b'/' | b'(' | b')') {
             if digit_at(end + 1) {
                 return Some((if matches!(next, b'(' | b')') { Sep::BRACKET } else { next }, 1));
             }
@@ -210,12 +241,12 @@ impl Scan<'_> {
     }
 
     fn group(&mut self, group: &Group<'_>) {
-        if group.lengths(0) == [2, 2, 2] && self.on(Detector::UkNino) {
-            if let (Some(first), Some(last)) = (group.run(0), group.run(2)) {
-                if self.spaced_nino(first.start as usize, last.end as usize) {
-                    return;
-                }
-            }
+        if group.lengths(0) == [2, 2, 2]
+            && self.on(Detector::UkNino)
+            && let (Some(first), Some(last)) = (group.run(0), group.run(2))
+            && self.spaced_nino(first.start as usize, last.end as usize)
+        {
+            return;
         }
         let mut first = 0;
         while first < group.count {
@@ -250,23 +281,25 @@ impl Scan<'_> {
         if !self.rules.may_start(*length, next) {
             return None;
         }
-        let form = FORMS.iter().find(|form| self.rules.uses(form) && self.has_form(group, first, form))?;
+        let shape = Shape::of(lengths);
+        let mut forms = self.rules.forms.iter().filter(|(own, _)| own.leads(shape)).map(|(_, form)| *form);
+        let form = forms.find(|form| self.has_form(group, first, form))?;
         Some((form.detector, form.lengths.len(), 0))
     }
 
     fn has_form(&self, group: &Group<'_>, first: usize, form: &Form) -> bool {
         let count = form.lengths.len();
-        if !group.lengths(first).starts_with(form.lengths) {
-            return false;
-        }
         let separated = match form.separators {
-            Separators::OneOf(any) => group.same_separator(first, count).is_some_and(|sep| any.contains(&sep)),
+            Separators::OneOf(any) => {
+                group.same_separator(first, count).is_some_and(|sep| any.contains(&sep))
+            }
             Separators::Exactly(seps) => {
                 (first + 1..first + count).zip(seps).all(|(at, sep)| group.separator(at) == *sep)
             }
         };
         let card = form.detector == Detector::PaymentCard;
-        if !separated || !(group.apart(first, count, !card) || (card && count == 1 && self.code_follows(group, first)))
+        if !separated
+            || !(group.apart(first, count, !card) || (card && count == 1 && self.code_follows(group, first)))
         {
             return false;
         }
@@ -306,7 +339,10 @@ impl Scan<'_> {
         let Some(last) = group.count.checked_sub(1).and_then(|at| group.run(at)) else { return };
         let end = last.end as usize;
         let letter = self.byte(end + 1).to_ascii_uppercase();
-        if self.byte(end) != b'-' || !letter.is_ascii_uppercase() || self.byte(end + 2).is_ascii_alphanumeric() {
+        if self.byte(end) != b'-'
+            || !letter.is_ascii_uppercase()
+            || self.byte(end + 2).is_ascii_alphanumeric()
+        {
             return;
         }
         let lengths = group.lengths(0);

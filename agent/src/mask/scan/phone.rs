@@ -63,6 +63,9 @@ pub(super) fn find(group: &Group<'_>, first: usize) -> Option<(usize, usize)> {
     if before == b'+' {
         return international(group, first, 0).map(|runs| (runs, 1));
     }
+    if group.lengths(first).len() < 2 {
+        return None;
+    }
     let run = group.run(first)?;
     let bracketed = before == b'(' && group.separator(first + 1) == Sep::BRACKET;
     let lead = usize::from(bracketed);
@@ -88,7 +91,9 @@ pub(super) fn find(group: &Group<'_>, first: usize) -> Option<(usize, usize)> {
         // Brazil: (11) 91234-5678.
         [2, 4 | 5, 4, ..] if bracketed => Some(3),
         // Russia: 8 (495) 123-45-67.
-        [1, 3, 3, 2, 2, ..] if matches!(digits, b"7" | b"8") && group.separator(first + 1) == Sep::BRACKET => {
+        [1, 3, 3, 2, 2, ..]
+            if matches!(digits, b"7" | b"8") && group.separator(first + 1) == Sep::BRACKET =>
+        {
             Some(5)
         }
         // Chinese mobile numbers: 138 1234 5678.
@@ -128,7 +133,9 @@ pub(super) fn find(group: &Group<'_>, first: usize) -> Option<(usize, usize)> {
 /// Area code and exchange of the North American Numbering Plan: neither starts with 0 or 1, none
 /// ends in 11.
 fn north_america(area: &[u8], exchange: &[u8]) -> bool {
-    [area, exchange].iter().all(|code| matches!(code, [b'2'..=b'9', rest @ ..] if rest.len() == 2 && rest != b"11"))
+    [area, exchange]
+        .iter()
+        .all(|code| matches!(code, [b'2'..=b'9', rest @ ..] if rest.len() == 2 && rest != b"11"))
 }
 
 /// The most runs from `first` that make up an international number, `skip` digits left out.
@@ -161,7 +168,10 @@ fn e164(digits: &[u8]) -> bool {
         if let Some((code, shortest, longest)) = known {
             let national = digits.get(width..).unwrap_or_default();
             let starts = match code {
-                1 => north_america(national.get(..3).unwrap_or_default(), national.get(3..6).unwrap_or_default()),
+                1 => north_america(
+                    national.get(..3).unwrap_or_default(),
+                    national.get(3..6).unwrap_or_default(),
+                ),
                 39 => true,
                 _ => !national.starts_with(b"0"),
             };

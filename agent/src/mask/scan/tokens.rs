@@ -64,7 +64,9 @@ impl Scan<'_> {
         let domain = domain.get(..DOMAIN).unwrap_or(domain);
         let length = domain
             .iter()
-            .position(|b| !(b.is_ascii_alphanumeric() || *b >= 0x80 || matches!(b, b'-' | b'.')) || punctuation(*b))
+            .position(|b| {
+                !(b.is_ascii_alphanumeric() || *b >= 0x80 || matches!(b, b'-' | b'.')) || punctuation(*b)
+            })
             .unwrap_or(domain.len());
         let mut domain = domain.get(..length).unwrap_or_default();
         // A PEM line right behind.
@@ -78,7 +80,9 @@ impl Scan<'_> {
         let (host, top) = domain.split_at(dot);
         let top = top.get(1..).unwrap_or_default();
         let top_level = top.starts_with(b"xn--")
-            || (top.len() > 1 && top.iter().all(|b| b.is_ascii_alphabetic() || *b >= 0x80) && !file_type(top));
+            || (top.len() > 1
+                && top.iter().all(|b| b.is_ascii_alphabetic() || *b >= 0x80)
+                && !file_type(top));
         let labels = host.split(|b| *b == b'.').all(|label| !label.is_empty() && !label.starts_with(b"-"));
         if start < at && top_level && labels {
             let end = at + 1 + domain.len();
@@ -122,12 +126,19 @@ impl Scan<'_> {
         if self.on(Detector::AwsAccessKey) && matches!(self.back(at, 2), b"AK" | b"AS" | b"AB") {
             let start = at - 2;
             let length = self.run(start, |b| b.is_ascii_uppercase() || b.is_ascii_digit());
-            if length == 20 && self.byte(at + 1) == b'A' && self.starts_word(start) && !word(self.byte(start + 20)) {
+            if length == 20
+                && self.byte(at + 1) == b'A'
+                && self.starts_word(start)
+                && !word(self.byte(start + 20))
+            {
                 self.hit(Detector::AwsAccessKey, start, start + 20);
             }
         } else if self.on(Detector::GoogleApiKey) && self.byte_before(at) == b'A' {
             let start = at - 1;
-            if self.rest(at).starts_with(b"Iza") && self.starts_word(start) && self.run(start, base64_url) == 39 {
+            if self.rest(at).starts_with(b"Iza")
+                && self.starts_word(start)
+                && self.run(start, base64_url) == 39
+            {
                 self.hit(Detector::GoogleApiKey, start, start + 39);
             }
         }
@@ -135,6 +146,10 @@ impl Scan<'_> {
 
     /// At `_`: keys of GitHub and Stripe.
     pub(super) fn underscore(&mut self, at: usize) {
+        // The last letter of any of the prefixes.
+        if !b"pousrtec".contains(&self.byte_before(at)) {
+            return;
+        }
         if let [b'g', b'h', b'p' | b'o' | b'u' | b's' | b'r'] = self.back(at, 3) {
             let end = at + 1 + self.run(at + 1, |b| word(b) || matches!(b, b'.' | b'-'));
             self.key(Detector::GithubToken, at - 3, at + 1, end, 36);
@@ -147,7 +162,8 @@ impl Scan<'_> {
                 self.key(Detector::StripeKey, at - 7, at + 1, end, 16);
             }
         } else if self.back(at, 5) == b"whsec" {
-            let end = at + 1 + self.run(at + 1, |b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
+            let end =
+                at + 1 + self.run(at + 1, |b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
             self.key(Detector::StripeKey, at - 5, at + 1, end, 24);
         }
     }
@@ -168,9 +184,15 @@ impl Scan<'_> {
             return;
         }
         let before = self.back(at, 7);
+        // What all prefixes have in common: a letter, and two that hardly any other word has there.
+        match before {
+            [.., b'x', b'o', b'x', _] | [.., b'x', b'a', b'p', b'p'] | [.., b'P', b'X'] => {}
+            [.., b't' | b'r' | b's'] if before.windows(2).any(|w| w == b"gl") => {}
+            _ => return,
+        }
         let gitlab: &[&[u8]] = &[
-            b"glpat", b"gldt", b"glrt", b"glrtr", b"glptt", b"glsoat", b"gloas", b"glcbt", b"glagent", b"glft",
-            b"glimt", b"glffct", b"glwt",
+            b"glpat", b"gldt", b"glrt", b"glrtr", b"glptt", b"glsoat", b"gloas", b"glcbt", b"glagent",
+            b"glft", b"glimt", b"glffct", b"glwt",
         ];
         if let Some(prefix) = gitlab.iter().find(|prefix| before.ends_with(prefix)) {
             let end = at + 1 + self.run(at + 1, |b| base64_url(b) || b == b'.');
@@ -196,7 +218,9 @@ impl Scan<'_> {
         let at = at - usize::from(self.byte_before(at) == b'-');
         let dashes = self.run(at, |b| b == b'-');
         self.pem_until = at + dashes;
-        let (Some(start), true) = ((at + dashes).checked_sub(LINE.len()), dashes >= LINE.len()) else { return };
+        let (Some(start), true) = ((at + dashes).checked_sub(LINE.len()), dashes >= LINE.len()) else {
+            return;
+        };
         let Some(label) = self.rest(at + dashes).strip_prefix(b"BEGIN ") else { return };
         let label = label.get(..64).unwrap_or(label);
         let Some(length) = label.windows(LINE.len()).position(|w| w == LINE) else { return };
@@ -206,12 +230,15 @@ impl Scan<'_> {
         }
         let body = at + dashes + b"BEGIN ".len() + label.len() + LINE.len();
         let ending = b"-----END ";
-        let end = self.rest(body).windows(ending.len()).position(|w| w == ending).map_or(self.value.len(), |found| {
-            let label = body + found + ending.len();
-            let tail = self.rest(label);
-            let tail = tail.get(..96).unwrap_or(tail);
-            tail.windows(LINE.len()).position(|w| w == LINE).map_or(label, |n| label + n + LINE.len())
-        });
+        let end = self.rest(body).windows(ending.len()).position(|w| w == ending).map_or(
+            self.value.len(),
+            |found| {
+                let label = body + found + ending.len();
+                let tail = self.rest(label);
+                let tail = tail.get(..96).unwrap_or(tail);
+                tail.windows(LINE.len()).position(|w| w == LINE).map_or(label, |n| label + n + LINE.len())
+            },
+        );
         self.pem_until = end;
         self.hit(Detector::PrivateKey, start, end);
     }
@@ -259,7 +286,11 @@ impl Scan<'_> {
         // C++ and SQL put :: between words too: an address has digits, or more than two groups.
         let groups = text.split(':').filter(|group| !group.is_empty()).count();
         let address = groups > 2 || (groups > 1 && text.bytes().any(|b| b.is_ascii_digit()));
-        if address && (!word(before) || self.escaped(start)) && !word(self.byte(end)) && text.parse::<Ipv6Addr>().is_ok() {
+        if address
+            && (!word(before) || self.escaped(start))
+            && !word(self.byte(end))
+            && text.parse::<Ipv6Addr>().is_ok()
+        {
             self.hit(Detector::IpAddress, start, end);
         }
     }
@@ -300,6 +331,16 @@ impl Scan<'_> {
     /// At `=`: a password or key named before it.
     pub(super) fn named_secret(&mut self, at: usize) {
         let equals = self.byte(at) == b'=';
+        let mut last = at;
+        while last > 0 && at - last < 4 && matches!(self.byte(last - 1), b' ' | b'"' | b'\'') {
+            last -= 1;
+        }
+        // The last letter of any of the names.
+        match self.byte_before(last) | 0x20 {
+            b'y' | b't' => {}
+            b'd' | b's' if equals => {}
+            _ => return,
+        }
         let quote_or_space = |b: &u8| matches!(b, b' ' | b'"' | b'\'');
         let before = self.back(at, 40);
         let gap = before.iter().rev().take_while(|b| quote_or_space(b)).count();
@@ -315,9 +356,13 @@ impl Scan<'_> {
         }
         let name = name.get(..length).unwrap_or_default();
         let ends = |endings: &[&[u8]]| endings.iter().any(|ending| name.ends_with(ending));
-        if equals && self.on(Detector::UrlPassword) && (ends(&[b"password", b"passwd", b"pwd"]) || name == b"pass") {
+        if equals
+            && self.on(Detector::UrlPassword)
+            && (ends(&[b"password", b"passwd", b"pwd"]) || name == b"pass")
+        {
             self.keyword_password(at + 1);
-        } else if self.on(Detector::AwsSecretKey) && ends(&[b"secretaccesskey", b"awssecretkey", b"awssecret", b"secretkey"])
+        } else if self.on(Detector::AwsSecretKey)
+            && ends(&[b"secretaccesskey", b"awssecretkey", b"awssecret", b"secretkey"])
         {
             let value = at + 1 + self.run(at + 1, |b| quote_or_space(&b) || matches!(b, b'=' | b'>'));
             let length = self.run(value, |b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'+' | b'='));

@@ -10,25 +10,102 @@ const LONGEST: usize = 34;
 
 /// IBAN countries and the length of their IBANs (SWIFT's IBAN registry).
 const IBAN: &[(&[u8; 2], u8)] = &[
-    (b"AD", 24), (b"AE", 23), (b"AL", 28), (b"AT", 20), (b"AZ", 28), (b"BA", 20), (b"BE", 16), (b"BG", 22),
-    (b"BH", 22), (b"BI", 27), (b"BR", 29), (b"BY", 28), (b"CH", 21), (b"CR", 22), (b"CY", 28), (b"CZ", 24),
-    (b"DE", 22), (b"DJ", 27), (b"DK", 18), (b"DO", 28), (b"EE", 20), (b"EG", 29), (b"ES", 24), (b"FI", 18),
-    (b"FK", 18), (b"FO", 18), (b"FR", 27), (b"GB", 22), (b"GE", 22), (b"GI", 23), (b"GL", 18), (b"GR", 27),
-    (b"GT", 28), (b"HN", 28), (b"HR", 21), (b"HU", 28), (b"IE", 22), (b"IL", 23), (b"IQ", 23), (b"IS", 26),
-    (b"IT", 27), (b"JO", 30), (b"KW", 30), (b"KZ", 20), (b"LB", 28), (b"LC", 32), (b"LI", 21), (b"LT", 20),
-    (b"LU", 20), (b"LV", 21), (b"LY", 25), (b"MC", 27), (b"MD", 24), (b"ME", 22), (b"MK", 19), (b"MN", 20),
-    (b"MR", 27), (b"MT", 31), (b"MU", 30), (b"NI", 28), (b"NL", 18), (b"NO", 15), (b"OM", 23), (b"PK", 24),
-    (b"PL", 28), (b"PS", 29), (b"PT", 25), (b"QA", 29), (b"RO", 24), (b"RS", 22), (b"RU", 33), (b"SA", 24),
-    (b"SC", 31), (b"SD", 18), (b"SE", 24), (b"SI", 19), (b"SK", 24), (b"SM", 27), (b"SO", 23), (b"ST", 25),
-    (b"SV", 28), (b"TL", 23), (b"TN", 24), (b"TR", 26), (b"UA", 29), (b"VA", 22), (b"VG", 24), (b"XK", 20),
+    (b"AD", 24),
+    (b"AE", 23),
+    (b"AL", 28),
+    (b"AT", 20),
+    (b"AZ", 28),
+    (b"BA", 20),
+    (b"BE", 16),
+    (b"BG", 22),
+    (b"BH", 22),
+    (b"BI", 27),
+    (b"BR", 29),
+    (b"BY", 28),
+    (b"CH", 21),
+    (b"CR", 22),
+    (b"CY", 28),
+    (b"CZ", 24),
+    (b"DE", 22),
+    (b"DJ", 27),
+    (b"DK", 18),
+    (b"DO", 28),
+    (b"EE", 20),
+    (b"EG", 29),
+    (b"ES", 24),
+    (b"FI", 18),
+    (b"FK", 18),
+    (b"FO", 18),
+    (b"FR", 27),
+    (b"GB", 22),
+    (b"GE", 22),
+    (b"GI", 23),
+    (b"GL", 18),
+    (b"GR", 27),
+    (b"GT", 28),
+    (b"HN", 28),
+    (b"HR", 21),
+    (b"HU", 28),
+    (b"IE", 22),
+    (b"IL", 23),
+    (b"IQ", 23),
+    (b"IS", 26),
+    (b"IT", 27),
+    (b"JO", 30),
+    (b"KW", 30),
+    (b"KZ", 20),
+    (b"LB", 28),
+    (b"LC", 32),
+    (b"LI", 21),
+    (b"LT", 20),
+    (b"LU", 20),
+    (b"LV", 21),
+    (b"LY", 25),
+    (b"MC", 27),
+    (b"MD", 24),
+    (b"ME", 22),
+    (b"MK", 19),
+    (b"MN", 20),
+    (b"MR", 27),
+    (b"MT", 31),
+    (b"MU", 30),
+    (b"NI", 28),
+    (b"NL", 18),
+    (b"NO", 15),
+    (b"OM", 23),
+    (b"PK", 24),
+    (b"PL", 28),
+    (b"PS", 29),
+    (b"PT", 25),
+    (b"QA", 29),
+    (b"RO", 24),
+    (b"RS", 22),
+    (b"RU", 33),
+    (b"SA", 24),
+    (b"SC", 31),
+    (b"SD", 18),
+    (b"SE", 24),
+    (b"SI", 19),
+    (b"SK", 24),
+    (b"SM", 27),
+    (b"SO", 23),
+    (b"ST", 25),
+    (b"SV", 28),
+    (b"TL", 23),
+    (b"TN", 24),
+    (b"TR", 26),
+    (b"UA", 29),
+    (b"VA", 22),
+    (b"VG", 24),
+    (b"XK", 20),
     (b"YE", 30),
 ];
 
 /// Countries whose account numbers have no letters.
 const NUMERIC: &[[u8; 2]] = &[
-    *b"AE", *b"AT", *b"BA", *b"BE", *b"CR", *b"CZ", *b"DE", *b"DK", *b"EE", *b"ES", *b"FI", *b"FO", *b"GL", *b"HR",
-    *b"HU", *b"IL", *b"IS", *b"LT", *b"ME", *b"NO", *b"PL", *b"PT", *b"RS", *b"SE", *b"SI", *b"SK", *b"TL", *b"TN",
-    *b"VA", *b"XK",
+    *b"AE", *b"AT", *b"BA", *b"BE", *b"CR", *b"CZ", *b"DE", *b"DK", *b"EE", *b"ES", *b"FI", *b"FO", *b"GL",
+    *b"HR", *b"HU", *b"IL", *b"IS", *b"LT", *b"ME", *b"NO", *b"PL", *b"PT", *b"RS", *b"SE", *b"SI", *b"SK",
+    *b"TL", *b"TN", *b"VA", *b"XK",
 ];
 
 /// A word in capitals.
@@ -72,12 +149,13 @@ impl Scan<'_> {
         }
         let end = self.resume;
         let letters = at - start;
-        if letters == 2 && self.on(Detector::Iban) {
-            if let Some(iban_end) = self.iban(start) {
-                self.hit(Detector::Iban, start, iban_end);
-                self.resume = self.resume.max(iban_end);
-                return;
-            }
+        if letters == 2
+            && self.on(Detector::Iban)
+            && let Some(iban_end) = self.iban(start)
+        {
+            self.hit(Detector::Iban, start, iban_end);
+            self.resume = self.resume.max(iban_end);
+            return;
         }
         let Some(bytes) = self.value.get(start..end) else { return };
         let detector = match (letters, bytes.len()) {
@@ -173,7 +251,9 @@ impl Scan<'_> {
             // ISO 7064 MOD 97-10 with A as 10 to Z as 35, the first four characters moved to the end.
             let (value, shift) = match byte.to_ascii_uppercase() {
                 digit @ b'0'..=b'9' => (u32::from(digit - b'0'), 10),
-                letter @ b'A'..=b'Z' if !(numeric && at > 1 || matches!(at, 2 | 3)) => (u32::from(letter - b'A') + 10, 100),
+                letter @ b'A'..=b'Z' if !(numeric && at > 1 || matches!(at, 2 | 3)) => {
+                    (u32::from(letter - b'A') + 10, 100)
+                }
                 _ => return None,
             };
             let target = if at < 4 { &mut head } else { &mut remainder };

@@ -20,9 +20,8 @@ pub(super) fn apply(
     out: &mut Vec<u8>,
 ) {
     let start = out.len();
-    let mut mask = |value: &[u8], out: &mut Vec<u8>| {
-        apply_element(transform, key, element, typmod, format, value, out)
-    };
+    let mut mask =
+        |value: &[u8], out: &mut Vec<u8>| apply_element(transform, key, element, typmod, format, value, out);
     let done = match format {
         Format::Text => text(value, out, &mut mask),
         Format::Binary => binary(value, out, &mut mask),
@@ -41,11 +40,7 @@ pub(super) fn apply(
 }
 
 /// Rewrites the elements of an array's text form (`array_out`), whatever its dimensions.
-fn text(
-    value: &[u8],
-    out: &mut Vec<u8>,
-    mask: &mut dyn FnMut(&[u8], &mut Vec<u8>) -> Applied,
-) -> Option<()> {
+fn text(value: &[u8], out: &mut Vec<u8>, mask: &mut dyn FnMut(&[u8], &mut Vec<u8>) -> Applied) -> Option<()> {
     // Bounds that do not start at 1: [0:2]={…}
     let start = if value.first() == Some(&b'[') { value.iter().position(|b| *b == b'=')? + 1 } else { 0 };
     let (bounds, mut rest) = value.split_at_checked(start)?;

@@ -5,8 +5,8 @@
 
 mod array;
 mod number;
-mod other;
 pub(super) mod oid;
+mod other;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -85,7 +85,9 @@ impl Mask<'_> {
                 Format::Text => out.push(b'f'),
                 Format::Binary => out.push(0),
             },
-            Kind::Int { .. } | Kind::Numeric { .. } | Kind::Float { .. } | Kind::Money => self.number(value, out),
+            Kind::Int { .. } | Kind::Numeric { .. } | Kind::Float { .. } | Kind::Money => {
+                self.number(value, out);
+            }
             Kind::Date | Kind::Time | Kind::TimeTz | Kind::Timestamp { .. } | Kind::Interval => {
                 self.time(value, out);
             }

@@ -149,7 +149,10 @@ impl Mask<'_> {
         let mut decimal = decimal.unwrap_or_default();
         match self.kind {
             Kind::Int { width, .. } => {
-                let number = decimal.whole.iter().fold(0i64, |n, d| n.wrapping_mul(10).wrapping_add((d - b'0').into()));
+                let number = decimal
+                    .whole
+                    .iter()
+                    .fold(0i64, |n, d| n.wrapping_mul(10).wrapping_add((d - b'0').into()));
                 match self.format {
                     Format::Text => decimal.write_text(out),
                     Format::Binary => {
@@ -178,7 +181,10 @@ impl Mask<'_> {
                 }
             }
             _ => {
-                let cents = decimal.whole.iter().fold(0i64, |n, d| n.wrapping_mul(10).wrapping_add((d - b'0').into()));
+                let cents = decimal
+                    .whole
+                    .iter()
+                    .fold(0i64, |n, d| n.wrapping_mul(10).wrapping_add((d - b'0').into()));
                 match self.format {
                     Format::Text => {
                         out.push(b'$');
@@ -223,8 +229,14 @@ impl Mask<'_> {
                 <[u8; 8]>::try_from(value).ok().map(|b| f64::from_be_bytes(b).to_string().into_bytes())
             }
             (Kind::Float { width }, Format::Text) => std::str::from_utf8(value).ok().and_then(|text| {
-                Some(if width == 4 { text.parse::<f32>().ok()?.to_string() } else { text.parse::<f64>().ok()?.to_string() }
-                    .into_bytes())
+                Some(
+                    if width == 4 {
+                        text.parse::<f32>().ok()?.to_string()
+                    } else {
+                        text.parse::<f64>().ok()?.to_string()
+                    }
+                    .into_bytes(),
+                )
             }),
             (Kind::Money, Format::Binary) => signed(value).map(|cents| cents.to_string().into_bytes()),
             (Kind::Money, Format::Text) => Some(money_in_cents(value)),
@@ -244,7 +256,8 @@ impl Mask<'_> {
             Kind::Numeric { precision: Some((precision, scale)) } => {
                 let digits = (hash >> (64 - HASH_BITS)).to_string().into_bytes();
                 let fits = i32::from(precision) - i32::from(scale).max(0);
-                let low = |n: usize| digits.get(digits.len().saturating_sub(n)..).unwrap_or_default().to_vec();
+                let low =
+                    |n: usize| digits.get(digits.len().saturating_sub(n)..).unwrap_or_default().to_vec();
                 match usize::try_from(fits) {
                     Ok(fits) if fits > 0 => {
                         let mut decimal = Decimal::from_text(&low(fits)).unwrap_or_default();

@@ -106,7 +106,9 @@ impl Mask<'_> {
             Kind::Inet { .. } if text => inet(value),
             // Without the flag that tells a cidr from an inet.
             Kind::Inet { .. } => match value {
-                [family, bits, _, length, address @ ..] => Some([&[*family, *bits, 0, *length], address].concat()),
+                [family, bits, _, length, address @ ..] => {
+                    Some([&[*family, *bits, 0, *length], address].concat())
+                }
                 _ => None,
             },
             Kind::Bits { .. } if !text => value.split_first_chunk().map(|(length, bytes)| {
@@ -161,7 +163,8 @@ impl Mask<'_> {
             Format::Binary => {
                 out.extend_from_slice(&(length as i32).to_be_bytes());
                 out.extend((0..length.div_ceil(8)).map(|byte| {
-                    (byte * 8..byte * 8 + 8).fold(0, |all, at| all << 1 | if at < length { bit(at) } else { 0 })
+                    (byte * 8..byte * 8 + 8)
+                        .fold(0, |all, at| all << 1 | if at < length { bit(at) } else { 0 })
                 }));
             }
         }
@@ -171,7 +174,8 @@ impl Mask<'_> {
 /// The binary form of an `inet` or `cidr` in text.
 fn inet(text: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(text).ok()?;
-    let (address, width) = text.split_once('/').map_or((text, None), |(address, width)| (address, Some(width)));
+    let (address, width) =
+        text.split_once('/').map_or((text, None), |(address, width)| (address, Some(width)));
     Some(match address.parse().ok()? {
         IpAddr::V4(v4) => {
             let width = width.map_or(Ok(32), str::parse).ok()?;

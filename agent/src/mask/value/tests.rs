@@ -187,15 +187,12 @@ fn hashed_times_are_the_same_in_both_formats() {
     let binary = run(Transform::Hash, 1082, -1, Format::Binary, &1i32.to_be_bytes()).unwrap();
     let again = run(Transform::Hash, 1082, -1, Format::Binary, &binary).unwrap();
     // The masked date, read back as text, hashes as the masked binary does.
-    assert_eq!(
-        text(Transform::Hash, 1082, -1, &date),
-        {
-            let days = i32::from_be_bytes(again.try_into().unwrap());
-            let day: i64 = i64::from(days) + 10_957;
-            let epoch = jiff::civil::date(1970, 1, 1);
-            epoch.checked_add(jiff::Span::new().days(day)).unwrap().to_string()
-        }
-    );
+    assert_eq!(text(Transform::Hash, 1082, -1, &date), {
+        let days = i32::from_be_bytes(again.try_into().unwrap());
+        let day: i64 = i64::from(days) + 10_957;
+        let epoch = jiff::civil::date(1970, 1, 1);
+        epoch.checked_add(jiff::Span::new().days(day)).unwrap().to_string()
+    });
     assert_eq!(
         text(Transform::Hash, 1184, -1, "2024-03-05 12:00:00+00"),
         text(Transform::Hash, 1184, -1, "2024-03-05 13:00:00+01")
@@ -226,10 +223,10 @@ fn hashed_numerics_fit_their_column() {
 }
 
 const OIDS: [u32; 64] = [
-    16, 17, 18, 19, 20, 21, 23, 25, 26, 114, 142, 143, 199, 650, 651, 700, 701, 705, 774, 775, 790, 791, 829, 869,
-    1000, 1001, 1002, 1003, 1005, 1007, 1009, 1014, 1015, 1016, 1021, 1022, 1028, 1040, 1041, 1042, 1043, 1082,
-    1083, 1114, 1115, 1182, 1183, 1184, 1185, 1186, 1187, 1231, 1266, 1270, 1560, 1561, 1562, 1563, 1700, 2950,
-    2951, 3802, 3807, 4000,
+    16, 17, 18, 19, 20, 21, 23, 25, 26, 114, 142, 143, 199, 650, 651, 700, 701, 705, 774, 775, 790, 791, 829,
+    869, 1000, 1001, 1002, 1003, 1005, 1007, 1009, 1014, 1015, 1016, 1021, 1022, 1028, 1040, 1041, 1042,
+    1043, 1082, 1083, 1114, 1115, 1182, 1183, 1184, 1185, 1186, 1187, 1231, 1266, 1270, 1560, 1561, 1562,
+    1563, 1700, 2950, 2951, 3802, 3807, 4000,
 ];
 
 proptest! {

@@ -115,14 +115,16 @@ fn iso_date(text: &[u8]) -> Option<i64> {
 
 /// Microseconds of `HH:MM:SS[.ffffff]`, and what follows.
 fn iso_time(text: &[u8]) -> Option<(i64, &[u8])> {
-    let end = text.iter().position(|b| !(b.is_ascii_digit() || matches!(b, b':' | b'.'))).unwrap_or(text.len());
+    let end =
+        text.iter().position(|b| !(b.is_ascii_digit() || matches!(b, b':' | b'.'))).unwrap_or(text.len());
     let (clock, rest) = text.split_at_checked(end)?;
     let mut parts = clock.split(|b| *b == b':');
     let (hour, minute) = (digits(parts.next()?)?, digits(parts.next()?)?);
     let mut seconds = parts.next()?.split(|b| *b == b'.');
     let second = digits(seconds.next()?)?;
     let fraction = seconds.next().unwrap_or_default();
-    let micros = fraction.iter().chain(b"000000").take(6).fold(0, |n, d| n * 10 + i64::from(d.wrapping_sub(b'0')));
+    let micros =
+        fraction.iter().chain(b"000000").take(6).fold(0, |n, d| n * 10 + i64::from(d.wrapping_sub(b'0')));
     Some((((hour * 60 + minute) * 60 + second) * MICROS + micros, rest))
 }
 

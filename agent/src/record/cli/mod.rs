@@ -1,6 +1,8 @@
 //! `interlock sessions`: list, show, replay, export and verify recordings.
 
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -131,7 +133,8 @@ struct FilterArgs {
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { since, until, user, db_user, database, exe, destination, rule, verdict, text } = args;
+        let FilterArgs { since, until, user, db_user, database, exe, destination, rule, verdict, text } =
+            args;
         Self { since, until, user, db_user, database, exe, destination, rule, verdict, text }
     }
 }
@@ -180,7 +183,9 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
             let pace = show::Pace::new(speed, Duration::from_secs_f64(max_pause.min(1e6)));
             show(&mut output, &state, &session, json, style, Some(pace))
         }
-        Command::Export { filter, format, output: None } => export(&mut output, &state, &filter.into(), format),
+        Command::Export { filter, format, output: None } => {
+            export(&mut output, &state, &filter.into(), format)
+        }
         Command::Export { filter, format, output: Some(path) } => {
             let mut file = BufWriter::new(private_file(&path)?);
             let code = export(&mut file, &state, &filter.into(), format)?;
@@ -235,7 +240,7 @@ fn directory(state: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn complain(error: log::ReadError) {
+fn complain(error: &log::ReadError) {
     eprintln!("interlock: {}; `interlock sessions verify` tells more", printable(&error.to_string()));
 }
 
@@ -247,7 +252,7 @@ fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<
 }
 
 fn list(output: &mut impl Write, state: &Path, filter: &Filter, json: bool) -> anyhow::Result<ExitCode> {
-    let sessions = query::sessions(&directory(state)?, filter, complain)?;
+    let sessions = query::sessions(&directory(state)?, filter, |error| complain(&error))?;
     let mut sessions: Vec<Summary> = sessions.into_values().collect();
     sessions.sort_by(|a, b| (a.started_ns, &a.session).cmp(&(b.started_ns, &b.session)));
     if json {
@@ -274,7 +279,7 @@ fn show(
         let event = match entry {
             Ok(entry) => entry.event,
             Err(error) => {
-                complain(error);
+                complain(&error);
                 continue;
             }
         };
@@ -302,7 +307,7 @@ fn find(directory: &Path, prefix: &str) -> anyhow::Result<(SessionId, Summary)> 
     if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         bail!("{}: a session's id, or its beginning, is made of hexadecimal digits", printable(prefix));
     }
-    let sessions = query::sessions(directory, &Filter::default(), complain)?;
+    let sessions = query::sessions(directory, &Filter::default(), |error| complain(&error))?;
     let mut found: Vec<_> =
         sessions.into_iter().filter(|(_, summary)| summary.session.starts_with(&wanted)).collect();
     match (found.pop(), found.len()) {
@@ -312,9 +317,15 @@ fn find(directory: &Path, prefix: &str) -> anyhow::Result<(SessionId, Summary)> 
     }
 }
 
-fn export(output: &mut impl Write, state: &Path, filter: &Filter, format: Format) -> anyhow::Result<ExitCode> {
+fn export(
+    output: &mut impl Write,
+    state: &Path,
+    filter: &Filter,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
-    let sessions: HashMap<SessionId, Summary> = query::sessions(&directory, filter, complain)?;
+    let sessions: HashMap<SessionId, Summary> =
+        query::sessions(&directory, filter, |error| complain(&error))?;
     let mut picker = Picker::new(filter, &sessions);
     if format == Format::Csv {
         csv::header(output)?;

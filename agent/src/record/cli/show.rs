@@ -69,7 +69,8 @@ impl Pace {
 
 /// Prints sessions, one a line.
 pub(super) fn table(output: &mut impl Write, sessions: &[Summary]) -> io::Result<()> {
-    let heads = ["SESSION", "STARTED", "USER", "PROGRAM", "DESTINATION", "DATABASE", "COMMANDS", "REFUSED", "END"];
+    let heads =
+        ["SESSION", "STARTED", "USER", "PROGRAM", "DESTINATION", "DATABASE", "COMMANDS", "REFUSED", "END"];
     let mut lines = vec![heads.map(str::to_owned).to_vec()];
     for session in sessions {
         let program = session.script.as_ref().unwrap_or(&session.exe);
@@ -160,7 +161,11 @@ impl Timeline {
             }
             Some(Body::SessionEnded(body)) => {
                 let reason = printable(&body.reason);
-                let detail = if body.detail.is_empty() { String::new() } else { format!(": {}", printable(&body.detail)) };
+                let detail = if body.detail.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", printable(&body.detail))
+                };
                 writeln!(
                     output,
                     "{at}  ended ({reason}{detail}): {} commands, {} refused; {} bytes sent, {} received",
@@ -228,7 +233,12 @@ impl Timeline {
             None => String::new(),
         };
         let of = if body.of == 0 { String::new() } else { format!(" of [{}]", body.of) };
-        writeln!(output, "{at}  {} {}{of}  {verdict}{rule}{mode}", self.number(body.command), printable(&body.step))?;
+        writeln!(
+            output,
+            "{at}  {} {}{of}  {verdict}{rule}{mode}",
+            self.number(body.command),
+            printable(&body.step)
+        )?;
         indented(output, &body.text)?;
         for (number, param) in (1..).zip(&body.params) {
             let value = param.value.as_deref().map_or_else(|| "NULL".into(), printable);
@@ -271,8 +281,13 @@ impl Timeline {
             writeln!(output, "{INDENT}… and {} more rows, not recorded", rows.count - recorded)?;
         }
         if !rows.masks.is_empty() {
-            let masks: Vec<_> = rows.masks.iter().map(|mask| format!("{} {}", mask.mask, mask.count)).collect();
-            writeln!(output, "{INDENT}{}", self.style.dim(&format!("masked: {}", printable(&masks.join(", ")))))?;
+            let masks: Vec<_> =
+                rows.masks.iter().map(|mask| format!("{} {}", mask.mask, mask.count)).collect();
+            writeln!(
+                output,
+                "{INDENT}{}",
+                self.style.dim(&format!("masked: {}", printable(&masks.join(", "))))
+            )?;
         }
         Ok(())
     }
@@ -332,7 +347,12 @@ mod tests {
                 policy_hash: text(),
                 ..Default::default()
             }),
-            Body::Login(proto::Login { user: text(), database: text(), auth_method: text(), ..Default::default() }),
+            Body::Login(proto::Login {
+                user: text(),
+                database: text(),
+                auth_method: text(),
+                ..Default::default()
+            }),
             Body::Command(proto::Command {
                 step: text(),
                 text: text(),

@@ -1,0 +1,640 @@
+//! What the server sends: followed in the mirror of what it owes, masked, recorded.
+
+use std::sync::Arc;
+
+use super::log::lossy;
+use super::masking::RowPlan;
+use super::pending::{Desync, What};
+use super::pipe::{Edit, Pipe};
+use super::{Core, Phase, Rest};
+use crate::mask::copy::CopyMasker;
+use crate::protocol::SessionError;
+use crate::protocol::postgres::codec::{self, HEADER, Header, Reader};
+use crate::record::{self, Login, ResultColumn, Status};
+
+/// A longer row is recorded by its size alone.
+const RECORDED_ROW: usize = 64 << 10;
+
+/// What to do with a message.
+enum Verdict {
+    /// It is not whole yet and must be.
+    NeedMore,
+    /// It passes as it comes.
+    Pass,
+    /// It was replaced, or is kept from the client.
+    Drop,
+}
+
+impl From<Desync> for SessionError {
+    fn from(error: Desync) -> Self {
+        Self::Backend(error.to_string())
+    }
+}
+
+fn malformed(error: impl std::fmt::Display) -> SessionError {
+    SessionError::Backend(error.to_string())
+}
+
+impl Core {
+    /// Takes what the server has sent.
+    pub(super) fn server(&mut self, pipe: &mut Pipe) -> Result<(), SessionError> {
+        self.reset_scratch();
+        let bytes = pipe.undecided();
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if self.from_server.left > 0 {
+                let here = self.from_server.left.min(rest.len());
+                if self.from_server.discard {
+                    self.edits.push(Edit { at, remove: here, insert: 0 });
+                }
+                self.from_server.left -= here;
+                at += here;
+                continue;
+            }
+            let Some(header) = self.server_header(rest)? else { break };
+            let body = rest.get(HEADER..header.total().min(rest.len())).unwrap_or_default();
+            let start = self.scratch.len();
+            let verdict = self.server_message(header, body)?;
+            if self.scratch.len() > start {
+                self.edits.push(Edit { at, remove: 0, insert: self.scratch.len() - start });
+            }
+            let discard = match verdict {
+                Verdict::NeedMore => break,
+                Verdict::Pass => false,
+                Verdict::Drop => true,
+            };
+            self.from_server = Rest { left: header.total(), discard };
+        }
+        pipe.release(at, &self.edits, &self.scratch);
+        self.reset_scratch();
+        Ok(())
+    }
+
+    fn server_header(&self, bytes: &[u8]) -> Result<Option<Header>, SessionError> {
+        match Header::read(bytes) {
+            // A postmaster that cannot even fork answers in the words of protocol 1: `E`, a text, a zero
+            // byte. It sends nothing else.
+            Ok(Some(header)) if self.phase == Phase::Login && header.tag == b'E' && header.body > 30_000 => {
+                Ok(Some(Header { tag: b'!', body: usize::MAX - HEADER }))
+            }
+            Ok(header) => Ok(header),
+            Err(_) if self.phase == Phase::Login && bytes.first() == Some(&b'E') => {
+                Ok(Some(Header { tag: b'!', body: usize::MAX - HEADER }))
+            }
+            Err(error) => Err(malformed(error)),
+        }
+    }
+
+    fn server_message(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
+        match header.tag {
+            b'!' => return Ok(Verdict::Pass),
+            b'D' => return self.data_row(header, body),
+            b'd' => return self.copy_data(header, body),
+            _ => {}
+        }
+        if body.len() < header.body {
+            if header.body > self.limits.row {
+                return Err(malformed(format_args!(
+                    "message {:?} of {} bytes is longer than {} bytes",
+                    char::from(header.tag),
+                    header.body,
+                    self.limits.row
+                )));
+            }
+            return Ok(Verdict::NeedMore);
+        }
+        match header.tag {
+            b'N' => return Ok(self.notice(body)),
+            b'A' => return Ok(self.notification(body)),
+            b'S' => {
+                self.parameter_status(body).map_err(malformed)?;
+                return Ok(Verdict::Pass);
+            }
+            _ => {}
+        }
+        if self.phase == Phase::Login { self.login_message(header, body) } else { self.answer(header, body) }
+    }
+
+    fn login_message(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
+        match header.tag {
+            b'R' => match Reader::new(body).i32().map_err(malformed)? {
+                0 => {}
+                3 => self.auth_method = "cleartext",
+                5 => self.auth_method = "md5",
+                10 => self.auth_method = "scram-sha-256",
+                11 | 12 => {}
+                2 | 6 | 7 | 8 | 9 => {
+                    return Err(SessionError::Backend(
+                        "the server asks for GSSAPI, SSPI or another log-in that is bound to the host name: \
+                         let it accept scram-sha-256 from this host (pg_hba.conf), or set \
+                         gssencmode=disable and require_auth on the client"
+                            .to_owned(),
+                    ));
+                }
+                other => return Err(malformed(format_args!("unknown authentication method {other}"))),
+            },
+            b'K' | b'v' => {}
+            b'E' => {
+                let field = |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted);
+                let text = |wanted| field(wanted).map(|(_, text)| text).unwrap_or_default();
+                let message = lossy(text(b'M'));
+                self.log.notice(text(b'V'), text(b'C'), &self.recordable(&message));
+                self.login_failed = true;
+            }
+            b'Z' => {
+                self.status = body.first().copied().unwrap_or(super::judge::IDLE);
+                self.phase = Phase::Ready;
+                let parameters: Vec<_> =
+                    self.startup.iter().map(|(name, value)| (&**name, &**value)).collect();
+                self.log.session().login(&Login {
+                    user: &self.user,
+                    database: &self.database,
+                    parameters: &parameters,
+                    auth_method: self.auth_method,
+                    server_version: &self.server_version,
+                });
+                self.startup = Box::default();
+                self.server_version = String::new();
+            }
+            tag => return Err(Desync { tag }.into()),
+        }
+        Ok(Verdict::Pass)
+    }
+
+    fn parameter_status(&mut self, body: &[u8]) -> Result<(), codec::CodecError> {
+        let mut reader = Reader::new(body);
+        let name = reader.cstr()?;
+        let value = reader.cstr()?;
+        self.lexing.reported(name, value);
+        if name == b"server_version" && self.phase == Phase::Login {
+            self.server_version = lossy(value).into_owned();
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, body: &[u8]) -> Verdict {
+        let touching = self.touching();
+        let replaced = self.replace_notice(b'N', body, touching);
+        self.note_notice(body, replaced);
+        if replaced.is_some() { Verdict::Drop } else { Verdict::Pass }
+    }
+
+    /// The running statement may read masked columns. Without one, a function may have been started by
+    /// anything.
+    fn touching(&mut self) -> bool {
+        if !self.flow.masks().has_columns() {
+            return false;
+        }
+        let Some(run) = self.pending.front().and_then(|front| front.run.take()) else { return false };
+        let touching = match &self.catalog {
+            Some(catalog) => self.running(&run).into_iter().any(|statement| catalog.touches(statement)),
+            None => true,
+        };
+        if let Some(front) = self.pending.front() {
+            front.run = Some(run);
+        }
+        touching
+    }
+
+    /// Masks a notice or error into the scratch buffer; gives where it begins there.
+    fn replace_notice(&mut self, tag: u8, body: &[u8], touching: bool) -> Option<usize> {
+        let start = self.scratch.len();
+        let mut out = std::mem::take(&mut self.scratch);
+        let changed = self.mask_notice(tag, body, touching, &mut out);
+        self.scratch = out;
+        changed.then_some(start)
+    }
+
+    /// Records a notice, or an error of no command, as the client sees it.
+    fn note_notice(&self, body: &[u8], replaced: Option<usize>) {
+        let body = replaced.and_then(|start| self.scratch.get(start + HEADER..)).unwrap_or(body);
+        let field = |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted);
+        let text = |wanted| field(wanted).map(|(_, text)| text).unwrap_or_default();
+        let message = lossy(text(b'M'));
+        self.log.notice(text(b'V'), text(b'C'), &message);
+    }
+
+    fn notification(&mut self, body: &[u8]) -> Verdict {
+        let masks = Arc::clone(self.flow.masks());
+        let mut reader = Reader::new(body);
+        let (Ok(process), Ok(channel), Ok(payload)) = (reader.i32(), reader.cstr(), reader.cstr()) else {
+            return Verdict::Pass;
+        };
+        let mut masked = Vec::new();
+        if !masks.detect(payload, &mut masked, &mut self.fired) {
+            return Verdict::Pass;
+        }
+        codec::put_message(&mut self.scratch, b'A', |out| {
+            out.extend_from_slice(&process.to_be_bytes());
+            codec::put_cstr(out, channel);
+            codec::put_cstr(out, &masked);
+        });
+        Verdict::Drop
+    }
+
+    /// An answer to what the client (or the agent) has asked.
+    fn answer(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
+        let tag = header.tag;
+        let desync = || SessionError::from(Desync { tag });
+        if tag == b'E' {
+            return self.error(body);
+        }
+        if tag == b'Z' {
+            return self.ready(body);
+        }
+        let front = self.pending.front().ok_or_else(desync)?;
+        match (tag, &front.what) {
+            // The agent's own query of the catalog: nothing of its answer concerns the client.
+            (b'T' | b'C', What::Catalog) => return Ok(Verdict::Drop),
+            (b'1', What::Parse(_)) => {
+                if let Some(What::Parse(Some(prepared))) = self.pending.pop().map(|entry| entry.what) {
+                    // It could be prepared, so the name was free before.
+                    self.names.prepared(&prepared);
+                }
+            }
+            (b'2', What::Bind) | (b'3', What::ClosePortal) => {
+                self.pending.pop();
+            }
+            (b'3', What::CloseStatement { .. }) => {
+                if let Some(What::CloseStatement { name, before }) =
+                    self.pending.pop().map(|entry| entry.what)
+                {
+                    self.names.close(Some(&name), before);
+                }
+            }
+            (b't', What::DescribeStatement(prepared)) => {
+                if let Some(prepared) = prepared {
+                    let mut reader = Reader::new(body);
+                    let count = reader.count().map_err(malformed)?;
+                    let types: Result<Box<[u32]>, _> = (0..count).map(|_| reader.oid()).collect();
+                    let _ = prepared.types.set(types.map_err(malformed)?);
+                }
+            }
+            (b'T' | b'n', What::DescribeStatement(_)) => {
+                self.pending.pop();
+            }
+            (b'T' | b'n', What::DescribePortal { portal, injected }) => {
+                let (portal, injected) = (Arc::clone(portal), *injected);
+                self.pending.pop();
+                if tag == b'T' {
+                    self.portal_described(&portal, body).map_err(malformed)?;
+                }
+                return Ok(if injected { Verdict::Drop } else { Verdict::Pass });
+            }
+            (b'T', What::Query) => {
+                let run = front.run.take().ok_or_else(desync)?;
+                let statements: Vec<_> = run.statements.clone();
+                let plan = self.plan_of(&statements, run.index, body).map_err(malformed)?;
+                self.begin_rows(&plan);
+                self.current = Some(plan);
+                if let Some(front) = self.pending.front() {
+                    front.run = Some(run);
+                }
+            }
+            (b'C' | b'I', What::Query) => self.query_complete(tag, body)?,
+            (b'C' | b'I' | b's', What::Execute) => self.execute_complete(tag, body)?,
+            (b'V', What::Function) => return Ok(self.function_result(body)),
+            (b'G', What::Query | What::Execute) => self.pending.copy_in(),
+            (b'H', What::Query | What::Execute) => self.copy_out()?,
+            (b'W', What::Query) if self.replication => {}
+            (b'c', What::Query | What::Execute) => return self.copy_done(),
+            _ => return Err(desync()),
+        }
+        Ok(Verdict::Pass)
+    }
+
+    fn ready(&mut self, body: &[u8]) -> Result<Verdict, SessionError> {
+        let entry = self.pending.ready()?;
+        self.status = body.first().copied().unwrap_or(super::judge::IDLE);
+        self.current = None;
+        self.copying = None;
+        self.report_skipped();
+        if self.pending.is_empty() {
+            self.lexing.settled();
+            if self.status == super::judge::IDLE {
+                self.names.transaction_ended();
+            }
+        }
+        if matches!(entry.what, What::Catalog) {
+            self.catalog_read();
+            return Ok(Verdict::Drop);
+        }
+        if let (What::Function, Some(run)) = (&entry.what, &entry.run)
+            && let Some(command) = run.command
+        {
+            self.log.result(command, Status::Complete(""), run.since);
+        }
+        Ok(Verdict::Pass)
+    }
+
+    fn report_skipped(&mut self) {
+        for command in self.pending.take_skipped() {
+            self.log.skipped(command);
+        }
+    }
+
+    /// ErrorResponse: passed on, masked, or replaced by the refusal that caused it.
+    fn error(&mut self, body: &[u8]) -> Result<Verdict, SessionError> {
+        let field =
+            |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted).map(|(_, text)| text);
+        // Servers before 9.6 have no V.
+        let severity = field(b'V').or_else(|| field(b'S')).unwrap_or_default();
+        let fatal = matches!(severity, b"FATAL" | b"PANIC");
+        let touching = self.touching();
+        let start = self.scratch.len();
+        if let Some(front) = self.pending.front()
+            && let Some(refusal) = &front.refusal
+            && refusal.put_error(&mut self.scratch, body)
+        {
+            let run = front.run.take();
+            if let Some(run) = run
+                && let Some(command) = run.command
+                && let Some(refusal) = front.refusal.take()
+            {
+                let status = Status::Refused { sqlstate: refusal.code, message: &refusal.message };
+                self.log.result(command, status, run.since);
+            }
+            self.pending.failed()?;
+            self.report_skipped();
+            return Ok(Verdict::Drop);
+        }
+        self.scratch.truncate(start);
+        if matches!(self.pending.front().map(|front| &front.what), Some(What::Catalog)) && !fatal {
+            self.reading = None;
+            return Ok(Verdict::Drop);
+        }
+        let replaced = self.replace_notice(b'E', body, touching);
+        let shown = replaced.and_then(|start| self.scratch.get(start + HEADER..)).unwrap_or(body);
+        let text = |wanted| {
+            codec::notice_fields(shown)
+                .find(|&(code, _)| code == wanted)
+                .map(|(_, text)| text)
+                .unwrap_or_default()
+        };
+        let (state, message) = (lossy(text(b'C')).into_owned(), lossy(text(b'M')).into_owned());
+        match self.pending.front().and_then(|front| front.run.take()) {
+            Some(run) if run.command.is_some() => {
+                if let Some(command) = run.command {
+                    self.log.result(
+                        command,
+                        Status::Error { sqlstate: &state, message: &message },
+                        run.since,
+                    );
+                }
+            }
+            _ => self.log.notice(severity, state.as_bytes(), &message),
+        }
+        self.current = None;
+        self.copying = None;
+        if !fatal && let Some(failed) = self.pending.failed()? {
+            if let What::Parse(Some(prepared)) = failed.what {
+                prepared.kill();
+            }
+        }
+        self.report_skipped();
+        Ok(if replaced.is_some() { Verdict::Drop } else { Verdict::Pass })
+    }
+
+    /// One statement of a Query is done.
+    fn query_complete(&mut self, tag: u8, body: &[u8]) -> Result<(), SessionError> {
+        let copied_in = self.pending.copy_in_complete(tag)?;
+        self.current = None;
+        self.copying = None;
+        let Some(front) = self.pending.front() else { return Ok(()) };
+        let Some(run) = &mut front.run else { return Ok(()) };
+        run.index += 1;
+        if let Some(prepared) = run.statements.first()
+            && prepared.script.statements.len() <= 1
+        {
+            let names: Vec<_> =
+                prepared.script.statements.iter().filter_map(|one| one.prepares.clone()).collect();
+            let order = prepared.order;
+            self.names.tag(Reader::new(body).cstr().unwrap_or_default(), &names, order);
+        }
+        let Some(front) = self.pending.front() else { return Ok(()) };
+        if let Some(run) = &mut front.run
+            && let Some(command) = run.command
+        {
+            let copied = std::mem::take(&mut run.copied);
+            let since = run.since;
+            self.copied(command, copied, copied_in);
+            self.complete(command, since, tag, body);
+        }
+        Ok(())
+    }
+
+    fn execute_complete(&mut self, tag: u8, body: &[u8]) -> Result<(), SessionError> {
+        let copied_in = self.pending.copy_in_complete(tag)?;
+        self.copying = None;
+        self.current = None;
+        if let Some(entry) = self.pending.pop()
+            && let Some(run) = entry.run
+            && let Some(command) = run.command
+        {
+            self.copied(command, run.copied, copied_in);
+            self.complete(command, run.since, tag, body);
+        }
+        Ok(())
+    }
+
+    /// Notes what travelled in a COPY that is complete.
+    fn copied(&mut self, command: record::CommandId, out: (u64, u64), inward: bool) {
+        if out.0 > 0 {
+            self.log.copy(&record::CopyData { command, to_client: true, messages: out.0, bytes: out.1 });
+        }
+        if inward {
+            let (messages, bytes) = std::mem::take(&mut self.copied_in);
+            self.log.copy(&record::CopyData { command, to_client: false, messages, bytes });
+        }
+    }
+
+    fn complete(&mut self, command: record::CommandId, since: std::time::Instant, tag: u8, body: &[u8]) {
+        self.count_masked();
+        let text = Reader::new(body).cstr().unwrap_or_default();
+        let status = match tag {
+            b's' => Status::Suspended,
+            _ => Status::Complete(std::str::from_utf8(text).unwrap_or_default()),
+        };
+        self.log.result(command, status, since);
+    }
+
+    fn count_masked(&mut self) {
+        if !self.fired.is_empty() {
+            for name in self.fired.names(self.flow.masks()) {
+                self.log.rows.masked(name, 1);
+            }
+            self.fired.clear();
+        }
+    }
+
+    fn begin_rows(&mut self, plan: &RowPlan) {
+        let Ok(fields) = codec::fields(&plan.description) else { return };
+        self.log.rows.columns(fields.map_while(Result::ok).map(|field| ResultColumn {
+            name: std::str::from_utf8(field.name).unwrap_or("?"),
+            type_oid: field.kind,
+            format: field.format,
+        }));
+    }
+
+    fn data_row(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
+        let whole = body.len() == header.body;
+        let front = self.pending.front().ok_or(Desync { tag: b'D' })?;
+        match front.what {
+            What::Catalog if !whole && header.body <= self.limits.row => return Ok(Verdict::NeedMore),
+            What::Catalog => {
+                if let Some(reading) = &mut self.reading {
+                    reading.row(body);
+                }
+                return Ok(Verdict::Drop);
+            }
+            What::Query | What::Execute => {}
+            _ => return Err(Desync { tag: b'D' }.into()),
+        }
+        if self.current.is_none()
+            && let Some(portal) = front.run.as_ref().and_then(|run| run.portal.as_ref())
+            && let Some(plan) = portal.plan.get()
+        {
+            let plan = Arc::clone(plan);
+            self.begin_rows(&plan);
+            self.current = Some(plan);
+        }
+        let masks = self.flow.masks();
+        let Some(plan) = self.current.as_ref().filter(|plan| plan.masks) else {
+            if self.current.is_none() && !masks.is_empty() {
+                return Err(malformed("a row came whose columns are not known, so it cannot be masked"));
+            }
+            return self.plain_row(header, body);
+        };
+        if !whole {
+            if header.body > self.limits.row {
+                return Err(malformed(format_args!(
+                    "a row of {} bytes is longer than {} bytes, more than can be masked",
+                    header.body, self.limits.row
+                )));
+            }
+            return Ok(Verdict::NeedMore);
+        }
+        let start = self.scratch.len();
+        let changed = Self::mask_row(masks, plan, body, &mut self.cell, &mut self.scratch, &mut self.fired)
+            .map_err(malformed)?;
+        let shown = if changed { self.scratch.get(start + HEADER..).unwrap_or_default() } else { body };
+        // Masks in observe mode hold for the recording alone: then rows are only counted.
+        if Arc::ptr_eq(masks, self.flow.record_masks()) {
+            record_row(&mut self.log.rows, header.total(), shown);
+        } else {
+            self.log.rows.count_row(header.total() as u64);
+        }
+        Ok(if changed { Verdict::Drop } else { Verdict::Pass })
+    }
+
+    fn plain_row(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
+        let masks = (self.flow.masks(), self.flow.record_masks());
+        if !self.log.rows.wants_row() || header.body > RECORDED_ROW || !Arc::ptr_eq(masks.0, masks.1) {
+            self.log.rows.count_row(header.total() as u64);
+            return Ok(Verdict::Pass);
+        }
+        if body.len() < header.body {
+            return Ok(Verdict::NeedMore);
+        }
+        record_row(&mut self.log.rows, header.total(), body);
+        Ok(Verdict::Pass)
+    }
+
+    fn function_result(&mut self, body: &[u8]) -> Verdict {
+        let masks = Arc::clone(self.flow.masks());
+        let Ok(Some(value)) = Reader::new(body).value() else { return Verdict::Pass };
+        let mut masked = Vec::new();
+        if !masks.detect(value, &mut masked, &mut self.fired) {
+            return Verdict::Pass;
+        }
+        codec::put_message(&mut self.scratch, b'V', |out| {
+            out.extend_from_slice(&u32::try_from(masked.len()).unwrap_or(u32::MAX).to_be_bytes());
+            out.extend_from_slice(&masked);
+        });
+        Verdict::Drop
+    }
+
+    /// COPY to the client begins.
+    fn copy_out(&mut self) -> Result<(), SessionError> {
+        let masks = Arc::clone(self.flow.masks());
+        if masks.is_empty() {
+            return Ok(());
+        }
+        let run = self.pending.front().and_then(|front| front.run.take()).ok_or(Desync { tag: b'H' })?;
+        let mut copies = self.running(&run).into_iter().filter(|statement| statement.copy.is_some());
+        let masker = match (copies.next(), copies.next()) {
+            (Some(statement), None) => {
+                let columns = self.copy_columns(statement).map_err(|refusal| malformed(refusal.message))?;
+                let concerns = masks.has_detectors() || columns.iter().any(|column| column.mask.is_some());
+                statement.copy.as_ref().filter(|_| concerns).map(|copy| CopyMasker::new(masks, copy, columns))
+            }
+            _ => {
+                return Err(malformed(
+                    "which COPY the server answers cannot be told, so it cannot be masked",
+                ));
+            }
+        };
+        drop(copies);
+        self.copying = masker.map(Box::new);
+        if let Some(front) = self.pending.front() {
+            front.run = Some(run);
+        }
+        Ok(())
+    }
+
+    fn copy_data(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
+        let front = self.pending.front().ok_or(Desync { tag: b'd' })?;
+        if !matches!(front.what, What::Query | What::Execute) {
+            return Err(Desync { tag: b'd' }.into());
+        }
+        let Some(masker) = &mut self.copying else {
+            if let Some(run) = &mut front.run {
+                run.copied = (run.copied.0 + 1, run.copied.1 + header.body as u64);
+            }
+            return Ok(Verdict::Pass);
+        };
+        if body.len() < header.body {
+            if header.body > self.limits.row {
+                return Err(malformed("a row of COPY data is longer than can be masked"));
+            }
+            return Ok(Verdict::NeedMore);
+        }
+        if let Some(run) = &mut front.run {
+            run.copied = (run.copied.0 + 1, run.copied.1 + header.body as u64);
+        }
+        self.cell.clear();
+        masker.push(body, &mut self.cell, &mut self.fired).map_err(malformed)?;
+        if self.cell == body {
+            return Ok(Verdict::Pass);
+        }
+        self.put_copy_data();
+        Ok(Verdict::Drop)
+    }
+
+    fn put_copy_data(&mut self) {
+        if !self.cell.is_empty() {
+            let cell = &self.cell;
+            codec::put_message(&mut self.scratch, b'd', |out| out.extend_from_slice(cell));
+        }
+        self.cell.clear();
+    }
+
+    fn copy_done(&mut self) -> Result<Verdict, SessionError> {
+        let Some(mut masker) = self.copying.take() else { return Ok(Verdict::Pass) };
+        self.cell.clear();
+        masker.finish(&mut self.cell, &mut self.fired).map_err(malformed)?;
+        // It goes before the CopyDone, which passes.
+        self.put_copy_data();
+        Ok(Verdict::Pass)
+    }
+}
+
+fn record_row(rows: &mut record::ResultBuilder, bytes: usize, body: &[u8]) {
+    if rows.wants_row()
+        && let Ok((_, values)) = codec::values(body)
+    {
+        rows.push_row(bytes as u64, values.map(|value| value.ok().flatten()));
+    } else {
+        rows.count_row(bytes as u64);
+    }
+}

@@ -1,0 +1,402 @@
+//! Which columns of the server's tables the masks take in, by object id and column number as
+//! RowDescription names them.
+//!
+//! The agent asks the server itself, on the flow's own connection, between two commands of the client
+//! while no transaction is open. The query names every function and operator by its schema, since the
+//! session's `search_path` is in the client's hands, and every name comes back in hexadecimal UTF-8, since
+//! its encoding is too.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use crate::mask::{ColumnMask, MaskSet};
+use crate::protocol::postgres::codec;
+use crate::sql::{Column, Relation, Statement};
+
+/// What is known of the catalog is asked for again after this time.
+const AGE: Duration = Duration::from_secs(60);
+/// More rows than this are no catalog of masked tables.
+const MOST_ROWS: usize = 1_000_000;
+
+/// What is done to a column.
+#[derive(Debug, Clone)]
+pub(super) enum Treat {
+    /// A mask of the policy.
+    Mask(ColumnMask),
+    /// It may hold a masked column's values in another form.
+    Redact,
+}
+
+/// A column of a table.
+#[derive(Debug, Clone)]
+pub(super) struct TableColumn {
+    pub(super) number: i16,
+    pub(super) name: String,
+    pub(super) kind: u32,
+    pub(super) typmod: i32,
+    /// A generated column: COPY leaves it out.
+    pub(super) generated: bool,
+}
+
+/// A table or view that has masked columns.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) columns: Vec<TableColumn>,
+}
+
+/// The masked columns of one database.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    tables: HashMap<u32, Table>,
+    masked: HashMap<(u32, i16), Treat>,
+    by_name: HashMap<String, ColumnMask>,
+    /// The newest table when it was read.
+    newest: u32,
+    read: Option<Instant>,
+}
+
+/// Reads the answer to [`query`] row by row.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    catalog: Catalog,
+    /// Child, parent, column of the parent (-1: each by its name).
+    edges: Vec<(u32, u32, i16)>,
+    rows: usize,
+    broken: bool,
+}
+
+/// Columns that hold samples of other tables' values.
+const SAMPLES: &[&str] = &[
+    "most_common_vals",
+    "histogram_bounds",
+    "most_common_elems",
+    "most_common_val_nulls",
+    "range_bounds_histogram",
+    "stavalues1",
+    "stavalues2",
+    "stavalues3",
+    "stavalues4",
+    "stavalues5",
+    "stxdmcv",
+    "stxdexpr",
+];
+
+/// The text that asks for all that the masks take in.
+pub(super) fn query(masks: &MaskSet) -> String {
+    let mut wanted = String::new();
+    for mask in masks.columns() {
+        let (schema, table, column) = mask.patterns();
+        let _ = write!(
+            wanted,
+            "({} AND {} AND EXISTS (SELECT 1 FROM pg_catalog.pg_attribute x WHERE x.attrelid \
+             OPERATOR(pg_catalog.=) c.oid AND {})) OR ",
+            like("n.nspname", schema),
+            like("c.relname", table),
+            like("x.attname", column),
+        );
+    }
+    let hex = |name: &str| {
+        format!("pg_catalog.encode(pg_catalog.convert_to({name}::pg_catalog.text, 'UTF8'), 'hex')")
+    };
+    format!(
+        "WITH RECURSIVE edges AS (\
+           SELECT r.ev_class AS child, d.refobjid AS parent, d.refobjsubid AS number \
+             FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid \
+             WHERE d.classid OPERATOR(pg_catalog.=) 2618::pg_catalog.oid \
+               AND d.refclassid OPERATOR(pg_catalog.=) 1259::pg_catalog.oid \
+               AND d.refobjsubid OPERATOR(pg_catalog.>) 0 \
+               AND r.ev_class OPERATOR(pg_catalog.<>) d.refobjid \
+           UNION SELECT i.inhrelid, i.inhparent, -1 FROM pg_catalog.pg_inherits i), \
+         wanted AS (\
+           SELECT c.oid FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+             WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r','p','v','m','f']::pg_catalog.\"char\"[]) \
+               AND ({wanted}(n.nspname OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.name AND \
+                 c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['pg_stats','pg_statistic','pg_stats_ext',\
+                 'pg_stats_ext_exprs','pg_statistic_ext_data']::pg_catalog.name[]))) \
+           UNION SELECT e.child FROM edges e JOIN wanted w ON w.oid OPERATOR(pg_catalog.=) e.parent) \
+         SELECT 'c', c.oid, a.attnum, {}, {}, {}, a.atttypid, a.atttypmod, \
+             pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(a), VARIADIC ARRAY['attgenerated']) \
+           FROM wanted w JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.oid \
+             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid \
+           WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped \
+         UNION ALL SELECT 'e', e.child, e.number, '', '', '', e.parent, 0, '' \
+           FROM edges e JOIN wanted w ON w.oid OPERATOR(pg_catalog.=) e.parent \
+         UNION ALL SELECT 'n', pg_catalog.max(c.oid), 0, '', '', '', 0, 0, '' FROM pg_catalog.pg_class c \
+         ORDER BY 1, 2, 3",
+        hex("n.nspname"),
+        hex("c.relname"),
+        hex("a.attname"),
+    )
+}
+
+/// A condition that holds for every name that the glob takes in. It needs no backslash and no quote, so
+/// it reads the same under every setting; what it takes in too much is sorted out here.
+fn like(name: &str, glob: &str) -> String {
+    let mut pattern = String::new();
+    for c in glob.chars() {
+        match c {
+            '*' => pattern.push('%'),
+            '?' => pattern.push('_'),
+            '_' => pattern.push_str("!_"),
+            c if c.is_ascii_alphanumeric() || c == ' ' || c == '-' || c == '$' => pattern.push(c),
+            c if c.is_ascii() => pattern.push('_'),
+            // Of unknown length in the server's encoding.
+            _ => pattern.push('%'),
+        }
+    }
+    format!(
+        "{name}::pg_catalog.text OPERATOR(pg_catalog.~~) pg_catalog.like_escape('{pattern}'::pg_catalog.text, \
+         '!'::pg_catalog.text)"
+    )
+}
+
+fn unhex(text: &[u8]) -> Option<String> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let bytes: Option<Vec<u8>> = text
+        .chunks(2)
+        .map(|pair| match pair {
+            &[high, low] => Some(digit(high)? << 4 | digit(low)?),
+            _ => None,
+        })
+        .collect();
+    String::from_utf8(bytes?).ok()
+}
+
+fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+impl Reading {
+    /// Takes one DataRow.
+    pub(super) fn row(&mut self, body: &[u8]) {
+        self.rows += 1;
+        if self.broken || self.rows > MOST_ROWS || self.take(body).is_none() {
+            self.broken = true;
+        }
+    }
+
+    fn take(&mut self, body: &[u8]) -> Option<()> {
+        let (_, values) = codec::values(body).ok()?;
+        let values: Vec<&[u8]> =
+            values.map(|value| value.map(Option::unwrap_or_default)).collect::<Result<_, _>>().ok()?;
+        let &[what, oid, at, schema, table, column, kind, typmod, generated] = values.as_slice() else {
+            return None;
+        };
+        match what {
+            b"c" => {
+                let entry = self.catalog.tables.entry(number(oid)?).or_default();
+                entry.schema = unhex(schema)?;
+                entry.name = unhex(table)?;
+                entry.columns.push(TableColumn {
+                    number: number(at)?,
+                    name: unhex(column)?,
+                    kind: number(kind)?,
+                    typmod: number(typmod)?,
+                    generated: !generated.is_empty(),
+                });
+            }
+            b"e" => self.edges.push((number(oid)?, number(kind)?, number(at)?)),
+            b"n" => self.catalog.newest = number(oid)?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The catalog, unless an answer could not be read.
+    pub(super) fn finish(mut self, masks: &MaskSet) -> Option<Catalog> {
+        if self.broken || self.catalog.newest == 0 {
+            return None;
+        }
+        let catalog = &mut self.catalog;
+        for (&oid, table) in &catalog.tables {
+            let system = table.schema == "pg_catalog";
+            for column in &table.columns {
+                let key = (oid, column.number);
+                if let Some(mask) = masks.column(&table.schema, &table.name, &column.name) {
+                    catalog.masked.insert(key, Treat::Mask(mask.clone()));
+                    catalog.by_name.insert(column.name.clone(), mask.clone());
+                } else if system && SAMPLES.contains(&column.name.as_str()) {
+                    catalog.masked.insert(key, Treat::Redact);
+                }
+            }
+        }
+        inherit(catalog, &self.edges);
+        catalog.read = Some(Instant::now());
+        Some(self.catalog)
+    }
+}
+
+/// Views and children have the masks of the columns that theirs are made of: by name where a column has
+/// the same one; where none has, every column that cannot be told to be made of another is redacted.
+fn inherit(catalog: &mut Catalog, edges: &[(u32, u32, i16)]) {
+    let mut sources: HashMap<u32, HashSet<&str>> = HashMap::new();
+    let Catalog { tables, masked, .. } = catalog;
+    for &(child, parent, number) in edges {
+        if let Some(column) =
+            tables.get(&parent).and_then(|table| table.columns.iter().find(|one| one.number == number))
+        {
+            sources.entry(child).or_default().insert(&column.name);
+        }
+    }
+    // As many rounds as views can be stacked on one another.
+    for _ in 0..64 {
+        let before = masked.len();
+        for &(child, parent, number) in edges {
+            let (Some(table), Some(base)) = (tables.get(&child), tables.get(&parent)) else { continue };
+            for column in base.columns.iter().filter(|one| number == -1 || one.number == number) {
+                let Some(treat) = masked.get(&(parent, column.number)).cloned() else { continue };
+                if let Some(same) = table.columns.iter().find(|one| one.name == column.name) {
+                    masked.entry((child, same.number)).or_insert(treat);
+                    continue;
+                }
+                let known = sources.get(&child);
+                for other in &table.columns {
+                    if !known.is_some_and(|known| known.contains(other.name.as_str())) {
+                        masked.entry((child, other.number)).or_insert(Treat::Redact);
+                    }
+                }
+            }
+        }
+        if masked.len() == before {
+            break;
+        }
+    }
+    // Tables without a masked column need not be known.
+    tables
+        .retain(|oid, table| table.columns.iter().any(|column| masked.contains_key(&(*oid, column.number))));
+}
+
+impl Catalog {
+    /// It was read long ago.
+    pub(super) fn old(&self) -> bool {
+        self.read.is_none_or(|read| read.elapsed() > AGE)
+    }
+
+    /// What is done to a result column of this origin. Column 0 is the whole row.
+    pub(super) fn treat(&self, table: u32, column: i16) -> Option<&Treat> {
+        if column == 0 {
+            return self.tables.contains_key(&table).then_some(&Treat::Redact);
+        }
+        self.masked.get(&(table, column))
+    }
+
+    /// The table came to be after the catalog was read.
+    pub(super) fn unknown(&self, table: u32) -> bool {
+        table > self.newest
+    }
+
+    /// A mask on any column of this name.
+    pub(super) fn named(&self, column: &str) -> Option<&ColumnMask> {
+        self.by_name.get(column)
+    }
+
+    /// The tables that a name in a statement may mean.
+    pub(super) fn tables(&self, relation: &Relation) -> impl Iterator<Item = (u32, &Table)> {
+        self.tables
+            .iter()
+            .filter(|(_, table)| {
+                (relation.name == table.name || relation.name == "*")
+                    && relation.schema.as_ref().is_none_or(|schema| *schema == table.schema)
+            })
+            .map(|(&oid, table)| (oid, table))
+    }
+
+    /// A column in a statement may be a masked one.
+    pub(super) fn may_mask(&self, column: &Column) -> bool {
+        // A table's name in the place of a column is its whole row.
+        let row = |table: &Table| column.name == table.name;
+        let masked = |oid: u32, table: &Table| {
+            row(table)
+                || table.columns.iter().any(|one| {
+                    (column.name == "*" || one.name == column.name)
+                        && self.masked.contains_key(&(oid, one.number))
+                })
+        };
+        match &column.relation {
+            Some(relation) => self.tables(relation).any(|(oid, table)| masked(oid, table)),
+            None => self.tables.iter().any(|(&oid, table)| masked(oid, table)),
+        }
+    }
+
+    /// The statement may read a table that has masked columns.
+    pub(super) fn touches(&self, statement: &Statement) -> bool {
+        statement.dynamic
+            || statement.error.is_some()
+            || statement
+                .reads
+                .iter()
+                .chain(&statement.writes)
+                .any(|relation| self.tables(relation).next().is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::{HashKey, Transform};
+
+    fn catalog(edges: &[(u32, u32, i16)]) -> Catalog {
+        let masks = MaskSet::builder()
+            .column("cards".into(), "public", "customers", "card", Transform::Hash)
+            .build(&HashKey::new(&[0; 32]));
+        let mut reading = Reading::default();
+        let mut table = |oid: u32, name: &str, columns: &[&str]| {
+            let columns = (1..).zip(columns).map(|(number, name)| TableColumn {
+                number,
+                name: (*name).to_owned(),
+                kind: 25,
+                typmod: -1,
+                generated: false,
+            });
+            let table = Table { schema: "public".into(), name: name.into(), columns: columns.collect() };
+            reading.catalog.tables.insert(oid, table);
+        };
+        table(1, "customers", &["id", "card"]);
+        table(2, "plain", &["id", "card"]);
+        table(3, "renamed", &["id", "number"]);
+        table(4, "over", &["id", "what"]);
+        reading.catalog.newest = 9;
+        reading.edges = edges.to_vec();
+        reading.finish(&masks).unwrap()
+    }
+
+    #[test]
+    fn views_and_children_inherit() {
+        let catalog = catalog(&[(2, 1, -1), (3, 1, 1), (3, 1, 2), (4, 3, 1), (4, 3, 2)]);
+        assert!(matches!(catalog.treat(1, 2), Some(Treat::Mask(_))));
+        assert!(catalog.treat(1, 1).is_none());
+        assert!(matches!(catalog.treat(1, 0), Some(Treat::Redact)));
+        assert!(matches!(catalog.treat(2, 2), Some(Treat::Mask(_))));
+        assert!(catalog.treat(3, 1).is_none());
+        assert!(matches!(catalog.treat(3, 2), Some(Treat::Redact)));
+        assert!(matches!(catalog.treat(4, 2), Some(Treat::Redact)));
+        assert!(catalog.unknown(10) && !catalog.unknown(9));
+    }
+
+    #[test]
+    fn names_in_statements() {
+        let catalog = catalog(&[]);
+        let relation = |schema: Option<&str>, name: &str| Relation {
+            schema: schema.map(str::to_owned),
+            name: name.to_owned(),
+        };
+        let column = |relation, name: &str| Column { relation, name: name.to_owned() };
+        assert!(catalog.may_mask(&column(None, "card")));
+        assert!(!catalog.may_mask(&column(None, "id")));
+        assert!(catalog.may_mask(&column(Some(relation(None, "customers")), "*")));
+        assert!(!catalog.may_mask(&column(Some(relation(Some("other"), "customers")), "card")));
+        assert!(!catalog.may_mask(&column(Some(relation(None, "plain")), "card")));
+    }
+
+    #[test]
+    fn globs_as_like() {
+        assert!(like("x", "a*_?'\\").contains("'a%!____'"));
+        assert_eq!(unhex(b"c3a9").as_deref(), Some("\u{e9}"));
+        assert_eq!(unhex(b"c3a"), None);
+    }
+}

@@ -1,0 +1,400 @@
+//! What the client sends: each message is judged, recorded, and then forwarded or replaced.
+//!
+//! All that the client has sent so far is one batch: decided message by message, recorded in one append,
+//! forwarded in one write.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::judge::Asked;
+use super::pending::{Entry, What};
+use super::pipe::{Edit, Pipe};
+use super::refusal::Refusal;
+use super::run::Run;
+use super::statements::{Portal, Prepared};
+use super::{Core, Phase, Rest};
+use crate::protocol::SessionError;
+use crate::protocol::postgres::codec::{self, BindHead, CodecError, HEADER, Header, Parse, Reader};
+use crate::protocol::postgres::{operation, values};
+use crate::record::Step;
+
+/// How many messages may wait for the server's answer before no more are taken.
+pub(super) const MOST_PENDING: usize = 65_536;
+/// The longest message of the kinds that hold only names (the server's own bound).
+const SMALL: usize = 10_000;
+
+/// A message within the undecided bytes.
+#[derive(Clone, Copy)]
+struct Message<'a> {
+    /// Where it begins.
+    at: usize,
+    header: Header,
+    /// As much of its body as is there.
+    body: &'a [u8],
+}
+
+impl Message<'_> {
+    fn whole(&self) -> bool {
+        self.body.len() == self.header.body
+    }
+}
+
+/// What to do after a look at a message.
+enum Taken {
+    /// More of it is needed.
+    NeedMore,
+    /// It passes, as far as it is there and as it comes.
+    Pass,
+    /// It was replaced (see the edits); its bytes are thrown away as they come.
+    Discard,
+}
+
+impl Core {
+    /// Decides on what the client has sent.
+    pub(super) fn client(&mut self, pipe: &mut Pipe) -> Result<(), SessionError> {
+        if self.phase == Phase::Over {
+            pipe.discard_undecided();
+            return Ok(());
+        }
+        if self.phase == Phase::Ready && self.from_client.left == 0 {
+            self.refresh_policy();
+            // Commands that waited for the catalog go on now, whether it could be read or not.
+            if !std::mem::take(&mut self.catalog_tried) && self.consult_catalog(pipe) {
+                return Ok(());
+            }
+        }
+        let before = (self.pending.len(), self.names.next_order(), self.from_client, self.summary);
+        let mut consumed = self.scan_client(pipe.undecided())?;
+        if let Err(error) = self.log.flush() {
+            // Nothing of the batch has been forwarded: it is taken again, and all of it refused.
+            tracing::error!(%error, "commands are refused because they cannot be recorded");
+            self.pending.truncate(before.0);
+            self.names.take_back(before.1);
+            (self.from_client, self.summary) = (before.2, before.3);
+            self.refuse_all = Some(Refusal::own(
+                "53100",
+                "refused: the command could not be recorded",
+                "The agent's log on this host says why; `interlock status` shows the space in use.",
+            ));
+            let scanned = self.scan_client(pipe.undecided());
+            self.refuse_all = None;
+            self.log.flush_refused();
+            consumed = scanned?;
+        }
+        pipe.release(consumed, &self.edits, &self.scratch);
+        self.reset_scratch();
+        Ok(())
+    }
+
+    /// Goes over the messages in `bytes` and says how many bytes are decided.
+    fn scan_client(&mut self, bytes: &[u8]) -> Result<usize, SessionError> {
+        self.reset_scratch();
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if self.from_client.left > 0 {
+                let here = self.from_client.left.min(rest.len());
+                if self.from_client.discard {
+                    self.edits.push(Edit { at, remove: here, insert: 0 });
+                }
+                self.from_client.left -= here;
+                at += here;
+                continue;
+            }
+            if self.phase == Phase::Over || self.stalled() {
+                break;
+            }
+            let Some(header) = Header::read(rest)? else { break };
+            if self.phase == Phase::Login && header.tag != b'p' {
+                break;
+            }
+            let body = rest.get(HEADER..header.total().min(rest.len())).unwrap_or_default();
+            let discard = match self.client_message(Message { at, header, body })? {
+                Taken::NeedMore => break,
+                Taken::Pass => false,
+                Taken::Discard => true,
+            };
+            self.from_client = Rest { left: header.total(), discard };
+        }
+        Ok(at)
+    }
+
+    fn client_message(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
+        let tag = message.header.tag;
+        match tag {
+            b'd' => {
+                self.copied_in.0 += 1;
+                self.copied_in.1 += message.header.body as u64;
+                self.pending.push(Entry::new(What::CopyData));
+                return Ok(Taken::Pass);
+            }
+            b'Q' | b'P' => return self.text_message(message),
+            b'B' => return self.bind(message),
+            b'F' => return self.function_call(message),
+            _ => {}
+        }
+        if !matches!(tag, b'E' | b'D' | b'C' | b'S' | b'H' | b'X' | b'c' | b'f' | b'p') {
+            return Err(SessionError::Frontend(format!("invalid frontend message type {tag}")));
+        }
+        if message.header.body > SMALL && !(tag == b'p' && message.header.body <= 65_536) {
+            return Err(CodecError::Length {
+                tag,
+                length: i32::try_from(message.header.body + 4).unwrap_or(-1),
+            }
+            .into());
+        }
+        if !message.whole() {
+            return Ok(Taken::NeedMore);
+        }
+        match tag {
+            b'E' => return self.execute(message),
+            b'D' => self.describe(message.body)?,
+            b'C' => self.close(message.body)?,
+            b'S' => {
+                self.epoch += 1;
+                self.pending.push(Entry::new(What::Sync));
+            }
+            b'c' | b'f' => self.pending.push(Entry::new(What::CopyEnd)),
+            b'X' => self.phase = Phase::Over,
+            // Flush is answered by nothing of its own; a password goes to the server unseen.
+            _ => {}
+        }
+        Ok(Taken::Pass)
+    }
+
+    /// Query and Parse.
+    fn text_message(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
+        let query = message.header.tag == b'Q';
+        if message.header.body > self.limits.statement {
+            let refusal = Refusal::own(
+                "54000",
+                &format!("refused: a statement of {} bytes is too long to be judged", message.header.body),
+                &format!("The longest is {} bytes.", self.limits.statement),
+            );
+            return Ok(self.refuse(message, refusal, None));
+        }
+        if !message.whole() {
+            return Ok(Taken::NeedMore);
+        }
+        if query { self.query(message) } else { self.parse(message) }
+    }
+
+    fn query(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
+        let mut reader = Reader::new(message.body);
+        let text = reader.cstr()?;
+        reader.end()?;
+        let prepared = self.read(text, None);
+        let step = if self.replication { Step::Replication } else { Step::Query };
+        let statements = [Arc::clone(&prepared)];
+        let (command, refusal) = self.judge(step, &statements, Asked::default());
+        let refusal = refusal.or_else(|| self.unmaskable(&statements)).or_else(|| self.room(&prepared));
+        if let Some(refusal) = refusal {
+            return Ok(self.refuse(message, refusal, Some(command)));
+        }
+        let run = Run { statements: statements.into(), ..Run::new(Some(command)) };
+        self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Query) });
+        Ok(Taken::Pass)
+    }
+
+    fn room(&mut self, prepared: &Arc<Prepared>) -> Option<Refusal> {
+        (!self.remember(prepared)).then(too_many)
+    }
+
+    fn parse(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
+        let parse = Parse::read(message.body)?;
+        let prepared = self.read(parse.text, Some(self.epoch));
+        let types: Box<[u32]> = parse.types().collect();
+        if !types.is_empty() && types.iter().all(|&kind| kind != 0) {
+            let _ = prepared.types.set(types);
+        }
+        let statements = [Arc::clone(&prepared)];
+        let asked = Asked { statement: parse.name, ..Asked::default() };
+        let (command, refusal) = self.judge(Step::Prepare, &statements, asked);
+        let refusal = refusal.or_else(|| self.unmaskable(&statements)).or_else(|| {
+            let room = self.names.add(parse.name, Arc::clone(&prepared), &self.limits);
+            (!room).then(too_many)
+        });
+        if let Some(refusal) = refusal {
+            return Ok(self.refuse(message, refusal, Some(command)));
+        }
+        let _ = prepared.command.set(command);
+        self.pending.push(Entry::new(What::Parse(Some(prepared))));
+        Ok(Taken::Pass)
+    }
+
+    /// Judged by the statement it names and its parameters. Only the front of a long one is held.
+    fn bind(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
+        if !message.whole() && message.body.len() < self.limits.parameters {
+            return Ok(Taken::NeedMore);
+        }
+        let head = BindHead::read(message.body)?;
+        let statements = self.names.bindable(head.statement, self.epoch);
+        let types = match statements.as_slice() {
+            [one] => one.types.get(),
+            _ => None,
+        };
+        let mut params = Vec::new();
+        let read = head.params(|index, format, value| {
+            let kind = types.and_then(|types| types.get(index)).copied().unwrap_or_default();
+            params.push(value.map(|value| values::render(kind, format, value)));
+        });
+        match read {
+            Ok(_) => {}
+            // The one that does not fit is noted by its size.
+            Err(CodecError::Truncated) if !message.whole() => {
+                params.push(Some(format!("… {} bytes of parameters in all", message.header.body)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let of = match statements.as_slice() {
+            [one] => one.command.get().copied(),
+            _ => None,
+        };
+        let asked = Asked { statement: head.statement, portal: head.portal, params, of };
+        let (command, refusal) = self.judge(Step::Bind, &statements, asked);
+        let refusal = refusal.or_else(|| self.unmaskable(&statements));
+        if let Some(refusal) = refusal {
+            return Ok(self.refuse(message, refusal, Some(command)));
+        }
+        let portal =
+            Portal { statements, command: Some(command), generation: self.generation, ..Portal::default() };
+        if !self.names.open(head.portal, Arc::new(portal), &self.limits) {
+            return Ok(self.refuse(message, too_many(), Some(command)));
+        }
+        self.pending.push(Entry::new(What::Bind));
+        Ok(Taken::Pass)
+    }
+
+    fn execute(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
+        let name = codec::execute(message.body)?;
+        let portal = match self.names.portal(name) {
+            Some(portal) => Arc::clone(portal),
+            None => {
+                // A cursor that SQL has opened, or no portal at all.
+                let portal =
+                    Arc::new(Portal { statements: self.names.cursors().to_vec(), ..Portal::default() });
+                self.names.open(name, Arc::clone(&portal), &self.limits);
+                portal
+            }
+        };
+        let again = portal.executed.swap(true, Ordering::Relaxed);
+        let command = match portal.command {
+            Some(command) if !again && portal.generation == self.generation && self.refuse_all.is_none() => {
+                command
+            }
+            of => {
+                let asked = Asked { portal: name, of, ..Asked::default() };
+                let (command, refusal) = self.judge(Step::Execute, &portal.statements, asked);
+                if let Some(refusal) = refusal.or_else(|| self.unmaskable(&portal.statements)) {
+                    return Ok(self.refuse(message, refusal, Some(command)));
+                }
+                command
+            }
+        };
+        for prepared in &portal.statements {
+            if !self.remember(prepared) {
+                return Ok(self.refuse(message, too_many(), Some(command)));
+            }
+        }
+        // Rows are masked by the columns of the very portal that they come from; if the client does not
+        // ask for them, the agent does.
+        if !self.flow.masks().is_empty() && !portal.described.swap(true, Ordering::Relaxed) {
+            let start = self.scratch.len();
+            codec::put_message(&mut self.scratch, b'D', |out| {
+                out.push(b'P');
+                codec::put_cstr(out, name);
+            });
+            self.edits.push(Edit { at: message.at, remove: 0, insert: self.scratch.len() - start });
+            self.pending
+                .push(Entry::new(What::DescribePortal { portal: Arc::clone(&portal), injected: true }));
+        }
+        let run = Run { portal: Some(portal), ..Run::new(Some(command)) };
+        self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Execute) });
+        Ok(Taken::Pass)
+    }
+
+    fn describe(&mut self, body: &[u8]) -> Result<(), SessionError> {
+        let (kind, name) = codec::target(body)?;
+        let what = if kind == b'P' {
+            match self.names.portal(name) {
+                Some(portal) => {
+                    portal.described.store(true, Ordering::Relaxed);
+                    What::DescribePortal { portal: Arc::clone(portal), injected: false }
+                }
+                None => What::DescribePortal { portal: Arc::default(), injected: false },
+            }
+        } else {
+            let mut candidates = self.names.bindable(name, self.epoch);
+            let one = candidates.pop();
+            What::DescribeStatement(one.filter(|_| candidates.is_empty()))
+        };
+        self.pending.push(Entry::new(what));
+        Ok(())
+    }
+
+    fn close(&mut self, body: &[u8]) -> Result<(), SessionError> {
+        let (kind, name) = codec::target(body)?;
+        let what = if kind == b'S' {
+            What::CloseStatement { name: name.into(), before: self.names.next_order() }
+        } else {
+            What::ClosePortal
+        };
+        self.pending.push(Entry::new(what));
+        Ok(())
+    }
+
+    fn function_call(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
+        if message.body.len() < 4 && !message.whole() {
+            return Ok(Taken::NeedMore);
+        }
+        let function = Reader::new(message.body).oid()?;
+        let operation = operation::function_call(&self.user, &self.database, function);
+        let (command, refusal) = self.judge_other(Step::FunctionCall, operation);
+        if let Some(refusal) = refusal {
+            return Ok(self.refuse(message, refusal, Some(command)));
+        }
+        let run = Run::new(Some(command));
+        self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Function) });
+        Ok(Taken::Pass)
+    }
+
+    /// Replaces a message by one that is sure to fail.
+    fn refuse(
+        &mut self,
+        message: Message<'_>,
+        refusal: Refusal,
+        command: Option<crate::record::CommandId>,
+    ) -> Taken {
+        let start = self.scratch.len();
+        let what = match message.header.tag {
+            b'Q' | b'F' => {
+                refusal.put_query(&mut self.scratch);
+                What::Query
+            }
+            b'P' => {
+                let name = Parse::read(message.body).ok().map(|parse| parse.name);
+                refusal.put_parse(&mut self.scratch, name);
+                What::Parse(None)
+            }
+            _ => {
+                refusal.put_parse(&mut self.scratch, None);
+                What::Parse(None)
+            }
+        };
+        self.edits.push(Edit { at: message.at, remove: 0, insert: self.scratch.len() - start });
+        let entry = Entry {
+            what,
+            refusal: Some(Box::new(refusal)),
+            run: command.map(|command| Box::new(Run::new(Some(command)))),
+        };
+        self.pending.push(entry);
+        Taken::Discard
+    }
+}
+
+fn too_many() -> Refusal {
+    Refusal::own(
+        "54000",
+        "refused: the session has prepared too many statements",
+        "Close or DEALLOCATE statements that are no longer used.",
+    )
+}

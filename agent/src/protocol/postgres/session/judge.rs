@@ -1,0 +1,311 @@
+//! Texts to operations, operations to verdicts.
+
+use std::borrow::Cow;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::Core;
+use super::catalog::{self, Catalog, Reading};
+use super::log::{Note, lossy};
+use super::masking::RowPlan;
+use super::pending::{Entry, What};
+use super::pipe::Pipe;
+use super::refusal::Refusal;
+use super::statements::{Names, Prepared};
+use crate::operation::{Operation, Protocol};
+use crate::policy::{Decision, Verdict};
+use crate::protocol::postgres::{codec, operation};
+use crate::record::{CommandId, Step};
+use crate::sql::{self, Class, Kind, Script};
+
+/// Transaction status: not in a transaction.
+pub(super) const IDLE: u8 = b'I';
+
+/// What is asked, besides the statement itself.
+#[derive(Debug, Default)]
+pub(super) struct Asked<'a> {
+    pub(super) statement: &'a [u8],
+    pub(super) portal: &'a [u8],
+    /// Parameters as sent.
+    pub(super) params: Vec<Option<String>>,
+    pub(super) of: Option<CommandId>,
+}
+
+/// A verdict on one candidate.
+struct Judged {
+    /// What was judged; none where the verdict was known from before.
+    operation: Option<Operation>,
+    decision: Arc<Decision>,
+    recorded: Arc<str>,
+}
+
+impl Judged {
+    fn strictness(&self) -> (bool, Verdict) {
+        (!self.decision.passes(), self.decision.verdict)
+    }
+}
+
+impl Core {
+    /// Takes the newest policy, if it changed.
+    pub(super) fn refresh_policy(&mut self) {
+        let generation = self.policy.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.flow = self.policy.load();
+            self.catalog = None;
+            self.plans.clear();
+        }
+    }
+
+    /// Asks the server for its catalog, if that is due and can be done now, and says whether the client's
+    /// commands have to wait for the answer.
+    pub(super) fn consult_catalog(&mut self, pipe: &mut Pipe) -> bool {
+        if self.reading.is_some()
+            || matches!(self.pending.front().map(|front| &front.what), Some(What::Catalog))
+        {
+            return true;
+        }
+        let due = self.catalog_stale || self.catalog.as_ref().is_none_or(Catalog::old);
+        let masks = Arc::clone(self.flow.masks());
+        if !due || !masks.has_columns() || self.replication {
+            return false;
+        }
+        // Within a transaction the query would be part of it: it would fail in a failed one, and take
+        // the snapshot of one that has not begun to read.
+        if self.status != IDLE || !self.pending.is_empty() {
+            return false;
+        }
+        let mut message = Vec::new();
+        codec::put_message(&mut message, b'Q', |out| codec::put_cstr(out, catalog::query(&masks).as_bytes()));
+        pipe.insert(&message);
+        self.pending.push(Entry::new(What::Catalog));
+        self.reading = Some(Reading::default());
+        true
+    }
+
+    /// The answer is complete, or an error came in its place.
+    pub(super) fn catalog_read(&mut self) {
+        let read = self.reading.take().and_then(|reading| reading.finish(self.flow.masks()));
+        if read.is_none() {
+            tracing::warn!(
+                database = &*self.database,
+                user = &*self.user,
+                "the server's catalog could not be read; commands that need it are refused"
+            );
+        }
+        self.catalog = read;
+        self.catalog_stale = self.catalog.is_none();
+        self.catalog_tried = true;
+        self.plans.clear();
+    }
+
+    /// The plan for the rows of one statement of a Query.
+    pub(super) fn plan_of(
+        &mut self,
+        prepared: &[Arc<Prepared>],
+        index: usize,
+        description: &[u8],
+    ) -> Result<Arc<RowPlan>, codec::CodecError> {
+        let names = std::mem::take(&mut self.names);
+        let mut all = Vec::new();
+        for statement in prepared.iter().filter_map(|one| one.script.statements.get(index)) {
+            names.expand(statement, &mut all);
+        }
+        let plan = self.plan(description, &all);
+        self.names = names;
+        plan
+    }
+
+    /// Reads a text as the server will.
+    pub(super) fn read(&mut self, text: &[u8], epoch: Option<u64>) -> Arc<Prepared> {
+        let waiting = !self.pending.is_empty();
+        let (text, script): (Arc<str>, _) = match self.lexing.read(text, waiting) {
+            Ok(text) => {
+                let script = self.scripts.analyze(&text);
+                (text.into(), script)
+            }
+            Err(reason) => {
+                let text = lossy(text);
+                let script = Arc::new(Script::unparsed(&text, reason));
+                (text.into(), script)
+            }
+        };
+        let script = if self.replication {
+            Arc::new(operation::replication_command(Script::clone(&script), &text))
+        } else {
+            script
+        };
+        let recorded: Arc<str> = match self.recordable(&text) {
+            Cow::Borrowed(_) => Arc::clone(&text),
+            Cow::Owned(masked) => masked.into(),
+        };
+        Arc::new(Prepared {
+            order: self.names.next_order(),
+            epoch,
+            text,
+            recorded,
+            script,
+            types: OnceLock::new(),
+            dead: AtomicBool::new(false),
+            command: OnceLock::new(),
+            decided: Mutex::default(),
+        })
+    }
+
+    /// A text as it may be recorded.
+    pub(super) fn recordable<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let masks = self.flow.record_masks();
+        match sql::redact_secrets(text) {
+            Cow::Borrowed(text) => masks.mask_text(text),
+            Cow::Owned(text) => Cow::Owned(masks.mask_text(&text).into_owned()),
+        }
+    }
+
+    /// What `prepared` does, with what it runs by name put in.
+    pub(super) fn effective(&self, prepared: &Prepared) -> Arc<Script> {
+        effective(&self.names, &prepared.script)
+    }
+
+    fn operation(&self, text: &Arc<str>, script: Arc<Script>, params: Arc<[Option<String>]>) -> Operation {
+        Operation {
+            protocol: Protocol::Postgres,
+            user: Arc::clone(&self.user),
+            database: Arc::clone(&self.database),
+            text: Arc::clone(text),
+            script,
+            params,
+        }
+    }
+
+    /// Decides on what `statements` do, all of them candidates for the one that runs, and notes it for
+    /// the recording. Gives the strictest verdict.
+    pub(super) fn judge(
+        &mut self,
+        step: Step,
+        statements: &[Arc<Prepared>],
+        asked: Asked<'_>,
+    ) -> (CommandId, Option<Refusal>) {
+        let params: Arc<[Option<String>]> = asked.params.into();
+        let mut strictest: Option<Judged> = None;
+        for prepared in statements {
+            let judged = self.judge_one(step, prepared, &params);
+            if strictest.as_ref().is_none_or(|best| judged.strictness() > best.strictness()) {
+                strictest = Some(judged);
+            }
+        }
+        let Judged { operation, decision, recorded } = strictest.unwrap_or_else(|| {
+            let name = lossy(if step == Step::Bind { asked.statement } else { asked.portal });
+            let text: Arc<str> = name.as_ref().into();
+            let script = Script::unparsed(&name, "no statement of this name was seen to be prepared");
+            let operation = self.operation(&text, Arc::new(script), Arc::clone(&params));
+            let decision = Arc::new(self.flow.decide(&operation, &self.subject));
+            Judged { operation: Some(operation), decision, recorded: text }
+        });
+        let masks = self.flow.record_masks();
+        let params = if masks.has_detectors() {
+            let mask = |value: &String| masks.mask_text(value).into_owned();
+            params.iter().map(|value| value.as_ref().map(mask)).collect()
+        } else {
+            params.to_vec()
+        };
+        let refers = asked.of.is_some();
+        let note = Note {
+            statement: lossy(asked.statement).into_owned(),
+            portal: lossy(asked.portal).into_owned(),
+            params,
+            of: asked.of,
+            operation: operation.filter(|_| !refers),
+            ..Note::new(step, if refers { Arc::default() } else { recorded }, decision)
+        };
+        self.note(note)
+    }
+
+    fn judge_one(&self, step: Step, prepared: &Arc<Prepared>, params: &Arc<[Option<String>]>) -> Judged {
+        let recorded = Arc::clone(&prepared.recorded);
+        // What it runs by name may come to be something else.
+        let lasting =
+            self.flow.is_static() && prepared.script.statements.iter().all(|one| one.executes.is_none());
+        let known = || prepared.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        if lasting
+            && let Some((generation, decision)) = &*known()
+            && *generation == self.generation
+        {
+            return Judged { operation: None, decision: Arc::clone(decision), recorded };
+        }
+        let operation = self.operation(&prepared.text, self.effective(prepared), Arc::clone(params));
+        let decision = Arc::new(match step {
+            Step::Prepare => self.flow.decide_unbound(&operation, &self.subject),
+            _ => self.flow.decide(&operation, &self.subject),
+        });
+        if lasting {
+            *known() = Some((self.generation, Arc::clone(&decision)));
+        }
+        Judged { operation: Some(operation), decision, recorded }
+    }
+
+    /// Judges an operation that is no SQL text.
+    pub(super) fn judge_other(&mut self, step: Step, operation: Operation) -> (CommandId, Option<Refusal>) {
+        let decision = self.flow.decide(&operation, &self.subject);
+        let note = Note {
+            operation: Some(operation.clone()),
+            ..Note::new(step, operation.text, Arc::new(decision))
+        };
+        self.note(note)
+    }
+
+    fn note(&mut self, note: Note) -> (CommandId, Option<Refusal>) {
+        let refusal = match &self.refuse_all {
+            Some(refusal) => Some(refusal.clone()),
+            None => (!note.decision.passes()).then(|| Refusal::by_rule(&note.decision)),
+        };
+        self.summary.commands += 1;
+        self.summary.refused += u64::from(refusal.is_some());
+        (self.log.command(note), refusal)
+    }
+
+    /// Remembers what a passed text leaves behind: statements and cursors that it makes, settings that
+    /// it changes. `false` when there is no room.
+    pub(super) fn remember(&mut self, prepared: &Arc<Prepared>) -> bool {
+        let mut room = true;
+        for statement in &prepared.script.statements {
+            if statement.changes_lexing {
+                self.lexing.doubt();
+            }
+            if statement.classes.contains(&Class::Ddl) {
+                self.catalog_stale = true;
+            }
+            if let Some(name) = &statement.prepares {
+                let order = self.names.next_order();
+                let inner = Arc::new(Prepared::part(prepared, statement, order));
+                room &= self.names.add_again(name.as_bytes(), inner, &self.limits);
+            }
+            if statement.kinds.contains(&Kind::DeclareCursor) {
+                let inner = Arc::new(Prepared::part(prepared, statement, prepared.order));
+                room &= self.names.declare(inner, &self.limits);
+            }
+        }
+        room
+    }
+}
+
+/// `script` with what its EXECUTEs run put behind it.
+fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
+    if script.statements.iter().all(|statement| statement.executes.is_none()) {
+        return Arc::clone(script);
+    }
+    let mut all = Script::clone(script);
+    for (index, statement) in script.statements.iter().enumerate() {
+        let Some(name) = &statement.executes else { continue };
+        let mut known =
+            script.statements.iter().take(index).any(|earlier| earlier.prepares.as_ref() == Some(name));
+        for candidate in names.candidates(name.as_bytes()) {
+            known = true;
+            all.statements.extend(candidate.script.statements.iter().cloned());
+        }
+        if !known {
+            let reason = "EXECUTE of a statement that was not seen to be prepared";
+            all.statements.extend(Script::unparsed(&statement.text, reason).statements);
+        }
+    }
+    Arc::new(all)
+}

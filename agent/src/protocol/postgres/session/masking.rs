@@ -1,0 +1,385 @@
+//! What happens to values on their way to the client.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use super::Core;
+use super::catalog::Treat;
+use super::refusal::Refusal;
+use super::run::Run;
+use super::statements::Prepared;
+use crate::mask::copy::CopyColumn;
+use crate::mask::{Applied, Fired, Format, HashKey, MaskSet, Transform, value};
+use crate::protocol::postgres::codec::{self, CodecError};
+use crate::sql::{Kind, Statement};
+
+/// What is done to the columns of one result.
+#[derive(Debug)]
+pub(super) struct RowPlan {
+    /// The RowDescription's body that it was made for.
+    pub(super) description: Box<[u8]>,
+    fields: Vec<FieldPlan>,
+    /// Some values may be changed.
+    pub(super) masks: bool,
+    /// It depends on nothing but the description.
+    reusable: bool,
+}
+
+#[derive(Debug)]
+struct FieldPlan {
+    kind: u32,
+    typmod: i32,
+    format: Format,
+    treat: Option<Treat>,
+}
+
+/// How many plans a flow keeps to find again.
+const MOST_PLANS: usize = 16;
+
+impl Core {
+    /// The plan for a result of these columns, of a statement that may be any of `statements`.
+    pub(super) fn plan(
+        &mut self,
+        description: &[u8],
+        statements: &[&Statement],
+    ) -> Result<Arc<RowPlan>, CodecError> {
+        if let Some(plan) = self.plans.iter().find(|plan| *plan.description == *description) {
+            return Ok(Arc::clone(plan));
+        }
+        let masks = Arc::clone(self.flow.masks());
+        let mut plan = RowPlan {
+            description: description.into(),
+            fields: Vec::new(),
+            masks: masks.has_detectors(),
+            reusable: true,
+        };
+        for (index, field) in codec::fields(description)?.enumerate() {
+            let field = field?;
+            let treat =
+                if masks.has_columns() { self.treat(index, &field, statements, &mut plan) } else { None };
+            plan.masks |= treat.is_some();
+            plan.fields.push(FieldPlan {
+                kind: field.kind,
+                typmod: field.typmod,
+                format: if field.format == 1 { Format::Binary } else { Format::Text },
+                treat,
+            });
+        }
+        let plan = Arc::new(plan);
+        if plan.reusable {
+            if self.plans.len() >= MOST_PLANS {
+                self.plans.remove(0);
+            }
+            self.plans.push(Arc::clone(&plan));
+        }
+        Ok(plan)
+    }
+
+    fn treat(
+        &mut self,
+        index: usize,
+        field: &codec::Field<'_>,
+        statements: &[&Statement],
+        plan: &mut RowPlan,
+    ) -> Option<Treat> {
+        let Some(catalog) = &self.catalog else {
+            // Statements that read are refused then; what comes all the same is not shown.
+            plan.reusable = false;
+            return Some(Treat::Redact);
+        };
+        if field.table != 0 {
+            if let Some(treat) = catalog.treat(field.table, field.column) {
+                return Some(treat.clone());
+            }
+            if catalog.unknown(field.table) {
+                plan.reusable = false;
+                self.catalog_stale = true;
+                if field.column == 0 {
+                    return Some(Treat::Redact);
+                }
+                let name = std::str::from_utf8(field.name).ok()?;
+                return catalog.named(name).map(|mask| Treat::Mask(mask.clone()));
+            }
+            return None;
+        }
+        plan.reusable = false;
+        let made_of_masked = statements.iter().any(|statement| match &statement.outputs {
+            // A star that stands before it moves the positions: then any output may be this one.
+            Some(outputs) if outputs.iter().any(|output| output.whole_row) => outputs.iter().any(|output| {
+                output.whole_row && catalog.touches(statement)
+                    || output.columns.iter().any(|one| catalog.may_mask(one))
+            }),
+            Some(outputs) => match outputs.get(index) {
+                Some(output) => output.columns.iter().any(|column| catalog.may_mask(column)),
+                None => catalog.touches(statement),
+            },
+            None => {
+                statement.columns_read.iter().any(|column| catalog.may_mask(column))
+                    || catalog.touches(statement)
+            }
+        });
+        made_of_masked.then_some(Treat::Redact)
+    }
+
+    /// Appends the DataRow of `body` with its values masked to `out`, as a whole message. `false`, with
+    /// nothing appended, when it stays as it is.
+    pub(super) fn mask_row(
+        masks: &MaskSet,
+        plan: &RowPlan,
+        body: &[u8],
+        cell: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+        fired: &mut Fired,
+    ) -> Result<bool, CodecError> {
+        let start = out.len();
+        let mut reader = codec::Reader::new(body);
+        if reader.count()? != plan.fields.len() {
+            return Err(CodecError::Trailing);
+        }
+        let mut copied = 0;
+        cell.clear();
+        for field in &plan.fields {
+            let at = body.len() - reader.rest().len();
+            let Some(value) = reader.value()? else { continue };
+            let applied = match &field.treat {
+                Some(treat) => Some(treat.apply(field.kind, field.typmod, field.format, value, cell, fired)),
+                None => masks.detect_typed(field.kind, field.format, value, cell, fired),
+            };
+            let Some(applied) = applied else { continue };
+            if copied == 0 {
+                out.extend_from_slice(&[b'D', 0, 0, 0, 0]);
+            }
+            out.extend_from_slice(body.get(copied..at).unwrap_or_default());
+            copied = body.len() - reader.rest().len();
+            let length = match applied {
+                Applied::Null => -1,
+                Applied::Value => i32::try_from(cell.len()).unwrap_or(i32::MAX),
+            };
+            out.extend_from_slice(&length.to_be_bytes());
+            if applied == Applied::Value {
+                out.extend_from_slice(cell);
+            }
+            cell.clear();
+        }
+        reader.end()?;
+        if copied == 0 {
+            return Ok(false);
+        }
+        out.extend_from_slice(body.get(copied..).unwrap_or_default());
+        let length = u32::try_from(out.len() - start - 1).unwrap_or(u32::MAX).to_be_bytes();
+        if let Some(word) = out.get_mut(start + 1..start + 5) {
+            word.copy_from_slice(&length);
+        }
+        Ok(true)
+    }
+
+    /// The statements that may be running.
+    pub(super) fn running<'a>(&'a self, run: &'a Run) -> Vec<&'a Statement> {
+        let mut all = Vec::new();
+        let candidates: &[Arc<Prepared>] =
+            run.portal.as_ref().map_or(&run.statements, |portal| &portal.statements);
+        for prepared in candidates {
+            if let Some(statement) = prepared.script.statements.get(run.index) {
+                self.names.expand(statement, &mut all);
+            }
+        }
+        all
+    }
+
+    /// Why the results of these statements could not be masked, if so.
+    pub(super) fn unmaskable(&self, statements: &[Arc<Prepared>]) -> Option<Refusal> {
+        if !self.flow.masks().has_columns() {
+            return None;
+        }
+        let mut all = statements.iter().flat_map(|prepared| &prepared.script.statements);
+        if self.replication {
+            // The catalog cannot be asked on every such connection.
+            let sql = all.any(|statement| statement.kind != Kind::Replication);
+            return sql.then(|| {
+                let reason = "refused: SQL on a replication connection cannot be masked";
+                Refusal::own("42501", reason, "Use an ordinary connection for it.")
+            });
+        }
+        if self.catalog.is_none() {
+            let harmless = all
+                .all(|statement| statement.classes.iter().all(|class| *class == crate::sql::Class::Session));
+            return (!harmless).then(|| {
+                Refusal::own(
+                    "57P03",
+                    "refused: columns are masked and the server's catalog could not be read",
+                    "Is statement_timeout very short, or pg_catalog not readable? The agent tries again \
+                     before the next command outside of a transaction.",
+                )
+            });
+        }
+        all.find_map(|statement| self.copy_columns(statement).err())
+    }
+
+    /// The columns of a COPY to the client, where some of them are masked.
+    pub(super) fn copy_columns(&self, statement: &Statement) -> Result<Vec<CopyColumn>, Refusal> {
+        let (Some(copy), Some(catalog)) = (&statement.copy, &self.catalog) else { return Ok(Vec::new()) };
+        if !copy.to_client {
+            return Ok(Vec::new());
+        }
+        let refuse = |why: &str, hint: &str| {
+            Refusal::own("42501", &format!("refused: this COPY reads masked columns, and {why}"), hint)
+        };
+        let redact =
+            |redact: bool| CopyColumn { mask: redact.then(|| redactor().clone()), type_oid: 0, typmod: -1 };
+        let Some(relation) = &copy.relation else {
+            if !catalog.touches(statement) {
+                return Ok(Vec::new());
+            }
+            let name = "name each result column of the query instead of using *";
+            let Some(outputs) = &statement.outputs else {
+                return Err(refuse("which of its columns they are cannot be told from its query", name));
+            };
+            if outputs.iter().any(|output| output.whole_row) {
+                return Err(refuse("its query does not name them one by one", name));
+            }
+            let masked = |output: &crate::sql::Output| output.columns.iter().any(|one| catalog.may_mask(one));
+            return Ok(outputs.iter().map(|output| redact(masked(output))).collect());
+        };
+        let mut found: Option<Vec<CopyColumn>> = None;
+        for (oid, table) in catalog.tables(relation) {
+            let column = |one: &super::catalog::TableColumn| match catalog.treat(oid, one.number) {
+                Some(Treat::Mask(mask)) => {
+                    CopyColumn { mask: Some(mask.clone()), type_oid: one.kind, typmod: one.typmod }
+                }
+                Some(Treat::Redact) => CopyColumn { type_oid: one.kind, typmod: one.typmod, ..redact(true) },
+                None => CopyColumn { mask: None, type_oid: one.kind, typmod: one.typmod },
+            };
+            let columns: Option<Vec<CopyColumn>> = if copy.columns.is_empty() {
+                Some(table.columns.iter().filter(|one| !one.generated).map(column).collect())
+            } else {
+                copy.columns
+                    .iter()
+                    .map(|name| table.columns.iter().find(|one| one.name == *name).map(column))
+                    .collect()
+            };
+            let schema = "write the table's name with its schema";
+            match columns {
+                None => return Err(refuse("it names columns that the catalog does not have", schema)),
+                Some(_) if found.is_some() => {
+                    return Err(refuse("its table's name is that of several masked tables", schema));
+                }
+                Some(columns) => found = Some(columns),
+            }
+        }
+        Ok(found.unwrap_or_default())
+    }
+
+    /// Masks the texts of an error or notice; appends the message to `out`, `false` when it stays.
+    pub(super) fn mask_notice(&self, tag: u8, body: &[u8], touching: bool, out: &mut Vec<u8>) -> bool {
+        let masks = self.flow.masks();
+        if masks.is_empty() {
+            return false;
+        }
+        let field =
+            |wanted: u8| codec::notice_fields(body).find(|&(code, _)| code == wanted).map(|(_, text)| text);
+        let state = field(b'C').unwrap_or_default();
+        // Errors about data quote the data; RAISE says what the code in the server likes.
+        let quotes = masks.has_columns() && (state.starts_with(b"22") || state.starts_with(b"23"));
+        let raised = touching
+            && (state.starts_with(b"P0") || state.starts_with(b"00000") || state.starts_with(b"01000"));
+        let start = out.len();
+        let mut changed = false;
+        codec::put_message(out, tag, |out| {
+            for (code, text) in codec::notice_fields(body) {
+                out.push(code);
+                let before = out.len();
+                let redacted = match code {
+                    b'M' | b'D' | b'H' | b'W' | b'q' if raised => Some(Vec::from(crate::mask::REDACTED)),
+                    b'M' if quotes && touching => Some(without_quotes(text)),
+                    b'D' if quotes => Some(without_quotes(text)),
+                    b'H' | b'W' | b'q' if quotes && touching => Some(Vec::from(crate::mask::REDACTED)),
+                    _ => None,
+                };
+                if let Some(redacted) = redacted {
+                    changed |= redacted != text;
+                    codec::put_cstr(out, &redacted);
+                } else if matches!(code, b'M' | b'D' | b'H' | b'W' | b'q')
+                    && masks.detect(text, out, &mut Fired::default())
+                {
+                    changed = true;
+                    out.push(0);
+                } else {
+                    out.truncate(before);
+                    codec::put_cstr(out, text);
+                }
+            }
+            out.push(0);
+        });
+        if !changed {
+            out.truncate(start);
+        }
+        changed
+    }
+
+    /// A portal's columns were described.
+    pub(super) fn portal_described(
+        &mut self,
+        portal: &super::statements::Portal,
+        description: &[u8],
+    ) -> Result<(), CodecError> {
+        let mut all = Vec::new();
+        let names = std::mem::take(&mut self.names);
+        for statement in portal.statements.iter().flat_map(|prepared| &prepared.script.statements) {
+            names.expand(statement, &mut all);
+        }
+        let plan = self.plan(description, &all);
+        self.names = names;
+        let _ = portal.plan.set(plan?);
+        portal.described.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Treat {
+    fn apply(
+        &self,
+        kind: u32,
+        typmod: i32,
+        format: Format,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+        fired: &mut Fired,
+    ) -> Applied {
+        match self {
+            Self::Mask(mask) => {
+                fired.insert(mask.id());
+                mask.apply(kind, typmod, format, bytes, out)
+            }
+            Self::Redact => value::apply(Transform::Redact, no_key(), kind, typmod, format, bytes, out),
+        }
+    }
+}
+
+/// Redacting needs no key.
+fn no_key() -> &'static HashKey {
+    static KEY: OnceLock<HashKey> = OnceLock::new();
+    KEY.get_or_init(|| HashKey::new(&[0; 32]))
+}
+
+/// A mask that redacts, for columns that no mask of the policy names.
+fn redactor() -> &'static crate::mask::ColumnMask {
+    static MASKS: OnceLock<MaskSet> = OnceLock::new();
+    let masks = MASKS.get_or_init(|| {
+        MaskSet::builder().column("computed".into(), "*", "*", "*", Transform::Redact).build(no_key())
+    });
+    masks.column("", "", "").unwrap_or_else(|| unreachable!("the set has this mask"))
+}
+
+/// A message up to where it begins to quote: `invalid input syntax for type integer: "Ann"` quotes a
+/// value, and so does `Key (email)=(…)`.
+fn without_quotes(text: &[u8]) -> Vec<u8> {
+    let end = text.iter().position(|byte| matches!(byte, b'"' | b'(' | b':') || *byte >= 0x80);
+    match end {
+        None => text.to_vec(),
+        Some(end) => {
+            [text.get(..end).unwrap_or_default().trim_ascii_end(), b" ", crate::mask::REDACTED.as_bytes()]
+                .concat()
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! A command in flight: what its results belong to.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::statements::{Portal, Prepared};
+use crate::record::CommandId;
+
+/// One Query, Execute or FunctionCall whose results are coming back.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// The recorded command.
+    pub(super) command: Option<CommandId>,
+    /// When it was decided on.
+    pub(super) since: Instant,
+    /// What runs: a Query's own text; of an Execute what its portal may run.
+    pub(super) statements: Vec<Arc<Prepared>>,
+    /// The portal of an Execute.
+    pub(super) portal: Option<Arc<Portal>>,
+    /// Which statement of a Query is running.
+    pub(super) index: usize,
+    /// COPY data of the running statement: messages and bytes.
+    pub(super) copied: (u64, u64),
+}
+
+impl Run {
+    pub(super) fn new(command: Option<CommandId>) -> Self {
+        Self {
+            command,
+            since: Instant::now(),
+            statements: Vec::new(),
+            portal: None,
+            index: 0,
+            copied: (0, 0),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The commands against a recording that an agent has made.
+
+use super::super::tests::{END, allow, begin, config, done, query};
+use super::super::{Recorder, ResultColumn, SessionId};
+use super::*;
+use crate::policy::Decision;
+
+fn made(directory: &Path) -> (Config, SessionId) {
+    let config = config(directory);
+    let recorder = Recorder::open(&config).expect("opens");
+    let session = begin(&recorder).expect("begins");
+    session.login(&super::super::Login {
+        user: "app",
+        database: "shop",
+        parameters: &[],
+        auth_method: "trust",
+        server_version: "15",
+    });
+    let command = session.command(&query("SELECT card\nFROM customers", &allow())).expect("recorded");
+    let mut rows = session.result_builder();
+    rows.columns([ResultColumn { name: "card", type_oid: 25, format: 0 }]);
+    rows.push_row(9, [Some(b"****1111".as_slice())]);
+    rows.masked("cards", 1);
+    session.result(&done(command), Some(&mut rows));
+    let deny = Decision {
+        verdict: crate::policy::Verdict::Deny,
+        rule: Some("no-drop".into()),
+        message: Some("Tables are dropped by migrations only.".into()),
+        ..allow()
+    };
+    session.command(&query("DROP TABLE customers \u{1b}[2J", &deny)).expect("recorded");
+    session.end(&END);
+    begin(&recorder).expect("begins").end(&END);
+    (config, session.id())
+}
+
+fn shown(run: impl FnOnce(&mut Vec<u8>) -> anyhow::Result<ExitCode>) -> String {
+    let mut output = Vec::new();
+    run(&mut output).expect("runs");
+    String::from_utf8(output).expect("text")
+}
+
+fn objects(text: &str) -> Vec<serde_json::Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn sessions_are_listed_by_what_they_did() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (config, id) = made(directory.path());
+    let count = |filter: Filter| {
+        let text = shown(|output| list(output, &config.state, &filter, true));
+        objects(&text).len()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(count(Filter::default()), 2);
+    assert_eq!(count(Filter { db_user: some("APP"), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { user: some("deploy"), ..Filter::default() }), 2);
+    assert_eq!(count(Filter { user: some("1000"), exe: some("psql"), ..Filter::default() }), 2);
+    assert_eq!(count(Filter { user: some("dep"), ..Filter::default() }), 0);
+    assert_eq!(
+        count(Filter { destination: some("db.internal"), database: some("shop"), ..Filter::default() }),
+        1
+    );
+    assert_eq!(count(Filter { verdict: some("deny"), rule: some("no-drop"), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { text: some("from CUSTOMERS"), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { verdict: some("hold"), ..Filter::default() }), 0);
+    assert_eq!(count(Filter { until: Some(1), ..Filter::default() }), 0);
+    assert_eq!(count(Filter { since: Some(super::super::log::wall_ns() + 1), ..Filter::default() }), 0);
+    let table = shown(|output| list(output, &config.state, &Filter::default(), false));
+    assert!(table.contains(&id.to_string()) && table.contains("app@shop"), "{table}");
+}
+
+#[test]
+fn a_session_is_shown_by_the_beginning_of_its_id() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (config, id) = made(directory.path());
+    let style = show::Style::new(false);
+    let id = id.to_string();
+    let text = shown(|output| super::show(output, &config.state, &id, false, style, None));
+    for part in
+        ["psql", "[1] query  allow", "FROM customers", "****1111", "masked: cards 1", "no-drop", "migrations"]
+    {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains('\u{1b}'));
+    // Both were begun within the same hour.
+    let ambiguous = super::show(&mut Vec::new(), &config.state, &id[..6], false, style, None);
+    assert!(ambiguous.expect_err("ambiguous").to_string().contains("2 sessions"));
+    let unknown = super::show(&mut Vec::new(), &config.state, "ffff", false, style, None);
+    assert!(unknown.expect_err("unknown").to_string().contains("no session"));
+
+    let pace = show::Pace::new(1000.0, Duration::from_millis(1));
+    let json = shown(|output| super::show(output, &config.state, &id, true, style, Some(pace)));
+    let names: Vec<_> = objects(&json).iter().map(|event| event["event"].clone()).collect();
+    assert_eq!(names, ["flow_started", "login", "command", "result", "command", "session_ended"]);
+    assert!(json.contains("\\u001b[2J"));
+}
+
+#[test]
+fn exports_pick_commands_with_their_results() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (config, _) = made(directory.path());
+    let all = objects(&shown(|output| export(output, &config.state, &Filter::default(), Format::Jsonl)));
+    assert_eq!(all.first().map(|event| event["event"].clone()), Some("agent_started".into()));
+    assert_eq!(all.len(), 10);
+    let filter = Filter { text: Some("select".into()), ..Filter::default() };
+    let picked = objects(&shown(|output| export(output, &config.state, &filter, Format::Jsonl)));
+    assert_eq!(picked.len(), 2);
+    assert_eq!(picked[0]["verdict"], "allow");
+    assert_eq!(picked[1]["rows"]["rows"][0][0], "****1111");
+    let csv = shown(|output| export(output, &config.state, &filter, Format::Csv));
+    assert!(csv.contains(",command,deploy,/usr/bin/psql,10.0.0.7:5432,app,shop,1,query,"), "{csv}");
+}
+
+#[test]
+fn verify_says_whole_or_not_by_its_exit_code() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (config, _) = made(directory.path());
+    let run = |state: &Path| {
+        let command = Command::Verify { key: None, json: true };
+        super::run(Args { state: Some(state.into()), command }, &|| bail!("not needed")).expect("runs")
+    };
+    assert_eq!(run(&config.state), ExitCode::SUCCESS);
+    let path = config.state.join(SESSIONS).join(log::segment_name(0, true));
+    let mut bytes = std::fs::read(&path).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    assert_eq!(run(&config.state), ExitCode::FAILURE);
+    assert_eq!(run(&directory.path().join("nowhere")), ExitCode::from(2));
+}
+
+#[test]
+fn times_are_absolute_or_ago() {
+    assert_eq!(time("1970-01-01T00:00:01Z"), Ok(1_000_000_000));
+    let hour_ago = || super::super::log::wall_ns() - 3_600_000_000_000;
+    let (before, parsed, after) = (hour_ago(), time("1h").expect("a time"), hour_ago());
+    assert!((before..=after).contains(&parsed));
+    for wrong in ["", "h", "1x", "-1h", "yesterday", "99999999999999w"] {
+        assert!(time(wrong).is_err(), "{wrong}");
+    }
+}

@@ -1,0 +1,380 @@
+//! What a rule refuses does not reach the server, and leaves the session as a failed statement would.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::wire::*;
+use common::{HandMade, Relay, server};
+use interlock_agent::operation::Operation;
+use interlock_agent::protocol::{Limits, PolicyHandle, Rules};
+use interlock_agent::sql::Kind;
+
+const REFUSED: &str = "interlock: refused by rule \"no-drop\": Tables are dropped by migrations only.";
+
+/// Some statement of the operation says `forbidden`.
+fn forbidden(operation: &Operation) -> bool {
+    operation.text.contains("forbidden")
+        || operation.script.statements.iter().any(|statement| statement.text.contains("forbidden"))
+}
+
+fn relay() -> Relay {
+    Relay::start(server().address(), HandMade::denying(forbidden))
+}
+
+fn refused(answer: &[Message]) -> u8 {
+    let (code, message, status) = outcome(answer);
+    assert_eq!((code.as_str(), message.as_str()), ("42501", REFUSED));
+    status
+}
+
+#[test]
+fn simple_query() {
+    let relay = relay();
+    let mut client = Client::connect(relay.address);
+    let answer = client.ask(&query("select 'forbidden'"));
+    assert_eq!(tags(&answer), "EZ");
+    assert_eq!(refused(&answer), b'I');
+    assert_eq!(answer[0].field(b'S').unwrap(), "ERROR");
+    assert_eq!(answer[0].field(b'V').unwrap(), "ERROR");
+    assert_eq!(answer[0].field(b'P'), None);
+    // The connection lives on, and a string of several statements is refused whole.
+    assert_eq!(client.rows("select 1"), [["1"]]);
+    assert_eq!(tags(&client.ask(&query("select 2; select 'forbidden'"))), "EZ");
+    assert!(!server().log().contains("select 'forbidden'"), "the text reached the server");
+    assert!(server().log().contains("interlock refused this command by rule no_drop"));
+}
+
+#[test]
+fn transactions_are_aborted_on_the_server_too() {
+    let relay = relay();
+    let mut client = Client::connect(relay.address);
+    client.ask(&query("create temp table t (a int)"));
+    client.ask(&query("begin"));
+    client.ask(&query("insert into t values (1)"));
+    assert_eq!(refused(&client.ask(&query("select 'forbidden'"))), b'E');
+    assert_eq!(client.error("select 1").0, "25P02");
+    // Refused in a failed transaction as well.
+    assert_eq!(refused(&client.ask(&query("select 'forbidden'"))), b'E');
+    assert_eq!(tags(&client.ask(&query("commit"))), "CZ");
+    assert_eq!(client.rows("select count(*) from t"), [["0"]]);
+    // To a savepoint and on.
+    client.ask(&query("begin; insert into t values (2); savepoint s"));
+    assert_eq!(refused(&client.ask(&query("select 'forbidden'"))), b'E');
+    client.ask(&query("rollback to s"));
+    client.ask(&query("commit"));
+    assert_eq!(client.rows("select count(*) from t"), [["1"]]);
+}
+
+#[test]
+fn extended_queries_in_a_pipeline() {
+    let relay = relay();
+    let mut client = Client::connect(relay.address);
+    let run = |text: &str| [parse("", text), bind("", "", &[]), describe(b'P', ""), execute("", 0)].concat();
+    client.send(
+        &[
+            run("select 1"),
+            run("select 'forbidden'"),
+            run("select 3"),
+            sync(),
+            run("select 4"),
+            sync(),
+            query("select 'forbidden'"),
+            query("select 5"),
+        ]
+        .concat(),
+    );
+    let first = client.until_ready();
+    assert_eq!(tags(&first), "12TDCEZ");
+    assert_eq!(refused(&first), b'I');
+    assert_eq!(tags(&client.until_ready()), "12TDCZ");
+    assert_eq!(refused(&client.until_ready()), b'I');
+    assert_eq!(client.until_ready()[1].texts(), ["5"]);
+}
+
+#[test]
+fn within_a_skipped_pipeline() {
+    // After an error the server ignores all up to Sync: a refusal there says nothing.
+    let relay = relay();
+    let mut client = Client::connect(relay.address);
+    let answer = client.ask(
+        &[parse("", "x y"), parse("", "select 'forbidden'"), query("select 'forbidden'"), sync()].concat(),
+    );
+    assert_eq!(tags(&answer), "EZ");
+    assert_eq!(outcome(&answer).0, "42601");
+    assert_eq!(client.rows("select 1"), [["1"]]);
+}
+
+#[test]
+fn a_refused_parse_prepares_nothing() {
+    let relay = relay();
+    let mut client = Client::connect(relay.address);
+    assert_eq!(refused(&client.ask(&[parse("s", "select 'forbidden'"), sync()].concat())), b'I');
+    let answer = client.ask(&[bind("", "s", &[]), sync()].concat());
+    assert_eq!(outcome(&answer).0, "26000");
+    // The name is free.
+    assert_eq!(tags(&client.ask(&[parse("s", "select 1"), sync()].concat())), "1Z");
+}
+
+#[test]
+fn by_parameters_at_bind() {
+    let relay = Relay::start(
+        server().address(),
+        HandMade::denying(|operation| operation.params.iter().any(|value| value.as_deref() == Some("42"))),
+    );
+    let mut client = Client::connect(relay.address);
+    client.ask(&[parse("", "select $1::int4"), describe(b'S', ""), sync()].concat());
+    assert_eq!(tags(&client.ask(&[bind("", "", &[Some("41")]), execute("", 0), sync()].concat())), "2DCZ");
+    let answer = client.ask(&[bind("", "", &[Some("42")]), execute("", 0), sync()].concat());
+    assert_eq!((refused(&answer), tags(&answer)), (b'I', "EZ".to_owned()));
+    // The unnamed statement is still there, as after a failed Bind.
+    assert_eq!(tags(&client.ask(&[bind("", "", &[Some("43")]), execute("", 0), sync()].concat())), "2DCZ");
+    // In binary, by the type that the server described.
+    let mut body = [cstr(""), cstr("")].concat();
+    body.extend([0, 1, 0, 1, 0, 1, 0, 0, 0, 4, 0, 0, 0, 42, 0, 0]);
+    assert_eq!(refused(&client.ask(&[message(b'B', &body), execute("", 0), sync()].concat())), b'I');
+}
+
+#[test]
+fn a_reload_reaches_running_flows() {
+    let generation = Arc::new(AtomicU64::new(0));
+    let strict = Arc::clone(&generation);
+    let policy = PolicyHandle::new(Arc::clone(&generation), move || {
+        let on = strict.load(Ordering::Acquire) > 0;
+        HandMade::denying(move |operation| on && forbidden(operation)) as Arc<dyn Rules>
+    });
+    let relay = Relay::with(server().address(), policy, Limits::default(), |_| ());
+    let mut client = Client::connect(relay.address);
+    client.ask(&query("begin"));
+    client.ask(&[parse("s", "select 'forbidden'"), bind("p", "s", &[]), sync()].concat());
+    assert_eq!(tags(&client.ask(&[execute("p", 0), sync()].concat())), "DCZ");
+    client.ask(&[bind("q", "s", &[]), sync()].concat());
+    generation.store(1, Ordering::Release);
+    // Bound before, run after.
+    assert_eq!(refused(&client.ask(&[execute("q", 0), sync()].concat())), b'E');
+    client.ask(&query("rollback"));
+    // Prepared before, bound after.
+    assert_eq!(refused(&client.ask(&[bind("", "s", &[]), execute("", 0), sync()].concat())), b'I');
+}
+
+/// Rules that refuse what `denies` takes in once they are switched on.
+fn switched(denies: impl Fn(&Operation) -> bool + Clone + Send + Sync + 'static) -> (Relay, Arc<AtomicU64>) {
+    let generation = Arc::new(AtomicU64::new(0));
+    let strict = Arc::clone(&generation);
+    let policy = PolicyHandle::new(Arc::clone(&generation), move || {
+        let on = strict.load(Ordering::Acquire) > 0;
+        let denies = denies.clone();
+        HandMade::denying(move |operation| on && denies(operation)) as Arc<dyn Rules>
+    });
+    (Relay::with(server().address(), policy, Limits::default(), |_| ()), generation)
+}
+
+fn kind(kind: Kind) -> impl Fn(&Operation) -> bool + Clone {
+    move |operation| operation.script.statements.iter().any(|one| one.kinds.contains(&kind))
+}
+
+#[test]
+fn one_namespace_for_both_ways_of_preparing() {
+    let (relay, on) = switched(kind(Kind::Truncate));
+    let mut client = Client::connect(relay.address);
+    client.ask(&query("create temp table t (a int); insert into t values (1)"));
+    client.ask(&query("prepare by_sql as select 1; prepare other as select 2"));
+    // TRUNCATE cannot be prepared in SQL.
+    assert_eq!(tags(&client.ask(&[parse("by_parse", "truncate t"), sync()].concat())), "1Z");
+    on.store(1, Ordering::Release);
+    assert_eq!(refused(&client.ask(&query("execute by_parse"))), b'I');
+    assert_eq!(refused(&client.ask(&query("EXECUTE \"by_parse\""))), b'I');
+    assert_eq!(refused(&client.ask(&query("explain analyze execute by_parse"))), b'I');
+    assert_eq!(
+        refused(
+            &client.ask(&[parse("", "execute by_parse"), bind("", "", &[]), execute("", 0), sync()].concat())
+        ),
+        b'I'
+    );
+    assert_eq!(refused(&client.ask(&[bind("", "by_parse", &[]), execute("", 0), sync()].concat())), b'I');
+    // A Parse that fails because the name is taken replaces nothing.
+    let answer = client.ask(&[parse("by_parse", "select 1"), sync()].concat());
+    assert_eq!(outcome(&answer).0, "42P05");
+    assert_eq!(refused(&client.ask(&[bind("", "by_parse", &[]), execute("", 0), sync()].concat())), b'I');
+    // Nor one whose fate is not known yet.
+    client.send(
+        &[
+            parse("x", "no such"),
+            parse("by_parse", "select 1"),
+            sync(),
+            bind("", "by_parse", &[]),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    );
+    client.until_ready();
+    assert_eq!(refused(&client.until_ready()), b'I');
+    assert_eq!(client.rows("select a from t"), [["1"]]);
+    // Once the name is free it can stand for something else.
+    client.ask(&query("deallocate by_parse"));
+    assert_eq!(tags(&client.ask(&[parse("by_parse", "select 1"), sync()].concat())), "1Z");
+    assert_eq!(tags(&client.ask(&[bind("", "by_parse", &[]), execute("", 0), sync()].concat())), "2DCZ");
+    assert_eq!(client.rows("execute by_parse"), [["1"]]);
+    client.ask(&query("discard all"));
+    assert_eq!(outcome(&client.ask(&query("execute by_sql"))).0, "26000");
+}
+
+#[test]
+fn names_that_nothing_was_prepared_under() {
+    let relay = Relay::start(server().address(), HandMade::denying(kind(Kind::Unparsed)));
+    let mut client = Client::connect(relay.address);
+    assert_eq!(refused(&client.ask(&query("execute nothing"))), b'I');
+    assert_eq!(refused(&client.ask(&[bind("", "nothing", &[]), sync()].concat())), b'I');
+    assert_eq!(refused(&client.ask(&[execute("nothing", 0), sync()].concat())), b'I');
+    assert_eq!(client.rows("prepare p as select 3; execute p"), [["3"]]);
+    assert_eq!(client.rows("execute p"), [["3"]]);
+    client.ask(&query("begin; declare c cursor for select 4"));
+    assert_eq!(tags(&client.ask(&[execute("c", 0), sync()].concat())), "DCZ");
+    assert_eq!(refused(&client.ask(&query("selec 1"))), b'E');
+}
+
+#[test]
+fn settings_in_a_pipeline() {
+    // What follows a change of the lexer's settings is judged only once the server has confirmed it.
+    let relay = Relay::start(server().address(), HandMade::denying(kind(Kind::Unparsed)));
+    let hidden = r"select 'a\'; drop table t; --'";
+    for change in [
+        "set standard_conforming_strings = off",
+        "set standard_conforming_strings to 'off'",
+        "select set_config('standard_conforming_strings', 'off', false)",
+        "set client_encoding = 'SJIS'",
+        "set names 'BIG5'",
+        "do $$ begin set standard_conforming_strings = off; end $$",
+    ] {
+        let mut client = Client::connect(relay.address);
+        client.send(&[query(change), query(hidden)].concat());
+        client.until_ready();
+        assert_eq!(refused(&client.until_ready()), b'I', "{change}");
+        let mut client = Client::connect(relay.address);
+        client.send(
+            &[
+                parse("", change),
+                bind("", "", &[]),
+                execute("", 0),
+                parse("", hidden),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
+        assert_eq!(refused(&client.until_ready()), b'I', "{change}");
+        // Prepared first, run in front of it.
+        let mut client = Client::connect(relay.address);
+        client.ask(&[parse("s", change), sync()].concat());
+        client.send(&[bind("", "s", &[]), execute("", 0), parse("", hidden), sync()].concat());
+        assert_eq!(refused(&client.until_ready()), b'I', "{change}");
+    }
+    // A rollback brings the harmful value back before the server says so.
+    let mut client = Client::connect(relay.address);
+    client.ask(&query("do $$ begin perform set_config('standard_conforming_strings', 'off', false); end $$"));
+    assert_eq!(refused(&client.ask(&query(hidden))), b'I');
+}
+
+#[test]
+fn function_calls() {
+    let relay = Relay::start(
+        server().address(),
+        HandMade::denying(|operation| {
+            operation.script.statements.iter().any(|statement| {
+                statement.kind == Kind::FunctionCall
+                    && statement.functions.iter().any(|one| one.name == "lo_creat")
+            })
+        }),
+    );
+    let mut client = Client::connect(relay.address);
+    let mut call = 957u32.to_be_bytes().to_vec();
+    call.extend([0, 1, 0, 1, 0, 1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 1]);
+    let answer = client.ask(&message(b'F', &call));
+    assert_eq!((refused(&answer), tags(&answer)), (b'I', "EZ".to_owned()));
+    client.ask(&query("begin"));
+    assert_eq!(refused(&client.ask(&message(b'F', &call))), b'E');
+    client.ask(&query("rollback"));
+    assert_eq!(client.rows("select count(*) from pg_largeobject_metadata"), [["0"]]);
+}
+
+#[test]
+fn replication_connections() {
+    let relay = Relay::start(
+        server().address(),
+        HandMade::denying(|operation| {
+            operation.script.statements.iter().any(|one| one.kind == Kind::Replication)
+        }),
+    );
+    for value in ["true", "database", "1", "on"] {
+        let mut client = Client::open(relay.address);
+        client.startup(&[("replication", value)]);
+        let answer = client.next().unwrap();
+        assert_eq!(answer.field(b'S').unwrap(), "FATAL", "{value}");
+        assert_eq!(answer.field(b'M').unwrap(), REFUSED);
+        assert_eq!(client.next(), None);
+    }
+    Client::with(relay.address, &[("replication", "off")]);
+    // Allowed, it works.
+    let open = Relay::start(server().address(), HandMade::denying(|_| false));
+    let mut client = Client::with(open.address, &[("replication", "database")]);
+    assert_eq!(tags(&client.ask(&query("IDENTIFY_SYSTEM"))), "TDCZ");
+    client.ask(&query("CREATE_REPLICATION_SLOT s TEMPORARY LOGICAL test_decoding"));
+    client.ask(&query("select 1"));
+}
+
+#[test]
+fn the_way_a_text_is_read() {
+    // While the server reads texts in another way than the analyser, they are unparsed.
+    let relay = Relay::start(
+        server().address(),
+        HandMade::denying(|operation| {
+            operation.script.statements.iter().any(|one| one.kind == Kind::Unparsed)
+        }),
+    );
+    let mut client = Client::with(relay.address, &[("options", "-c standard_conforming_strings=off")]);
+    assert_eq!(refused(&client.ask(&query("select 1"))), b'I');
+    let mut client = Client::with(relay.address, &[("client_encoding", "SJIS")]);
+    assert_eq!(refused(&client.ask(&query("select 1"))), b'I');
+    let mut client = Client::connect(relay.address);
+    // What turns it off is seen by the server's own report.
+    client.ask(&query("do $$ begin perform set_config('standard_conforming_strings', 'off', false); end $$"));
+    assert_eq!(refused(&client.ask(&query("select 1"))), b'I');
+    // Not the encoding that it claims to be in.
+    let mut client = Client::connect(relay.address);
+    assert_eq!(refused(&client.ask(&message(b'Q', b"select '\xff'\0"))), b'I');
+}
+
+#[test]
+fn limits() {
+    let limits = Limits { statement: 1000, prepared: 3, ..Limits::default() };
+    let policy = PolicyHandle::fixed(HandMade::denying(|_| false));
+    let relay = Relay::with(server().address(), policy, limits, |_| ());
+    let mut client = Client::connect(relay.address);
+    let long = format!("select '{}'", "x".repeat(100_000));
+    assert_eq!(client.error(&long).0, "54000");
+    let answer = client.ask(&[parse("", &long), bind("", "", &[]), sync()].concat());
+    assert_eq!((outcome(&answer).0.as_str(), tags(&answer).as_str()), ("54000", "EZ"));
+    for name in ["a", "b", "c"] {
+        assert_eq!(tags(&client.ask(&[parse(name, "select 1"), sync()].concat())), "1Z");
+    }
+    assert_eq!(outcome(&client.ask(&[parse("d", "select 1"), sync()].concat())).0, "54000");
+    // A failed Parse takes no place, and a closed statement gives its own back.
+    client.ask(&[close(b'S', "a"), sync()].concat());
+    for name in ["d", "e", "f"] {
+        assert_eq!(outcome(&client.ask(&[parse(name, "x y"), sync()].concat())).0, "42601");
+    }
+    assert_eq!(tags(&client.ask(&[parse("d", "select 1"), sync()].concat())), "1Z");
+    // Parameters beyond the limit are forwarded whole.
+    let limits = Limits { parameters: 100, ..Limits::default() };
+    let relay =
+        Relay::with(server().address(), PolicyHandle::fixed(HandMade::denying(|_| false)), limits, |_| ());
+    let mut client = Client::connect(relay.address);
+    let large = "p".repeat(1_000_000);
+    let answer = client.ask(
+        &[parse("", "select length($1)"), bind("", "", &[Some(&large)]), execute("", 0), sync()].concat(),
+    );
+    assert_eq!(answer[2].texts(), ["1000000"]);
+}
