@@ -193,7 +193,7 @@ impl Agent {
     /// The export fails.
     pub fn commands(&self) -> Result<Vec<Value>> {
         let events = self.events()?;
-        Ok(events.into_iter().filter_map(|mut event| event.get_mut("command").map(Value::take)).collect())
+        Ok(events.into_iter().filter(|event| event["event"] == "command").collect())
     }
 
     /// The texts of all commands on which `verdict` was given, in order.

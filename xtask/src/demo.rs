@@ -100,7 +100,12 @@ impl Demo {
         heading("What reached the server (its own log)");
         let statements: Vec<_> = self.postgres.statements();
         for statement in &statements {
-            println!("  {statement}");
+            // The agent asks the server itself, on the script's connection, where masked columns stand.
+            let own = statement.starts_with("/* interlock:").then(|| statement.split_inclusive("*/").next());
+            match own.flatten() {
+                Some(comment) => println!("  {}", paint(DIM, format!("{comment} …"))),
+                None => println!("  {statement}"),
+            }
         }
         self.check_server(&statements)?;
 

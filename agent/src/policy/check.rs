@@ -58,7 +58,7 @@ fn lint(policy: &Policy) -> Vec<Problem> {
     for (place, rule) in policy.rules.iter().enumerate() {
         let name = &rule.name;
         if rule.when.is_none() && is_empty(rule.matcher.as_ref()) {
-            let verb = super::when::word(&rule.action);
+            let verb = super::facts::word(&rule.action);
             warn(rule.at, format!("rule `{name}` has no condition: `{verb}` for everything"), "");
         }
         let opens = policy.default == Open::Deny || rule.names_kind(Kind::Replication);
@@ -147,7 +147,7 @@ fn impossible(sql: &SqlMatcher) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
     let Some(kinds) = &sql.kind else { return found };
     let all = |bare: fn(Kind) -> bool| kinds.0.iter().all(|kind| bare(*kind));
-    let listed = || kinds.0.iter().map(super::when::word).collect::<Vec<_>>().join(", ");
+    let listed = || kinds.0.iter().map(super::facts::word).collect::<Vec<_>>().join(", ");
     if sql.r#where.is_some() && all(bare) {
         found.push((format!("{} has no WHERE", listed()), "leave `where` out"));
     }
@@ -167,7 +167,7 @@ fn impossible(sql: &SqlMatcher) -> Vec<(String, &'static str)> {
 
 /// A statement of this kind holds no query and no write, however it is written.
 fn bare(kind: Kind) -> bool {
-    let word = super::when::word(&kind);
+    let word = super::facts::word(&kind);
     matches!(
         kind,
         Kind::Truncate

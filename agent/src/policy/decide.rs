@@ -5,11 +5,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::facts::Facts;
 use super::file::Open;
 use super::load::Policy;
 use super::pattern::{ColumnName, Match};
 use super::rule::Rule;
-use super::when::Facts;
 use super::{Destination, Egress, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::mask::MaskSet;

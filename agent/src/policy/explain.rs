@@ -9,7 +9,7 @@ use pg_query::protobuf::Token;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::when::word;
+use super::facts::word;
 use super::{Decision, Destination, FlowPolicy};
 use crate::identity::Subject;
 use crate::operation::{Operation, Protocol};
@@ -199,8 +199,8 @@ pub fn subject<'p>(pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> Resul
             _ => match key.strip_prefix("ci.variables.") {
                 Some(name) => drop(ci.variables.insert(name.to_owned(), text())),
                 None => {
-                    let fields = super::when::VARIABLES.first().map_or(&[][..], |(_, fields)| fields);
-                    let ci = super::when::CI_FIELDS.iter().map(|field| format!("ci.{field}"));
+                    let fields = super::facts::VARIABLES.first().map_or(&[][..], |(_, fields)| fields);
+                    let ci = super::facts::CI_FIELDS.iter().map(|field| format!("ci.{field}"));
                     let known: Vec<String> = fields.iter().map(|f| (*f).to_owned()).chain(ci).collect();
                     let help = super::decode::suggestion(key, known.iter().map(String::as_str));
                     return Err(format!("`{key}` is no field of a subject; {help}"));

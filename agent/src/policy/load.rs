@@ -454,7 +454,7 @@ impl Loader {
     }
 
     /// A name stands for one rule in all files.
-    fn name(&mut self, what: &'static str, name: &At<super::file::RuleName>, decoder: &mut Decoder<'_>) {
+    fn name(&mut self, what: &'static str, name: &At<super::values::RuleName>, decoder: &mut Decoder<'_>) {
         let here = format!("{}:{}", decoder.file, name.at.line);
         let key = (what, name.value.0.clone());
         if let Some(first) = self.names.get(&key) {

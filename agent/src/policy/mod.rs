@@ -13,6 +13,7 @@ pub mod cli;
 mod decide;
 mod decode;
 mod explain;
+mod facts;
 mod file;
 mod hosts;
 mod load;
@@ -24,6 +25,7 @@ mod schema;
 mod select;
 mod store;
 mod tests_file;
+mod values;
 mod when;
 mod yaml;
 
@@ -137,3 +139,5 @@ fn sample_operation() -> Operation {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_tools;

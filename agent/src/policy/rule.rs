@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::Verdict;
 use super::decode::OneOrMany;
+use super::facts::Facts;
 use super::file::{self, Matcher, Mode, SqlMatcher, SubjectMatcher};
 use super::pattern::{Match, Name, Text};
 use super::problem::Position;
-use super::when::{Facts, When};
+use super::when::When;
 use crate::identity::Subject;
 use crate::sql::{Kind, Relation, Statement, Where};
 

@@ -1,25 +1,26 @@
 //! The JSON Schema of policy files, for editors.
 
 use schemars::generate::SchemaSettings;
-use schemars::transform::{RecursiveTransform, Transform, transform_subschemas};
+use schemars::transform::{RecursiveTransform, Transform};
 use serde_json::Value;
 
 use super::file::File;
 
-/// Where the schema is published.
-const ID: &str = "https://interlock.dev/schemas/policy-1.json";
+/// What the schema is called.
+const ID: &str = "urn:interlock:policy:1";
 
 /// The JSON Schema (draft 2020-12) of policy files, as `policies/schema.json` holds it.
 pub fn schema() -> Value {
     let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>();
-    RecursiveTransform(no_null).transform(&mut schema);
+    RecursiveTransform(optional).transform(&mut schema);
     schema.insert("$id".to_owned(), ID.into());
     schema.insert("title".to_owned(), "Interlock policy".into());
     schema.to_value()
 }
 
-/// A key may be left out, but not be empty: takes back the null that optional fields get.
-fn no_null(schema: &mut schemars::Schema) {
+/// A key may be left out, but not be empty: takes back the null that optional fields get, and the
+/// requirement that lists get.
+fn optional(schema: &mut schemars::Schema) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
     for property in properties.values_mut() {
         if let Some(types) = property.get_mut("type").and_then(Value::as_array_mut) {
@@ -40,7 +41,12 @@ fn no_null(schema: &mut schemars::Schema) {
             }
         }
     }
-    transform_subschemas(&mut |_: &mut schemars::Schema| {}, schema);
+    // A list that is left out is empty.
+    let lists: Vec<String> =
+        properties.iter().filter(|(_, one)| one["type"] == "array").map(|(key, _)| key.clone()).collect();
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|key| !lists.iter().any(|list| key == list));
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +93,7 @@ mod tests {
         for word in keys.iter().chain(&values) {
             assert!(reference.contains(&format!("`{word}`")), "docs/policy.md does not name `{word}`");
         }
-        for (variable, fields) in super::super::when::VARIABLES {
+        for (variable, fields) in super::super::facts::VARIABLES {
             assert!(reference.contains(&format!("`{variable}")), "{variable}");
             for field in *fields {
                 assert!(
@@ -96,7 +102,7 @@ mod tests {
                 );
             }
         }
-        for field in super::super::when::CI_FIELDS {
+        for field in super::super::facts::CI_FIELDS {
             assert!(
                 reference.contains(&format!("`{field}`")),
                 "docs/policy.md does not name subject.ci.{field}"

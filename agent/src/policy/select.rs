@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::decode::{At, Decoder};
-use super::file::{Account, Open, Process, Target};
+use super::file::{Open, Process, Target};
 use super::problem::Problem;
+use super::values::Account;
 use super::{Destination, Egress, EntryId};
 use crate::identity::users;
 use crate::intercept::{Entry, Pattern};

@@ -102,7 +102,7 @@ pub(super) fn query(masks: &MaskSet) -> String {
         format!("pg_catalog.encode(pg_catalog.convert_to({name}::pg_catalog.text, 'UTF8'), 'hex')")
     };
     format!(
-        "WITH RECURSIVE edges AS (\
+        "/* interlock: which columns are masked */ WITH RECURSIVE edges AS (\
            SELECT r.ev_class AS child, d.refobjid AS parent, d.refobjsubid AS number \
              FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid \
              WHERE d.classid OPERATOR(pg_catalog.=) 2618::pg_catalog.oid \

@@ -1,0 +1,281 @@
+//! The variables of `when:` expressions and their values.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use cel::Value;
+use cel::objects::{Key, Map};
+use jiff::Timestamp;
+use jiff::civil::Weekday;
+use jiff::tz::TimeZone;
+
+use super::Destination;
+use crate::identity::Subject;
+use crate::operation::Operation;
+use crate::sql::{Kind, Limit, Statement, Where};
+
+/// Longest list of an operation (parameters, tables) that nested loops go over.
+const MAX_LOOPED: usize = 256;
+/// Longest SQL text in bytes that an expression is given; with a longer one it is an error.
+const MAX_TEXT: usize = 16 << 20;
+
+/// The variables of expressions and their fields.
+pub(crate) const VARIABLES: &[(&str, &[&str])] = &[
+    (
+        "subject",
+        &[
+            "pid",
+            "uid",
+            "user",
+            "gid",
+            "group",
+            "login_uid",
+            "login_user",
+            "login_session",
+            "exe",
+            "script",
+            "exe_sha256",
+            "argv",
+            "cwd",
+            "cgroup",
+            "unit",
+            "container",
+            "ancestors",
+            "ci",
+            "missing",
+        ],
+    ),
+    (
+        "operation",
+        &[
+            "protocol",
+            "user",
+            "database",
+            "text",
+            "statement",
+            "kind",
+            "kinds",
+            "classes",
+            "reads",
+            "writes",
+            "columns",
+            "functions",
+            "where",
+            "limit",
+            "dynamic",
+            "settings",
+            "params",
+        ],
+    ),
+    ("destination", &["address", "port", "hosts"]),
+    ("time", &["timestamp", "unix", "date", "hour", "minute", "weekday"]),
+];
+
+/// The fields of `subject.ci`.
+pub(crate) const CI_FIELDS: &[&str] =
+    &["system", "project", "pipeline", "job", "run", "branch", "commit", "actor", "url", "variables"];
+
+/// What an expression is evaluated on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(crate) subject: &'a Subject,
+    pub(crate) destination: &'a Destination,
+    pub(crate) operation: Option<&'a Operation>,
+    /// The statement that is judged; none for an operation without any, and for masks.
+    pub(crate) statement: Option<&'a Statement>,
+    pub(crate) now: Timestamp,
+}
+
+/// An expression gave no answer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum WhenError {
+    #[error("{0}")]
+    Execution(String),
+    #[error("its value is no boolean")]
+    NotBoolean,
+    #[error("the operation is too large for this expression")]
+    TooLarge,
+}
+
+/// A mapping of the fields that are used.
+struct Fields<F> {
+    uses: F,
+    map: HashMap<Key, Value>,
+}
+
+impl<F: Fn(&str) -> bool> Fields<F> {
+    fn new(uses: F) -> Self {
+        Self { uses, map: HashMap::new() }
+    }
+
+    fn with(mut self, field: &'static str, value: impl FnOnce() -> Value) -> Self {
+        if (self.uses)(field) {
+            self.map.insert(field.into(), value());
+        }
+        self
+    }
+
+    fn value(self) -> Value {
+        Value::Map(Map { map: Arc::new(self.map) })
+    }
+}
+
+fn text(text: &str) -> Value {
+    Value::String(Arc::new(text.to_owned()))
+}
+
+fn path(path: &Path) -> Value {
+    text(&path.to_string_lossy())
+}
+
+fn strings<T: ToString>(items: impl IntoIterator<Item = T>) -> Value {
+    Value::List(Arc::new(items.into_iter().map(|item| Value::String(Arc::new(item.to_string()))).collect()))
+}
+
+fn int(value: u32) -> Value {
+    Value::Int(value.into())
+}
+
+/// The word that policies and explanations write for a value.
+pub(crate) fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+pub(super) fn subject_value(subject: &Subject, uses: impl Fn(&str) -> bool) -> Value {
+    let known = |value: Option<u32>| value.map_or(Value::Null, int);
+    Fields::new(uses)
+        .with("pid", || int(subject.pid))
+        .with("uid", || int(subject.uid))
+        .with("user", || text(&subject.user))
+        .with("gid", || int(subject.gid))
+        .with("group", || text(&subject.group))
+        // Not zero when unknown: that is root.
+        .with("login_uid", || known(subject.login_uid))
+        .with("login_user", || text(&subject.login_user))
+        .with("login_session", || known(subject.login_session))
+        .with("exe", || path(&subject.exe))
+        .with("script", || subject.script.as_deref().map_or_else(|| text(""), path))
+        .with("exe_sha256", || text(&subject.exe_sha256))
+        .with("argv", || strings(&subject.argv))
+        .with("cwd", || path(&subject.cwd))
+        .with("cgroup", || text(&subject.cgroup))
+        .with("unit", || text(&subject.unit))
+        .with("container", || text(&subject.container))
+        .with("ancestors", || {
+            let ancestors = subject.ancestors.iter().map(|ancestor| {
+                Fields::new(|_: &str| true)
+                    .with("pid", || int(ancestor.pid))
+                    .with("uid", || int(ancestor.uid))
+                    .with("exe", || path(&ancestor.exe))
+                    .with("argv", || strings(&ancestor.argv))
+                    .value()
+            });
+            Value::List(Arc::new(ancestors.collect()))
+        })
+        .with("ci", || {
+            let ci = &subject.ci;
+            Fields::new(|_: &str| true)
+                .with("system", || text(&ci.system))
+                .with("project", || text(&ci.project))
+                .with("pipeline", || text(&ci.pipeline))
+                .with("job", || text(&ci.job))
+                .with("run", || text(&ci.run))
+                .with("branch", || text(&ci.branch))
+                .with("commit", || text(&ci.commit))
+                .with("actor", || text(&ci.actor))
+                .with("url", || text(&ci.url))
+                .with("variables", || {
+                    let map = ci.variables.iter().map(|(k, v)| (Key::from(k.as_str()), text(v))).collect();
+                    Value::Map(Map { map: Arc::new(map) })
+                })
+                .value()
+        })
+        .with("missing", || strings(&subject.missing))
+        .value()
+}
+
+pub(super) fn operation_value(
+    operation: &Operation,
+    statement: Option<&Statement>,
+    uses: impl Fn(&str) -> bool,
+    nested: bool,
+) -> Result<Value, WhenError> {
+    let nothing = Statement::default();
+    let is = statement.is_some();
+    let statement = statement.unwrap_or(&nothing);
+    let long = uses("text") && operation.text.len() > MAX_TEXT;
+    let many = nested
+        && [
+            operation.params.len(),
+            statement.reads.len(),
+            statement.writes.len(),
+            statement.functions.len(),
+            statement.columns_read.len() + statement.columns_written.len(),
+        ]
+        .iter()
+        .any(|len| *len > MAX_LOOPED);
+    if long || many {
+        return Err(WhenError::TooLarge);
+    }
+    let params = || {
+        let params = operation.params.iter().map(|p| p.as_deref().map_or(Value::Null, text));
+        Value::List(Arc::new(params.collect()))
+    };
+    Ok(Fields::new(uses)
+        .with("protocol", || text(&word(&operation.protocol)))
+        .with("user", || text(&operation.user))
+        .with("database", || text(&operation.database))
+        .with("text", || text(&operation.text))
+        .with("statement", || text(&statement.text))
+        .with("kind", || text(&if is { word(&statement.kind) } else { String::new() }))
+        .with("kinds", || strings(statement.kinds.iter().map(word::<Kind>)))
+        .with("classes", || strings(statement.classes.iter().map(word)))
+        .with("reads", || strings(&statement.reads))
+        .with("writes", || strings(&statement.writes))
+        .with("columns", || strings(statement.columns_read.union(&statement.columns_written)))
+        .with("functions", || strings(&statement.functions))
+        .with("where", || text(&statement.where_clause.as_ref().map_or_else(String::new, word::<Where>)))
+        .with("limit", || text(&statement.limit.as_ref().map_or_else(String::new, word::<Limit>)))
+        .with("dynamic", || Value::Bool(statement.dynamic))
+        .with("settings", || strings(&statement.settings))
+        .with("params", params)
+        .value())
+}
+
+pub(super) fn destination_value(destination: &Destination) -> Value {
+    let address = match destination.address.ip() {
+        IpAddr::V6(ip) => ip.to_canonical(),
+        ip @ IpAddr::V4(_) => ip,
+    };
+    Fields::new(|_: &str| true)
+        .with("address", || text(&address.to_string()))
+        .with("port", || int(destination.address.port().into()))
+        .with("hosts", || strings(&destination.hosts))
+        .value()
+}
+
+pub(super) fn time_value(now: Timestamp) -> Value {
+    let local = now.to_zoned(TimeZone::UTC);
+    let weekday = match local.weekday() {
+        Weekday::Monday => "mon",
+        Weekday::Tuesday => "tue",
+        Weekday::Wednesday => "wed",
+        Weekday::Thursday => "thu",
+        Weekday::Friday => "fri",
+        Weekday::Saturday => "sat",
+        Weekday::Sunday => "sun",
+    };
+    Fields::new(|_: &str| true)
+        .with("timestamp", || text(&now.to_string()))
+        .with("unix", || Value::Int(now.as_second()))
+        .with("date", || text(&local.date().to_string()))
+        .with("hour", || Value::Int(local.hour().into()))
+        .with("minute", || Value::Int(local.minute().into()))
+        .with("weekday", || text(weekday))
+        .value()
+}
