@@ -8,6 +8,7 @@ ask "SELECT count(*) AS orders, sum(amount) AS revenue FROM orders"
 ask "SELECT id, name, email, card_number FROM customers ORDER BY id LIMIT 3"
 ask "SELECT c.national_id AS reference, c.salary AS n, c.note FROM customers c WHERE id IN (3, 4)"
 ask "UPDATE orders SET amount = 0 WHERE id = 17"
+ask "SELECT * FROM customers"
 # "Quick fixes" that were never meant to stay.
 ask "DELETE FROM customers WHERE true"
 ask "DO \$\$ BEGIN DROP TABLE orders; END \$\$"

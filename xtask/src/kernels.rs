@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("no such kernel; there are {}", known.join(", "));
     }
     say("building the probe");
-    sh(cargo().args(["build", "--quiet", "--package", "interlock-tests", "--example", "kernel-probe"]))?;
+    sh(cargo().args(["build", "--quiet", "--example", "kernel-probe"]))?;
     let work = interlock_tests::temporary_directory("kernels")?;
     let initramfs = make_initramfs(&probe()?, work.path())?;
     let mut failed = Vec::new();
