@@ -168,7 +168,13 @@ fn remove_layout(layout: &Path) -> io::Result<()> {
         match fs::read_dir(&directory) {
             Ok(entries) => {
                 for entry in entries {
-                    fs::remove_file(entry?.path())?;
+                    let path = entry?.path();
+                    let link = if part == "links" { sys::open_pin(&path).ok() } else { None };
+                    fs::remove_file(path)?;
+                    // Kinds of links that cannot do this (tracepoints) refuse no connection meanwhile.
+                    if let Some(link) = link {
+                        let _ = sys::detach_link(link.as_fd());
+                    }
                 }
                 fs::remove_dir(&directory)?;
             }
