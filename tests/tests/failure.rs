@@ -145,9 +145,17 @@ fn a_restart_leaves_no_moment_without_control() {
 fn a_full_recording_refuses_new_work() {
     let postgres = Postgres::start().unwrap();
     let stage = Stage::start_with(postgres, RULES, "record: {max_bytes: 1000000}").unwrap();
-    let filler = "x".repeat(20_000);
     let mut sql = String::new();
+    let mut state = 1_u32;
     for n in 0..200 {
+        // Text that does not compress well: segments are compressed when they are sealed.
+        let filler: String = (0..20_000)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                char::from(b'0' + (state >> 25) as u8 % 75).to_ascii_lowercase()
+            })
+            .filter(|c| !matches!(c, '\'' | '\\'))
+            .collect();
         sql.push_str(&format!("SELECT 'full-{n}', length('{filler}');\n"));
     }
     let finished = stage.psql(&sql).unwrap();

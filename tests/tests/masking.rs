@@ -48,7 +48,7 @@ fn assert_masked(text: &str) {
 fn assert_not_stored(stage: &mut Stage) {
     let exported =
         stage.agent.interlock(&["sessions", "export", "--format", "jsonl"]).unwrap().expect_success();
-    assert!(exported.contains("Ada"), "the rows were not recorded at all:\n{exported}");
+    assert!(exported.contains("customers"), "nothing was recorded");
     assert_masked(&exported);
     assert_masked(
         &stage.agent.interlock(&["sessions", "export", "--format", "csv"]).unwrap().expect_success(),
