@@ -66,7 +66,7 @@ fn decide(c: &mut Criterion) {
             });
         }
     }
-    let cache = Cache::default();
+    let cache = Cache::new(1000, 1 << 20);
     group.bench_function("statement known: cache and decide", |b| {
         b.iter(|| {
             let operation = operation(READ, cache.analyze(black_box(READ)));
