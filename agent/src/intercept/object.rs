@@ -168,7 +168,12 @@ fn remove_layout(layout: &Path) -> io::Result<()> {
         match fs::read_dir(&directory) {
             Ok(entries) => {
                 for entry in entries {
-                    fs::remove_file(entry?.path())?;
+                    let pin = entry?.path();
+                    if part == "links" {
+                        // Else it would go on for a while after its pin is gone.
+                        sys::detach_link(sys::open_pin(&pin)?.as_fd())?;
+                    }
+                    fs::remove_file(pin)?;
                 }
                 fs::remove_dir(&directory)?;
             }

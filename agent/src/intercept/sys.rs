@@ -13,6 +13,7 @@ use std::{
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 #[allow(unsafe_code)]
 fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
@@ -36,6 +37,19 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     let mut update =
         Update { link: link.as_raw_fd(), program: program.as_raw_fd(), flags: 0, old_program: 0 };
     bpf(BPF_LINK_UPDATE, &mut update).map(drop)
+}
+
+/// Takes a link's program off its cgroup. Without this it goes some time after the last reference to
+/// the link has gone. Links of other kinds know nothing of it.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Detach {
+        link: i32,
+    }
+    match bpf(BPF_LINK_DETACH, &mut Detach { link: link.as_raw_fd() }) {
+        Err(error) if error.raw_os_error() != Some(libc::EOPNOTSUPP) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Opens what is pinned at a path.
