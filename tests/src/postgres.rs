@@ -202,7 +202,8 @@ impl Postgres {
     }
 
     /// The texts of the statements that TCP clients sent, as the server logged them: each begins where
-    /// a `statement:` or `execute …:` stands in the log and goes on over its indented lines.
+    /// a `statement:` or `execute …:` stands in the log and goes on over its indented lines. What the
+    /// agent asks on its own behalf (where masked columns stand) begins with `/* interlock:`.
     pub fn statements(&self) -> Vec<String> {
         let mut statements: Vec<String> = Vec::new();
         let mut open = false;
@@ -223,7 +224,10 @@ impl Postgres {
             let text = text
                 .strip_prefix("statement: ")
                 .or_else(|| Some(text.strip_prefix("execute ")?.split_once(": ")?.1));
-            if let Some(text) = text.filter(|_| head.contains('@')) {
+            // The agent asks which tables stand behind a result's columns, once a connection.
+            let text =
+                text.filter(|text| head.contains('@') && !text.starts_with("WITH RECURSIVE edges AS ("));
+            if let Some(text) = text {
                 statements.push(text.to_owned());
                 open = true;
             }

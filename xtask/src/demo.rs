@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     keep: bool,
 }
 
+/// The path that the shipped policy designates; the demo's own script stands in for it.
+const DESIGNATED: &str = "/usr/local/bin/nightly-report";
+
 /// Parts of the statements that the policy refuses.
 const REFUSED: [&str; 4] =
     ["SELECT * FROM customers", "DELETE FROM customers", "DROP TABLE orders", "TO PROGRAM"];
@@ -78,6 +81,12 @@ impl Demo {
         let file = workspace().join("policies/demo.yaml");
         say(format!("starting the agent with {}", paint(BOLD, "policies/demo.yaml")));
         let policy = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        if !policy.contains(DESIGNATED) || !policy.contains("port: 5432") {
+            bail!("{} names no {DESIGNATED} or no port 5432 to put the demo's own in", file.display());
+        }
+        let policy = policy
+            .replace(DESIGNATED, &script.display().to_string())
+            .replace("port: 5432", &format!("port: {}", postgres.port()));
         let agent = Agent::start_with(&[("demo.yaml", &policy)], "", Cgroup::new()?)?;
         Ok(Self { agent, postgres, script, _directory: directory, failures: Vec::new() })
     }
@@ -89,7 +98,7 @@ impl Demo {
             println!("  {}", paint(DIM, line));
         }
 
-        heading("What it sees when it is run: interlock run --as nightly-report -- ./nightly-report");
+        heading("What it sees when it runs");
         let printed = self.run_script()?;
         for line in printed.both().lines() {
             println!("  {}", in_colour(line));
@@ -125,16 +134,11 @@ impl Demo {
         self.recordings()
     }
 
-    /// Runs the script as an operator would; what it writes goes into one stream, so that refusals stand
-    /// where they came.
+    /// Runs the script in the agent's cgroup; what designates it is its path. What it writes goes into
+    /// one stream, so that refusals stand where they came.
     fn run_script(&self) -> Result<Finished> {
-        let interlock = self.agent.command();
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", r#"exec "$@" 2>&1"#, "sh"])
-            .arg(interlock.get_program())
-            .args(interlock.get_args());
-        command.args(["run", "--as", "nightly-report", "--"]).arg(&self.script);
+        let mut command = self.agent.cgroup().command("/bin/sh");
+        command.args(["-c", r#"exec "$0" 2>&1"#]).arg(&self.script);
         let programs = self.postgres.programs().display();
         let path = std::env::var("PATH").unwrap_or_default();
         finish(command.env("PATH", format!("{programs}:{path}")), "", LIMIT)
@@ -218,6 +222,8 @@ impl Demo {
             None => self.expect(false, "the session in which customers were read cannot be replayed"),
         }
         println!();
+        // The agent signs how far the log went about every second; until then verify says so.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
         let verified = self.interlock(&["sessions", "verify"])?;
         indent(&verified.both());
         self.expect(verified.success(), "the recording does not verify");
