@@ -61,6 +61,7 @@ fn child(state: &Path, round: &str) {
                     rule: None,
                     message: None,
                     matched: Vec::new(),
+                    observed: Vec::new(),
                 };
                 for number in 0..100_000 {
                     let text = format!("{round}/{flow}/{number}");
