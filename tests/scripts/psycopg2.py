@@ -13,7 +13,7 @@ def attempt(sql, params=None):
         print(cur.statusmessage, cur.rowcount, cur.description and [d[:2] for d in cur.description])
         if cur.description:
             for row in cur.fetchall():
-                print(row)
+                print(tuple(bytes(v) if isinstance(v, memoryview) else v for v in row))
     except psycopg2.Error as e:
         print(type(e).__name__, e.pgcode, e.pgerror, conn.info.transaction_status)
         conn.rollback()

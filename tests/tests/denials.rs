@@ -149,33 +149,48 @@ fn in_a_pipeline_at_the_right_place() {
     let printed = stage
         .python(
             r#"
-import os, psycopg
-with psycopg.connect(os.environ["PGURL"], autocommit=True) as c:
-    with c.pipeline() as p:
-        first = c.execute("SELECT 'first'")
-        refused = c.execute("DROP TABLE customers")
-        skipped = c.execute("SELECT 'skipped'")
-        for name, cur in (("first", first), ("refused", refused), ("skipped", skipped)):
-            try:
-                print(name, cur.fetchone())
-            except psycopg.errors.PipelineAborted as e:
-                print(name, "aborted")
-            except psycopg.Error as e:
-                print(name, e.sqlstate, e.diag.message_primary)
-        p.sync()
-        after = c.execute("SELECT 'after sync'")
-        print(after.fetchone())
-    print(c.execute("SELECT 'after pipeline'").fetchone())
+import os
+from psycopg import pq
+c = pq.PGconn.connect(os.environ["PGURL"].encode())
+c.enter_pipeline_mode()
+for sql in (b"SELECT 'first'", b"DROP TABLE customers", b"SELECT 'skipped'"):
+    c.send_query_params(sql, None)
+c.pipeline_sync()
+c.send_query_params(b"SELECT 'after sync'", None)
+c.pipeline_sync()
+syncs = 0
+while syncs < 2:
+    result = c.get_result()
+    if result is None:
+        continue
+    name = pq.ExecStatus(result.status).name
+    if result.status == pq.ExecStatus.PIPELINE_SYNC:
+        syncs += 1
+        print(name, pq.TransactionStatus(c.transaction_status).name)
+    elif result.status == pq.ExecStatus.TUPLES_OK:
+        print(name, result.get_value(0, 0).decode())
+    elif result.status == pq.ExecStatus.FATAL_ERROR:
+        print(name, result.error_field(pq.DiagnosticField.SQLSTATE).decode(), result.error_message.decode().strip())
+    else:
+        print(name)
+c.exit_pipeline_mode()
+print(c.exec_(b"SELECT 'after pipeline'").get_value(0, 0).decode())
 "#,
         )
         .unwrap()
         .expect_success();
-    let lines: Vec<_> = printed.lines().collect();
-    assert_eq!(lines[0], "first ('first',)", "{printed}");
-    assert!(lines[1].starts_with("refused 42501") && lines[1].contains("no-drop"), "{printed}");
-    assert_eq!(lines[2], "skipped aborted", "{printed}");
-    assert_eq!(lines[3], "('after sync',)", "{printed}");
-    assert_eq!(lines[4], "('after pipeline',)", "{printed}");
+    let lines: Vec<_> = printed.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines[0], "TUPLES_OK first", "{printed}");
+    assert!(lines[1].starts_with("FATAL_ERROR 42501") && lines[1].contains("no-drop"), "{printed}");
+    let rest = &lines[2..];
+    let expected = [
+        "PIPELINE_ABORTED",
+        "PIPELINE_SYNC IDLE",
+        "TUPLES_OK after sync",
+        "PIPELINE_SYNC IDLE",
+        "after pipeline",
+    ];
+    assert_eq!(rest, expected, "{printed}");
     assert_eq!(rows(&stage), "100|100");
 }
 

@@ -92,8 +92,10 @@ fn a_script_by_its_own_path() {
     let world = World::new("{exe: '{script}'}");
     let finished = world.run(&mut world.inside("nightly-report"));
     world.assert_controlled(&finished);
-    let session = &world.agent.json(&["sessions", "list", "--json"]).unwrap()[0];
-    let subject = session.to_string();
+    // The connection is psql's; who started psql stands beside it.
+    let events = world.agent.events().unwrap();
+    let started = events.iter().find(|event| event["event"] == "flow_started").unwrap();
+    let subject = started["subject"].to_string();
     assert!(subject.contains("nightly-report"), "the session does not name the script: {subject}");
     assert!(!subject.contains(PASSWORD));
 }

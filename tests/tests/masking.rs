@@ -54,7 +54,6 @@ fn assert_not_stored(stage: &mut Stage) {
         &stage.agent.interlock(&["sessions", "export", "--format", "csv"]).unwrap().expect_success(),
     );
     assert_masked(&stage.agent.log());
-    // The open segment as it is; stopping seals and compresses it.
     for secret in [CARD, EMAIL, SSN_COLUMN, KEY] {
         let mut grep = Command::new("grep");
         let found =
@@ -70,6 +69,9 @@ fn in_text_format() {
     assert_masked(&printed);
     assert!(printed.contains("1111|"), "the last four digits stay: {printed}");
     assert!(printed.contains("Ada") && printed.contains("write to "), "too much is masked: {printed}");
+    let events = stage.agent.events().unwrap();
+    let result = events.iter().find(|event| event["event"] == "result").unwrap();
+    assert!(result["rows"].to_string().contains("Ada"), "the rows are not recorded: {result}");
     assert_not_stored(&mut stage);
 }
 
@@ -83,7 +85,7 @@ fn under_another_name_and_in_other_places() {
         "UPDATE customers SET name = name WHERE id = 1 RETURNING card, national_id, name;",
         "BEGIN; DECLARE k CURSOR FOR SELECT card, national_id, name FROM customers; FETCH ALL FROM k; END;",
         "SELECT notes || ' ' || name FROM customers;",
-        "SELECT json_agg(notes || name) FROM customers;",
+        "SELECT json_agg(notes || ' ' || name) FROM customers;",
         "SELECT ARRAY[notes] FROM customers;",
     ] {
         let finished = stage.psql(sql).unwrap();
@@ -151,20 +153,38 @@ asyncio.run(main())
     assert_not_stored(&mut stage);
 }
 
+/// Messages that quote values of `notes`.
+const QUOTING: &str = "\
+    ALTER TABLE customers ADD CONSTRAINT short CHECK (length(notes) < 5);\n\
+    SELECT notes::int FROM customers WHERE id = 1;\n\
+    DO $$ DECLARE n text; BEGIN SELECT notes INTO n FROM customers WHERE id = 1; RAISE NOTICE 'found %', n; END $$;\n\
+    DO $$ DECLARE n text; BEGIN SELECT notes INTO n FROM customers WHERE id = 2; \
+      RAISE EXCEPTION 'found %', n USING DETAIL = n, HINT = n; END $$;\n";
+
 #[test]
 fn in_errors_and_notices() {
     let mut stage = stage();
-    let finished = stage
-        .psql(
-            "SELECT name FROM customers;\n\
-             ALTER TABLE customers ADD CONSTRAINT short CHECK (length(notes) < 5);\n\
-             SELECT notes::int FROM customers WHERE id = 1;\n\
-             DO $$ DECLARE n text; BEGIN SELECT notes INTO n FROM customers WHERE id = 1; RAISE NOTICE 'found %', n; END $$;\n\
-             DO $$ DECLARE n text; BEGIN SELECT notes INTO n FROM customers WHERE id = 2; RAISE EXCEPTION 'found %', n USING DETAIL = n, HINT = n; END $$;\n",
+    let finished = stage.psql(QUOTING).unwrap();
+    // Where columns are masked, whatever a message quotes may be a value of one.
+    assert!(finished.stderr.contains("invalid input syntax for type integer"), "{}", finished.both());
+    assert!(finished.stderr.contains("NOTICE:") && finished.stderr.contains("P0001"), "{}", finished.both());
+    assert_masked(&finished.both());
+    assert_not_stored(&mut stage);
+
+    // Where only detectors look, the rest of a message stays.
+    stage
+        .write_policy(
+            "masks:\n  - {name: leaks, detect: [payment_card, email, aws_access_key], with: redact}\n",
         )
         .unwrap();
-    assert!(finished.stderr.contains("found "), "{}", finished.both());
-    assert!(finished.stderr.contains("invalid input syntax for type integer"), "{}", finished.both());
+    stage.agent.reload().unwrap().expect_success();
+    let finished = stage.psql(QUOTING).unwrap();
+    assert!(finished.stderr.contains("found write to "), "{}", finished.both());
+    assert!(
+        finished.stderr.contains("found key ") && finished.stderr.contains(" leaked"),
+        "{}",
+        finished.both()
+    );
     assert_masked(&finished.both());
     assert_not_stored(&mut stage);
 }
