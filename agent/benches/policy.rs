@@ -28,10 +28,8 @@ const REFUSED: &str = "DELETE FROM pgbench_accounts WHERE 1 = 1";
 
 fn flow(text: &str) -> FlowPolicy {
     let destination = Destination { address: ([127, 0, 0, 1], 5432).into(), hosts: Vec::new() };
-    match parse_str("bench.yaml", text) {
-        Ok(set) => set.flow_of_all(&Subject::default(), &destination),
-        Err(errors) => panic!("{errors}"),
-    }
+    let set = parse_str("bench.yaml", text).expect("the policies of the benches are well-formed");
+    set.flow_of_all(&Subject::default(), &destination)
 }
 
 fn operation(text: &str, script: Arc<sql::Script>) -> Operation {
@@ -66,7 +64,7 @@ fn decide(c: &mut Criterion) {
             });
         }
     }
-    let cache = Cache::default();
+    let cache = Cache::new(1000, 1 << 20);
     group.bench_function("statement known: cache and decide", |b| {
         b.iter(|| {
             let operation = operation(READ, cache.analyze(black_box(READ)));

@@ -50,8 +50,14 @@ fn operation() -> Operation {
 }
 
 fn run(session: &Session, times: u64) {
-    let decision =
-        Decision { verdict: Verdict::Allow, enforced: true, rule: None, message: None, matched: Vec::new() };
+    let decision = Decision {
+        verdict: Verdict::Allow,
+        enforced: true,
+        rule: None,
+        message: None,
+        matched: Vec::new(),
+        observed: Vec::new(),
+    };
     let operation = operation();
     let params = [Some("12345".to_owned())];
     let mut rows = session.result_builder();

@@ -161,6 +161,8 @@ fn command(body: &proto::Command) -> Value {
     put("rule", body.rule.as_deref().into());
     put("message", body.message.as_deref().into());
     put("matched", body.matched.clone().into());
+    let observed = |rule: &proto::Observed| json!({"rule": rule.rule, "verdict": rule.verdict});
+    put("observed", body.observed.iter().map(observed).collect());
     Value::Object(object)
 }
 

@@ -168,13 +168,12 @@ fn remove_layout(layout: &Path) -> io::Result<()> {
         match fs::read_dir(&directory) {
             Ok(entries) => {
                 for entry in entries {
-                    let path = entry?.path();
-                    let link = if part == "links" { sys::open_pin(&path).ok() } else { None };
-                    fs::remove_file(path)?;
-                    // Kinds of links that cannot do this (tracepoints) refuse no connection meanwhile.
-                    if let Some(link) = link {
-                        let _ = sys::detach_link(link.as_fd());
+                    let pin = entry?.path();
+                    if part == "links" {
+                        // Else it would go on for a while after its pin is gone.
+                        sys::detach_link(sys::open_pin(&pin)?.as_fd())?;
                     }
+                    fs::remove_file(pin)?;
                 }
                 fs::remove_dir(&directory)?;
             }

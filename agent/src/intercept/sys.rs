@@ -39,14 +39,17 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(BPF_LINK_UPDATE, &mut update).map(drop)
 }
 
-/// Takes a link's program out of its hook at once. When the last pin of a link is removed the kernel
-/// does that too, but some time later.
+/// Takes a link's program off its cgroup. Without this it goes some time after the last reference to
+/// the link has gone. Links of other kinds know nothing of it.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Detach {
         link: i32,
     }
-    bpf(BPF_LINK_DETACH, &mut Detach { link: link.as_raw_fd() }).map(drop)
+    match bpf(BPF_LINK_DETACH, &mut Detach { link: link.as_raw_fd() }) {
+        Err(error) if error.raw_os_error() != Some(libc::EOPNOTSUPP) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Opens what is pinned at a path.

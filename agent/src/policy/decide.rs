@@ -55,17 +55,6 @@ impl Decision {
     pub fn passes(&self) -> bool {
         self.verdict == Verdict::Allow || !self.enforced
     }
-
-    const fn nothing() -> Self {
-        Self {
-            verdict: Verdict::Allow,
-            enforced: true,
-            rule: None,
-            message: None,
-            matched: Vec::new(),
-            observed: Vec::new(),
-        }
-    }
 }
 
 /// The part of one policy that concerns a flow.
@@ -354,7 +343,6 @@ impl<'a> Found<'a> {
             message: decided.and_then(|(_, by)| by.message()),
             matched: self.matched,
             observed: self.observed,
-            ..Decision::nothing()
         }
     }
 }

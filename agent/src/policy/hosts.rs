@@ -90,7 +90,7 @@ impl Hosts {
             match (self.lookup)(&name) {
                 Ok(addresses) if !addresses.is_empty() => self.answer(&name, &addresses, Instant::now()),
                 Ok(_) => {
-                    tracing::warn!(%name, "a destination's host name has no address; earlier answers stay")
+                    tracing::warn!(%name, "a destination's host name has no address; earlier answers stay");
                 }
                 Err(error) => {
                     tracing::warn!(%name, %error, "cannot look up a destination's host name; earlier answers stay");

@@ -151,11 +151,11 @@ pub(crate) fn patterns(targets: Option<&[At<Target>]>, decoder: &mut Decoder<'_>
         patterns
             .extend(nets.iter().flat_map(|net| ports.iter().map(|port| Pattern { net: *net, port: *port })));
     }
-    united(patterns)
+    united(&patterns)
 }
 
 /// Drops the patterns that others take in.
-fn united(patterns: BTreeSet<Pattern>) -> Vec<Pattern> {
+fn united(patterns: &BTreeSet<Pattern>) -> Vec<Pattern> {
     let covered = |one: &Pattern| {
         patterns.iter().any(|other| {
             other != one
@@ -176,8 +176,8 @@ pub(crate) fn unite(entries: &mut Vec<Entry>, entry: Entry) {
     match entries.iter_mut().find(|known| known.id == entry.id) {
         None => entries.push(entry),
         Some(known) => {
-            let all = known.destinations.drain(..).chain(entry.destinations).collect();
-            known.destinations = united(all);
+            let all: BTreeSet<Pattern> = known.destinations.drain(..).chain(entry.destinations).collect();
+            known.destinations = united(&all);
             known.egress = known.egress.max(entry.egress);
             known.resolvers &= entry.resolvers;
         }

@@ -329,11 +329,11 @@ fn what_is_allowed_must_be_certain() {
     let no = denied(DEFAULT_RULE);
     assert_eq!(read(|_| {}), (Verdict::Allow, Some("reads".into())));
     assert_eq!(read(|s| s.reads = [table("orders")].into()), no, "of which schema?");
-    assert_eq!(read(|s| drop(s.reads.insert(table("public.salaries")))), no, "and another table");
-    assert_eq!(read(|s| drop(s.classes.insert(Class::External))), no, "and a file");
+    assert_eq!(read(|s| s.reads.extend([table("public.salaries")])), no, "and another table");
+    assert_eq!(read(|s| s.classes.extend([Class::External])), no, "and a file");
     assert_eq!(read(|s| s.dynamic = true), no, "and who knows what");
-    assert_eq!(read(|s| drop(s.kinds.insert(Kind::Unparsed))), no, "and what cannot be read");
-    assert_eq!(read(|s| drop(s.writes.insert(table("public.log")))), no);
+    assert_eq!(read(|s| s.kinds.extend([Kind::Unparsed])), no, "and what cannot be read");
+    assert_eq!(read(|s| s.writes.extend([table("public.log")])), no);
     let two = vec![
         statement(Kind::Select, |s| s.reads = [table("public.orders")].into()),
         statement(Kind::DropTable, |_| {}),

@@ -149,6 +149,12 @@ impl Batch {
                 body.always_string(12, message);
             }
             decision.matched.iter().for_each(|rule| body.always_string(13, rule));
+            for observed in &decision.observed {
+                body.message(14, |field| {
+                    field.string(1, &observed.rule);
+                    word(field, 2, observed.verdict);
+                });
+            }
         });
     }
 

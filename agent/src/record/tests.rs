@@ -15,7 +15,7 @@ use interlock_recording::{PublicKey, Report, verify};
 use super::*;
 use crate::identity::{Ancestor, Ci, Subject};
 use crate::operation::{Operation, Protocol};
-use crate::policy::{Decision, Destination, EntryId, Verdict};
+use crate::policy::{Decision, Destination, EntryId, Observed, Verdict};
 use crate::sql::{Kind, Limit, Relation, Script, Statement, Where};
 
 pub(super) fn config(state: &Path) -> Config {
@@ -141,7 +141,7 @@ fn everything_that_is_handed_over_is_recorded() {
         rule: Some("no-drop".into()),
         message: Some("no".into()),
         matched: vec!["no-drop".into(), "other".into()],
-        observed: Vec::new(),
+        observed: vec![Observed { rule: "no-drop".into(), verdict: Verdict::Deny }],
     };
     let params = [Some("a".to_owned()), None, Some("é".repeat(1 << 20))];
     let first = session
@@ -193,6 +193,7 @@ fn everything_that_is_handed_over_is_recorded() {
     assert_eq!(login.auth_method, "scram-sha-256");
     assert_eq!((open.command, open.verdict.as_str(), open.enforced), (1, "deny", false));
     assert_eq!((open.rule.as_deref(), open.matched.len()), (Some("no-drop"), 2));
+    assert_eq!(open.observed, [proto::Observed { rule: "no-drop".into(), verdict: "deny".into() }]);
     assert_eq!(open.statements[1].text, "DROP TABLE x");
     assert_eq!(open.statements[1].kind, "drop_table");
     assert_eq!(open.statements[0].reads, ["public.customers"]);

@@ -245,6 +245,10 @@ impl Timeline {
             let more = if param.omitted_bytes == 0 { "" } else { "…" };
             writeln!(output, "              ${number} = {value}{more}")?;
         }
+        for rule in &body.observed {
+            let (rule, verdict) = (printable(&rule.rule), printable(&rule.verdict));
+            writeln!(output, "              {}", self.style.dim(&format!("{rule} would {verdict} (observe mode)")))?;
+        }
         if let Some(message) = body.message.as_ref().filter(|_| body.verdict != "allow") {
             writeln!(output, "              {}", self.style.dim(&printable(message)))?;
         }
@@ -358,6 +362,7 @@ mod tests {
                 text: text(),
                 params: vec![proto::BindParameter { value: Some(text()), omitted_bytes: 1 }],
                 verdict: text(),
+                observed: vec![proto::Observed { rule: text(), verdict: text() }],
                 rule: Some(text()),
                 message: Some(text()),
                 of: 1,
