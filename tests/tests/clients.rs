@@ -1,5 +1,7 @@
 //! Real clients get through an agent exactly what they get without one.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+
 use interlock_tests::client::{self, Client};
 use interlock_tests::postgres::Auth;
 use interlock_tests::process::Finished;

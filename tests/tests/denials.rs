@@ -1,5 +1,7 @@
 //! Refusals: in the protocol's own words, in their right place, and with nothing reaching the server.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+
 use interlock_tests::{Postgres, Stage};
 
 const RULES: &str = r#"

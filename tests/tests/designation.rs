@@ -1,6 +1,8 @@
 //! Who is designated, and who is not: an unmodified script with a hard-coded password comes under
 //! control by each kind of selector, and nobody else does.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;

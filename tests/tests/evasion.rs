@@ -1,6 +1,8 @@
 //! As an insider would: ways around a rule that forbids dropping a table, writing to all of another,
 //! and reaching outside the database. Each must fail, and must not do what was asked.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+
 use interlock_tests::{Postgres, Stage};
 
 const RULES: &str = r#"

@@ -1,5 +1,7 @@
 //! When things go wrong: kill -9 under load, a full disk, tampering. Fail closed, and nothing lost.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;

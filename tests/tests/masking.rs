@@ -1,5 +1,7 @@
 //! What comes back is masked in every format and place, and the unmasked value is nowhere on disk.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+
 use std::process::Command;
 
 use interlock_tests::process::{LIMIT, finish};

@@ -1,5 +1,7 @@
 //! As an operator: reloads, two agents on one host, egress, sessions.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 

@@ -247,7 +247,11 @@ impl Timeline {
         }
         for rule in &body.observed {
             let (rule, verdict) = (printable(&rule.rule), printable(&rule.verdict));
-            writeln!(output, "              {}", self.style.dim(&format!("{rule} would {verdict} (observe mode)")))?;
+            writeln!(
+                output,
+                "              {}",
+                self.style.dim(&format!("{rule} would {verdict} (observe mode)"))
+            )?;
         }
         if let Some(message) = body.message.as_ref().filter(|_| body.verdict != "allow") {
             writeln!(output, "              {}", self.style.dim(&printable(message)))?;
