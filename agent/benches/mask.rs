@@ -228,7 +228,7 @@ fn short(c: &mut Criterion<CpuTime>) {
     ] {
         let (mut out, mut fired) = (Vec::new(), Fired::default());
         group.bench_function(name, |b| {
-            b.iter(|| masks.detect(black_box(value.as_bytes()), &mut out, &mut fired))
+            b.iter(|| masks.detect(black_box(value.as_bytes()), &mut out, &mut fired));
         });
     }
     group.finish();

@@ -1,5 +1,5 @@
 //! Each selector, several together, and what somebody would try to get out of them.
-#![expect(clippy::unwrap_used, reason = "a failure of any step is a failure of the test")]
+#![allow(clippy::unwrap_used, reason = "a failure of any step is a failure of the test")]
 
 mod intercept_support;
 

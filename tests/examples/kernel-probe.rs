@@ -26,7 +26,7 @@ fn main() {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         [_, "agent", cgroup, clients, port] => {
-            agent(Path::new(cgroup), Path::new(clients), port.parse().unwrap())
+            agent(Path::new(cgroup), Path::new(clients), port.parse().unwrap());
         }
         [_, "tcp", address] => tcp(address.parse().unwrap()),
         [_, "udp", address] => udp(address.parse().unwrap()),
