@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use interlock_agent::sql::{CopyFormat, Kind, Statement, Where, analyze};
+use interlock_agent::sql::{Cache, CopyFormat, Kind, Statement, Where, analyze};
 use serde::Serialize;
 
 /// One line for a statement, in the words of its JSON form; what is empty or false is left out.
@@ -129,4 +129,45 @@ fn the_data_format_of_a_copy_is_told() {
 #[test]
 fn the_weakest_where_is_the_least() {
     assert!(Where::Missing < Where::AlwaysTrue && Where::AlwaysTrue < Where::Present);
+}
+
+/// What the cache says of a text does not depend on which texts of the same shape came before: each
+/// statement here, with its constants changed in several ways, is asked for in one cache.
+#[test]
+fn a_cached_shape_says_what_reading_the_text_says() {
+    let cases = include_str!("sql/statements.txt");
+    let cache = Cache::new(100_000, 64 << 20);
+    let mut texts = 0;
+    for case in cases.split("\n\n").map(str::trim).filter(|case| !case.is_empty()) {
+        let rows: Vec<_> =
+            case.lines().filter(|row| !row.starts_with("# ") && !row.starts_with("=> ")).collect();
+        let text = rows.join("\n");
+        for variant in variants(&text) {
+            texts += 1;
+            assert_eq!(*cache.analyze(&variant), analyze(&variant), "{variant}");
+        }
+    }
+    assert!(texts > 1000, "{texts}");
+}
+
+/// `text`, and with its digits made all the same, counted up, and its quoted words exchanged.
+fn variants(text: &str) -> Vec<String> {
+    let with_digits = |digit: fn(usize, char) -> char| -> String {
+        text.chars().enumerate().map(|(at, c)| if c.is_ascii_digit() { digit(at, c) } else { c }).collect()
+    };
+    let mut quoted = String::new();
+    for (index, part) in text.split('\'').enumerate() {
+        if index > 0 {
+            quoted.push('\'');
+        }
+        quoted.push_str(if index % 2 == 1 && part.len() < 8 { "%" } else { part });
+    }
+    vec![
+        text.to_owned(),
+        with_digits(|_, _| '1'),
+        with_digits(|at, _| char::from(b'1' + (at % 9) as u8)),
+        with_digits(|_, c| if c == '0' { '1' } else { '0' }),
+        quoted,
+        text.to_owned(),
+    ]
 }

@@ -20,6 +20,7 @@ mod query;
 mod scope;
 mod secrets;
 mod settings;
+mod shape;
 mod tree;
 mod utility;
 mod walk;
@@ -34,6 +35,7 @@ pub use secrets::redact_secrets;
 pub use settings::setting_changes_lexing;
 
 use parser::Grammar;
+use shape::Shape;
 use walk::Walker;
 
 /// Reads one SQL string as PostgreSQL would.
@@ -56,14 +58,24 @@ pub fn analyze(text: &str) -> Script {
 
 fn analyze_here(text: &str) -> Script {
     match parser::parse(text, Grammar::Sql) {
-        Ok(statements) => Script {
-            statements: statements
-                .iter()
-                .map(|raw| Walker::new(text_of(text, raw).unwrap_or(text)).script_statement(raw))
-                .collect(),
-        },
+        Ok(statements) => script_of(text, &statements),
         Err(reason) => Script::unparsed(text, &reason),
     }
+}
+
+fn script_of(text: &str, statements: &[RawStmt]) -> Script {
+    let read = |raw| Walker::new(text_of(text, raw).unwrap_or(text)).script_statement(raw);
+    Script { statements: statements.iter().map(read).collect() }
+}
+
+/// Reads the shape that a text shares with others; `None` where each of them has to be read by itself.
+fn analyze_shape(shape: &Shape<'_>) -> Option<Script> {
+    let (template, constants) = (shape.template.clone(), shape.constants());
+    let read = move || {
+        let statements = parser::parse(&template, Grammar::Sql).ok()?;
+        shape::values_do_not_matter(&statements, constants).then(|| script_of(&template, &statements))
+    };
+    parser::run(shape.template.len(), read).ok().flatten()
 }
 
 /// A statement's own text within the string.
