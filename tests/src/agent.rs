@@ -179,12 +179,23 @@ impl Agent {
         }
     }
 
-    /// Every event of every session, as `sessions export` gives them.
+    /// Every event of every session, as `sessions export` gives them. Those of a client that has gone
+    /// are there: what a flow's end adds to the recording is waited for.
     ///
     /// # Errors
     /// The export fails.
     pub fn events(&self) -> Result<Vec<Value>> {
+        self.settle();
         self.json(&["sessions", "export", "--format", "jsonl"])
+    }
+
+    /// Waits until no flow is open, for as long as that may take once the clients are gone. A client
+    /// that stays, or an agent that does not run, is no error here.
+    fn settle(&self) {
+        let _ = wait_for("the flows' end", Duration::from_secs(3), || {
+            self.json(&["status", "--json"])
+                .map_or(true, |status| status.first().is_some_and(|status| status["flows"]["open"] == 0))
+        });
     }
 
     /// Every command event of every session, in order.

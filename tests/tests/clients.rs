@@ -38,10 +38,9 @@ fn same_as_direct(run: impl Fn(&Postgres, Option<&Cgroup>) -> anyhow::Result<Fin
         let differing = direct.lines().zip(through.lines()).find(|(direct, through)| direct != through);
         assert!(
             direct == through,
-            "{name} differs; first at\n  direct  {:?}\n  through {:?}\n-- through, all\n{}",
+            "{name} differs; first at\n  direct  {:?}\n  through {:?}\n-- direct, all\n{direct}\n-- through, all\n{through}",
             differing.map(|pair| pair.0),
             differing.map(|pair| pair.1),
-            through
         );
     }
     assert_eq!(direct.status.code(), through.status.code());
