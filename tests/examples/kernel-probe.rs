@@ -107,6 +107,14 @@ struct Probe {
 }
 
 fn probe() {
+    // What the programs counted tells most of why they did otherwise than expected.
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        if let Ok(status) = Interceptor::status_of(Path::new(PINS)) {
+            println!("counters {:?}", status.counters);
+        }
+    }));
     let cgroup = Cgroup::new().unwrap();
     let clients = cgroup.child("clients").unwrap();
     let others = cgroup.child("others").unwrap();
