@@ -23,6 +23,24 @@ fn relay() -> Relay {
     Relay::start(server().address(), HandMade::denying(forbidden))
 }
 
+/// The error in an answer, if there is one.
+fn outcome_of(answer: &[Message]) -> String {
+    answer.iter().find_map(|message| message.field(b'M').filter(|_| message.tag == b'E')).unwrap_or_default()
+}
+
+/// FunctionCall with arguments in text format and a result in text format.
+fn call(function: u32, arguments: &[&[u8]]) -> Vec<u8> {
+    let mut body = function.to_be_bytes().to_vec();
+    body.extend([0, 0]);
+    body.extend((arguments.len() as u16).to_be_bytes());
+    for argument in arguments {
+        body.extend((argument.len() as u32).to_be_bytes());
+        body.extend(*argument);
+    }
+    body.extend([0, 0]);
+    message(b'F', &body)
+}
+
 fn refused(answer: &[Message]) -> u8 {
     let (code, message, status) = outcome(answer);
     assert_eq!((code.as_str(), message.as_str()), ("42501", REFUSED));
@@ -272,10 +290,129 @@ fn settings_in_a_pipeline() {
         client.send(&[bind("", "s", &[]), execute("", 0), parse("", hidden), sync()].concat());
         assert_eq!(refused(&client.until_ready()), b'I', "{change}");
     }
+    // By code of which the text of what runs it says nothing.
+    let mut client = Client::connect(relay.address);
+    for made in [
+        "create function pg_temp.off() returns text language sql as $$ select set_config('standard_conforming_strings', 'off', false) $$",
+        "create temp view v as select pg_temp.off()",
+        "create temp table t (a text default pg_temp.off())",
+        "prepare s as select pg_temp.off()",
+    ] {
+        assert_eq!(outcome_of(&client.ask(&query(made))), "", "{made}");
+    }
+    for change in [
+        "select pg_temp.off()",
+        "select * from v",
+        "insert into t default values",
+        "execute s",
+        "begin; declare k cursor for select pg_temp.off(); fetch k",
+        "do $$ begin execute 'set standard_conf' || chr(111) || 'rming_strings = off'; end $$",
+    ] {
+        client.send(&[query(change), query(hidden)].concat());
+        client.until_ready();
+        let status = refused(&client.until_ready());
+        assert!(matches!(status, b'I' | b'E'), "{change}");
+        client.ask(&query("rollback"));
+        client.ask(&query("reset standard_conforming_strings"));
+    }
+    // By the function call message.
+    let mut client = Client::connect(relay.address);
+    client.send(&[call(2078, &[b"standard_conforming_strings", b"off", b"f"]), query(hidden)].concat());
+    client.until_ready();
+    assert_eq!(refused(&client.until_ready()), b'I');
+    // The server answers a Flush without reporting what changed: it does so before ReadyForQuery.
+    let mut client = Client::connect(relay.address);
+    client.send(
+        &[
+            parse("", "set standard_conforming_strings = off"),
+            bind("", "", &[]),
+            execute("", 0),
+            message(b'H', b""),
+        ]
+        .concat(),
+    );
+    while client.next().expect("the connection lives").tag != b'C' {}
+    client.send(&query(hidden));
+    assert_eq!(refused(&client.until_ready()), b'I');
+    // What can be read in one way alone is read in the meantime.
+    let mut client = Client::connect(relay.address);
+    client.send(&[query("select pg_sleep(0)"), query("select 'it''s'")].concat());
+    client.until_ready();
+    assert_eq!(tags(&client.until_ready()), "TDCZ");
     // A rollback brings the harmful value back before the server says so.
     let mut client = Client::connect(relay.address);
     client.ask(&query("do $$ begin perform set_config('standard_conforming_strings', 'off', false); end $$"));
     assert_eq!(refused(&client.ask(&query(hidden))), b'I');
+}
+
+#[test]
+fn rules_see_all_parameters_or_none_pass() {
+    let rules = Limits { parameters: 1000, ..Limits::default() };
+    let denies = HandMade::denying_by_params(|operation| {
+        operation.params.iter().flatten().any(|value| value == "secret")
+    });
+    let policy = PolicyHandle::fixed(denies);
+    let relay = Relay::with(server().address(), policy, rules, |_| ());
+    let mut client = Client::connect(relay.address);
+    let run = |first: &str, second: &str| {
+        let text = parse("", "select length($1::text), length($2::text)");
+        [text, bind("", "", &[Some(first), Some(second)]), execute("", 0), sync()].concat()
+    };
+    assert_eq!(tags(&client.ask(&run("a", "b"))), "12DCZ");
+    assert_eq!(refused(&client.ask(&run("a", "secret"))), b'I');
+    assert_eq!(outcome(&client.ask(&run(&"x".repeat(5000), "secret"))).0, "54000");
+    assert_eq!(outcome(&client.ask(&run(&"x".repeat(1000), "secret"))).0, "54000");
+    // An Execute that is judged once more is judged with the parameters of its Bind.
+    client.ask(&query("begin"));
+    let text = parse("", "select $1::text from generate_series(1, 3)");
+    assert_eq!(
+        tags(&client.ask(&[text, bind("p", "", &[Some("fine")]), execute("p", 1), sync()].concat())),
+        "12DsZ"
+    );
+    assert_eq!(tags(&client.ask(&[execute("p", 1), sync()].concat())), "DsZ");
+}
+
+#[test]
+fn parameters_that_grow_take_no_memory() {
+    // Eight bytes that stand for a number of 131,069 digits, many times over.
+    let relay = Relay::start(server().address(), HandMade::denying(|_| false));
+    let mut client = Client::connect(relay.address);
+    let count = 2000_u16;
+    let mut text = b"\0select 1\0".to_vec();
+    text.extend(count.to_be_bytes());
+    (0..count).for_each(|_| text.extend(1700_u32.to_be_bytes()));
+    let mut values = b"\0\0\0\x01\0\x01".to_vec();
+    values.extend(count.to_be_bytes());
+    (0..count).for_each(|_| values.extend([0, 0, 0, 8, 0, 0, 0x7f, 0xff, 0, 0, 0, 0]));
+    values.extend([0, 0]);
+    let before = resident();
+    client.ask(&[message(b'P', &text), message(b'B', &values), sync()].concat());
+    assert!(resident() < before + (64 << 20), "{} to {}", before, resident());
+}
+
+/// This process's memory, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn what_a_name_may_run_is_bounded() {
+    let relay = Relay::start(server().address(), HandMade::denying(kind(Kind::Unparsed)));
+    let mut client = Client::connect(relay.address);
+    // Each fails but the first, and leaves nothing behind.
+    for number in 0..300 {
+        client.ask(&query(&format!("prepare s as select {number}, 'a' as a{number}")));
+    }
+    assert_eq!(client.rows("execute s"), [["0", "a"]]);
+    // All that might run under a name, in one batch, before the server has said which do.
+    let mut batch: Vec<u8> =
+        (0..300).flat_map(|n| query(&format!("prepare t as select {n} as b{n}"))).collect();
+    batch.extend(query("execute t"));
+    client.send(&batch);
+    let answers: Vec<_> = (0..301).map(|_| client.until_ready()).collect();
+    assert_eq!(refused(answers.last().unwrap()), b'I');
+    assert_eq!(client.rows("execute t"), [["0"]]);
 }
 
 #[test]
@@ -313,12 +450,11 @@ fn function_calls() {
         }),
     );
     let mut client = Client::connect(relay.address);
-    let mut call = 957u32.to_be_bytes().to_vec();
-    call.extend([0, 1, 0, 1, 0, 1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 1]);
-    let answer = client.ask(&message(b'F', &call));
+    let call = call(957, &[b"1"]);
+    let answer = client.ask(&call);
     assert_eq!((refused(&answer), tags(&answer)), (b'I', "EZ".to_owned()));
     client.ask(&query("begin"));
-    assert_eq!(refused(&client.ask(&message(b'F', &call))), b'E');
+    assert_eq!(refused(&client.ask(&call)), b'E');
     client.ask(&query("rollback"));
     assert_eq!(client.rows("select count(*) from pg_largeobject_metadata"), [["0"]]);
 }
@@ -357,14 +493,17 @@ fn the_way_a_text_is_read() {
             operation.script.statements.iter().any(|one| one.kind == Kind::Unparsed)
         }),
     );
+    let doubtful = query(r"select '\'");
     let mut client = Client::with(relay.address, &[("options", "-c standard_conforming_strings=off")]);
-    assert_eq!(refused(&client.ask(&query("select 1"))), b'I');
+    assert_eq!(refused(&client.ask(&doubtful)), b'I');
+    // This one reads the same either way.
+    assert_eq!(client.rows("select 1"), [["1"]]);
     let mut client = Client::with(relay.address, &[("client_encoding", "SJIS")]);
-    assert_eq!(refused(&client.ask(&query("select 1"))), b'I');
+    assert_eq!(refused(&client.ask(&query("select '\u{8868}'"))), b'I');
     let mut client = Client::connect(relay.address);
     // What turns it off is seen by the server's own report.
     client.ask(&query("do $$ begin perform set_config('standard_conforming_strings', 'off', false); end $$"));
-    assert_eq!(refused(&client.ask(&query("select 1"))), b'I');
+    assert_eq!(refused(&client.ask(&doubtful)), b'I');
     // Not the encoding that it claims to be in.
     let mut client = Client::connect(relay.address);
     assert_eq!(refused(&client.ask(&message(b'Q', b"select '\xff'\0"))), b'I');

@@ -61,6 +61,11 @@ pub trait Rules: Send + Sync {
         self.masks()
     }
 
+    /// A rule looks at parameters.
+    fn depends_on_params(&self) -> bool {
+        false
+    }
+
     /// The same operation gets the same decision, whatever its parameters and the time.
     fn is_static(&self) -> bool {
         false
@@ -91,6 +96,10 @@ impl Rules for FlowPolicy {
 
     fn record_masks(&self) -> &Arc<MaskSet> {
         Self::record_masks(self)
+    }
+
+    fn depends_on_params(&self) -> bool {
+        Self::depends_on_params(self)
     }
 
     fn is_static(&self) -> bool {

@@ -30,6 +30,9 @@ pub const MAX_TOKENS: usize = 600_000;
 /// take memory once and hold up no others.
 const LARGE: usize = 128 << 10;
 
+/// A text up to this size, in bytes, is read in less than a millisecond or two.
+const PROMPT: usize = 4 << 10;
+
 /// Stack of a parser thread, in bytes.
 const STACK: usize = 512 << 20;
 
@@ -79,8 +82,18 @@ pub(super) fn run<R: Send + 'static>(
             let _ = answer.send(value);
         }
     });
-    jobs.send(job).map_err(|_| Failure::NoThread)?;
-    result.recv().map_err(|_| Failure::Panicked)
+    let wait = || {
+        jobs.send(job).map_err(|_| Failure::NoThread)?;
+        result.recv().map_err(|_| Failure::Panicked)
+    };
+    // A large text takes seconds, and others wait for it: the other flows of this thread of the runtime
+    // go on elsewhere meanwhile. For a small one that would cost more than it takes.
+    let runtime = tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    if size > PROMPT && matches!(runtime, Ok(tokio::runtime::RuntimeFlavor::MultiThread)) {
+        tokio::task::block_in_place(wait)
+    } else {
+        wait()
+    }
 }
 
 fn start(name: &str, threads: usize) -> Option<SyncSender<Job>> {

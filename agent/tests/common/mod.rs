@@ -246,15 +246,35 @@ pub struct HandMade {
     pub rule: &'static str,
     pub denies: Box<Matches>,
     pub masks: Arc<MaskSet>,
+    pub depends_on_params: bool,
 }
 
 impl HandMade {
+    pub fn denying_by_params(denies: impl Fn(&Operation) -> bool + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            rule: "no-drop",
+            denies: Box::new(denies),
+            masks: Arc::default(),
+            depends_on_params: true,
+        })
+    }
+
     pub fn denying(denies: impl Fn(&Operation) -> bool + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { rule: "no-drop", denies: Box::new(denies), masks: Arc::default() })
+        Arc::new(Self {
+            rule: "no-drop",
+            denies: Box::new(denies),
+            masks: Arc::default(),
+            depends_on_params: false,
+        })
     }
 
     pub fn masking(masks: MaskSet) -> Arc<Self> {
-        Arc::new(Self { rule: "none", denies: Box::new(|_| false), masks: Arc::new(masks) })
+        Arc::new(Self {
+            rule: "none",
+            denies: Box::new(|_| false),
+            masks: Arc::new(masks),
+            depends_on_params: false,
+        })
     }
 }
 
@@ -274,5 +294,9 @@ impl Rules for HandMade {
 
     fn masks(&self) -> &Arc<MaskSet> {
         &self.masks
+    }
+
+    fn depends_on_params(&self) -> bool {
+        self.depends_on_params
     }
 }

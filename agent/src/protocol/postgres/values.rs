@@ -36,6 +36,10 @@ pub mod oid {
     pub const JSONB: u32 = 3802;
 }
 
+/// A numeric that would be longer than this as text, in bytes, is given in hexadecimal: a few bytes can
+/// stand for a number of more than 100,000 digits.
+const MAX_NUMERIC: usize = 4096;
+
 /// Days from the Unix epoch to PostgreSQL's (2000-01-01).
 const EPOCH_DAYS: i64 = 10_957;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
@@ -118,6 +122,9 @@ fn numeric(value: &[u8]) -> Option<String> {
         0xd000 => return Some("Infinity".to_owned()),
         0xf000 => return Some("-Infinity".to_owned()),
         _ => return None,
+    }
+    if 4 * usize::from(weight.unsigned_abs() as u16) + scale > MAX_NUMERIC {
+        return None;
     }
     let digit = |place: i32| {
         usize::try_from(place).ok().and_then(|place| digits.get(place)).copied().unwrap_or_default()
@@ -241,6 +248,9 @@ mod tests {
             // 10000
             (oid::NUMERIC, &[0, 1, 0, 1, 0, 0, 0, 0, 0, 1], "10000"),
             (oid::NUMERIC, &[0, 0, 0, 0, 0xc0, 0, 0, 0], "NaN"),
+            // 0e131068, and one of 16,383 places
+            (oid::NUMERIC, &[0, 0, 0x7f, 0xff, 0, 0, 0, 0], "\\x00007fff00000000"),
+            (oid::NUMERIC, &[0, 0, 0, 0, 0, 0, 0x3f, 0xff], "\\x0000000000003fff"),
             (600, &[1, 2], "\\x0102"),
             (oid::INT4, &[1, 2], "\\x0102"),
         ];

@@ -308,7 +308,7 @@ impl Core {
         self.current = None;
         self.copying = None;
         self.report_skipped();
-        if self.pending.is_empty() {
+        if !self.pending.busy() {
             self.lexing.settled();
             if self.status == super::judge::IDLE {
                 self.names.transaction_ended();
@@ -371,7 +371,14 @@ impl Core {
                 .unwrap_or_default()
         };
         let (state, message) = (lossy(text(b'C')).into_owned(), lossy(text(b'M')).into_owned());
-        match self.pending.front().and_then(|front| front.run.take()) {
+        let run = self.pending.front().and_then(|front| front.run.take());
+        if let Some(prepared) = run.as_ref().and_then(|run| run.statements.first())
+            && let [statement] = prepared.script.statements.as_slice()
+            && let Some(name) = &statement.prepares
+        {
+            self.names.not_prepared(name, prepared.order);
+        }
+        match run {
             Some(run) if run.command.is_some() => {
                 if let Some(command) = run.command {
                     self.log.result(

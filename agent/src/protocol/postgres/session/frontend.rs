@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::judge::Asked;
 use super::pending::{Entry, What};
@@ -20,6 +21,8 @@ use crate::record::Step;
 
 /// How many messages may wait for the server's answer before no more are taken.
 pub(super) const MOST_PENDING: usize = 65_536;
+/// How long after its Bind a portal runs without being judged again by rules that look at the time.
+const STILL_NOW: Duration = Duration::from_secs(1);
 /// The longest message of the kinds that hold only names (the server's own bound).
 const SMALL: usize = 10_000;
 
@@ -100,7 +103,7 @@ impl Core {
                 at += here;
                 continue;
             }
-            if self.phase == Phase::Over || self.stalled() {
+            if self.phase == Phase::Over || self.stalled() || self.log.is_full() {
                 break;
             }
             let Some(header) = Header::read(rest)? else { break };
@@ -233,30 +236,49 @@ impl Core {
             _ => None,
         };
         let mut params = Vec::new();
+        // A value can be far longer as text than it was on the wire.
+        let mut room = self.limits.parameters;
         let read = head.params(|index, format, value| {
-            let kind = types.and_then(|types| types.get(index)).copied().unwrap_or_default();
-            params.push(value.map(|value| values::render(kind, format, value)));
-        });
-        match read {
-            Ok(_) => {}
-            // The one that does not fit is noted by its size.
-            Err(CodecError::Truncated) if !message.whole() => {
-                params.push(Some(format!("… {} bytes of parameters in all", message.header.body)));
+            if room == 0 {
+                return;
             }
+            let kind = types.and_then(|types| types.get(index)).copied().unwrap_or_default();
+            let value = value.map(|value| values::render(kind, format, value));
+            room = room.saturating_sub(value.as_ref().map_or(0, String::len).max(1));
+            params.push(value);
+        });
+        let decoded = match read {
+            Ok(_) => room > 0,
+            Err(CodecError::Truncated) if !message.whole() => false,
             Err(error) => return Err(error.into()),
+        };
+        if !decoded {
+            // Those that are left are noted by the size of all.
+            params.push(Some(format!("… {} bytes of parameters in all", message.header.body)));
         }
         let of = match statements.as_slice() {
             [one] => one.command.get().copied(),
             _ => None,
         };
+        let kept = self.flow.depends_on_params().then(|| params.clone());
         let asked = Asked { statement: head.statement, portal: head.portal, params, of };
         let (command, refusal) = self.judge(Step::Bind, &statements, asked);
         let refusal = refusal.or_else(|| self.unmaskable(&statements));
+        let refusal =
+            refusal.or_else(|| (!decoded && self.flow.depends_on_params()).then(unjudged_parameters));
         if let Some(refusal) = refusal {
             return Ok(self.refuse(message, refusal, Some(command)));
         }
-        let portal =
-            Portal { statements, command: Some(command), generation: self.generation, ..Portal::default() };
+        // Planning may run functions that are said to be immutable.
+        self.lexing.doubt();
+        let portal = Portal {
+            statements,
+            command: Some(command),
+            params: kept,
+            judged: Some(Instant::now()),
+            generation: self.generation,
+            ..Portal::default()
+        };
         if !self.names.open(head.portal, Arc::new(portal), &self.limits) {
             return Ok(self.refuse(message, too_many(), Some(command)));
         }
@@ -278,13 +300,14 @@ impl Core {
         };
         let again = portal.executed.swap(true, Ordering::Relaxed);
         let command = match portal.command {
-            Some(command) if !again && portal.generation == self.generation && self.refuse_all.is_none() => {
-                command
-            }
+            Some(command) if !again && self.still_judged(&portal) && self.refuse_all.is_none() => command,
             of => {
-                let asked = Asked { portal: name, of, ..Asked::default() };
+                let unknown = of.is_some() && portal.params.is_none() && self.flow.depends_on_params();
+                let params = portal.params.clone().unwrap_or_default();
+                let asked = Asked { portal: name, of, params, ..Asked::default() };
                 let (command, refusal) = self.judge(Step::Execute, &portal.statements, asked);
-                if let Some(refusal) = refusal.or_else(|| self.unmaskable(&portal.statements)) {
+                let refusal = refusal.or_else(|| self.unmaskable(&portal.statements));
+                if let Some(refusal) = refusal.or_else(|| unknown.then(unjudged_parameters)) {
                     return Ok(self.refuse(message, refusal, Some(command)));
                 }
                 command
@@ -310,6 +333,14 @@ impl Core {
         let run = Run { portal: Some(portal), ..Run::new(Some(command)) };
         self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Execute) });
         Ok(Taken::Pass)
+    }
+
+    /// The verdict on its Bind still holds: the policies are the same, and where they look at the time
+    /// it is as good as the same.
+    fn still_judged(&self, portal: &Portal) -> bool {
+        let lately = |at: &Instant| at.elapsed() < STILL_NOW;
+        portal.generation == self.generation
+            && (self.flow.is_static() || portal.judged.as_ref().is_some_and(lately))
     }
 
     fn describe(&mut self, body: &[u8]) -> Result<(), SessionError> {
@@ -346,6 +377,7 @@ impl Core {
         if message.body.len() < 4 && !message.whole() {
             return Ok(Taken::NeedMore);
         }
+        self.lexing.doubt();
         let function = Reader::new(message.body).oid()?;
         let operation = operation::function_call(&self.user, &self.database, function);
         let (command, refusal) = self.judge_other(Step::FunctionCall, operation);
@@ -389,6 +421,14 @@ impl Core {
         self.pending.push(entry);
         Taken::Discard
     }
+}
+
+fn unjudged_parameters() -> Refusal {
+    Refusal::own(
+        "54000",
+        "refused: a rule is about parameters, and these cannot be judged",
+        "Rules see the parameters of one Bind up to 1 MiB in all. After a change of rules, bind again.",
+    )
 }
 
 fn too_many() -> Refusal {

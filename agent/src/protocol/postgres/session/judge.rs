@@ -16,7 +16,7 @@ use crate::operation::{Operation, Protocol};
 use crate::policy::{Decision, Verdict};
 use crate::protocol::postgres::{codec, operation};
 use crate::record::{CommandId, Step};
-use crate::sql::{self, Class, Kind, Script};
+use crate::sql::{self, Class, Kind, Script, Statement};
 
 /// Transaction status: not in a transaction.
 pub(super) const IDLE: u8 = b'I';
@@ -71,8 +71,9 @@ impl Core {
             return false;
         }
         // Within a transaction the query would be part of it: it would fail in a failed one, and take
-        // the snapshot of one that has not begun to read.
-        if self.status != IDLE || !self.pending.is_empty() {
+        // the snapshot of one that has not begun to read. Before a Sync it would commit what came before,
+        // or be skipped.
+        if self.status != IDLE || self.pending.busy() {
             return false;
         }
         let mut message = Vec::new();
@@ -118,8 +119,7 @@ impl Core {
 
     /// Reads a text as the server will.
     pub(super) fn read(&mut self, text: &[u8], epoch: Option<u64>) -> Arc<Prepared> {
-        let waiting = !self.pending.is_empty();
-        let (text, script): (Arc<str>, _) = match self.lexing.read(text, waiting) {
+        let (text, script): (Arc<str>, _) = match self.lexing.read(text, self.pending.busy()) {
             Ok(text) => {
                 let script = self.scripts.analyze(&text);
                 (text.into(), script)
@@ -267,10 +267,10 @@ impl Core {
     /// it changes. `false` when there is no room.
     pub(super) fn remember(&mut self, prepared: &Arc<Prepared>) -> bool {
         let mut room = true;
+        if !prepared.script.statements.iter().all(runs_nothing) {
+            self.lexing.doubt();
+        }
         for statement in &prepared.script.statements {
-            if statement.changes_lexing {
-                self.lexing.doubt();
-            }
             if statement.classes.contains(&Class::Ddl) {
                 self.catalog_stale = true;
             }
@@ -288,7 +288,27 @@ impl Core {
     }
 }
 
-/// `script` with what its EXECUTEs run put behind it.
+/// It runs no code but the server's own, and changes no setting: neither can a function, an operator, a
+/// view, a trigger or what it prepared before.
+fn runs_nothing(statement: &Statement) -> bool {
+    matches!(
+        statement.kind,
+        Kind::Begin
+            | Kind::Savepoint
+            | Kind::ReleaseSavepoint
+            | Kind::RollbackToSavepoint
+            | Kind::Show
+            | Kind::Deallocate
+            | Kind::Listen
+    ) && statement.kinds.len() == 1
+        && !statement.changes_lexing
+}
+
+/// What the statements of one text may run by name at the most; more is judged as `unparsed`.
+const MOST_EXECUTED: usize = 256;
+
+/// `script` with what its EXECUTEs run put behind it. The texts of those were recorded, as they may be,
+/// when they were prepared; here they are left out.
 fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
     if script.statements.iter().all(|statement| statement.executes.is_none()) {
         return Arc::clone(script);
@@ -298,13 +318,21 @@ fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
         let Some(name) = &statement.executes else { continue };
         let mut known =
             script.statements.iter().take(index).any(|earlier| earlier.prepares.as_ref() == Some(name));
-        for candidate in names.candidates(name.as_bytes()) {
+        let inner = names.candidates(name.as_bytes()).flat_map(|candidate| &candidate.script.statements);
+        for statement in inner.take(MOST_EXECUTED) {
             known = true;
-            all.statements.extend(candidate.script.statements.iter().cloned());
+            all.statements.push(Statement { text: String::new(), ..statement.clone() });
         }
-        if !known {
-            let reason = "EXECUTE of a statement that was not seen to be prepared";
-            all.statements.extend(Script::unparsed(&statement.text, reason).statements);
+        let reason = if all.statements.len() >= MOST_EXECUTED {
+            "too many statements may run under these names"
+        } else if !known {
+            "EXECUTE of a statement that was not seen to be prepared"
+        } else {
+            continue;
+        };
+        all.statements.extend(Script::unparsed("", reason).statements);
+        if all.statements.len() > MOST_EXECUTED {
+            break;
         }
     }
     Arc::new(all)

@@ -2,8 +2,9 @@
 //!
 //! Two settings change how PostgreSQL splits a text into tokens: `standard_conforming_strings` (whether
 //! a backslash escapes a quote) and `client_encoding` (in Shift JIS and its like a backslash or quote can
-//! be the second half of a character). While either is not known to be harmless, texts are judged as
-//! `unparsed`. The server reports both by ParameterStatus, before the ReadyForQuery of what changed them.
+//! be the second half of a character). While either is not known to be harmless, texts that would be read
+//! otherwise are judged as `unparsed`; a text of ASCII without a backslash is read in one way always. The
+//! server reports both by ParameterStatus, before the ReadyForQuery of what changed them.
 
 use std::borrow::Cow;
 
@@ -16,7 +17,8 @@ pub(super) struct Lexing {
     encoding: Encoding,
     /// A setting was harmful at some time: a rollback may make it so again before the server says so.
     tainted: bool,
-    /// Something that may change a setting is under way.
+    /// Something that may change a setting is under way: any statement that can run code of which the
+    /// text says nothing (functions, triggers, views).
     in_doubt: bool,
 }
 
@@ -92,20 +94,26 @@ impl Lexing {
         self.in_doubt = false;
     }
 
-    /// The text as the server will read it; `waiting` says that answers are outstanding.
+    /// The text as the server will read it; `busy` says that it may not have reported all yet.
     ///
     /// # Errors
     /// Why that is not known.
-    pub(super) fn read<'a>(&self, text: &'a [u8], waiting: bool) -> Result<Cow<'a, str>, &'static str> {
+    pub(super) fn read<'a>(&self, text: &'a [u8], busy: bool) -> Result<Cow<'a, str>, &'static str> {
+        if text.is_ascii()
+            && !text.contains(&b'\\')
+            && let Ok(text) = std::str::from_utf8(text)
+        {
+            return Ok(Cow::Borrowed(text));
+        }
         if !self.conforming {
             return Err("standard_conforming_strings is off: string literals are read in another way");
         }
         if self.encoding == Encoding::Other {
             return Err("client_encoding is one in which quotes cannot be told from letters");
         }
-        if waiting && (self.in_doubt || self.tainted) {
-            return Err("sent before the server confirmed a change of standard_conforming_strings or \
-                 client_encoding that came before it");
+        if busy && (self.in_doubt || self.tainted) {
+            return Err("sent before the server confirmed that what came before it changed neither \
+                 standard_conforming_strings nor client_encoding");
         }
         match std::str::from_utf8(text) {
             Ok(text) => Ok(Cow::Borrowed(text)),
@@ -128,22 +136,32 @@ mod tests {
     #[test]
     fn settings_that_change_the_reading() {
         let mut lexing = plain();
-        assert!(lexing.read(b"select 1", true).is_ok());
+        assert!(lexing.read(br"select '\'", true).is_ok());
         lexing.reported(b"standard_conforming_strings", b"off");
-        assert!(lexing.read(b"select 1", false).is_err());
+        assert!(lexing.read(br"select '\'", false).is_err());
         lexing.reported(b"standard_conforming_strings", b"on");
-        assert!(lexing.read(b"select 1", false).is_ok());
+        assert!(lexing.read(br"select '\'", false).is_ok());
         // A ROLLBACK in the same pipeline could have brought the old value back.
-        assert!(lexing.read(b"select 1", true).is_err());
+        assert!(lexing.read(br"select '\'", true).is_err());
     }
 
     #[test]
     fn doubt_lasts_until_all_is_answered() {
         let mut lexing = plain();
         lexing.doubt();
-        assert!(lexing.read(b"select 1", true).is_err());
+        assert!(lexing.read(br"select '\'", true).is_err());
         lexing.settled();
-        assert!(lexing.read(b"select 1", true).is_ok());
+        assert!(lexing.read(br"select '\'", true).is_ok());
+    }
+
+    #[test]
+    fn a_text_that_reads_in_one_way_is_read() {
+        let mut lexing = plain();
+        lexing.doubt();
+        lexing.reported(b"standard_conforming_strings", b"off");
+        lexing.reported(b"client_encoding", b"SJIS");
+        assert_eq!(lexing.read(b"select 'it''s'", true).unwrap(), "select 'it''s'");
+        assert!(lexing.read("select 'caf\u{e9}'".as_bytes(), true).is_err());
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::record::{
     Status, Step,
 };
 
+/// Commands in one batch at the most.
+const BATCH: usize = 256;
+
 /// A judged command that waits for its batch.
 #[derive(Debug)]
 pub(super) struct Note {
@@ -83,6 +86,11 @@ impl Log {
         id
     }
 
+    /// The batch is as large as one should get: what waits in it takes memory.
+    pub(super) fn is_full(&self) -> bool {
+        self.batch.len() >= BATCH
+    }
+
     /// Puts the batch on disk.
     pub(super) fn flush(&mut self) -> Result<(), RecordError> {
         let first = match self.batch.as_slice() {
@@ -95,10 +103,10 @@ impl Log {
         if self.batch.capacity() > 64 {
             self.batch = Vec::new();
         }
-        let first = first?;
-        // Nobody else appends commands to this session, so the ids given out beforehand hold.
-        self.next = first.0 + count;
-        Ok(())
+        // Nobody else appends commands to this session, so the ids given out beforehand hold; those of
+        // commands that could not be recorded are not given out again.
+        self.next += count;
+        first.map(drop)
     }
 
     /// Puts the batch, which is all of refused commands, on disk if that is possible.

@@ -101,6 +101,9 @@ pub(super) struct Pending {
     queue: VecDeque<Entry>,
     /// The server ignores all up to the next Sync.
     skipping: bool,
+    /// Something was sent since the server last said that it is ready for a query with nothing left to
+    /// answer.
+    busy: bool,
     /// The front entry takes COPY data.
     copying: bool,
     /// Recorded commands that the server skipped, not reported yet.
@@ -112,12 +115,15 @@ impl Pending {
         self.queue.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    /// The server may be at work, or wait for a Sync: what it reports before ReadyForQuery may still be
+    /// to come. An empty queue alone does not tell, for a client may send Flush.
+    pub(super) fn busy(&self) -> bool {
+        self.busy
     }
 
     /// Adds what is about to be sent.
     pub(super) fn push(&mut self, entry: Entry) {
+        self.busy = true;
         match entry.what {
             // One entry stands for a run of them; and none is needed where nothing can come of it.
             What::CopyData
@@ -227,7 +233,11 @@ impl Pending {
     pub(super) fn ready(&mut self) -> Result<Entry, Desync> {
         self.copying = false;
         match self.queue.front() {
-            Some(front) if front.ends_with_ready() => self.pop().ok_or(Desync { tag: b'Z' }),
+            Some(front) if front.ends_with_ready() => {
+                let entry = self.pop().ok_or(Desync { tag: b'Z' });
+                self.busy = !self.queue.is_empty();
+                entry
+            }
             _ => Err(Desync { tag: b'Z' }),
         }
     }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use crate::policy::Decision;
 use crate::protocol::Limits;
@@ -79,7 +80,11 @@ pub(super) struct Portal {
     pub(super) statements: Vec<Arc<Prepared>>,
     /// The recorded Bind.
     pub(super) command: Option<CommandId>,
-    /// Which policies it was judged under.
+    /// Its parameters as text, where a rule looks at them.
+    pub(super) params: Option<Vec<Option<String>>>,
+    /// When it was judged,
+    pub(super) judged: Option<Instant>,
+    /// and under which policies.
     pub(super) generation: u64,
     /// It was run before.
     pub(super) executed: AtomicBool,
@@ -168,6 +173,12 @@ impl Names {
             b"PREPARE" => prepares.iter().for_each(|name| self.close(Some(name.as_bytes()), order)),
             _ => {}
         }
+    }
+
+    /// A text of one statement, read as `order`, failed: the PREPARE in it made nothing.
+    pub(super) fn not_prepared(&self, name: &str, order: u64) {
+        let made = |one: &&Arc<Prepared>| one.epoch.is_none() && one.order == order + 1;
+        self.candidates(name.as_bytes()).filter(made).for_each(|one| one.kill());
     }
 
     /// What may run under `name`.
