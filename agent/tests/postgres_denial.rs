@@ -392,8 +392,9 @@ fn parameters_that_grow_take_no_memory() {
 
 /// This process's memory, in bytes.
 fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("the second field is a number") * 4096
 }
 
 #[test]
