@@ -299,3 +299,58 @@ fn nothing_is_left_behind() {
         assert!(!path.exists(), "{} is left", path.display());
     }
 }
+
+#[test]
+fn the_command_line_tells_by_its_exit_code_what_went_wrong() {
+    let mut stage = stage(DENY_DROP);
+    let shell = |script: &str| {
+        let mut command = std::process::Command::new("bash");
+        let binary = interlock_tests::agent::binary().unwrap();
+        command.args(["-c", script]).env("interlock", binary).env("config", stage.agent.config());
+        finish(&mut command, "", LIMIT).unwrap()
+    };
+    let unprivileged = "setpriv --reuid=65534 --regid=65534 --clear-groups $interlock --config $config";
+    // An undesignated run is not run, which its own exit code cannot be taken for.
+    let refused = shell("$interlock --config $config run --as nobody-knows -- true; echo code $?").both();
+    assert!(refused.contains("code 125") && refused.contains("nobody-knows"), "{refused}");
+    let broken = shell("$interlock --config /nosuch run -- true; echo code $?").both();
+    assert!(broken.contains("code 125"), "{broken}");
+    // A reader who goes away is no failure, a full disk is one; neither is a panic.
+    for command in ["status", "status --verbose", "completions bash", "sessions list", "policy schema"] {
+        let head = shell(&format!("set -o pipefail; $interlock --config $config {command} | true"));
+        assert!(head.success() && !head.both().contains("panicked"), "{command}: {}", head.both());
+        let full = shell(&format!("$interlock --config $config {command} > /dev/full; echo code $?")).both();
+        assert!(full.contains("code 1\n") && full.contains("cannot write the output"), "{command}: {full}");
+    }
+    // Who may not look is not told that nothing is there.
+    let looked = shell(&format!("{unprivileged} status; echo code $?; {unprivileged} detach; echo code $?"));
+    assert_eq!(looked.stdout.matches("code 1").count(), 2, "{}", looked.both());
+    assert_eq!(looked.stderr.matches("needs root").count(), 2, "{}", looked.both());
+    let with_agent = shell("$interlock --config $config detach; echo code $?").both();
+    assert!(with_agent.contains("an agent runs") && with_agent.contains("code 1"), "{with_agent}");
+    stage.agent.stop();
+    let left = stage.agent.interlock(&["status"]).unwrap().expect_failure();
+    assert!(left.starts_with("REFUSING"), "{left}");
+    let looked = stage.agent.json(&["detach", "--json"]).unwrap().remove(0);
+    assert_eq!(looked["detached"], true, "{looked}");
+    let nothing = stage.agent.interlock(&["status"]).unwrap().expect_failure();
+    assert!(nothing.contains("no process is held"), "{nothing}");
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_in_the_recording() {
+    let mut agent = Agent::prepare(
+        interlock_tests::agent::binary().unwrap(),
+        &[("1.yaml", "version: 1\nrulez: []\n")],
+        "",
+        Cgroup::new().unwrap(),
+    )
+    .unwrap();
+    for _ in 0..2 {
+        agent.spawn().unwrap();
+        let status = agent.wait(LIMIT).unwrap();
+        assert_eq!(status.code(), Some(1));
+    }
+    assert!(agent.log().contains("ERROR") && agent.log().contains("1.yaml:2:1"), "{}", agent.log());
+    assert!(!agent.state().join("sessions").exists(), "a failed start wrote to the recording");
+}

@@ -4,9 +4,10 @@ mod show;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,10 +21,18 @@ use interlock_recording::{PublicKey, Report, SessionId, csv, json};
 use serde::Serialize;
 
 use super::{KEYS, SESSIONS};
+use crate::cli::output;
 use crate::config::Config;
+
+/// Exit code of `verify` when it cannot tell. 2 is wrong usage everywhere.
+const UNVERIFIED: u8 = 3;
 
 /// Read, replay, export and verify recordings.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 it went well; 1 it did not, or some of the recording could not be read (what \
+    could be is printed); 2 wrong usage. `verify` has its own."
+)]
 pub struct Args {
     /// Read this state directory (or a copy of one) instead of the configured one.
     #[arg(long, global = true, value_name = "DIR")]
@@ -77,7 +86,7 @@ enum Command {
     },
     /// Prove that nothing in the recordings was altered or is missing.
     ///
-    /// Exit codes: 0 they are whole; 1 they are not; 2 they could not be verified.
+    /// Exit codes: 0 they are whole; 1 they are not; 2 wrong usage; 3 they could not be verified.
     Verify {
         /// The host's public key (host.pub); by default the one in the state directory. Only a key that
         /// was kept elsewhere proves anything against whoever had root on the host.
@@ -174,45 +183,35 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
         Some(state) => Ok(state),
         None => load().map(|config| config.state),
     };
-    let mut output = BufWriter::new(io::stdout().lock());
-    let style = show::Style::new(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let mut out = BufWriter::new(io::stdout().lock());
+    let style = show::Style::new(output::colours(&io::stdout()));
     let result = state.and_then(|state| match args.command {
-        Command::List { filter, json } => list(&mut output, &state, &filter.into(), json),
-        Command::Show { session, json } => show(&mut output, &state, &session, json, style, None),
+        Command::List { filter, json } => list(&mut out, &state, &filter.into(), json),
+        Command::Show { session, json } => show(&mut out, &state, &session, json, style, None),
         Command::Replay { session, speed, max_pause, json } => {
             let pace = show::Pace::new(speed, Duration::from_secs_f64(max_pause.min(1e6)));
-            show(&mut output, &state, &session, json, style, Some(pace))
+            show(&mut out, &state, &session, json, style, Some(pace))
         }
-        Command::Export { filter, format, output: None } => {
-            export(&mut output, &state, &filter.into(), format)
-        }
+        Command::Export { filter, format, output: None } => export(&mut out, &state, &filter.into(), format),
         Command::Export { filter, format, output: Some(path) } => {
             let mut file = BufWriter::new(private_file(&path)?);
             let code = export(&mut file, &state, &filter.into(), format)?;
             file.flush().with_context(|| format!("cannot write {}", path.display()))?;
             Ok(code)
         }
-        Command::Verify { key, json } => verify(&mut output, &state, key.as_deref(), json),
+        Command::Verify { key, json } => verify(&mut out, &state, key.as_deref(), json),
     });
-    let result = result.and_then(|code| {
-        output.flush()?;
+    let result = output::finish(result.and_then(|code| {
+        out.flush()?;
         Ok(code)
-    });
+    }));
     match result {
-        // Whoever read has read enough.
-        Err(error) if broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         Err(error) if verifies => {
-            eprintln!("interlock: {error:#}");
-            Ok(ExitCode::from(2))
+            output::complain(format_args!("{error:#}"));
+            Ok(ExitCode::from(UNVERIFIED))
         }
         result => result,
     }
-}
-
-fn broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
 }
 
 fn private_file(path: &Path) -> anyhow::Result<File> {
@@ -240,8 +239,21 @@ fn directory(state: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn complain(error: &log::ReadError) {
-    eprintln!("interlock: {}; `interlock sessions verify` tells more", printable(&error.to_string()));
+/// Tells of what could not be read, and remembers that there was something.
+#[derive(Debug, Default)]
+struct Complaints(Cell<bool>);
+
+impl Complaints {
+    fn take(&self, error: &log::ReadError) {
+        self.0.set(true);
+        let error = error.to_string();
+        output::complain(format_args!("{}; `interlock sessions verify` tells more", printable(&error)));
+    }
+
+    /// The exit code: half a recording must not pass for a whole one.
+    fn code(&self) -> ExitCode {
+        if self.0.get() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
 }
 
 fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
@@ -252,7 +264,8 @@ fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<
 }
 
 fn list(output: &mut impl Write, state: &Path, filter: &Filter, json: bool) -> anyhow::Result<ExitCode> {
-    let sessions = query::sessions(&directory(state)?, filter, |error| complain(&error))?;
+    let complaints = Complaints::default();
+    let sessions = query::sessions(&directory(state)?, filter, |error| complaints.take(&error))?;
     let mut sessions: Vec<Summary> = sessions.into_values().collect();
     sessions.sort_by(|a, b| (a.started_ns, &a.session).cmp(&(b.started_ns, &b.session)));
     if json {
@@ -260,7 +273,7 @@ fn list(output: &mut impl Write, state: &Path, filter: &Filter, json: bool) -> a
     } else {
         show::table(output, &sessions)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(complaints.code())
 }
 
 fn show(
@@ -272,14 +285,15 @@ fn show(
     mut pace: Option<show::Pace>,
 ) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
-    let (id, summary) = find(&directory, prefix)?;
+    let complaints = Complaints::default();
+    let (id, summary) = find(&directory, prefix, &complaints)?;
     let listing = log::list(&directory)?;
     let mut timeline = show::Timeline::new(style, summary.started_ns);
     for entry in Reader::of(query::segments_of(listing.segments, &summary)) {
         let event = match entry {
             Ok(entry) => entry.event,
             Err(error) => {
-                complain(&error);
+                complaints.take(&error);
                 continue;
             }
         };
@@ -299,15 +313,15 @@ fn show(
     if !json && summary.ended.is_none() {
         timeline.unfinished(output)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(complaints.code())
 }
 
-fn find(directory: &Path, prefix: &str) -> anyhow::Result<(SessionId, Summary)> {
+fn find(directory: &Path, prefix: &str, complaints: &Complaints) -> anyhow::Result<(SessionId, Summary)> {
     let wanted = prefix.to_ascii_lowercase().replace('-', "");
     if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         bail!("{}: a session's id, or its beginning, is made of hexadecimal digits", printable(prefix));
     }
-    let sessions = query::sessions(directory, &Filter::default(), |error| complain(&error))?;
+    let sessions = query::sessions(directory, &Filter::default(), |error| complaints.take(&error))?;
     let mut found: Vec<_> =
         sessions.into_iter().filter(|(_, summary)| summary.session.starts_with(&wanted)).collect();
     match (found.pop(), found.len()) {
@@ -324,8 +338,9 @@ fn export(
     format: Format,
 ) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
+    let complaints = Complaints::default();
     let sessions: HashMap<SessionId, Summary> =
-        query::sessions(&directory, filter, |error| complain(&error))?;
+        query::sessions(&directory, filter, |error| complaints.take(&error))?;
     let mut picker = Picker::new(filter, &sessions);
     if format == Format::Csv {
         csv::header(output)?;
@@ -339,7 +354,7 @@ fn export(
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(complaints.code())
 }
 
 fn verify(output: &mut impl Write, state: &Path, key: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {

@@ -128,7 +128,25 @@ fn verify_says_whole_or_not_by_its_exit_code() {
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).expect("written");
     assert_eq!(run(&config.state), ExitCode::FAILURE);
-    assert_eq!(run(&directory.path().join("nowhere")), ExitCode::from(2));
+    assert_eq!(run(&directory.path().join("nowhere")), ExitCode::from(UNVERIFIED));
+}
+
+#[test]
+fn a_damaged_recording_is_told_in_part_and_by_the_exit_code() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (config, id) = made(directory.path());
+    let path = config.state.join(SESSIONS).join(log::segment_name(0, true));
+    let bytes = std::fs::read(&path).expect("read");
+    // The last quarter is gone: what stands before it can still be read.
+    std::fs::write(&path, &bytes[..bytes.len() * 3 / 4]).expect("written");
+    let exported = export(&mut Vec::new(), &config.state, &Filter::default(), Format::Jsonl);
+    assert_eq!(exported.expect("goes on"), ExitCode::FAILURE);
+    let listed = list(&mut Vec::new(), &config.state, &Filter::default(), true);
+    assert_eq!(listed.expect("goes on"), ExitCode::FAILURE);
+    let complaints = Complaints::default();
+    assert_eq!(complaints.code(), ExitCode::SUCCESS);
+    let found = find(&config.state.join(SESSIONS), &id.to_string(), &complaints);
+    assert!(found.is_err() || complaints.code() == ExitCode::FAILURE);
 }
 
 #[test]
