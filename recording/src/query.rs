@@ -32,6 +32,8 @@ pub struct Filter {
     pub rule: Option<String>,
     /// The verdict.
     pub verdict: Option<String>,
+    /// A verdict that some rule in observe mode would have given.
+    pub observed: Option<String>,
     /// Part of a command's text.
     pub text: Option<String>,
 }
@@ -39,7 +41,7 @@ pub struct Filter {
 impl Filter {
     /// Whether it looks at single commands.
     pub fn by_command(&self) -> bool {
-        self.rule.is_some() || self.verdict.is_some() || self.text.is_some()
+        [&self.rule, &self.verdict, &self.observed, &self.text].iter().any(|key| key.is_some())
     }
 
     /// Whether it looks at who and where to.
@@ -80,6 +82,9 @@ impl Filter {
         };
         self.rule.as_deref().is_none_or(rule)
             && self.verdict.as_deref().is_none_or(|verdict| command.verdict.eq_ignore_ascii_case(verdict))
+            && self.observed.as_deref().is_none_or(|verdict| {
+                command.observed.iter().any(|rule| rule.verdict.eq_ignore_ascii_case(verdict))
+            })
             && self.text.as_deref().is_none_or(|text| contains(&command.text, text))
     }
 }
@@ -121,13 +126,15 @@ pub struct Summary {
     pub database: String,
     /// Commands.
     pub commands: u64,
-    /// Commands by verdict other than allow (in observe mode too), and those that were refused for
-    /// other reasons are in `refused`.
+    /// Commands with the verdict deny.
     pub denied: u64,
     /// Commands with the verdict hold.
     pub held: u64,
-    /// Commands that did not reach the server.
+    /// Commands that did not reach the server: denied, held, or taken back because they could not be
+    /// recorded.
     pub refused: u64,
+    /// Commands that passed and that rules in observe mode would have refused.
+    pub observed: u64,
     /// Commands that failed at the server.
     pub failed: u64,
     /// Rows returned.
@@ -180,7 +187,8 @@ impl Summary {
                 self.commands += 1;
                 self.denied += u64::from(body.verdict == "deny");
                 self.held += u64::from(body.verdict == "hold");
-                self.refused += u64::from(body.verdict != "allow" && body.enforced);
+                self.refused += u64::from(body.verdict != "allow");
+                self.observed += u64::from(!body.enforced);
                 self.matched |= filter.at(event.wall_ns) && filter.command(body);
             }
             Some(Body::CommandsWithdrawn(body)) => {

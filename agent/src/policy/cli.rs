@@ -59,8 +59,8 @@ struct ExplainArgs {
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
     /// The database user.
-    #[arg(long, default_value = "app")]
-    user: String,
+    #[arg(long, alias = "user", value_name = "USER", default_value = "app")]
+    db_user: String,
     /// The database.
     #[arg(long, default_value = "app")]
     database: String,
@@ -176,7 +176,7 @@ fn explain_command(out: &mut impl Write, policies: &Path, args: ExplainArgs) -> 
     });
     let pairs = pairs.collect::<anyhow::Result<Vec<_>>>()?;
     let asker = Asker {
-        user: args.user.into(),
+        user: args.db_user.into(),
         database: args.database.into(),
         subject: subject(pairs).map_err(|message| anyhow::anyhow!("--subject: {message}"))?,
         params: args.params.into_iter().map(Some).collect(),

@@ -135,6 +135,9 @@ struct FilterArgs {
     /// Commands with this verdict.
     #[arg(long, value_parser = ["allow", "deny", "hold"])]
     verdict: Option<String>,
+    /// Commands that a rule in observe mode would have given this verdict.
+    #[arg(long, value_name = "VERDICT", value_parser = ["allow", "deny", "hold"])]
+    observed: Option<String>,
     /// Commands with this in their text.
     #[arg(long)]
     text: Option<String>,
@@ -142,9 +145,20 @@ struct FilterArgs {
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { since, until, user, db_user, database, exe, destination, rule, verdict, text } =
-            args;
-        Self { since, until, user, db_user, database, exe, destination, rule, verdict, text }
+        let FilterArgs {
+            since,
+            until,
+            user,
+            db_user,
+            database,
+            exe,
+            destination,
+            rule,
+            verdict,
+            observed,
+            text,
+        } = args;
+        Self { since, until, user, db_user, database, exe, destination, rule, verdict, observed, text }
     }
 }
 

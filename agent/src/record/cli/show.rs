@@ -227,7 +227,6 @@ impl Timeline {
 
     fn command(&self, output: &mut impl Write, at: &str, body: &proto::Command) -> io::Result<()> {
         let verdict = self.style.verdict(&body.verdict);
-        let mode = if body.enforced || body.verdict == "allow" { "" } else { " (observed only)" };
         let rule = match &body.rule {
             Some(rule) => format!(" by {}", printable(rule)),
             None => String::new(),
@@ -235,7 +234,7 @@ impl Timeline {
         let of = if body.of == 0 { String::new() } else { format!(" of [{}]", body.of) };
         writeln!(
             output,
-            "{at}  {} {}{of}  {verdict}{rule}{mode}",
+            "{at}  {} {}{of}  {verdict}{rule}",
             self.number(body.command),
             printable(&body.step)
         )?;
