@@ -1,6 +1,8 @@
 //! The command line.
 
 mod agent;
+mod config;
+mod man;
 mod operate;
 pub(crate) mod output;
 mod report;
@@ -11,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::config::{Config, DEFAULT_PATH};
 
 /// Takes what scripts, CI jobs and agents do on databases under control, without touching the scripts.
 ///
@@ -25,7 +27,7 @@ use crate::config::{self, Config};
 )]
 pub struct Cli {
     /// The agent's configuration file.
-    #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH, env = "INTERLOCK_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH, env = "INTERLOCK_CONFIG")]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -43,6 +45,8 @@ enum Command {
     Reload(operate::ReloadArgs),
     /// Take everything out of the kernel. Designated processes are no longer held.
     Detach(operate::DetachArgs),
+    /// Check the agent's configuration file, or print its schema.
+    Config(config::Args),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
     /// Read, replay, export and verify recordings.
@@ -84,6 +88,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => Ok(run::run(args, &load)),
         Command::Reload(args) => operate::reload(&args, &load()?),
         Command::Detach(args) => operate::detach(&args, &load()?),
+        Command::Config(args) => config::run(&args, &cli.config),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
         Command::Completions { shell } => {
@@ -93,8 +98,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { directory } => {
-            std::fs::create_dir_all(&directory)?;
-            clap_mangen::generate_to(command(), &directory)?;
+            man::write(&directory)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -1,6 +1,7 @@
 //! `interlock sessions`: list, show, replay, export and verify recordings.
 
 mod show;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 use interlock_recording::log::{self, Reader};
+use interlock_recording::proto::event::Body;
 use interlock_recording::query::{self, Filter, Picker, Summary};
 use interlock_recording::text::{SafeJson, printable};
 use interlock_recording::{PublicKey, Report, SessionId, csv, json};
@@ -47,22 +49,36 @@ enum Command {
     List {
         #[command(flatten)]
         filter: FilterArgs,
+        /// Print ids in full and cut nothing to the terminal's width.
+        #[arg(long)]
+        wide: bool,
         /// Print one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List connections that no session is about: refused by `egress: deny`, or recorded.
+    Egress {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// Cut nothing to the terminal's width.
+        #[arg(long)]
+        wide: bool,
+        /// Print the events, one JSON object a line.
         #[arg(long)]
         json: bool,
     },
     /// Show a session: who, and each command with its verdict and result.
     Show {
-        /// The session's id, or enough of its beginning.
-        session: String,
+        #[command(flatten)]
+        session: Which,
         /// Print its events, one JSON object a line.
         #[arg(long)]
         json: bool,
     },
     /// Show a session as it went, in its own time.
     Replay {
-        /// The session's id, or enough of its beginning.
-        session: String,
+        #[command(flatten)]
+        session: Which,
         /// How many times faster.
         #[arg(long, default_value_t = 1.0, value_parser = positive)]
         speed: f64,
@@ -104,6 +120,17 @@ enum Format {
     Jsonl,
     /// CSV (RFC 4180): one event a line, without results' rows.
     Csv,
+}
+
+/// One session.
+#[derive(Debug, Clone, clap::Args)]
+struct Which {
+    /// The session's id, or enough of its beginning.
+    #[arg(value_name = "ID", required_unless_present = "last")]
+    id: Option<String>,
+    /// The session that began last.
+    #[arg(long, conflicts_with = "id")]
+    last: bool,
 }
 
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -200,7 +227,10 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
     let mut out = BufWriter::new(io::stdout().lock());
     let style = show::Style::new(output::colours(&io::stdout()));
     let result = state.and_then(|state| match args.command {
-        Command::List { filter, json } => list(&mut out, &state, &filter.into(), json),
+        Command::List { filter, wide, json } => list(&mut out, &state, &filter.into(), form(wide, json)),
+        Command::Egress { filter, wide, json } => {
+            egress(&mut out, &state, &filter.into(), form(wide, json))
+        }
         Command::Show { session, json } => show(&mut out, &state, &session, json, style, None),
         Command::Replay { session, speed, max_pause, json } => {
             let pace = show::Pace::new(speed, Duration::from_secs_f64(max_pause.min(1e6)));
@@ -277,15 +307,68 @@ fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<
     Ok(output.write_all(&line)?)
 }
 
-fn list(output: &mut impl Write, state: &Path, filter: &Filter, json: bool) -> anyhow::Result<ExitCode> {
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    /// Cut to this many columns, if any.
+    Table(Option<usize>),
+    /// Nothing is cut, ids neither.
+    Wide,
+}
+
+fn form(wide: bool, json: bool) -> Form {
+    match (wide, json) {
+        (_, true) => Form::Json,
+        (true, false) => Form::Wide,
+        (false, false) => {
+            let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+            Form::Table(size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0))
+        }
+    }
+}
+
+fn list(output: &mut impl Write, state: &Path, filter: &Filter, form: Form) -> anyhow::Result<ExitCode> {
     let complaints = Complaints::default();
-    let sessions = query::sessions(&directory(state)?, filter, |error| complaints.take(&error))?;
-    let mut sessions: Vec<Summary> = sessions.into_values().collect();
+    let all = query::all_sessions(&directory(state)?, filter, |error| complaints.take(&error))?;
+    let mut sessions: Vec<&Summary> = all.values().filter(|session| session.is_one(filter)).collect();
     sessions.sort_by(|a, b| (a.started_ns, &a.session).cmp(&(b.started_ns, &b.session)));
-    if json {
-        sessions.iter().try_for_each(|session| json_line(output, session))?;
-    } else {
-        show::table(output, &sessions)?;
+    match form {
+        Form::Json => sessions.iter().try_for_each(|session| json_line(output, session))?,
+        Form::Wide => table::sessions(output, &sessions, usize::MAX, None)?,
+        Form::Table(width) => {
+            // Enough of each id to tell it from all others, those that are not listed included.
+            let ids = all.values().map(|session| session.session.as_str());
+            table::sessions(output, &sessions, table::unique_prefix(ids), width)?;
+        }
+    }
+    Ok(complaints.code())
+}
+
+fn egress(output: &mut impl Write, state: &Path, filter: &Filter, form: Form) -> anyhow::Result<ExitCode> {
+    let complaints = Complaints::default();
+    let mut lines = Vec::new();
+    for entry in Reader::new(&directory(state)?)? {
+        let event = match entry {
+            Ok(entry) => entry.event,
+            Err(error) => {
+                complaints.take(&error);
+                continue;
+            }
+        };
+        let Some(Body::Egress(body)) = &event.body else { continue };
+        if !filter.egress(event.wall_ns, body) {
+            continue;
+        }
+        match form {
+            Form::Json => json_line(output, &json::event(&event))?,
+            _ => lines.push(table::egress(event.wall_ns, body)),
+        }
+    }
+    match form {
+        Form::Json => {}
+        Form::Wide => table::egresses(output, lines, None)?,
+        Form::Table(width) => table::egresses(output, lines, width)?,
     }
     Ok(complaints.code())
 }
@@ -293,14 +376,14 @@ fn list(output: &mut impl Write, state: &Path, filter: &Filter, json: bool) -> a
 fn show(
     output: &mut impl Write,
     state: &Path,
-    prefix: &str,
+    which: &Which,
     json: bool,
     style: show::Style,
     mut pace: Option<show::Pace>,
 ) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
     let complaints = Complaints::default();
-    let (id, summary) = find(&directory, prefix, &complaints)?;
+    let (id, summary) = find(&directory, which, &complaints)?;
     let listing = log::list(&directory)?;
     let mut timeline = show::Timeline::new(style, summary.started_ns);
     for entry in Reader::of(query::segments_of(listing.segments, &summary)) {
@@ -330,7 +413,14 @@ fn show(
     Ok(complaints.code())
 }
 
-fn find(directory: &Path, prefix: &str, complaints: &Complaints) -> anyhow::Result<(SessionId, Summary)> {
+fn find(directory: &Path, which: &Which, complaints: &Complaints) -> anyhow::Result<(SessionId, Summary)> {
+    let Some(prefix) = &which.id else {
+        let sessions = query::sessions(directory, &Filter::default(), |error| complaints.take(&error))?;
+        let last = sessions.into_iter().max_by(|(a_id, a), (b_id, b)| {
+            (a.started_ns, a_id.as_bytes()).cmp(&(b.started_ns, b_id.as_bytes()))
+        });
+        return last.context("there is no session yet");
+    };
     let wanted = prefix.to_ascii_lowercase().replace('-', "");
     if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         bail!("{}: a session's id, or its beginning, is made of hexadecimal digits", printable(prefix));
@@ -374,7 +464,11 @@ fn export(
 fn verify(output: &mut impl Write, state: &Path, key: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
     let path = key.map_or_else(|| state.join(KEYS).join("host.pub"), Path::to_path_buf);
-    let report = interlock_recording::verify(&directory, &PublicKey::load(&path)?)?;
+    let host = PublicKey::load(&path).with_context(|| match key {
+        Some(_) => "--key must name the host's public key, a copy of its keys/host.pub".to_owned(),
+        None => format!("{} has no usable public key; name a copy of it with --key FILE", state.display()),
+    })?;
+    let report = interlock_recording::verify(&directory, &host)?;
     if json {
         json_line(output, &report)?;
     } else {
