@@ -82,17 +82,14 @@ impl Flow {
     }
 
     fn record_egress(&self, agent: &Agent, verdict: Egress) {
-        let connection = EgressConnection {
+        agent.record_egress(&EgressConnection {
             subject: &self.subject,
             destination: self.destination.address,
             ip_protocol: 6,
             verdict,
             entry: self.entries.first().copied(),
             count: 1,
-        };
-        if let Err(error) = agent.recorder.egress(&connection) {
-            tracing::error!(%error, "cannot record a connection");
-        }
+        });
     }
 }
 

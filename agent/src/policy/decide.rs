@@ -91,8 +91,6 @@ pub struct FlowPolicy {
     pub(crate) destination: Destination,
     pub(crate) masks: Arc<MaskSet>,
     pub(crate) record_masks: Arc<MaskSet>,
-    pub(crate) generation: u64,
-    pub(crate) hash: Arc<str>,
     pub(crate) uses_time: bool,
     pub(crate) uses_params: bool,
 }
@@ -101,17 +99,6 @@ impl FlowPolicy {
     /// How the flow is to be treated.
     pub fn treatment(&self) -> Treatment {
         self.treatment
-    }
-
-    /// Which state of the [`PolicyStore`](super::PolicyStore) it is from; when the store's has moved
-    /// on, a new one is to be had from it. Zero for one that came from no store.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// [`PolicySet::hash`](super::PolicySet::hash) of the set that it is from.
-    pub fn hash(&self) -> &Arc<str> {
-        &self.hash
     }
 
     /// The same operation gets the same decision as long as the policies stay: no rule looks at the

@@ -76,7 +76,6 @@ pub struct PolicySet {
     hash: Arc<str>,
     files: Vec<PathBuf>,
     warnings: Vec<Problem>,
-    generation: u64,
     key: Option<HashKey>,
     mask_sets: Mutex<MaskSets>,
 }
@@ -134,12 +133,6 @@ impl PolicySet {
     #[must_use]
     pub fn with_key(mut self, key: HashKey) -> Self {
         self.key = Some(key);
-        self
-    }
-
-    /// As the store's state of this number.
-    pub(crate) fn with_generation(mut self, generation: u64) -> Self {
-        self.generation = generation;
         self
     }
 
@@ -246,8 +239,6 @@ impl PolicySet {
             destination: destination.clone(),
             masks: self.mask_set(enforced),
             record_masks: self.mask_set(all),
-            generation: self.generation,
-            hash: Arc::clone(&self.hash),
             uses_time,
             uses_params,
         }

@@ -417,8 +417,7 @@ fn a_store_replaces_policies_whole_or_not_at_all() {
     let store = PolicyStore::load(directory.path(), state.path()).unwrap();
     let generation = store.generation();
     let first = store.current();
-    let flow = first.flow_of_all(&Subject::default(), &Asker::destination());
-    assert_eq!((flow.generation(), generation.load(Ordering::Acquire)), (1, 1));
+    assert_eq!(generation.load(Ordering::Acquire), 1);
     assert!(!store.reload().unwrap(), "nothing has changed");
     fs::write(directory.path().join("p.yaml"), "version: 1\nrules: [{name: r}]").unwrap();
     let errors = store.reload().unwrap_err();
@@ -429,7 +428,6 @@ fn a_store_replaces_policies_whole_or_not_at_all() {
     assert!(store.reload().unwrap());
     assert_eq!((store.last_error(), generation.load(Ordering::Acquire)), (None, 2));
     assert_eq!(store.current().selection().entries[0].egress, Egress::Deny);
-    assert_eq!(store.current().flow_of_all(&Subject::default(), &Asker::destination()).generation(), 2);
     fs::remove_file(directory.path().join("p.yaml")).unwrap();
     assert!(store.reload().unwrap());
     assert!(store.current().selection().entries.is_empty());
