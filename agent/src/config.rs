@@ -1,5 +1,8 @@
 //! The agent's own configuration file, `agent.yaml`.
 
+mod check;
+mod size;
+
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -15,9 +18,10 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// Directory of policy files.
     pub policies: PathBuf,
-    /// Recordings, spool and keys; kept at mode 0700.
+    /// Recordings and keys; kept at mode 0700.
     pub state: PathBuf,
-    /// Control socket and lock. Pins stand below the bpffs mount under the last part of this name.
+    /// Control socket and lock. Pins stand in `/sys/fs/bpf/interlock`; with another directory than
+    /// `/run/interlock` under its whole path, its parts joined by `-`.
     pub run: PathBuf,
     /// Limits of the recording.
     pub record: Record,
@@ -28,6 +32,8 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Record {
     /// Bytes that all recordings together may take on disk. When they are reached new commands are refused.
+    #[serde(deserialize_with = "size::deserialize")]
+    #[schemars(with = "size::Size")]
     pub max_bytes: u64,
     /// Rows of a result that are recorded (masked); their true number is recorded always.
     pub max_rows: u32,
@@ -37,6 +43,8 @@ pub struct Record {
     /// death at any moment; with it also the host's.
     pub sync: bool,
     /// A segment is sealed when it has reached this size in bytes (before compression),
+    #[serde(deserialize_with = "size::deserialize")]
+    #[schemars(with = "size::Size")]
     pub segment_bytes: u64,
     /// or when it has been open for this many seconds.
     pub segment_seconds: u64,
@@ -71,7 +79,8 @@ impl Config {
     /// Reads `path`. A missing file at the default place gives the defaults.
     ///
     /// # Errors
-    /// The file cannot be read, or a key in it is unknown or ill-formed; the message says where.
+    /// The file cannot be read, a key in it is unknown or ill-formed (the message says where), or a value
+    /// cannot be worked with.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -80,9 +89,55 @@ impl Config {
             }
             Err(error) => anyhow::bail!("cannot read the configuration {}: {error}", path.display()),
         };
+        Self::parse(&text).map_err(|message| anyhow::anyhow!("{}{message}", path.display()))
+    }
+
+    /// Reads a file's text. The message goes on behind the file's name.
+    fn parse(text: &str) -> Result<Self, String> {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| {
+            let error = error.without_snippet();
+            let words = error.to_string();
+            // The library repeats the place in its words.
+            let words = words.split(" at line ").next().unwrap_or(&words).trim_end_matches([':', ' ']);
+            match error.location() {
+                Some(at) => format!(":{}:{}: {words}", at.line(), at.column()),
+                None => format!(": {words}"),
+            }
+        })?;
+        config.check().map_err(|message| format!(": {message}"))?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_once_with_its_place() {
+        for (text, message) in [
+            ("run: [", ":1:6: "),
+            ("record:\n  max_bytess: 1\n", ":2:3: unknown field `max_bytess`"),
+            ("record: {max_bytes: 4GB}\n", ":1:21: \"4GB\" is no size"),
+            ("record: {max_bytes: 0}", ": `record.max_bytes: 0` leaves no room"),
+            ("record: {segment_seconds: 0}", ": `record.segment_seconds: 0`"),
+            ("run: relative", ": `run: relative` must be an absolute path, such as /relative"),
+            ("cgroup: a/b", ": `cgroup: a/b` must be"),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.starts_with(message), "{text}: {error}");
+            assert!(!error.contains("<input>") && error.lines().count() == 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_key_may_be_left_out_and_sizes_have_units() {
+        assert_eq!(Config::parse(" \n").unwrap().record.max_bytes, 4 << 30);
+        let config = Config::parse("run: /run/b\nrecord: {max_bytes: 512MiB, segment_bytes: 4194304}").unwrap();
+        assert_eq!((config.record.max_bytes, config.record.segment_bytes), (512 << 20, 4 << 20));
+        assert_eq!((config.run, config.record.max_rows), ("/run/b".into(), 100));
     }
 }

@@ -318,7 +318,11 @@ fn cancel_requests() {
     let relay = relay();
     let mut sleeper = Client::connect(relay.address);
     sleeper.send(&query("select pg_sleep(30)"));
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    let mut observer = Client::connect(relay.address);
+    let sleeping = "select count(*) from pg_stat_activity where query = 'select pg_sleep(30)' and state = 'active'";
+    while observer.rows(sleeping) != [["1"]] {
+        std::thread::yield_now();
+    }
     let mut request = 16u32.to_be_bytes().to_vec();
     request.extend(80_877_102u32.to_be_bytes());
     request.extend(&sleeper.key);

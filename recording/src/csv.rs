@@ -1,15 +1,15 @@
 //! Events as CSV (RFC 4180), safe to open in a spreadsheet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 use crate::SessionId;
 use crate::json;
-use crate::proto::Event;
+use crate::proto::{BindParameter, Event};
 use crate::proto::event::Body;
 use crate::query::Summary;
 
-const HEADER: [&str; 29] = [
+const HEADER: [&str; 35] = [
     "index",
     "time",
     "session",
@@ -25,14 +25,20 @@ const HEADER: [&str; 29] = [
     "text",
     "params",
     "kind",
+    "kinds",
     "classes",
     "reads",
     "writes",
     "functions",
+    "where",
+    "limit",
+    "dynamic",
     "verdict",
     "enforced",
     "rule",
     "message",
+    "matched",
+    "observed",
     "status",
     "tag",
     "sqlstate",
@@ -84,20 +90,29 @@ pub fn event(
             put("command", &body.command);
             put("step", &body.step);
             put("text", &body.text);
-            if !body.params.is_empty() {
-                let params: Vec<_> = body.params.iter().map(|param| param.value.as_deref()).collect();
-                put("params", &serde_json::json!(params));
-            }
+            put("params", &parameters(&body.params));
+            // Each word once, in the order in which they first stand.
             let mut join = |name, of: &dyn Fn(&crate::proto::Statement) -> Vec<String>| {
-                let mut words: Vec<_> = body.statements.iter().flat_map(of).collect();
-                words.dedup();
+                let mut seen = HashSet::new();
+                let words = body.statements.iter().flat_map(of).filter(|word| !word.is_empty());
+                let words: Vec<_> = words.filter(|word| seen.insert(word.clone())).collect();
                 put(name, &words.join(" "));
             };
             join("kind", &|statement| vec![statement.kind.clone()]);
+            join("kinds", &|statement| statement.kinds.clone());
             join("classes", &|statement| statement.classes.clone());
             join("reads", &|statement| statement.reads.clone());
             join("writes", &|statement| statement.writes.clone());
             join("functions", &|statement| statement.functions.clone());
+            join("where", &|statement| vec![statement.r#where.clone()]);
+            join("limit", &|statement| vec![statement.limit.clone()]);
+            if !body.statements.is_empty() {
+                put("dynamic", &body.statements.iter().any(|statement| statement.dynamic));
+            }
+            put("matched", &body.matched.join(" "));
+            let observed: Vec<_> =
+                body.observed.iter().map(|rule| format!("{}={}", rule.rule, rule.verdict)).collect();
+            put("observed", &observed.join(" "));
             put("verdict", &body.verdict);
             put("enforced", &body.enforced);
             put("rule", &body.rule.as_deref().unwrap_or_default());
@@ -147,6 +162,24 @@ pub fn event(
         Some(Body::FlowStarted(_) | Body::Login(_) | Body::AgentStopped(_)) | None => {}
     }
     record(output, HEADER.iter().map(|name| fields.remove(name)).collect())
+}
+
+/// Bind parameters as `$1=a $2=NULL`; one with blanks, quotes or that word in it stands in quotes.
+fn parameters(params: &[BindParameter]) -> String {
+    let mut text = String::new();
+    for (number, param) in (1..).zip(params) {
+        let plain = |value: &str| {
+            !value.is_empty() && value != "NULL" && !value.contains(|c: char| c.is_whitespace() || c == '\'')
+        };
+        let value = match param.value.as_deref() {
+            None => "NULL".to_owned(),
+            Some(value) if plain(value) => value.to_owned(),
+            Some(value) => format!("'{}'", value.replace('\'', "''")),
+        };
+        let blank = if text.is_empty() { "" } else { " " };
+        text.push_str(&format!("{blank}${number}={value}"));
+    }
+    text
 }
 
 fn record(output: &mut impl Write, fields: Vec<Option<String>>) -> io::Result<()> {
@@ -199,6 +232,35 @@ mod tests {
         for formula in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\r=1", "＝1", "|x"] {
             assert!(quoted(formula).starts_with("\"'"), "{formula:?}");
         }
+    }
+
+    #[test]
+    fn lists_are_words_and_each_stands_once() {
+        let statement = |kind: &str, reads: [&str; 2]| proto::Statement {
+            kind: kind.into(),
+            kinds: vec![kind.into()],
+            reads: reads.map(String::from).to_vec(),
+            r#where: "missing".into(),
+            ..Default::default()
+        };
+        let param = |value: Option<&str>| proto::BindParameter { value: value.map(str::to_owned), omitted_bytes: 0 };
+        let command = proto::Command {
+            statements: vec![
+                statement("select", ["b", "a"]),
+                statement("delete", ["c", "b"]),
+                statement("select", ["a", "b"]),
+            ],
+            params: vec![param(Some("7")), param(None), param(Some("it's")), param(Some(""))],
+            matched: vec!["x".into(), "y".into()],
+            observed: vec![proto::Observed { rule: "y".into(), verdict: "deny".into() }],
+            ..Default::default()
+        };
+        let mut output = Vec::new();
+        event(&mut output, &Event { body: Some(Body::Command(command)), ..Default::default() }, &HashMap::new())
+            .expect("written");
+        let line = String::from_utf8(output).expect("text");
+        assert!(line.contains(",$1=7 $2=NULL $3='it''s' $4='',select delete,select delete,,b a c,,,missing,,false,"));
+        assert!(line.contains(",x y,y=deny,"), "{line}");
     }
 
     #[test]

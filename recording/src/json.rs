@@ -1,5 +1,7 @@
 //! Events as JSON, in the words of policies and of `interlock policy explain`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::keys::hex;
@@ -85,6 +87,7 @@ fn body(body: &Body) -> Value {
         }),
         Body::Login(body) => json!({
             "user": body.user,
+            "db_user": body.user,
             "database": body.database,
             "parameters": body.parameters.iter()
                 .map(|parameter| (parameter.name.clone(), parameter.value.clone().into()))
@@ -154,7 +157,19 @@ fn command(body: &proto::Command) -> Value {
                 fields.into_iter().filter(|(key, _)| key != "text").for_each(|(key, value)| put(&key, value));
             }
         }
-        several => put("statements", several.iter().map(statement).collect()),
+        several => {
+            // What stands anywhere in it, as in explanations.
+            let mut all = |key: &str, of: fn(&Statement) -> &Vec<String>| {
+                let words: BTreeSet<&str> = several.iter().flat_map(of).map(String::as_str).collect();
+                put(key, words.into_iter().collect());
+            };
+            all("kinds", |statement| &statement.kinds);
+            all("classes", |statement| &statement.classes);
+            all("reads", |statement| &statement.reads);
+            all("writes", |statement| &statement.writes);
+            all("functions", |statement| &statement.functions);
+            put("statements", several.iter().map(statement).collect());
+        }
     }
     put("verdict", body.verdict.as_str().into());
     put("enforced", body.enforced.into());
@@ -168,18 +183,37 @@ fn command(body: &proto::Command) -> Value {
 
 fn statement(statement: &Statement) -> Value {
     let word = |word: &str| if word.is_empty() { Value::Null } else { word.into() };
-    json!({
+    let mut object = json!({
         "text": word(&statement.text),
         "kind": statement.kind,
         "kinds": statement.kinds,
         "classes": statement.classes,
         "reads": statement.reads,
         "writes": statement.writes,
+        "columns_read": statement.columns_read,
+        "columns_written": statement.columns_written,
         "functions": statement.functions,
         "where": word(&statement.r#where),
         "limit": word(&statement.limit),
         "dynamic": statement.dynamic,
-    })
+        "changes_lexing": statement.changes_lexing,
+    });
+    // These stand only where there is something to say, in explanations too.
+    let mut put = |key: &str, value: Value| drop(object.as_object_mut().map(|o| o.insert(key.into(), value)));
+    if statement.columns_omitted != 0 {
+        put("columns_omitted", statement.columns_omitted.into());
+    }
+    if !statement.settings.is_empty() {
+        put("settings", statement.settings.clone().into());
+    }
+    let words =
+        [("executes", &statement.executes), ("prepares", &statement.prepares), ("error", &statement.error)];
+    for (key, value) in words {
+        if let Some(value) = value {
+            put(key, value.as_str().into());
+        }
+    }
+    object
 }
 
 fn subject(subject: &Subject) -> Value {

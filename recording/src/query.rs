@@ -9,7 +9,7 @@ use crate::SessionId;
 use crate::json;
 use crate::log::{Entry, ReadError, Reader, SegmentFile};
 use crate::proto::event::Body;
-use crate::proto::{Command, Event};
+use crate::proto::{Command, EgressConnection, Event};
 
 /// What to look for. Every field that is given must hold; texts are compared without regard to case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Filter {
     pub rule: Option<String>,
     /// The verdict.
     pub verdict: Option<String>,
+    /// A verdict that some rule in observe mode would have given.
+    pub observed: Option<String>,
     /// Part of a command's text.
     pub text: Option<String>,
 }
@@ -39,7 +41,7 @@ pub struct Filter {
 impl Filter {
     /// Whether it looks at single commands.
     pub fn by_command(&self) -> bool {
-        self.rule.is_some() || self.verdict.is_some() || self.text.is_some()
+        [&self.rule, &self.verdict, &self.observed, &self.text].iter().any(|key| key.is_some())
     }
 
     /// Whether it looks at who and where to.
@@ -52,6 +54,27 @@ impl Filter {
     /// Whether the time is within the bounds.
     pub fn at(&self, wall_ns: u64) -> bool {
         self.since.is_none_or(|since| wall_ns >= since) && self.until.is_none_or(|until| wall_ns < until)
+    }
+
+    /// Whether a connection that no session is about is one: by who, where to, verdict and time. What only
+    /// sessions and commands have takes in none of them.
+    pub fn egress(&self, wall_ns: u64, egress: &EgressConnection) -> bool {
+        let about_commands = [&self.db_user, &self.database, &self.rule, &self.observed, &self.text];
+        let subject = egress.subject.clone().unwrap_or_default();
+        let who = Summary {
+            user: subject.user,
+            uid: subject.uid,
+            exe: subject.exe,
+            script: subject.script,
+            destination: egress.destination.clone(),
+            started_ns: wall_ns,
+            last_ns: wall_ns,
+            ..Summary::default()
+        };
+        about_commands.iter().all(|key| key.is_none())
+            && self.at(wall_ns)
+            && self.verdict.as_deref().is_none_or(|verdict| egress.verdict.eq_ignore_ascii_case(verdict))
+            && self.session(&who)
     }
 
     /// Whether the session is one by who and where to, and reaches into the time asked for.
@@ -80,6 +103,9 @@ impl Filter {
         };
         self.rule.as_deref().is_none_or(rule)
             && self.verdict.as_deref().is_none_or(|verdict| command.verdict.eq_ignore_ascii_case(verdict))
+            && self.observed.as_deref().is_none_or(|verdict| {
+                command.observed.iter().any(|rule| rule.verdict.eq_ignore_ascii_case(verdict))
+            })
             && self.text.as_deref().is_none_or(|text| contains(&command.text, text))
     }
 }
@@ -121,13 +147,15 @@ pub struct Summary {
     pub database: String,
     /// Commands.
     pub commands: u64,
-    /// Commands by verdict other than allow (in observe mode too), and those that were refused for
-    /// other reasons are in `refused`.
+    /// Commands with the verdict deny.
     pub denied: u64,
     /// Commands with the verdict hold.
     pub held: u64,
-    /// Commands that did not reach the server.
+    /// Commands that did not reach the server: denied, held, or taken back because they could not be
+    /// recorded.
     pub refused: u64,
+    /// Commands that passed and that rules in observe mode would have refused.
+    pub observed: u64,
     /// Commands that failed at the server.
     pub failed: u64,
     /// Rows returned.
@@ -149,6 +177,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// `filter`, which it was made with, takes it in.
+    pub fn is_one(&self, filter: &Filter) -> bool {
+        filter.session(self) && (self.matched || !filter.by_command())
+    }
+
     fn take(&mut self, entry: &Entry, filter: &Filter) {
         let event = &entry.event;
         if self.session.is_empty() {
@@ -180,7 +213,8 @@ impl Summary {
                 self.commands += 1;
                 self.denied += u64::from(body.verdict == "deny");
                 self.held += u64::from(body.verdict == "hold");
-                self.refused += u64::from(body.verdict != "allow" && body.enforced);
+                self.refused += u64::from(body.verdict != "allow");
+                self.observed += u64::from(!body.enforced);
                 self.matched |= filter.at(event.wall_ns) && filter.command(body);
             }
             Some(Body::CommandsWithdrawn(body)) => {
@@ -213,6 +247,20 @@ impl Summary {
 pub fn sessions(
     directory: &Path,
     filter: &Filter,
+    broken: impl FnMut(ReadError),
+) -> Result<HashMap<SessionId, Summary>, ReadError> {
+    let mut sessions = all_sessions(directory, filter, broken)?;
+    sessions.retain(|_, summary| summary.is_one(filter));
+    Ok(sessions)
+}
+
+/// As [`sessions`], but with those that `filter` leaves out: [`Summary::is_one`] tells them apart.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn all_sessions(
+    directory: &Path,
+    filter: &Filter,
     mut broken: impl FnMut(ReadError),
 ) -> Result<HashMap<SessionId, Summary>, ReadError> {
     let mut sessions: HashMap<SessionId, Summary> = HashMap::new();
@@ -226,15 +274,13 @@ pub fn sessions(
             Err(error) => broken(error),
         }
     }
-    sessions.retain(|_, summary| {
-        summary.last = json::time(summary.last_ns);
-        filter.session(summary) && (summary.matched || !filter.by_command())
-    });
+    sessions.values_mut().for_each(|summary| summary.last = json::time(summary.last_ns));
     Ok(sessions)
 }
 
 /// Picks the events that `filter` takes in out of those of `sessions`: when it looks at single commands,
-/// these and what belongs to them, otherwise all; events of the host when it looks at nothing but time.
+/// these and what belongs to them, otherwise all. Connections that no session is about count by what they
+/// say themselves, other events of the host when it looks at nothing but time.
 #[derive(Debug)]
 pub struct Picker<'f> {
     filter: &'f Filter,
@@ -255,7 +301,10 @@ impl<'f> Picker<'f> {
             return false;
         }
         let Some(session) = SessionId::from_slice(&event.session) else {
-            return !self.filter.by_session() && !self.filter.by_command();
+            return match &event.body {
+                Some(Body::Egress(egress)) => self.filter.egress(event.wall_ns, egress),
+                _ => !self.filter.by_session() && !self.filter.by_command(),
+            };
         };
         if !self.sessions.contains_key(&session) {
             return false;

@@ -137,6 +137,20 @@ impl Agent {
         self.daemon.take().map(|mut daemon| daemon.stop(Duration::from_secs(20)))
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// It has not been started, or still runs after `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        let daemon = self.daemon.as_mut().context("the agent has not been started")?;
+        let mut ended = None;
+        wait_for("the agent's end", limit, || {
+            ended = daemon.ended();
+            ended.is_some()
+        })?;
+        ended.context("the agent has no exit status")
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {

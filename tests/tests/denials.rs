@@ -221,9 +221,14 @@ fn observe_mode_lets_pass_and_says_what_would_have_been() {
     assert!(finished.stdout.contains("after\n0\n"), "{}", finished.both());
     let commands = stage.agent.commands().unwrap();
     let truncate = commands.iter().find(|command| command["text"] == "TRUNCATE customers;").unwrap();
-    assert_eq!(truncate["verdict"], "deny");
-    assert_eq!(truncate["rule"], "no-drop");
+    assert_eq!(truncate["verdict"], "allow", "it passed");
     assert_eq!(truncate["enforced"], false);
+    assert_eq!(truncate["observed"], serde_json::json!([{"rule": "no-drop", "verdict": "deny"}]));
+    let listed = |filter: [&str; 2]| {
+        stage.agent.json(&["sessions", "list", "--json", filter[0], filter[1]]).unwrap().len()
+    };
+    assert_eq!(listed(["--verdict", "deny"]), 0, "what passed counts as refused");
+    assert_eq!(listed(["--observed", "deny"]), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use interlock_tests::client::{self, Client};
 use interlock_tests::{Postgres, Stage, wait_for};
@@ -53,10 +53,8 @@ fn kill_9_under_load_loses_no_command_that_reached_the_server() {
             assert!(!finished.success(), "a client did not notice: {}", finished.both());
         }
         // Refused at once: designated processes have no way around a dead agent.
-        let start = Instant::now();
         let refused = stage.psql("SELECT 'around the agent';").unwrap();
         assert!(refused.expect_failure().contains("Connection refused"));
-        assert!(start.elapsed() < Duration::from_secs(30));
         // Nobody else notices.
         Client::Psql.run(&stage.postgres, None, "SELECT 1;").unwrap().expect_success();
         stage.agent.launch().unwrap();
@@ -76,7 +74,7 @@ fn kill_9_under_load_loses_no_command_that_reached_the_server() {
             .as_array()
             .into_iter()
             .flatten()
-            .filter_map(|param| param.as_str().or(param["value"].as_str()));
+            .filter_map(|param| param.as_str());
         let params: Vec<_> = params.collect();
         if params.len() == 3 {
             recorded.insert(format!("extended {}", params.join(" ")));
@@ -123,7 +121,12 @@ fn a_restart_leaves_no_moment_without_control() {
     let clients =
         thread::spawn(move || interlock_tests::process::finish(&mut command, "", Duration::from_secs(120)));
     for round in 0..4 {
-        thread::sleep(Duration::from_millis(300));
+        // Some have come through this agent.
+        let before = stage.agent.texts("allow").unwrap().len();
+        wait_for("the clients", Duration::from_secs(60), || {
+            clients.is_finished() || stage.agent.texts("allow").unwrap().len() > before + 5
+        })
+        .unwrap();
         if round % 2 == 0 {
             stage.agent.stop();
         } else {
@@ -272,7 +275,12 @@ fn hostile_bytes_neither_crash_the_agent_nor_pass() {
         let script = format!(
             "exec 3<>/dev/tcp/127.0.0.1/$PGPORT; {{ {attempt}; }} >&3; timeout 5 cat <&3 | head -c 10000 | tr -cd '[:print:]'"
         );
-        stage.shell(&script).unwrap();
+        let finished = stage.shell(&script).unwrap();
+        assert!(!finished.timed_out, "{attempt}: {}", finished.both());
+        // An error in the protocol's words, the agent's or the server's own, or no word at all.
+        let printed = &finished.stdout;
+        assert!(printed.is_empty() || printed.contains("FATAL"), "{attempt}: {}", finished.both());
+        assert!(stage.postgres.statements().is_empty(), "{attempt} reached the server as a statement");
         assert!(
             stage.agent.pid().is_some_and(|pid| PathBuf::from(format!("/proc/{pid}")).exists()),
             "{attempt}"
@@ -292,9 +300,24 @@ fn an_unreachable_server_is_told_in_the_protocols_words() {
 }
 
 #[test]
-fn slow_and_half_closed_clients_end() {
+fn a_half_closed_client_still_gets_its_answer() {
     let stage = Stage::start(RULES).unwrap();
-    // Sends a query, closes its sending side, and must still get the answer.
+    let script = r#"
+import os, socket, psycopg
+c = psycopg.connect(os.environ["PGURL"], autocommit=True)
+c.pgconn.send_query(b"SELECT 'answered' FROM pg_sleep(0.1)")
+while c.pgconn.flush():
+    pass
+socket.socket(fileno=os.dup(c.pgconn.socket)).shutdown(socket.SHUT_WR)
+print(c.pgconn.get_result().get_value(0, 0).decode())
+"#;
+    assert_eq!(stage.python(script).unwrap().expect_success().trim(), "answered");
+    assert_eq!(stage.agent.texts("allow").unwrap(), ["SELECT 'answered' FROM pg_sleep(0.1)"]);
+}
+
+#[test]
+fn clients_that_say_nothing_end() {
+    let stage = Stage::start(RULES).unwrap();
     let script = r#"
 import os, socket, struct
 s = socket.create_connection(("127.0.0.1", int(os.environ["PGPORT"])))

@@ -133,11 +133,26 @@ fn status_tells_what_is_attached_where() {
     let stage = stage(DENY_DROP);
     stage.psql("SELECT 1;").unwrap().expect_success();
     let status = stage.agent.json(&["status", "--json"]).unwrap().remove(0);
-    let text = status.to_string();
     assert_eq!(status["serving"], true, "{status}");
-    assert!(text.contains(stage.agent.cgroup().path().to_str().unwrap()), "{status}");
+    let cgroup = stage.agent.cgroup().path().to_str().unwrap();
+    let (flows, kernel) = (&status["flows"], &status["interception"]);
+    assert_eq!((&flows["total"], &flows["commands"]), (&1.into(), &1.into()), "{status}");
+    assert_eq!(status["policies"]["rules"], 1, "{status}");
+    assert_eq!(kernel["cgroup"], cgroup, "{status}");
+    assert_eq!(kernel["agent"].as_u64(), stage.agent.pid().map(u64::from), "{status}");
+    assert_eq!(kernel["counters"]["redirected"], 1, "{status}");
+    assert!(kernel["programs"].as_array().is_some_and(|programs| programs.len() > 10), "{status}");
+    for time in [&status["since"], &kernel["since"], &kernel["agent_since"]] {
+        assert!(time.as_str().is_some_and(|time| time.ends_with('Z') && time.contains('T')), "{status}");
+    }
     let printed = stage.agent.interlock(&["status"]).unwrap().expect_success();
-    assert!(printed.contains(stage.agent.cgroup().path().to_str().unwrap()), "{printed}");
+    assert!(printed.contains(cgroup) && printed.lines().count() <= 10, "{printed}");
+    let all = stage.agent.interlock(&["status", "--verbose"]).unwrap().expect_success();
+    assert!(all.starts_with(&printed) && all.contains("connect4"), "{all}");
+    let reloaded = stage.agent.reload().unwrap().expect_success();
+    assert_eq!(reloaded, "1 file, 1 rule, 0 masks in force (unchanged)\n");
+    let reloaded = stage.agent.json(&["reload", "--json"]).unwrap().remove(0);
+    assert_eq!((&reloaded["changed"], &reloaded["rules"]), (&false.into(), &1.into()), "{reloaded}");
 }
 
 #[test]
@@ -222,7 +237,7 @@ fn sessions_are_listed_shown_replayed_and_exported() {
     let listed = stage.agent.interlock(&["sessions", "list"]).unwrap().expect_success();
     let mut texts = 0;
     for session in &sessions {
-        let id = session["session"].as_str().or(session["id"].as_str()).expect("a session has an id");
+        let id = session["session"].as_str().expect("a session has an id");
         assert!(listed.contains(&id[..8]), "{listed}");
         let shown = stage.agent.interlock(&["sessions", "show", id]).unwrap().expect_success();
         let replayed = stage.agent.interlock(&["sessions", "replay", id]).unwrap().expect_success();
@@ -289,13 +304,75 @@ fn a_plaintext_connection_can_be_refused() {
 }
 
 #[test]
-fn nothing_is_left_behind() {
-    let stage = stage(DENY_DROP);
-    let (pins, cgroup, state) =
-        (stage.agent.pins().unwrap(), stage.agent.cgroup().path().to_owned(), stage.agent.state());
+fn detach_leaves_nothing_behind() {
+    let mut stage = stage(DENY_DROP);
     stage.psql("SELECT 1;").unwrap().expect_success();
-    drop(stage);
-    for path in [pins, cgroup, state] {
-        assert!(!path.exists(), "{} is left", path.display());
+    let pins = stage.agent.pins().unwrap();
+    stage.agent.stop();
+    assert!(pins.exists(), "an agent that stops must not let go of the processes");
+    assert!(!stage.agent.run().join("control.sock").exists(), "the control socket is left");
+    stage.agent.interlock(&["detach"]).unwrap().expect_success();
+    assert!(!pins.exists(), "{} is left", pins.display());
+    // The cgroups that the agent made are gone, those of others stay.
+    let left = std::fs::read_dir(stage.agent.cgroup().path()).unwrap().flatten();
+    let left: Vec<_> = left.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["clients"]);
+    stage.psql("DROP TABLE a;").unwrap().expect_success();
+    // The recording stays, and is whole.
+    stage.agent.interlock(&["sessions", "verify"]).unwrap().expect_success();
+}
+
+#[test]
+fn the_command_line_tells_by_its_exit_code_what_went_wrong() {
+    let mut stage = stage(DENY_DROP);
+    let shell = |script: &str| {
+        let mut command = std::process::Command::new("bash");
+        let binary = interlock_tests::agent::binary().unwrap();
+        command.args(["-c", script]).env("interlock", binary).env("config", stage.agent.config());
+        finish(&mut command, "", LIMIT).unwrap()
+    };
+    let unprivileged = "setpriv --reuid=65534 --regid=65534 --clear-groups $interlock --config $config";
+    // An undesignated run is not run, which its own exit code cannot be taken for.
+    let refused = shell("$interlock --config $config run --as nobody-knows -- true; echo code $?").both();
+    assert!(refused.contains("code 125") && refused.contains("nobody-knows"), "{refused}");
+    let broken = shell("$interlock --config /nosuch run -- true; echo code $?").both();
+    assert!(broken.contains("code 125"), "{broken}");
+    // A reader who goes away is no failure, a full disk is one; neither is a panic.
+    for command in ["status", "status --verbose", "completions bash", "sessions list", "policy schema"] {
+        let head = shell(&format!("set -o pipefail; $interlock --config $config {command} | true"));
+        assert!(head.success() && !head.both().contains("panicked"), "{command}: {}", head.both());
+        let full = shell(&format!("$interlock --config $config {command} > /dev/full; echo code $?")).both();
+        assert!(full.contains("code 1\n") && full.contains("cannot write the output"), "{command}: {full}");
     }
+    // Who may not look is not told that nothing is there.
+    let looked = shell(&format!("{unprivileged} status; echo code $?; {unprivileged} detach; echo code $?"));
+    assert_eq!(looked.stdout.matches("code 1").count(), 2, "{}", looked.both());
+    assert_eq!(looked.stderr.matches("needs root").count(), 2, "{}", looked.both());
+    let with_agent = shell("$interlock --config $config detach; echo code $?").both();
+    assert!(with_agent.contains("an agent runs") && with_agent.contains("code 1"), "{with_agent}");
+    stage.agent.stop();
+    let left = stage.agent.interlock(&["status"]).unwrap().expect_failure();
+    assert!(left.starts_with("REFUSING"), "{left}");
+    let looked = stage.agent.json(&["detach", "--json"]).unwrap().remove(0);
+    assert_eq!(looked["detached"], true, "{looked}");
+    let nothing = stage.agent.interlock(&["status"]).unwrap().expect_failure();
+    assert!(nothing.contains("no process is held"), "{nothing}");
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_in_the_recording() {
+    let mut agent = Agent::prepare(
+        interlock_tests::agent::binary().unwrap(),
+        &[("1.yaml", "version: 1\nrulez: []\n")],
+        "",
+        Cgroup::new().unwrap(),
+    )
+    .unwrap();
+    for _ in 0..2 {
+        agent.spawn().unwrap();
+        let status = agent.wait(LIMIT).unwrap();
+        assert_eq!(status.code(), Some(1));
+    }
+    assert!(agent.log().contains("ERROR") && agent.log().contains("1.yaml:2:1"), "{}", agent.log());
+    assert!(!agent.state().join("sessions").exists(), "a failed start wrote to the recording");
 }

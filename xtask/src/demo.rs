@@ -203,7 +203,7 @@ impl Demo {
         // The session in which the customers were read.
         let mut replayed = None;
         for session in &listed {
-            let id = session["session"].as_str().or(session["id"].as_str()).unwrap_or_default();
+            let id = session["session"].as_str().unwrap_or_default();
             let replay = self.agent.interlock(&["sessions", "replay", id])?;
             if replay.stdout.contains("card_number FROM customers") {
                 replayed = Some((id.to_owned(), replay));

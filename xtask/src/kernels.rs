@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .filter(|kernel| {
             arguments.versions.is_empty()
-                || arguments.versions.iter().any(|version| kernel.version == version)
+                || arguments.versions.iter().any(|version| kernel.version.starts_with(version.as_str()))
         })
         .collect();
     if wanted.is_empty() {

@@ -24,8 +24,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install what building and testing need and is not there yet.
-    Setup,
+    Setup(setup::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
@@ -44,7 +43,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Setup => setup::everything(),
+        Task::Setup(arguments) => setup::task(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Kernels(arguments) => kernels::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),

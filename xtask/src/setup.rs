@@ -15,6 +15,14 @@ use crate::shell::{BOLD, DIM, cargo, is_root, output, paint, quietly, run, say, 
 /// The release of bpf-linker that goes with the aya in Cargo.lock.
 const BPF_LINKER: &str = "0.13.0";
 
+/// Install what building and testing need and is not there yet (packages need root).
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only what building needs: a C compiler, libclang, and a compiler and linker for the eBPF programs.
+    #[arg(long)]
+    build: bool,
+}
+
 /// What a task needs on the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Part {
@@ -132,8 +140,13 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
     }
 }
 
-/// Everything, for `cargo xtask setup`.
-pub(crate) fn everything() -> Result<()> {
+/// `cargo xtask setup`.
+pub(crate) fn task(arguments: &Arguments) -> Result<()> {
+    if arguments.build {
+        ensure(Part::Build)?;
+        say("everything that building needs is there: cargo build --release");
+        return Ok(());
+    }
     for part in [Part::Build, Part::Test, Part::Kernels, Part::Bench] {
         ensure(part)?;
     }

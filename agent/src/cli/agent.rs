@@ -1,6 +1,6 @@
 //! `interlock agent`: the agent in the foreground.
 
-use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -8,6 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use super::output;
 use crate::config::Config;
 use crate::daemon;
 
@@ -16,7 +17,7 @@ use crate::daemon;
 #[command(
     after_help = "Logs go to the journal when systemd started the agent, else to standard error. On SIGHUP \
     policies are read again; on SIGTERM the agent ends, and designated processes are refused until it runs again \
-    (`interlock detach` takes that out)."
+    (`interlock detach` takes that out). NO_COLOR turns colours off."
 )]
 pub(super) struct Args {
     /// What is logged: error, warn, info, debug or trace, by module if need be.
@@ -25,8 +26,18 @@ pub(super) struct Args {
 }
 
 /// Runs the agent until it is told to stop.
-pub(super) fn run(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<ExitCode> {
     start_logging(&args.log)?;
+    // In the log, so that the journal has it as an error. Printed, it would be there as information.
+    if let Err(error) = serve(load) {
+        tracing::error!("{error:#}");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
+    let config = load()?;
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
         "the agent needs root: it loads eBPF programs and keeps the recordings"
@@ -39,21 +50,46 @@ pub(super) fn run(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
         .thread_name("interlock")
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(daemon::run(config))?;
-    Ok(ExitCode::SUCCESS)
+    runtime.block_on(daemon::run(config))
 }
 
 fn start_logging(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter}"))?;
+    let filter = EnvFilter::try_new(filter).with_context(|| {
+        format!("--log {filter} is no filter; write a level such as `debug`, or `info,interlock_agent::policy=debug`")
+    })?;
     let registry = tracing_subscriber::registry().with(filter);
-    // systemd sets JOURNAL_STREAM when standard error is connected to the journal.
-    if std::env::var_os("JOURNAL_STREAM").is_some()
+    if std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_stream(&stream, std::io::stderr()))
         && let Ok(journal) = tracing_journald::layer()
     {
         registry.with(journal).init();
         return Ok(());
     }
-    let stderr = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let stderr = fmt::layer().with_writer(std::io::stderr).with_ansi(output::colours(&std::io::stderr()));
     registry.with(stderr).init();
     Ok(())
+}
+
+/// Whether `stream` (device and inode, as systemd sets JOURNAL_STREAM) is this file. A process further
+/// down may have the variable and write to elsewhere (systemd.exec(5)).
+fn is_stream(stream: &str, file: impl AsFd) -> bool {
+    let Some((device, inode)) = stream.split_once(':') else { return false };
+    rustix::fs::fstat(file)
+        .is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn the_journal_is_logged_to_only_when_standard_error_is_it() {
+        let file = tempfile::tempfile().unwrap();
+        let (device, inode) = file.metadata().map(|m| (m.dev(), m.ino())).unwrap();
+        assert!(is_stream(&format!("{device}:{inode}"), &file));
+        for other in [format!("{device}:{}", inode + 1), format!("{device}"), "x:y".into(), String::new()] {
+            assert!(!is_stream(&other, &file), "{other}");
+        }
+    }
 }

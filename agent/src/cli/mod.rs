@@ -1,7 +1,11 @@
 //! The command line.
 
 mod agent;
+mod config;
+mod man;
 mod operate;
+pub(crate) mod output;
+mod report;
 mod run;
 
 use std::path::PathBuf;
@@ -9,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::config::{Config, DEFAULT_PATH};
 
 /// Takes what scripts, CI jobs and agents do on databases under control, without touching the scripts.
 ///
@@ -19,11 +23,11 @@ use crate::config::{self, Config};
 #[command(name = "interlock", version, about, long_about, propagate_version = true, max_term_width = 100)]
 #[command(
     after_help = "Exit codes: 0 it went well; 1 it did not, or a check found something; 2 wrong usage.\n\
-    `interlock run` exits with the status of the command it ran."
+    `interlock run` exits with the status of the command it ran, or with 125 when it was not run."
 )]
 pub struct Cli {
     /// The agent's configuration file.
-    #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH, env = "INTERLOCK_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH, env = "INTERLOCK_CONFIG")]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -38,9 +42,11 @@ enum Command {
     /// Run a command as a designated process.
     Run(run::Args),
     /// Have the agent read its policies again.
-    Reload,
+    Reload(operate::ReloadArgs),
     /// Take everything out of the kernel. Designated processes are no longer held.
     Detach(operate::DetachArgs),
+    /// Check the agent's configuration file, or print its schema.
+    Config(config::Args),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
     /// Read, replay, export and verify recordings.
@@ -68,7 +74,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("interlock: {error:#}");
+            output::complain(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -77,20 +83,22 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let load = || Config::load(&cli.config);
     match cli.command {
-        Command::Agent(args) => agent::run(&args, load()?),
+        Command::Agent(args) => agent::run(&args, &load),
         Command::Status(args) => operate::status(&args, &load()?),
-        Command::Run(args) => run::run(args, &load()?),
-        Command::Reload => operate::reload(&load()?),
+        Command::Run(args) => Ok(run::run(args, &load)),
+        Command::Reload(args) => operate::reload(&args, &load()?),
         Command::Detach(args) => operate::detach(&args, &load()?),
+        Command::Config(args) => config::run(&args, &cli.config),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut command(), "interlock", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "interlock", &mut script);
+            output::print(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { directory } => {
-            std::fs::create_dir_all(&directory)?;
-            clap_mangen::generate_to(command(), &directory)?;
+            man::write(&directory)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 
+use super::output;
 use crate::config::Config;
 use crate::control::{Request, ask};
 
@@ -15,7 +16,8 @@ use crate::control::{Request, ask};
     after_help = "Example: interlock run --as nightly-report -- /usr/local/bin/nightly-report --all\n\n\
     The command becomes a designated process of every policy that has `run: NAME` or `run: \"*\"` among its \
     `processes`, and so does whatever it starts. It is not run when there is no such policy, or no agent. \
-    Exits with the command's own status."
+    Exits with the command's own status; with 125 when it was not run (no agent, no such policy, the \
+    configuration cannot be read), 126 when it was found but is not runnable, 127 when it was not found."
 )]
 pub(super) struct Args {
     /// The name under which policies know this run.
@@ -27,13 +29,26 @@ pub(super) struct Args {
 }
 
 /// Has this process designated, then becomes the command: signals, terminal and status are its own.
-pub(super) fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
+///
+/// Returns only when it was not run. The codes are those of env(1), timeout(1) and shells, so that a
+/// caller can tell them from the command's own.
+pub(super) fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> ExitCode {
+    match become_command(args, load) {
+        Ok(code) => code,
+        Err(error) => {
+            output::complain(format_args!("{error:#}"));
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn become_command(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<ExitCode> {
     let mut command = args.command.into_iter();
     let program = command.next().context("no command given")?;
-    ask(&config.run, &Request::Run { name: args.name })
+    load()
+        .and_then(|config| Ok(ask(&config.run, &Request::Run { name: args.name })?))
         .with_context(|| format!("{} was not run", program.display()))?;
     let error = Command::new(&program).args(command).exec();
-    eprintln!("interlock: cannot run {}: {error}", program.display());
-    // As shells do: 127 is "not found", 126 "found but not runnable".
+    output::complain(format_args!("cannot run {}: {error}", program.display()));
     Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }))
 }

@@ -40,6 +40,15 @@ impl Request {
             Self::Run { .. } => false,
         }
     }
+
+    /// The command that asks for it.
+    fn command(&self) -> &'static str {
+        match self {
+            Self::Status => "interlock status",
+            Self::Reload => "interlock reload",
+            Self::Run { .. } => "interlock run",
+        }
+    }
 }
 
 /// What comes back.

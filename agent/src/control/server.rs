@@ -104,7 +104,7 @@ async fn answer(stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
     let answer = match serde_json::from_str::<Request>(&line) {
         Err(error) => Answer::Refused(format!("the agent does not understand the request: {error}")),
         Ok(request) if request.needs_root() && peer.uid != 0 => {
-            Answer::Refused(format!("this needs root; you are user id {}", peer.uid))
+            Answer::Refused(format!("`{}` needs root; you are user id {}", request.command(), peer.uid))
         }
         Ok(request) => match handler.handle(peer, request).await {
             Ok(value) => Answer::Done(value),

@@ -12,8 +12,15 @@ impl Handler for Agent {
         match request {
             Request::Status => self.status(),
             Request::Reload => {
-                tokio::task::block_in_place(|| self.reload())?;
-                Ok(json!({ "policies": self.policies.current().hash() }))
+                let changed = tokio::task::block_in_place(|| self.reload())?;
+                let policies = self.policies.current();
+                Ok(json!({
+                    "changed": changed,
+                    "hash": policies.hash(),
+                    "files": policies.files(),
+                    "rules": policies.rule_count(),
+                    "masks": policies.mask_count(),
+                }))
             }
             Request::Run { name } => {
                 let known = self
@@ -49,11 +56,13 @@ impl Agent {
             "serving": true,
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
-            "since": self.since.to_string(),
+            "since": format!("{:.0}", self.since),
             "policies": {
                 "directory": self.config.policies,
                 "hash": policies.hash(),
                 "files": policies.files(),
+                "rules": policies.rule_count(),
+                "masks": policies.mask_count(),
                 "rejected": self.policies.last_error(),
             },
             "flows": {

@@ -41,16 +41,23 @@ fn record(agent: &Arc<Agent>, connection: Egressed, verdict: Egress, reason: Str
                 "refused"
             );
         }
-        let event = EgressConnection {
+        agent.record_egress(&EgressConnection {
             subject: &subject,
             destination: connection.destination,
             ip_protocol: u8::try_from(connection.protocol).unwrap_or(u8::MAX),
             verdict,
             entry: connection.entries.first().copied(),
             count: 1,
-        };
-        if let Err(error) = agent.recorder.egress(&event) {
+        });
+    });
+}
+
+impl Agent {
+    /// Records a connection that the policies do not take in. What has been decided on it stays, recorded
+    /// or not: it carries nothing that the agent sees.
+    pub(super) fn record_egress(&self, connection: &EgressConnection<'_>) {
+        if let Err(error) = self.recorder.egress(connection) {
             tracing::error!(%error, "cannot record a connection");
         }
-    });
+    }
 }

@@ -82,17 +82,14 @@ impl Flow {
     }
 
     fn record_egress(&self, agent: &Agent, verdict: Egress) {
-        let connection = EgressConnection {
+        agent.record_egress(&EgressConnection {
             subject: &self.subject,
             destination: self.destination.address,
             ip_protocol: 6,
             verdict,
             entry: self.entries.first().copied(),
             count: 1,
-        };
-        if let Err(error) = agent.recorder.egress(&connection) {
-            tracing::error!(%error, "cannot record a connection");
-        }
+        });
     }
 }
 
@@ -134,18 +131,18 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
         Err(error) => {
             tracing::error!(%error, destination = %flow.destination.address, "a flow is refused: it cannot be recorded");
             let hint = "See the agent's log on this host and `interlock status`.";
-            return postgres::turn_away(flow.client, "53100", &format!("interlock: {error}"), hint).await;
+            return postgres::turn_away(flow.client, "53100", &error.to_string(), hint).await;
         }
     };
     if let Some(reason) = policy.refuses_plaintext() {
         session.end(&End { reason: EndReason::Refused, detail: &reason, client_bytes: 0, server_bytes: 0 });
         let hint = "The agent on this host does not speak TLS yet: see `plaintext:` in its policies.";
-        return postgres::turn_away(flow.client, "42501", &reason, hint).await;
+        return postgres::turn_away(flow.client, "28000", &reason, hint).await;
     }
     let upstream = match TcpStream::connect(flow.destination.address).await {
         Ok(upstream) => upstream,
         Err(error) => {
-            let reason = format!("interlock: cannot connect to {}: {error}", flow.destination.address);
+            let reason = format!("cannot connect to {}: {error}", flow.destination.address);
             session.end(&End {
                 reason: EndReason::ConnectFailed,
                 detail: &reason,

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::control::Server;
 use crate::identity::Reader;
 use crate::intercept::{self, Interceptor};
-use crate::policy::{PolicyStore, Watcher};
+use crate::policy::{PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
 use crate::record::Recorder;
 use crate::sql;
@@ -64,16 +64,18 @@ struct Counts {
 /// It could not start. What an earlier agent attached stays attached then, and refuses.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.run)?;
+    // Looked at before anything is written: a start that fails over and over must not fill the recording.
+    PolicySet::load(&config.policies).context("cannot load the policies")?;
+    let cgroup = match &config.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => intercept::cgroup_root().context("cannot tell where to attach; set `cgroup:`")?,
+    };
     let recorder = {
         let config = config.clone();
         tokio::task::spawn_blocking(move || Recorder::open(&config)).await?
     }
     .context("cannot open the recording")?;
     let policies = PolicyStore::load(&config.policies, &config.state).context("cannot load the policies")?;
-    let cgroup = match &config.cgroup {
-        Some(cgroup) => cgroup.clone(),
-        None => intercept::cgroup_root().context("cannot tell where to attach; set `cgroup:`")?,
-    };
     let options = intercept::Options { cgroup, pins: intercept::pin_dir(&config.run) };
     let interceptor = Interceptor::attach(&options).context("cannot attach to the kernel")?;
     interceptor.apply(&policies.current().selection()).context("cannot put the policies in force")?;
@@ -154,10 +156,11 @@ impl Agent {
         tokio::task::spawn_blocking(move || work(&agent)).await.ok()
     }
 
-    /// Reads the policies again; the earlier ones stay when anything is wrong with the new.
-    fn reload(&self) -> Result<(), String> {
+    /// Reads the policies again; the earlier ones stay when anything is wrong with the new. Tells
+    /// whether they have changed.
+    fn reload(&self) -> Result<bool, String> {
         match self.policies.reload() {
-            Ok(false) => Ok(()),
+            Ok(false) => Ok(false),
             Ok(true) => {
                 let current = self.policies.current();
                 let applied = self.interceptor.apply(&current.selection());
@@ -171,7 +174,7 @@ impl Agent {
                     tracing::error!(%error, "cannot record that policies changed");
                 }
                 tracing::info!(hash = current.hash(), "policies reloaded");
-                Ok(())
+                Ok(true)
             }
             Err(errors) => {
                 tracing::error!("the earlier policies stay in force: {errors}");

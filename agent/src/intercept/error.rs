@@ -61,6 +61,9 @@ pub enum InterceptError {
     /// A name or path that is longer than the kernel side compares.
     #[error("`{0}` is longer than {max} bytes", max = interlock_agent_common::TEXT_MAX)]
     TooLong(String),
+    /// Who asks may not look at the pins, so nothing can be said of them.
+    #[error("this needs root: {0} cannot be looked at")]
+    NeedsRoot(PathBuf),
     /// Nothing is pinned there.
     #[error("nothing is attached: there is no {0}")]
     NotAttached(PathBuf),

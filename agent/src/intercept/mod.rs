@@ -309,7 +309,7 @@ impl Interceptor {
     /// The same from the pins alone, with or without a live agent.
     ///
     /// # Errors
-    /// [`InterceptError::NotAttached`], or a map cannot be read.
+    /// [`InterceptError::NotAttached`], [`InterceptError::NeedsRoot`], or a map cannot be read.
     pub fn status_of(pins: &Path) -> Result<InterceptStatus, InterceptError> {
         status::read(pins)
     }
@@ -318,11 +318,9 @@ impl Interceptor {
     /// them. Works without a live agent; a live one stops redirecting.
     ///
     /// # Errors
-    /// [`InterceptError::NotAttached`], or a pin cannot be removed.
+    /// [`InterceptError::NotAttached`], [`InterceptError::NeedsRoot`], or a pin cannot be removed.
     pub fn detach(pins: &Path) -> Result<(), InterceptError> {
-        if !pins.exists() {
-            return Err(InterceptError::NotAttached(pins.to_owned()));
-        }
+        object::require(pins)?;
         let attached = status::read(pins).map(|status| status.cgroup).unwrap_or_default();
         Pins::new(pins)
             .remove_all()

@@ -103,6 +103,18 @@ pub(super) struct Pins {
     pub(super) base: PathBuf,
 }
 
+/// Something is there. That a user may not look does not mean that nothing is.
+pub(super) fn require(path: &Path) -> Result<(), InterceptError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(match error.kind() {
+            io::ErrorKind::NotFound => InterceptError::NotAttached(path.to_owned()),
+            io::ErrorKind::PermissionDenied => InterceptError::NeedsRoot(path.to_owned()),
+            _ => InterceptError::Io { what: path.display().to_string(), source: error },
+        }),
+    }
+}
+
 impl Pins {
     pub(super) fn new(base: &Path) -> Self {
         Self { base: base.to_owned() }
@@ -123,9 +135,7 @@ impl Pins {
     /// Opens a pinned map.
     pub(super) fn map(&self, name: &'static str) -> Result<MapData, InterceptError> {
         let path = self.maps().join(name);
-        if !path.exists() {
-            return Err(InterceptError::NotAttached(path));
-        }
+        require(&path)?;
         MapData::from_pin(path).map_err(InterceptError::map(name))
     }
 

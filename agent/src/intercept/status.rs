@@ -38,11 +38,13 @@ pub struct InterceptStatus {
     pub cgroup_id: u64,
     /// Where programs and maps are pinned.
     pub pins: String,
-    /// When the programs were first attached, in seconds since 1970.
+    /// When the programs were first attached, in seconds since 1970; RFC 3339 in JSON.
+    #[serde(serialize_with = "rfc3339")]
     pub since: u64,
     /// Process id of the live agent. Without one, what would be redirected is refused.
     pub agent: Option<u32>,
-    /// When the last agent began to serve, in seconds since 1970.
+    /// When the last agent began to serve, in seconds since 1970; RFC 3339 in JSON.
+    #[serde(serialize_with = "rfc3339")]
     pub agent_since: u64,
     /// The programs.
     pub programs: Vec<ProgramStatus>,
@@ -71,6 +73,14 @@ pub struct ProgramStatus {
     pub program_id: u32,
     /// The kernel's id of its attachment.
     pub link_id: u32,
+}
+
+/// One format for times wherever they are shown.
+fn rfc3339<S: serde::Serializer>(seconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    match i64::try_from(*seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
+        Some(time) => serializer.collect_str(&time),
+        None => serializer.serialize_u64(*seconds),
+    }
 }
 
 fn array<V: aya::Pod>(

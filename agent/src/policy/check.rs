@@ -11,13 +11,26 @@ use super::problem::{PolicyErrors, Position, Problem};
 use super::rule::Rule;
 use crate::sql::{Kind, Where};
 
-/// Checks the policies in `path` (a directory, or one file): the warnings, in order.
+/// Checks the policies in `path` (a directory, or one file): the warnings, in order. What passes here the
+/// agent takes: as root it is an error, too, when others can change the files.
 ///
 /// # Errors
 /// All that is wrong in any file.
 pub fn check(path: &Path) -> Result<(PolicySet, Vec<Problem>), PolicyErrors> {
-    let set = PolicySet::load_trusting(path, Trust::Anyone)?;
+    check_trusting(path, Trust::of_process())
+}
+
+pub(super) fn check_trusting(path: &Path, trust: Trust) -> Result<(PolicySet, Vec<Problem>), PolicyErrors> {
+    let set = PolicySet::load_trusting(path, trust)?;
     let mut warnings = set.warnings().to_vec();
+    if set.files().is_empty() {
+        let problem = Problem::warning(
+            &path.to_string_lossy(),
+            Position::WHOLE,
+            "holds no policy file, so no process is designated and nothing is held",
+        );
+        warnings.push(problem.help("put files NAME.yaml into it"));
+    }
     for policy in &set.policies {
         warnings.append(&mut lint(policy));
     }

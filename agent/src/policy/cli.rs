@@ -1,6 +1,6 @@
 //! `interlock policy`: check, explain and test policies.
 
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +13,7 @@ use super::explain::{Asker, explain, split, subject};
 use super::load::{PolicySet, Trust};
 use super::problem::Problem;
 use super::{check, run_tests, schema};
+use crate::cli::output;
 use crate::config::Config;
 use crate::operation::Protocol;
 
@@ -58,8 +59,8 @@ struct ExplainArgs {
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
     /// The database user.
-    #[arg(long, default_value = "app")]
-    user: String,
+    #[arg(long, alias = "user", value_name = "USER", default_value = "app")]
+    db_user: String,
     /// The database.
     #[arg(long, default_value = "app")]
     database: String,
@@ -110,8 +111,7 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
         Some(path) => Ok(path),
         None => load().map(|config| config.policies),
     };
-    // A reader who has seen enough (`| head`) is no failure.
-    let mut out = std::io::stdout().lock();
+    let mut out = BufWriter::new(std::io::stdout().lock());
     let done = match args.command {
         Command::Check(args) => check_command(&mut out, &path(args.path)?, args.json),
         Command::Explain(args) => {
@@ -121,23 +121,16 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
         Command::Test(args) => test_command(&mut out, &path(args.path)?, args.json),
         Command::Schema => writeln!(out, "{:#}", schema()).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
-    match done {
-        Err(error)
-            if error.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
-                == Some(std::io::ErrorKind::BrokenPipe) =>
-        {
-            Ok(ExitCode::SUCCESS)
-        }
-        done => done,
-    }
+    output::finish(done.and_then(|code| {
+        out.flush()?;
+        Ok(code)
+    }))
 }
 
 fn check_command(out: &mut impl Write, path: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let (errors, warnings, counts) = match check(path) {
         Ok((set, warnings)) => {
-            let rules: usize = set.policies.iter().map(|policy| policy.rules.len()).sum();
-            let masks: usize = set.policies.iter().map(|policy| policy.masks.len()).sum();
-            (Vec::new(), warnings, (set.files().len(), rules, masks))
+            (Vec::new(), warnings, (set.files().len(), set.rule_count(), set.mask_count()))
         }
         Err(errors) => (errors.0, Vec::new(), (0, 0, 0)),
     };
@@ -183,7 +176,7 @@ fn explain_command(out: &mut impl Write, policies: &Path, args: ExplainArgs) -> 
     });
     let pairs = pairs.collect::<anyhow::Result<Vec<_>>>()?;
     let asker = Asker {
-        user: args.user.into(),
+        user: args.db_user.into(),
         database: args.database.into(),
         subject: subject(pairs).map_err(|message| anyhow::anyhow!("--subject: {message}"))?,
         params: args.params.into_iter().map(Some).collect(),

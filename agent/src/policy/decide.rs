@@ -26,11 +26,11 @@ pub const EGRESS_RULE: &str = "interlock.egress";
 /// The verdict on one operation, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    /// What happens to it. In observe mode this is what would have happened.
+    /// What happens to it. Rules in observe mode have no part in this: see `observed`.
     pub verdict: Verdict,
-    /// `false` when the deciding rule (or its policy) is in observe mode: the operation goes on.
+    /// `false` when it passes and a rule in observe mode would have refused it.
     pub enforced: bool,
-    /// The deciding rule's name; `None` when no rule matched. Of several that are equally strict the
+    /// The deciding rule's name; `None` when no enforced rule matched. Of several that are equally strict the
     /// first in the order of the files.
     pub rule: Option<Arc<str>>,
     /// The deciding rule's message to the client.
@@ -53,7 +53,19 @@ pub struct Observed {
 impl Decision {
     /// The operation may go to the server.
     pub fn passes(&self) -> bool {
-        self.verdict == Verdict::Allow || !self.enforced
+        self.verdict == Verdict::Allow
+    }
+
+    /// Verdict and rule as if everything that matched were enforced.
+    pub(crate) fn without_observing(&self) -> (Verdict, Option<&Arc<str>>) {
+        let decided = (self.verdict, self.rule.as_ref());
+        self.observed.iter().fold(decided, |best, observed| {
+            if observed.verdict > best.0 || best.1.is_none() {
+                (observed.verdict, Some(&observed.rule))
+            } else {
+                best
+            }
+        })
     }
 }
 
@@ -79,8 +91,6 @@ pub struct FlowPolicy {
     pub(crate) destination: Destination,
     pub(crate) masks: Arc<MaskSet>,
     pub(crate) record_masks: Arc<MaskSet>,
-    pub(crate) generation: u64,
-    pub(crate) hash: Arc<str>,
     pub(crate) uses_time: bool,
     pub(crate) uses_params: bool,
 }
@@ -89,17 +99,6 @@ impl FlowPolicy {
     /// How the flow is to be treated.
     pub fn treatment(&self) -> Treatment {
         self.treatment
-    }
-
-    /// Which state of the [`PolicyStore`](super::PolicyStore) it is from; when the store's has moved
-    /// on, a new one is to be had from it. Zero for one that came from no store.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// [`PolicySet::hash`](super::PolicySet::hash) of the set that it is from.
-    pub fn hash(&self) -> &Arc<str> {
-        &self.hash
     }
 
     /// The same operation gets the same decision as long as the policies stay: no rule looks at the
@@ -299,7 +298,6 @@ impl By<'_> {
 #[derive(Debug, Default)]
 struct Found<'a> {
     enforced: Option<(Verdict, By<'a>)>,
-    would: Option<(Verdict, By<'a>)>,
     matched: Vec<Arc<str>>,
     observed: Vec<Observed>,
 }
@@ -317,30 +315,21 @@ impl<'a> Found<'a> {
         let name = by.name();
         if observed {
             self.observed.push(Observed { rule: Arc::clone(&name), verdict });
+        } else if self.enforced.is_none_or(|(strictest, _)| verdict > strictest) {
+            self.enforced = Some((verdict, by));
         }
         self.matched.push(name);
-        let best = if observed { &mut self.would } else { &mut self.enforced };
-        if best.is_none_or(|(strictest, _)| verdict > strictest) {
-            *best = Some((verdict, by));
-        }
     }
 
-    /// What is enforced decides. Where that lets the operation pass, the verdict says what rules in
-    /// observe mode would have had happen.
+    /// What is enforced decides; what rules in observe mode would have had happen stands beside it.
     fn decision(self) -> Decision {
-        let enforced = self.enforced.map_or(Verdict::Allow, |(verdict, _)| verdict);
-        let observed = self.would.filter(|(would, _)| {
-            enforced == Verdict::Allow && (*would > enforced || self.enforced.is_none())
-        });
-        let (decided, is_enforced) = match observed {
-            Some(observed) => (Some(observed), false),
-            None => (self.enforced, true),
-        };
+        let verdict = self.enforced.map_or(Verdict::Allow, |(verdict, _)| verdict);
+        let would_refuse = self.observed.iter().any(|observed| observed.verdict > Verdict::Allow);
         Decision {
-            verdict: decided.map_or(Verdict::Allow, |(verdict, _)| verdict),
-            enforced: is_enforced,
-            rule: decided.map(|(_, by)| by.name()),
-            message: decided.and_then(|(_, by)| by.message()),
+            verdict,
+            enforced: verdict > Verdict::Allow || !would_refuse,
+            rule: self.enforced.map(|(_, by)| by.name()),
+            message: self.enforced.and_then(|(_, by)| by.message()),
             matched: self.matched,
             observed: self.observed,
         }

@@ -307,13 +307,12 @@ impl fmt::Display for Explained {
 fn write_decision(f: &mut fmt::Formatter<'_>, decision: &Decision) -> fmt::Result {
     let verdict = word(&decision.verdict);
     write!(f, "  {:<10}{verdict}", "verdict")?;
-    if !decision.enforced {
-        f.write_str(" (observed only: it passes)")?;
-    }
     match &decision.rule {
-        Some(rule) => writeln!(f, " by rule {rule}")?,
-        None => writeln!(f, ": no rule matches")?,
+        Some(rule) => write!(f, " by rule {rule}")?,
+        None if decision.matched.is_empty() => f.write_str(": no rule matches")?,
+        None => f.write_str(": no enforced rule matches")?,
     }
+    writeln!(f, "{}", if decision.enforced { "" } else { "; without observe mode it would be refused" })?;
     if let Some(message) = &decision.message {
         writeln!(f, "  {:<10}{message}", "message")?;
     }
@@ -321,7 +320,7 @@ fn write_decision(f: &mut fmt::Formatter<'_>, decision: &Decision) -> fmt::Resul
         writeln!(f, "  {:<10}{}", "matched", decision.matched.join(", "))?;
     }
     for observed in &decision.observed {
-        writeln!(f, "  {:<10}{}: {}", "observed", observed.rule, word(&observed.verdict))?;
+        writeln!(f, "  {:<10}{} would {}", "observed", observed.rule, word(&observed.verdict))?;
     }
     Ok(())
 }

@@ -61,10 +61,13 @@ pub(crate) const VARIABLES: &[(&str, &[&str])] = &[
             "reads",
             "writes",
             "columns",
+            "columns_read",
+            "columns_written",
             "functions",
             "where",
             "limit",
             "dynamic",
+            "changes_lexing",
             "settings",
             "params",
         ],
@@ -238,10 +241,13 @@ pub(super) fn operation_value(
         .with("reads", || strings(&statement.reads))
         .with("writes", || strings(&statement.writes))
         .with("columns", || strings(statement.columns_read.union(&statement.columns_written)))
+        .with("columns_read", || strings(&statement.columns_read))
+        .with("columns_written", || strings(&statement.columns_written))
         .with("functions", || strings(&statement.functions))
         .with("where", || text(&statement.where_clause.as_ref().map_or_else(String::new, word::<Where>)))
         .with("limit", || text(&statement.limit.as_ref().map_or_else(String::new, word::<Limit>)))
         .with("dynamic", || Value::Bool(statement.dynamic))
+        .with("changes_lexing", || Value::Bool(statement.changes_lexing))
         .with("settings", || strings(&statement.settings))
         .with("params", params)
         .value())

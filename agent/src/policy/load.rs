@@ -76,7 +76,6 @@ pub struct PolicySet {
     hash: Arc<str>,
     files: Vec<PathBuf>,
     warnings: Vec<Problem>,
-    generation: u64,
     key: Option<HashKey>,
     mask_sets: Mutex<MaskSets>,
 }
@@ -84,13 +83,21 @@ pub struct PolicySet {
 /// Sets of masks by the places of policy and mask that they are made of.
 type MaskSets = HashMap<Box<[(usize, usize)]>, Arc<MaskSet>>;
 
-/// Whether files that others than root can change are refused.
+/// Whether files that others than root can change are refused. The agent always asks
+/// [`Trust::of_process`], and so does `policy check`: what it passes the agent takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trust {
     /// They are: who is held by a policy must not be able to change it.
     Root,
     /// They are noted.
     Anyone,
+}
+
+impl Trust {
+    /// What holds for this process: policies matter to root alone.
+    pub(crate) fn of_process() -> Self {
+        if rustix::process::geteuid().is_root() { Self::Root } else { Self::Anyone }
+    }
 }
 
 impl PolicySet {
@@ -103,8 +110,7 @@ impl PolicySet {
     /// # Errors
     /// All that is wrong in any file; nothing is taken from any of them then.
     pub fn load(dir: &Path) -> Result<Self, PolicyErrors> {
-        let trust = if rustix::process::geteuid().is_root() { Trust::Root } else { Trust::Anyone };
-        Self::load_trusting(dir, trust)
+        Self::load_trusting(dir, Trust::of_process())
     }
 
     pub(crate) fn load_trusting(dir: &Path, trust: Trust) -> Result<Self, PolicyErrors> {
@@ -130,12 +136,6 @@ impl PolicySet {
         self
     }
 
-    /// As the store's state of this number.
-    pub(crate) fn with_generation(mut self, generation: u64) -> Self {
-        self.generation = generation;
-        self
-    }
-
     /// SHA-256 over all files, hex: which policies a decision was made under.
     pub fn hash(&self) -> &str {
         &self.hash
@@ -144,6 +144,16 @@ impl PolicySet {
     /// The files that it was read from, in order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
+    }
+
+    /// How many rules there are in all files.
+    pub fn rule_count(&self) -> usize {
+        self.policies.iter().map(|policy| policy.rules.len()).sum()
+    }
+
+    /// How many masks there are in all files.
+    pub fn mask_count(&self) -> usize {
+        self.policies.iter().map(|policy| policy.masks.len()).sum()
     }
 
     /// What is no error, but cannot be what was meant.
@@ -229,8 +239,6 @@ impl PolicySet {
             destination: destination.clone(),
             masks: self.mask_set(enforced),
             record_masks: self.mask_set(all),
-            generation: self.generation,
-            hash: Arc::clone(&self.hash),
             uses_time,
             uses_params,
         }
@@ -321,7 +329,7 @@ impl Loader {
                     "check its owner and mode"
                 };
                 let message = format!("cannot be read: {error}");
-                self.problems.push(Problem::error(&name, Position::START, message).help(help));
+                self.problems.push(Problem::error(&name, Position::WHOLE, message).help(help));
                 return Vec::new();
             }
         };
@@ -339,7 +347,7 @@ impl Loader {
             Ok(files) => files,
             Err(error) => {
                 let message = format!("cannot be read: {error}");
-                self.problems.push(Problem::error(&name, Position::START, message));
+                self.problems.push(Problem::error(&name, Position::WHOLE, message));
                 return Vec::new();
             }
         };
@@ -347,7 +355,7 @@ impl Loader {
         files.sort();
         if files.len() > MAX_FILES {
             let message = format!("{} policy files, more than {MAX_FILES}", files.len());
-            self.problems.push(Problem::error(&name, Position::START, message).help("join some of them"));
+            self.problems.push(Problem::error(&name, Position::WHOLE, message).help("join some of them"));
             files.clear();
         }
         files
@@ -499,7 +507,7 @@ pub(crate) fn is_test(path: &Path) -> bool {
 /// A file's text, with a warning where others than root can change it.
 pub(crate) fn read(path: &Path, trust: Trust) -> Result<(String, Option<Problem>), Problem> {
     let name = path.to_string_lossy();
-    let problem = |message: String| Problem::error(&name, Position::START, message);
+    let problem = |message: String| Problem::error(&name, Position::WHOLE, message);
     // A pipe must not stop the agent.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let mut open = OpenOptions::new();
@@ -543,7 +551,7 @@ fn distrust(name: &str, metadata: &Metadata, trust: Trust) -> Result<Option<Prob
     let message = format!("{what}: who is held by a policy must not be able to change it");
     let help = format!("run `{command}`");
     match trust {
-        Trust::Root => Err(Problem::error(name, Position::START, message).help(help)),
-        Trust::Anyone => Ok(Some(Problem::warning(name, Position::START, message).help(help))),
+        Trust::Root => Err(Problem::error(name, Position::WHOLE, message).help(help)),
+        Trust::Anyone => Ok(Some(Problem::warning(name, Position::WHOLE, message).help(help))),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// A place in a file, counted from 1; columns count characters.
+/// A place in a file, counted from 1; columns count characters. Both 0: the file as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Position {
     /// Line.
@@ -17,6 +17,8 @@ pub struct Position {
 impl Position {
     /// The file's first character.
     pub const START: Self = Self { line: 1, column: 1 };
+    /// No place in it: the file cannot be read, for instance.
+    pub const WHOLE: Self = Self { line: 0, column: 0 };
 }
 
 /// How bad a [`Problem`] is.
@@ -63,7 +65,11 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file, self.at.line, self.at.column)?;
+        if self.at == Position::WHOLE {
+            write!(f, "{}: ", self.file)?;
+        } else {
+            write!(f, "{}:{}:{}: ", self.file, self.at.line, self.at.column)?;
+        }
         if self.severity == Severity::Warning {
             f.write_str("warning: ")?;
         }

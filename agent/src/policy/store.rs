@@ -60,7 +60,7 @@ impl PolicyStore {
     }
 
     fn new(directory: &Path, key: HashKey) -> Result<Self, PolicyErrors> {
-        let set = PolicySet::load(directory)?.with_key(key.clone()).with_generation(1);
+        let set = PolicySet::load(directory)?.with_key(key.clone());
         let hosts = Arc::new(Hosts::default());
         hosts.set_names(set.host_names());
         Ok(Self {
@@ -78,9 +78,8 @@ impl PolicyStore {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Counts the states: a flow whose [`FlowPolicy::generation`](super::FlowPolicy::generation) is
-    /// another is to get a new one from [`PolicyStore::current`]. It is counted up after the new
-    /// policies are in place.
+    /// Counts the states: a flow that has seen another number is to get its policy anew from
+    /// [`PolicyStore::current`]. It is counted up after the new policies are in place.
     pub fn generation(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.generation)
     }
@@ -114,7 +113,7 @@ impl PolicyStore {
         }
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         self.hosts.set_names(set.host_names());
-        let set = Arc::new(set.with_key(self.key.clone()).with_generation(generation));
+        let set = Arc::new(set.with_key(self.key.clone()));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = set;
         self.generation.store(generation, Ordering::Release);
         Ok(true)

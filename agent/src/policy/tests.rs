@@ -381,7 +381,8 @@ fn replication_needs_a_rule_of_its_own() {
     assert_eq!(verdict(&observed, replication()), denied(REPLICATION_RULE));
     let whole = rules("mode: observe");
     let decision = decide(&whole, replication());
-    assert!(decision.passes() && decision.verdict == Verdict::Deny);
+    assert!(decision.passes() && !decision.enforced);
+    assert_eq!(decision.without_observing().0, Verdict::Deny);
 }
 
 #[test]
@@ -400,9 +401,14 @@ fn observed_rules_shadow_no_enforced_ones() {
     let insert = decide(&flow, vec![statement(Kind::Insert, |_| {})]);
     assert_eq!(
         (insert.verdict, insert.enforced, insert.rule.as_deref()),
-        (Verdict::Deny, false, Some("watch"))
+        (Verdict::Allow, false, None),
+        "what passed is no refusal; what would have been stands beside it"
     );
     assert!(insert.passes());
+    assert_eq!(insert.observed, [Observed { rule: "watch".into(), verdict: Verdict::Deny }]);
+    assert_eq!(insert.without_observing(), (Verdict::Deny, Some(&"watch".into())));
+    let allowed = rules("rules: [{name: ok, mode: observe, action: allow}]");
+    assert!(decide(&allowed, vec![statement(Kind::Select, |_| {})]).enforced, "nothing would have been refused");
     // An observed rule that allows opens nothing.
     let closed = rules("default: deny\nrules: [{name: ok, mode: observe, action: allow}]");
     assert!(!decide(&closed, vec![statement(Kind::Select, |_| {})]).passes());

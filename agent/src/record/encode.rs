@@ -18,6 +18,13 @@ use crate::sql::{Script, Statement};
 /// Bytes of one bind parameter that are recorded; of what is longer the rest is counted.
 const MAX_PARAM: usize = 1 << 20;
 
+/// Columns of one statement that are recorded, read and written each: every one has its table's name with
+/// it, so that they can be many times longer than the text.
+const MAX_COLUMNS: usize = 1000;
+
+/// Bytes of the reason why a text could not be read.
+const MAX_ERROR: usize = 1024;
+
 /// Events that go to the log together: encoded, not yet stamped.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -291,11 +298,11 @@ fn parameter(writer: &mut Writer<'_>, value: Option<&str>) {
 fn statements(writer: &mut Writer<'_>, script: &Script, masked: bool) {
     let single = script.statements.len() == 1;
     for entry in &script.statements {
-        writer.message(8, |field| statement(field, entry, !single && !masked));
+        writer.message(8, |field| statement(field, entry, !single && !masked, !masked));
     }
 }
 
-fn statement(writer: &mut Writer<'_>, statement: &Statement, with_text: bool) {
+fn statement(writer: &mut Writer<'_>, statement: &Statement, with_text: bool, unmasked: bool) {
     if with_text {
         writer.string(1, &statement.text);
     }
@@ -312,6 +319,36 @@ fn statement(writer: &mut Writer<'_>, statement: &Statement, with_text: bool) {
         word(writer, 9, limit);
     }
     writer.bool(10, statement.dynamic);
+    let mut omitted = 0;
+    // Where something in the text was masked, a name in quotes may be it.
+    let shown = |name: &str| unmasked || is_plain(name);
+    for (field, columns) in [(11, &statement.columns_read), (12, &statement.columns_written)] {
+        let mut written = 0;
+        for column in columns.iter().filter(|column| shown(&column.name)).take(MAX_COLUMNS) {
+            writer.display(field, column);
+            written += 1;
+        }
+        omitted += columns.len() - written;
+    }
+    writer.uint(13, omitted as u64);
+    writer.bool(14, statement.changes_lexing);
+    statement.settings.iter().filter(|name| shown(name)).for_each(|setting| writer.string(15, setting));
+    for (field, name) in [(16, &statement.executes), (17, &statement.prepares)] {
+        if let Some(name) = name.as_ref().filter(|name| shown(name)) {
+            writer.always_string(field, name);
+        }
+    }
+    // The reason quotes the text.
+    if let Some(error) = statement.error.as_ref().filter(|_| unmasked) {
+        writer.always_string(18, error.get(..error.floor_char_boundary(MAX_ERROR)).unwrap_or_default());
+    }
+}
+
+/// A name as people give them: `*`, or letters, digits, `_` and dots, not beginning with a digit.
+fn is_plain(name: &str) -> bool {
+    name == "*"
+        || !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.')
 }
 
 fn subject(writer: &mut Writer<'_>, subject: &Subject) {

@@ -204,8 +204,87 @@ fn everything_that_is_handed_over_is_recorded() {
     let rows = result.rows.clone().expect("rows");
     assert_eq!((rows.count, rows.bytes, result.duration_ns), (1, 8, 5000));
     assert_eq!(rows.rows[0].values[0].data.as_deref(), Some([0, 0, 0, 1].as_slice()));
-    assert_eq!((end.reason.as_str(), end.commands, end.refused), ("client_closed", 2, 0));
+    assert_eq!((end.reason.as_str(), end.commands, end.refused), ("client_closed", 2, 2));
     assert!(events.windows(2).all(|pair| pair[0].monotonic_ns <= pair[1].monotonic_ns));
+}
+
+/// A command as `sessions … --json` prints it, and the same as `policy explain --json` does.
+fn both_ways(text: &str, recorded_text: &str) -> (serde_json::Value, serde_json::Value) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = config(directory.path());
+    let recorder = Recorder::open(&config).expect("opens");
+    let session = begin(&recorder).expect("begins");
+    let flow = crate::policy::PolicySet::default()
+        .flow_of_all(&Default::default(), &crate::policy::Destination {
+            address: ([127, 0, 0, 1], 5432).into(),
+            hosts: Vec::new(),
+        });
+    let asker = crate::policy::Asker {
+        user: "app".into(),
+        database: "shop".into(),
+        subject: Default::default(),
+        params: Arc::new([]),
+        now: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let explained = crate::policy::explain(&flow, &asker, text);
+    let operation = asker.operation(text, crate::sql::analyze(text));
+    let command = Command { operation: Some(&operation), ..query(recorded_text, &explained.decision) };
+    session.command(&command).expect("recorded");
+    let events: Vec<_> = Reader::new(&config.state.join(SESSIONS)).expect("opens").flatten().collect();
+    let event = events.iter().rev().find(|entry| interlock_recording::json::name(&entry.event) == "command");
+    (interlock_recording::json::event(&event.expect("a command").event), explained.to_json())
+}
+
+#[test]
+fn recordings_and_explanations_use_the_same_words() {
+    for text in [
+        "UPDATE public.a SET x = b.y FROM b WHERE a.id = b.id",
+        "SET search_path = 'x'; SELECT count(*) FROM a LIMIT 3",
+        "PREPARE p AS SELECT 1",
+        "EXECUTE p",
+        "SET standard_conforming_strings = off",
+        "SELEC 1",
+        "COPY a (x) TO STDOUT WITH (FORMAT csv, DELIMITER ';')",
+    ] {
+        let (recorded, explained) = both_ways(text, text);
+        let pairs = match explained["statements"].as_array() {
+            None => vec![(&recorded, &explained)],
+            Some(statements) => {
+                let recorded = recorded["statements"].as_array().expect("several");
+                assert_eq!(recorded.len(), statements.len());
+                recorded.iter().zip(statements).collect()
+            }
+        };
+        for (recorded, explained) in pairs {
+            for (key, value) in explained.as_object().expect("an object") {
+                // What is decided stands with the command; masks stand with the result, and how a COPY
+                // travels is in its text.
+                let decision = ["verdict", "enforced", "rule", "message", "matched", "observed"];
+                if decision.contains(&key.as_str()) || key == "masks" || key == "copy" {
+                    continue;
+                }
+                assert_eq!(recorded.get(key), Some(value), "{key} of {text}");
+            }
+        }
+        for key in ["text", "verdict", "enforced", "rule", "message", "matched", "observed"] {
+            assert_eq!(recorded[key], explained[key], "{key} of {text}");
+        }
+    }
+    let (_, copy) = both_ways("COPY a TO STDOUT WITH (FORMAT csv, DELIMITER ';')", "");
+    assert_eq!((copy["copy"]["delimiter"].as_str(), copy["copy"]["quote"].as_str()), (Some(";"), Some("\"")));
+}
+
+#[test]
+fn what_was_masked_does_not_come_back_as_a_name_or_a_reason() {
+    let (recorded, _) = both_ways("SELECT \"a@example.com\", name FROM t", "SELECT \"[redacted]\", name FROM t");
+    assert_eq!(recorded["columns_read"], serde_json::json!(["t.name"]));
+    assert_eq!(recorded["columns_omitted"], 1);
+    let (recorded, _) = both_ways("SELECT 4111111111111111x'", "SELECT [redacted]x'");
+    assert_eq!((recorded["kind"].as_str(), recorded.get("error")), (Some("unparsed"), None));
+    let wide: Vec<String> = (0..1100).map(|n| format!("c{n}")).collect();
+    let (recorded, _) = both_ways(&format!("SELECT {} FROM t", wide.join(", ")), "");
+    assert_eq!(recorded["columns_read"].as_array().map(Vec::len), Some(1000));
+    assert_eq!(recorded["columns_omitted"], 100);
 }
 
 #[test]

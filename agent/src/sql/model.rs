@@ -172,15 +172,23 @@ pub struct Copy {
     /// The format: `text`, `csv` or `binary`.
     pub format: CopyFormat,
     /// The delimiter of text and CSV.
+    #[serde(serialize_with = "character")]
     pub delimiter: u8,
     /// The string that stands for NULL in text and CSV.
     pub null: String,
     /// CSV's quote character.
+    #[serde(serialize_with = "character")]
     pub quote: u8,
     /// CSV's escape character.
+    #[serde(serialize_with = "character")]
     pub escape: u8,
     /// A header line comes first.
     pub header: bool,
+}
+
+/// A byte as the character that it is, and not as a number.
+fn character<S: serde::Serializer>(byte: &u8, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&char::from(*byte))
 }
 
 /// COPY's data format.

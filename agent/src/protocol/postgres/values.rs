@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use crate::civil;
+
 /// Object ids of built-in types (`pg_type.dat`); they are the same in every version.
 pub mod oid {
     #![expect(missing_docs, reason = "the names are those of the types")]
@@ -171,7 +173,7 @@ fn date(days: i64) -> String {
     if days == i64::from(i32::MIN) {
         return "-infinity".to_owned();
     }
-    let (year, month, day) = civil(days + EPOCH_DAYS);
+    let (year, month, day) = civil::date(days + EPOCH_DAYS);
     if year > 0 {
         format!("{year:04}-{month:02}-{day:02}")
     } else {
@@ -203,20 +205,6 @@ fn timestamp(micros: i64, zone: &str) -> String {
             }
         }
     }
-}
-
-/// Year, month and day of a day counted from 1970-01-01 in the proleptic Gregorian calendar; year 0 is
-/// 1 BC. (The well-known algorithm over 400-year eras that begin in March.)
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

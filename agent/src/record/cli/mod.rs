@@ -1,12 +1,14 @@
 //! `interlock sessions`: list, show, replay, export and verify recordings.
 
 mod show;
+mod table;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,16 +16,25 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 use interlock_recording::log::{self, Reader};
+use interlock_recording::proto::event::Body;
 use interlock_recording::query::{self, Filter, Picker, Summary};
 use interlock_recording::text::{SafeJson, printable};
 use interlock_recording::{PublicKey, Report, SessionId, csv, json};
 use serde::Serialize;
 
 use super::{KEYS, SESSIONS};
+use crate::cli::output;
 use crate::config::Config;
+
+/// Exit code of `verify` when it cannot tell. 2 is wrong usage everywhere.
+const UNVERIFIED: u8 = 3;
 
 /// Read, replay, export and verify recordings.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 it went well; 1 it did not, or some of the recording could not be read (what \
+    could be is printed); 2 wrong usage. `verify` has its own."
+)]
 pub struct Args {
     /// Read this state directory (or a copy of one) instead of the configured one.
     #[arg(long, global = true, value_name = "DIR")]
@@ -38,22 +49,36 @@ enum Command {
     List {
         #[command(flatten)]
         filter: FilterArgs,
+        /// Print ids in full and cut nothing to the terminal's width.
+        #[arg(long)]
+        wide: bool,
         /// Print one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List connections that no session is about: refused by `egress: deny`, or recorded.
+    Egress {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// Cut nothing to the terminal's width.
+        #[arg(long)]
+        wide: bool,
+        /// Print the events, one JSON object a line.
         #[arg(long)]
         json: bool,
     },
     /// Show a session: who, and each command with its verdict and result.
     Show {
-        /// The session's id, or enough of its beginning.
-        session: String,
+        #[command(flatten)]
+        session: Which,
         /// Print its events, one JSON object a line.
         #[arg(long)]
         json: bool,
     },
     /// Show a session as it went, in its own time.
     Replay {
-        /// The session's id, or enough of its beginning.
-        session: String,
+        #[command(flatten)]
+        session: Which,
         /// How many times faster.
         #[arg(long, default_value_t = 1.0, value_parser = positive)]
         speed: f64,
@@ -77,7 +102,7 @@ enum Command {
     },
     /// Prove that nothing in the recordings was altered or is missing.
     ///
-    /// Exit codes: 0 they are whole; 1 they are not; 2 they could not be verified.
+    /// Exit codes: 0 they are whole; 1 they are not; 2 wrong usage; 3 they could not be verified.
     Verify {
         /// The host's public key (host.pub); by default the one in the state directory. Only a key that
         /// was kept elsewhere proves anything against whoever had root on the host.
@@ -95,6 +120,17 @@ enum Format {
     Jsonl,
     /// CSV (RFC 4180): one event a line, without results' rows.
     Csv,
+}
+
+/// One session.
+#[derive(Debug, Clone, clap::Args)]
+struct Which {
+    /// The session's id, or enough of its beginning.
+    #[arg(value_name = "ID", required_unless_present = "last")]
+    id: Option<String>,
+    /// The session that began last.
+    #[arg(long, conflicts_with = "id")]
+    last: bool,
 }
 
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -126,6 +162,9 @@ struct FilterArgs {
     /// Commands with this verdict.
     #[arg(long, value_parser = ["allow", "deny", "hold"])]
     verdict: Option<String>,
+    /// Commands that a rule in observe mode would have given this verdict.
+    #[arg(long, value_name = "VERDICT", value_parser = ["allow", "deny", "hold"])]
+    observed: Option<String>,
     /// Commands with this in their text.
     #[arg(long)]
     text: Option<String>,
@@ -133,9 +172,20 @@ struct FilterArgs {
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { since, until, user, db_user, database, exe, destination, rule, verdict, text } =
-            args;
-        Self { since, until, user, db_user, database, exe, destination, rule, verdict, text }
+        let FilterArgs {
+            since,
+            until,
+            user,
+            db_user,
+            database,
+            exe,
+            destination,
+            rule,
+            verdict,
+            observed,
+            text,
+        } = args;
+        Self { since, until, user, db_user, database, exe, destination, rule, verdict, observed, text }
     }
 }
 
@@ -174,45 +224,38 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
         Some(state) => Ok(state),
         None => load().map(|config| config.state),
     };
-    let mut output = BufWriter::new(io::stdout().lock());
-    let style = show::Style::new(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let mut out = BufWriter::new(io::stdout().lock());
+    let style = show::Style::new(output::colours(&io::stdout()));
     let result = state.and_then(|state| match args.command {
-        Command::List { filter, json } => list(&mut output, &state, &filter.into(), json),
-        Command::Show { session, json } => show(&mut output, &state, &session, json, style, None),
+        Command::List { filter, wide, json } => list(&mut out, &state, &filter.into(), form(wide, json)),
+        Command::Egress { filter, wide, json } => {
+            egress(&mut out, &state, &filter.into(), form(wide, json))
+        }
+        Command::Show { session, json } => show(&mut out, &state, &session, json, style, None),
         Command::Replay { session, speed, max_pause, json } => {
             let pace = show::Pace::new(speed, Duration::from_secs_f64(max_pause.min(1e6)));
-            show(&mut output, &state, &session, json, style, Some(pace))
+            show(&mut out, &state, &session, json, style, Some(pace))
         }
-        Command::Export { filter, format, output: None } => {
-            export(&mut output, &state, &filter.into(), format)
-        }
+        Command::Export { filter, format, output: None } => export(&mut out, &state, &filter.into(), format),
         Command::Export { filter, format, output: Some(path) } => {
             let mut file = BufWriter::new(private_file(&path)?);
             let code = export(&mut file, &state, &filter.into(), format)?;
             file.flush().with_context(|| format!("cannot write {}", path.display()))?;
             Ok(code)
         }
-        Command::Verify { key, json } => verify(&mut output, &state, key.as_deref(), json),
+        Command::Verify { key, json } => verify(&mut out, &state, key.as_deref(), json),
     });
-    let result = result.and_then(|code| {
-        output.flush()?;
+    let result = output::finish(result.and_then(|code| {
+        out.flush()?;
         Ok(code)
-    });
+    }));
     match result {
-        // Whoever read has read enough.
-        Err(error) if broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         Err(error) if verifies => {
-            eprintln!("interlock: {error:#}");
-            Ok(ExitCode::from(2))
+            output::complain(format_args!("{error:#}"));
+            Ok(ExitCode::from(UNVERIFIED))
         }
         result => result,
     }
-}
-
-fn broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
 }
 
 fn private_file(path: &Path) -> anyhow::Result<File> {
@@ -240,8 +283,21 @@ fn directory(state: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn complain(error: &log::ReadError) {
-    eprintln!("interlock: {}; `interlock sessions verify` tells more", printable(&error.to_string()));
+/// Tells of what could not be read, and remembers that there was something.
+#[derive(Debug, Default)]
+struct Complaints(Cell<bool>);
+
+impl Complaints {
+    fn take(&self, error: &log::ReadError) {
+        self.0.set(true);
+        let error = error.to_string();
+        output::complain(format_args!("{}; `interlock sessions verify` tells more", printable(&error)));
+    }
+
+    /// The exit code: half a recording must not pass for a whole one.
+    fn code(&self) -> ExitCode {
+        if self.0.get() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
 }
 
 fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
@@ -251,35 +307,90 @@ fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<
     Ok(output.write_all(&line)?)
 }
 
-fn list(output: &mut impl Write, state: &Path, filter: &Filter, json: bool) -> anyhow::Result<ExitCode> {
-    let sessions = query::sessions(&directory(state)?, filter, |error| complain(&error))?;
-    let mut sessions: Vec<Summary> = sessions.into_values().collect();
-    sessions.sort_by(|a, b| (a.started_ns, &a.session).cmp(&(b.started_ns, &b.session)));
-    if json {
-        sessions.iter().try_for_each(|session| json_line(output, session))?;
-    } else {
-        show::table(output, &sessions)?;
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    /// Cut to this many columns, if any.
+    Table(Option<usize>),
+    /// Nothing is cut, ids neither.
+    Wide,
+}
+
+fn form(wide: bool, json: bool) -> Form {
+    match (wide, json) {
+        (_, true) => Form::Json,
+        (true, false) => Form::Wide,
+        (false, false) => {
+            let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+            Form::Table(size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0))
+        }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+fn list(output: &mut impl Write, state: &Path, filter: &Filter, form: Form) -> anyhow::Result<ExitCode> {
+    let complaints = Complaints::default();
+    let all = query::all_sessions(&directory(state)?, filter, |error| complaints.take(&error))?;
+    let mut sessions: Vec<&Summary> = all.values().filter(|session| session.is_one(filter)).collect();
+    sessions.sort_by(|a, b| (a.started_ns, &a.session).cmp(&(b.started_ns, &b.session)));
+    match form {
+        Form::Json => sessions.iter().try_for_each(|session| json_line(output, session))?,
+        Form::Wide => table::sessions(output, &sessions, usize::MAX, None)?,
+        Form::Table(width) => {
+            // Enough of each id to tell it from all others, those that are not listed included.
+            let ids = all.values().map(|session| session.session.as_str());
+            table::sessions(output, &sessions, table::unique_prefix(ids), width)?;
+        }
+    }
+    Ok(complaints.code())
+}
+
+fn egress(output: &mut impl Write, state: &Path, filter: &Filter, form: Form) -> anyhow::Result<ExitCode> {
+    let complaints = Complaints::default();
+    let mut lines = Vec::new();
+    for entry in Reader::new(&directory(state)?)? {
+        let event = match entry {
+            Ok(entry) => entry.event,
+            Err(error) => {
+                complaints.take(&error);
+                continue;
+            }
+        };
+        let Some(Body::Egress(body)) = &event.body else { continue };
+        if !filter.egress(event.wall_ns, body) {
+            continue;
+        }
+        match form {
+            Form::Json => json_line(output, &json::event(&event))?,
+            _ => lines.push(table::egress(event.wall_ns, body)),
+        }
+    }
+    match form {
+        Form::Json => {}
+        Form::Wide => table::egresses(output, lines, None)?,
+        Form::Table(width) => table::egresses(output, lines, width)?,
+    }
+    Ok(complaints.code())
 }
 
 fn show(
     output: &mut impl Write,
     state: &Path,
-    prefix: &str,
+    which: &Which,
     json: bool,
     style: show::Style,
     mut pace: Option<show::Pace>,
 ) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
-    let (id, summary) = find(&directory, prefix)?;
+    let complaints = Complaints::default();
+    let (id, summary) = find(&directory, which, &complaints)?;
     let listing = log::list(&directory)?;
     let mut timeline = show::Timeline::new(style, summary.started_ns);
     for entry in Reader::of(query::segments_of(listing.segments, &summary)) {
         let event = match entry {
             Ok(entry) => entry.event,
             Err(error) => {
-                complain(&error);
+                complaints.take(&error);
                 continue;
             }
         };
@@ -299,15 +410,22 @@ fn show(
     if !json && summary.ended.is_none() {
         timeline.unfinished(output)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(complaints.code())
 }
 
-fn find(directory: &Path, prefix: &str) -> anyhow::Result<(SessionId, Summary)> {
+fn find(directory: &Path, which: &Which, complaints: &Complaints) -> anyhow::Result<(SessionId, Summary)> {
+    let Some(prefix) = &which.id else {
+        let sessions = query::sessions(directory, &Filter::default(), |error| complaints.take(&error))?;
+        let last = sessions.into_iter().max_by(|(a_id, a), (b_id, b)| {
+            (a.started_ns, a_id.as_bytes()).cmp(&(b.started_ns, b_id.as_bytes()))
+        });
+        return last.context("there is no session yet");
+    };
     let wanted = prefix.to_ascii_lowercase().replace('-', "");
     if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         bail!("{}: a session's id, or its beginning, is made of hexadecimal digits", printable(prefix));
     }
-    let sessions = query::sessions(directory, &Filter::default(), |error| complain(&error))?;
+    let sessions = query::sessions(directory, &Filter::default(), |error| complaints.take(&error))?;
     let mut found: Vec<_> =
         sessions.into_iter().filter(|(_, summary)| summary.session.starts_with(&wanted)).collect();
     match (found.pop(), found.len()) {
@@ -324,8 +442,9 @@ fn export(
     format: Format,
 ) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
+    let complaints = Complaints::default();
     let sessions: HashMap<SessionId, Summary> =
-        query::sessions(&directory, filter, |error| complain(&error))?;
+        query::sessions(&directory, filter, |error| complaints.take(&error))?;
     let mut picker = Picker::new(filter, &sessions);
     if format == Format::Csv {
         csv::header(output)?;
@@ -339,13 +458,17 @@ fn export(
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(complaints.code())
 }
 
 fn verify(output: &mut impl Write, state: &Path, key: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
     let path = key.map_or_else(|| state.join(KEYS).join("host.pub"), Path::to_path_buf);
-    let report = interlock_recording::verify(&directory, &PublicKey::load(&path)?)?;
+    let host = PublicKey::load(&path).with_context(|| match key {
+        Some(_) => "--key must name the host's public key, a copy of its keys/host.pub".to_owned(),
+        None => format!("{} has no usable public key; name a copy of it with --key FILE", state.display()),
+    })?;
+    let report = interlock_recording::verify(&directory, &host)?;
     if json {
         json_line(output, &report)?;
     } else {

@@ -6,11 +6,9 @@ use std::time::Duration;
 use interlock_recording::json::{self, texts};
 use interlock_recording::proto::event::Body;
 use interlock_recording::proto::{self, Event, Rows, Subject};
-use interlock_recording::query::Summary;
 use interlock_recording::text::printable;
 
-/// A cell of a result's table is cut at this many characters.
-const CELL: usize = 60;
+use super::table::columns;
 
 /// Colours, or none.
 #[derive(Debug, Clone, Copy)]
@@ -64,60 +62,6 @@ impl Pace {
         let last = self.last.replace(monotonic_ns).unwrap_or(monotonic_ns);
         let nanoseconds = monotonic_ns.saturating_sub(last) as f64 / self.speed;
         Duration::try_from_secs_f64(nanoseconds / 1e9).unwrap_or(Duration::MAX).min(self.max_pause)
-    }
-}
-
-/// Prints sessions, one a line.
-pub(super) fn table(output: &mut impl Write, sessions: &[Summary]) -> io::Result<()> {
-    let heads =
-        ["SESSION", "STARTED", "USER", "PROGRAM", "DESTINATION", "DATABASE", "COMMANDS", "REFUSED", "END"];
-    let mut lines = vec![heads.map(str::to_owned).to_vec()];
-    for session in sessions {
-        let program = session.script.as_ref().unwrap_or(&session.exe);
-        let host = session.hosts.first().filter(|_| session.hosts.len() == 1);
-        let destination = match (host, session.destination.rsplit_once(':')) {
-            (Some(host), Some((_, port))) => format!("{host}:{port}"),
-            _ => session.destination.clone(),
-        };
-        let name = if session.user.is_empty() { session.uid.to_string() } else { session.user.clone() };
-        lines.push(vec![
-            session.session.clone(),
-            session.started.get(..19).unwrap_or_default().to_owned() + "Z",
-            name,
-            program.rsplit('/').next().unwrap_or_default().to_owned(),
-            destination,
-            format!("{}@{}", session.db_user, session.database),
-            session.commands.to_string(),
-            session.refused.to_string(),
-            session.ended.clone().unwrap_or_else(|| "-".into()),
-        ]);
-    }
-    columns(output, &lines, "")
-}
-
-/// Prints lines of cells as aligned columns.
-fn columns(output: &mut impl Write, lines: &[Vec<String>], indent: &str) -> io::Result<()> {
-    let safe: Vec<Vec<String>> =
-        lines.iter().map(|line| line.iter().map(|cell| cut(&printable(cell))).collect()).collect();
-    let count = safe.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |at: usize| {
-        safe.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..count).map(width).collect();
-    for line in &safe {
-        let mut text = String::from(indent);
-        for (cell, width) in line.iter().zip(&widths) {
-            text.push_str(&format!("{cell:width$}  "));
-        }
-        writeln!(output, "{}", text.trim_end())?;
-    }
-    Ok(())
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(CELL) {
-        Some((at, _)) => text.get(..at).unwrap_or_default().to_owned() + "…",
-        None => text.to_owned(),
     }
 }
 
@@ -227,7 +171,6 @@ impl Timeline {
 
     fn command(&self, output: &mut impl Write, at: &str, body: &proto::Command) -> io::Result<()> {
         let verdict = self.style.verdict(&body.verdict);
-        let mode = if body.enforced || body.verdict == "allow" { "" } else { " (observed only)" };
         let rule = match &body.rule {
             Some(rule) => format!(" by {}", printable(rule)),
             None => String::new(),
@@ -235,7 +178,7 @@ impl Timeline {
         let of = if body.of == 0 { String::new() } else { format!(" of [{}]", body.of) };
         writeln!(
             output,
-            "{at}  {} {}{of}  {verdict}{rule}{mode}",
+            "{at}  {} {}{of}  {verdict}{rule}",
             self.number(body.command),
             printable(&body.step)
         )?;
@@ -283,7 +226,7 @@ impl Timeline {
         }
         let cell = |value: Option<String>| value.unwrap_or_else(|| "NULL".into());
         lines.extend(texts(rows).into_iter().map(|row| row.into_iter().map(cell).collect()));
-        columns(output, &lines, INDENT)?;
+        columns(output, &lines, INDENT, None)?;
         let recorded = rows.rows.len() as u64;
         if rows.count > recorded && recorded > 0 {
             writeln!(output, "{INDENT}… and {} more rows, not recorded", rows.count - recorded)?;
@@ -321,8 +264,10 @@ fn indented(output: &mut impl Write, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use interlock_recording::query::Summary;
     use interlock_recording::text::is_unprintable;
 
+    use super::super::table;
     use super::*;
 
     #[test]
@@ -347,7 +292,7 @@ mod tests {
         };
         let bodies = [
             Body::FlowStarted(proto::FlowStarted {
-                subject: Some(subject),
+                subject: Some(subject.clone()),
                 client: text(),
                 destination: text(),
                 hosts: vec![text()],
@@ -391,7 +336,10 @@ mod tests {
             timeline.event(&mut output, &Event { body: Some(body), ..Default::default() }).expect("written");
         }
         let summary = Summary { user: text(), exe: text(), database: text(), ..Default::default() };
-        table(&mut output, &[summary]).expect("written");
+        table::sessions(&mut output, &[&summary], 12, Some(80)).expect("written");
+        let egress =
+            proto::EgressConnection { destination: text(), verdict: text(), subject: Some(subject), ..Default::default() };
+        table::egresses(&mut output, vec![table::egress(0, &egress)], Some(80)).expect("written");
         let output = String::from_utf8(output).expect("text");
         let bad = output.chars().find(|character| *character != '\n' && is_unprintable(*character));
         assert_eq!(bad, None, "{output}");

@@ -40,6 +40,10 @@ fn shown(run: impl FnOnce(&mut Vec<u8>) -> anyhow::Result<ExitCode>) -> String {
     String::from_utf8(output).expect("text")
 }
 
+fn named(prefix: &str) -> Which {
+    Which { id: Some(prefix.to_owned()), last: false }
+}
+
 fn objects(text: &str) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -49,7 +53,7 @@ fn sessions_are_listed_by_what_they_did() {
     let directory = tempfile::tempdir().expect("a directory");
     let (config, id) = made(directory.path());
     let count = |filter: Filter| {
-        let text = shown(|output| list(output, &config.state, &filter, true));
+        let text = shown(|output| list(output, &config.state, &filter, Form::Json));
         objects(&text).len()
     };
     let some = |text: &str| Some(text.to_owned());
@@ -67,8 +71,16 @@ fn sessions_are_listed_by_what_they_did() {
     assert_eq!(count(Filter { verdict: some("hold"), ..Filter::default() }), 0);
     assert_eq!(count(Filter { until: Some(1), ..Filter::default() }), 0);
     assert_eq!(count(Filter { since: Some(super::super::log::wall_ns() + 1), ..Filter::default() }), 0);
-    let table = shown(|output| list(output, &config.state, &Filter::default(), false));
-    assert!(table.contains(&id.to_string()) && table.contains("app@shop"), "{table}");
+    let table = shown(|output| list(output, &config.state, &Filter::default(), Form::Table(None)));
+    assert!(table.contains("app@shop") && !table.contains(&id.to_string()), "{table}");
+    // What is shown of an id is enough to name the session by.
+    for line in table.lines().skip(1) {
+        let prefix = line.split(' ').next().expect("an id");
+        let session = super::find(&config.state.join(SESSIONS), &named(prefix), &Complaints::default());
+        assert!(session.expect("found").1.session.starts_with(prefix), "{table}");
+    }
+    let wide = shown(|output| list(output, &config.state, &Filter::default(), Form::Wide));
+    assert!(wide.contains(&id.to_string()), "{wide}");
 }
 
 #[test]
@@ -77,7 +89,7 @@ fn a_session_is_shown_by_the_beginning_of_its_id() {
     let (config, id) = made(directory.path());
     let style = show::Style::new(false);
     let id = id.to_string();
-    let text = shown(|output| super::show(output, &config.state, &id, false, style, None));
+    let text = shown(|output| super::show(output, &config.state, &named(&id), false, style, None));
     for part in
         ["psql", "[1] query  allow", "FROM customers", "****1111", "masked: cards 1", "no-drop", "migrations"]
     {
@@ -85,13 +97,17 @@ fn a_session_is_shown_by_the_beginning_of_its_id() {
     }
     assert!(!text.contains('\u{1b}'));
     // Both were begun within the same hour.
-    let ambiguous = super::show(&mut Vec::new(), &config.state, &id[..6], false, style, None);
+    let ambiguous = super::show(&mut Vec::new(), &config.state, &named(&id[..6]), false, style, None);
     assert!(ambiguous.expect_err("ambiguous").to_string().contains("2 sessions"));
-    let unknown = super::show(&mut Vec::new(), &config.state, "ffff", false, style, None);
+    let unknown = super::show(&mut Vec::new(), &config.state, &named("ffff"), false, style, None);
     assert!(unknown.expect_err("unknown").to_string().contains("no session"));
 
+    let last = Which { id: None, last: true };
+    let text = shown(|output| super::show(output, &config.state, &last, false, style, None));
+    assert!(!text.contains(&id) && text.contains("ended"), "another one began later: {text}");
+
     let pace = show::Pace::new(1000.0, Duration::from_millis(1));
-    let json = shown(|output| super::show(output, &config.state, &id, true, style, Some(pace)));
+    let json = shown(|output| super::show(output, &config.state, &named(&id), true, style, Some(pace)));
     let names: Vec<_> = objects(&json).iter().map(|event| event["event"].clone()).collect();
     assert_eq!(names, ["flow_started", "login", "command", "result", "command", "session_ended"]);
     assert!(json.contains("\\u001b[2J"));
@@ -114,6 +130,49 @@ fn exports_pick_commands_with_their_results() {
 }
 
 #[test]
+fn connections_beside_sessions_are_found_by_who_and_where_to() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = config(directory.path());
+    let recorder = Recorder::open(&config).expect("opens");
+    let subject = crate::identity::Subject {
+        user: "deploy".into(),
+        exe: "/usr/bin/curl".into(),
+        ..Default::default()
+    };
+    for (destination, verdict) in
+        [("10.0.0.9:443", crate::policy::Egress::Deny), ("10.0.0.8:53", crate::policy::Egress::Record)]
+    {
+        let connection = super::super::EgressConnection {
+            subject: &subject,
+            destination: destination.parse().expect("an address"),
+            ip_protocol: 6,
+            verdict,
+            entry: None,
+            count: 1,
+        };
+        recorder.egress(&connection).expect("recorded");
+    }
+    recorder.close().expect("closes");
+    let some = |text: &str| Some(text.to_owned());
+    for (filter, count) in [
+        (Filter::default(), 2),
+        (Filter { verdict: some("deny"), ..Filter::default() }, 1),
+        (Filter { user: some("deploy"), exe: some("curl"), destination: some(":53"), ..Filter::default() }, 1),
+        (Filter { user: some("root"), ..Filter::default() }, 0),
+        (Filter { database: some("shop"), ..Filter::default() }, 0),
+        (Filter { until: Some(1), ..Filter::default() }, 0),
+    ] {
+        let listed = shown(|output| egress(output, &config.state, &filter, Form::Json));
+        assert_eq!(objects(&listed).len(), count, "{filter:?}");
+        let exported = shown(|output| export(output, &config.state, &filter, Format::Jsonl));
+        let exported = objects(&exported).iter().filter(|event| event["event"] == "egress").count();
+        assert_eq!(exported, count, "{filter:?}");
+    }
+    let table = shown(|output| egress(output, &config.state, &Filter::default(), Form::Table(None)));
+    assert!(table.contains("10.0.0.9:443  tcp       deny"), "{table}");
+}
+
+#[test]
 fn verify_says_whole_or_not_by_its_exit_code() {
     let directory = tempfile::tempdir().expect("a directory");
     let (config, _) = made(directory.path());
@@ -128,7 +187,25 @@ fn verify_says_whole_or_not_by_its_exit_code() {
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).expect("written");
     assert_eq!(run(&config.state), ExitCode::FAILURE);
-    assert_eq!(run(&directory.path().join("nowhere")), ExitCode::from(2));
+    assert_eq!(run(&directory.path().join("nowhere")), ExitCode::from(UNVERIFIED));
+}
+
+#[test]
+fn a_damaged_recording_is_told_in_part_and_by_the_exit_code() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (config, id) = made(directory.path());
+    let path = config.state.join(SESSIONS).join(log::segment_name(0, true));
+    let bytes = std::fs::read(&path).expect("read");
+    // The last quarter is gone: what stands before it can still be read.
+    std::fs::write(&path, &bytes[..bytes.len() * 3 / 4]).expect("written");
+    let exported = export(&mut Vec::new(), &config.state, &Filter::default(), Format::Jsonl);
+    assert_eq!(exported.expect("goes on"), ExitCode::FAILURE);
+    let listed = list(&mut Vec::new(), &config.state, &Filter::default(), Form::Json);
+    assert_eq!(listed.expect("goes on"), ExitCode::FAILURE);
+    let complaints = Complaints::default();
+    assert_eq!(complaints.code(), ExitCode::SUCCESS);
+    let found = find(&config.state.join(SESSIONS), &named(&id.to_string()), &complaints);
+    assert!(found.is_err() || complaints.code() == ExitCode::FAILURE);
 }
 
 #[test]

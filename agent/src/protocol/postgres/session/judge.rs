@@ -40,8 +40,9 @@ struct Judged {
 }
 
 impl Judged {
-    fn strictness(&self) -> (bool, Verdict) {
-        (!self.decision.passes(), self.decision.verdict)
+    /// Of two that pass, the one that would have been refused without observe mode counts.
+    fn strictness(&self) -> (Verdict, bool) {
+        (self.decision.verdict, !self.decision.enforced)
     }
 }
 
