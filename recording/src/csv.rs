@@ -144,7 +144,7 @@ pub fn event(
         Some(Body::Recovered(body)) => put("detail", &format!("{} bytes cut off", body.cut_bytes)),
         Some(Body::Lost(body)) => put("detail", &format!("{} events: {}", body.events, body.reason)),
         Some(Body::AgentStarted(body)) => put("detail", &body.version),
-        Some(Body::FlowStarted(_) | Body::Login(_) | Body::AgentStopped(_)) | None => {}
+        Some(Body::FlowStarted(_) | Body::Login(_) | Body::TlsPassed(_) | Body::AgentStopped(_)) | None => {}
     }
     record(output, HEADER.iter().map(|name| fields.remove(name)).collect())
 }

@@ -500,6 +500,20 @@ fn masks_have_conditions_and_a_plaintext_refusal_names_the_policy() {
     assert!(Arc::ptr_eq(flow.masks(), set.flow_of_all(&subject, &destination()).masks()), "compiled once");
 }
 
+#[test]
+fn what_becomes_of_tls_is_the_strictest_that_any_policy_says() {
+    let tls = |targets: &str| {
+        let text = format!("version: 1\nprocesses: [{{user: '0'}}]\ndestinations: {targets}\n");
+        set(&text).flow_of_all(&Subject::default(), &destination()).tls()
+    };
+    assert_eq!(tls("[{port: 5432}]"), TlsTreatment::WhereKnown);
+    assert_eq!(tls("[{port: 5432, tls: passthrough}]"), TlsTreatment::Passthrough);
+    assert_eq!(tls("[{port: 5432, tls: passthrough}, {port: 5432}]"), TlsTreatment::WhereKnown);
+    assert_eq!(tls("[{port: 5432, tls: intercept}, {port: 5432}]"), TlsTreatment::Intercept);
+    assert_eq!(tls("[{port: 5432, tls: intercept}, {port: 5432, tls: deny}]"), TlsTreatment::Deny);
+    assert_eq!(tls("[{port: 5433, tls: deny}, {port: 5432, tls: passthrough}]"), TlsTreatment::Passthrough);
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_panics(text in "\\PC{0,200}") {

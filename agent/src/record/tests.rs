@@ -55,7 +55,7 @@ pub(super) fn begin(recorder: &Arc<Recorder>) -> Result<Session, RecordError> {
             address: SocketAddr::from(([10, 0, 0, 7], 5432)),
             hosts: vec!["db.internal".into()],
         },
-        protocol: Protocol::Postgres,
+        protocol: "postgres",
         policy_hash: "abc",
         entries: &[EntryId([3; 16])],
     })
@@ -114,6 +114,8 @@ fn everything_that_is_handed_over_is_recorded() {
         parameters: &[("application_name", "nightly")],
         auth_method: "scram-sha-256",
         server_version: "15.4",
+        client_tls: None,
+        server_tls: None,
     });
     let statement = |text: &str, kind| Statement {
         text: text.into(),

@@ -15,6 +15,8 @@ fn made(directory: &Path) -> (Config, SessionId) {
         parameters: &[],
         auth_method: "trust",
         server_version: "15",
+        client_tls: None,
+        server_tls: None,
     });
     let command = session.command(&query("SELECT card\nFROM customers", &allow())).expect("recorded");
     let mut rows = session.result_builder();
