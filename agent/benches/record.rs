@@ -22,7 +22,7 @@ fn begin(recorder: &Arc<Recorder>) -> Session {
         subject: &Subject::default(),
         client: ([127, 0, 0, 1], 1).into(),
         destination: &Destination { address: ([127, 0, 0, 1], 5432).into(), hosts: Vec::new() },
-        protocol: Protocol::Postgres,
+        protocol: "postgres",
         policy_hash: "",
         entries: &[],
     };

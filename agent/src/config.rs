@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::tls::TlsConfig;
+
 /// Where the configuration is looked for unless `--config` names another file.
 pub const DEFAULT_PATH: &str = "/etc/interlock/agent.yaml";
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub run: PathBuf,
     /// Limits of the recording.
     pub record: Record,
+    /// How servers are verified, and what the agent shows them.
+    pub tls: TlsConfig,
 }
 
 /// Limits of the recording.
@@ -71,6 +75,7 @@ impl Default for Config {
             state: "/var/lib/interlock".into(),
             run: "/run/interlock".into(),
             record: Record::default(),
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -136,7 +141,8 @@ mod tests {
     #[test]
     fn every_key_may_be_left_out_and_sizes_have_units() {
         assert_eq!(Config::parse(" \n").unwrap().record.max_bytes, 4 << 30);
-        let config = Config::parse("run: /run/b\nrecord: {max_bytes: 512MiB, segment_bytes: 4194304}").unwrap();
+        let config =
+            Config::parse("run: /run/b\nrecord: {max_bytes: 512MiB, segment_bytes: 4194304}").unwrap();
         assert_eq!((config.record.max_bytes, config.record.segment_bytes), (512 << 20, 4 << 20));
         assert_eq!((config.run, config.record.max_rows), ("/run/b".into(), 100));
     }

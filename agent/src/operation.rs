@@ -16,6 +16,15 @@ pub enum Protocol {
     Postgres,
 }
 
+impl Protocol {
+    /// Its word in policies and recordings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
 /// One thing a client asks for.
 #[derive(Debug, Clone)]
 pub struct Operation {

@@ -28,6 +28,7 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::Lost(_)) => "lost",
         Some(Body::FlowStarted(_)) => "flow_started",
         Some(Body::Login(_)) => "login",
+        Some(Body::TlsPassed(_)) => "tls_passed",
         Some(Body::Command(_)) => "command",
         Some(Body::Result(_)) => "result",
         Some(Body::CopyData(_)) => "copy_data",
@@ -94,6 +95,16 @@ fn body(body: &Body) -> Value {
                 .collect::<Object>(),
             "auth_method": body.auth_method,
             "server_version": body.server_version,
+            "client_tls": body.client_tls.as_ref().map(tls),
+            "server_tls": body.server_tls.as_ref().map(tls),
+        }),
+        Body::TlsPassed(body) => json!({
+            "side": body.side,
+            "version": body.version,
+            "server_name": body.server_name,
+            "alpn": body.alpn,
+            "certificate": body.certificate.as_ref().map(certificate),
+            "note": body.note,
         }),
         Body::Command(body) => command(body),
         Body::Result(body) => json!({
@@ -127,6 +138,29 @@ fn body(body: &Body) -> Value {
             "refused": body.refused,
         }),
     }
+}
+
+fn tls(body: &proto::Tls) -> Value {
+    json!({
+        "version": body.version,
+        "cipher": body.cipher,
+        "server_name": body.server_name,
+        "alpn": body.alpn,
+        "certificate": body.certificate.as_ref().map(certificate),
+        "verified": body.verified,
+        "names": body.names,
+        "resumed": body.resumed,
+    })
+}
+
+fn certificate(body: &proto::Certificate) -> Value {
+    json!({
+        "subject": body.subject,
+        "issuer": body.issuer,
+        "sha256": hex(&body.sha256),
+        "key_sha256": hex(&body.key_sha256),
+        "not_after": body.not_after,
+    })
 }
 
 fn command(body: &proto::Command) -> Value {

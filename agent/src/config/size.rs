@@ -79,9 +79,14 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_units_or_without() {
-        for (text, bytes) in
-            [("7", 7), ("7B", 7), ("2KiB", 2048), ("512 MiB", 512 << 20), ("4GiB", 4 << 30), ("1TiB", 1 << 40)]
-        {
+        for (text, bytes) in [
+            ("7", 7),
+            ("7B", 7),
+            ("2KiB", 2048),
+            ("512 MiB", 512 << 20),
+            ("4GiB", 4 << 30),
+            ("1TiB", 1 << 40),
+        ] {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
         for wrong in ["", "GiB", "4GB", "4 gib", "-1", "1.5GiB", "99999999999TiB"] {

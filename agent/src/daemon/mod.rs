@@ -24,6 +24,7 @@ use crate::policy::{PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
 use crate::record::Recorder;
 use crate::sql;
+use crate::tls;
 use lock::Lock;
 
 /// How long flows may take to end when the agent stops.
@@ -42,6 +43,7 @@ pub(crate) struct Agent {
     policies: PolicyStore,
     recorder: Arc<Recorder>,
     identity: Reader,
+    tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
     limits: Limits,
     counts: Counts,
@@ -75,7 +77,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || Recorder::open(&config)).await?
     }
     .context("cannot open the recording")?;
-    let policies = PolicyStore::load(&config.policies, &config.state).context("cannot load the policies")?;
+    let tls = {
+        let config = config.clone();
+        // Off the runtime's threads: files are read, and keys made.
+        tokio::task::spawn_blocking(move || tls::Engine::open(&config)).await?
+    }
+    .context("cannot set up TLS")?;
+    tls.authority().publish(&config).context("cannot publish the host's authority")?;
+    let policies = PolicyStore::load(&config.policies, &config.state, tls.hosts())
+        .context("cannot load the policies")?;
     let options = intercept::Options { cgroup, pins: intercept::pin_dir(&config.run) };
     let interceptor = Interceptor::attach(&options).context("cannot attach to the kernel")?;
     interceptor.apply(&policies.current().selection()).context("cannot put the policies in force")?;
@@ -88,6 +98,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         policies,
         recorder,
         identity: Reader::default(),
+        tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),
         counts: Counts::default(),
@@ -156,9 +167,18 @@ impl Agent {
         tokio::task::spawn_blocking(move || work(&agent)).await.ok()
     }
 
-    /// Reads the policies again; the earlier ones stay when anything is wrong with the new. Tells
-    /// whether they have changed.
+    /// Reads the policies and the files under `tls:` again; the earlier ones stay when anything is wrong
+    /// with the new. Tells whether the policies have changed.
     fn reload(&self) -> Result<bool, String> {
+        let tls = self.tls.reload().map_err(|error| {
+            tracing::error!(%error, "what was read of the files under `tls:` before stays in force");
+            format!("what was read before stays in force: {error}")
+        });
+        let changed = self.reload_policies()?;
+        tls.map(|()| changed)
+    }
+
+    fn reload_policies(&self) -> Result<bool, String> {
         match self.policies.reload() {
             Ok(false) => Ok(false),
             Ok(true) => {

@@ -51,13 +51,6 @@ fn lint(policy: &Policy) -> Vec<Problem> {
             "name processes under `processes`",
         );
     }
-    if policy.plaintext == Open::Deny {
-        warn(
-            Position::START,
-            "`plaintext: deny` refuses every connection until the agent can speak TLS".into(),
-            "",
-        );
-    }
     for target in policy.targets.iter().flatten() {
         if target.value.port.is_none() && target.value.cidr.is_none() {
             warn(

@@ -10,7 +10,7 @@ use super::file::Open;
 use super::load::Policy;
 use super::pattern::{ColumnName, Match};
 use super::rule::Rule;
-use super::{Destination, Egress, Treatment, Verdict};
+use super::{Destination, Egress, TlsTreatment, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::mask::MaskSet;
 use crate::operation::Operation;
@@ -87,6 +87,7 @@ impl Group {
 #[derive(Debug, Clone)]
 pub struct FlowPolicy {
     pub(crate) treatment: Treatment,
+    pub(crate) tls: TlsTreatment,
     pub(crate) groups: Box<[Group]>,
     pub(crate) destination: Destination,
     pub(crate) masks: Arc<MaskSet>,
@@ -99,6 +100,11 @@ impl FlowPolicy {
     /// How the flow is to be treated.
     pub fn treatment(&self) -> Treatment {
         self.treatment
+    }
+
+    /// What becomes of TLS on the flow.
+    pub fn tls(&self) -> TlsTreatment {
+        self.tls
     }
 
     /// The same operation gets the same decision as long as the policies stay: no rule looks at the

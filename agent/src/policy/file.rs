@@ -44,7 +44,8 @@ record! {
         /// `allow` when left out. Data can leave by names that are looked up: `deny` it where the
         /// processes need no names.
         resolvers: Option<Open>,
-        /// Whether connections that are not encrypted are let through; `allow` when left out.
+        /// Whether connections that are not encrypted, from the client to the agent or from there to the
+        /// server, are let through; `allow` when left out.
         plaintext: Option<Open>,
         /// The rules. All that match count: `deny` beats `hold` beats `allow`.
         rules: Vec<At<Rule>>,
@@ -88,6 +89,10 @@ record! {
         port: Option<OneOrMany<Ports>>,
         /// The protocol spoken there. When left out it is told from port 5432 or from the first bytes.
         protocol: Option<Protocol>,
+        /// What becomes of TLS there: `intercept` (it is ended and read), `passthrough` (it is passed on
+        /// and recorded as not inspected) or `deny`. When left out it is read where the protocol in it is
+        /// known; what is not known is recorded, and treated as `egress` says.
+        tls: Option<TlsAction>,
     }
 }
 
@@ -246,6 +251,18 @@ pub(crate) enum Mode {
     Observe,
 }
 
+/// What becomes of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TlsAction {
+    /// It is ended and read.
+    Intercept,
+    /// It is passed on and recorded as not inspected.
+    Passthrough,
+    /// It is refused.
+    Deny,
+}
+
 /// Whether something is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -260,6 +277,7 @@ pub(crate) enum Open {
 words! {
     Mode: "a mode" [Enforce, Observe];
     Open: "allow or deny" [Allow, Deny];
+    TlsAction: "what can become of TLS" [Intercept, Passthrough, Deny];
     Verdict: "an action" [Allow, Deny, Hold];
     Egress: "what can become of a connection" [Allow, Record, Deny];
     Protocol: "a protocol" [Postgres], hint |word: &str| {

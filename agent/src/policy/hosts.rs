@@ -74,6 +74,17 @@ impl Hosts {
         found
     }
 
+    /// The names whose answers held this address. Unlike [`Hosts::names_of`] it leaves out those that were
+    /// never answered: what is opened for a name must not be opened for every address.
+    pub fn answered(&self, address: IpAddr) -> Vec<Arc<str>> {
+        let address = address.to_canonical();
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let found = names.iter().filter(|(_, answers)| answers.0.contains_key(&address));
+        let mut found: Vec<Arc<str>> = found.map(|(name, _)| Arc::clone(name)).collect();
+        found.sort();
+        found
+    }
+
     /// How long ago a name was last answered; `None` when it never was.
     pub fn age(&self, name: &str) -> Option<Duration> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
@@ -158,10 +169,12 @@ mod tests {
         });
         hosts.set_names(["db".into()].into());
         assert_eq!(names(&hosts, "192.0.2.1"), ["db"], "not answered yet");
+        assert!(hosts.answered(ip("192.0.2.1")).is_empty());
         assert_eq!(hosts.age("db"), None);
         hosts.refresh();
         assert_eq!(names(&hosts, "10.0.0.1"), ["db"]);
         assert_eq!(names(&hosts, "::ffff:10.0.0.1"), ["db"]);
+        assert_eq!(hosts.answered(ip("::ffff:10.0.0.1")), ["db".into()]);
         assert!(names(&hosts, "192.0.2.1").is_empty());
         hosts.refresh();
         hosts.refresh();

@@ -11,12 +11,12 @@ use sha2::{Digest, Sha256};
 
 use super::decide::{FlowPolicy, Group};
 use super::decode::{At, Decode, Decoder, OneOrMany};
-use super::file::{File, Mask, Mode, Open, Target};
+use super::file::{File, Mask, Mode, Open, Target, TlsAction};
 use super::problem::{PolicyErrors, Position, Problem};
 use super::rule::Rule;
 use super::select::{self, Accounts, MAX_ENTRIES};
 use super::yaml::{self, MAX_FILE, Value};
-use super::{Destination, Egress, EntryId, Treatment};
+use super::{Destination, Egress, EntryId, TlsTreatment, Treatment};
 use crate::identity::Subject;
 use crate::intercept::{Entry, Selection};
 use crate::mask::{HashKey, MaskSet, Transform};
@@ -52,6 +52,18 @@ impl Policy {
     /// Nothing of it is enforced.
     pub(crate) fn observed(&self) -> bool {
         self.mode == Mode::Observe
+    }
+
+    /// What it says of TLS to this destination: the strictest of what its entries say.
+    fn tls(&self, destination: &Destination) -> TlsTreatment {
+        let taking = self.targets.iter().flatten().filter(|target| target.value.takes(destination));
+        let treatments = taking.map(|target| match target.value.tls {
+            None => TlsTreatment::WhereKnown,
+            Some(TlsAction::Passthrough) => TlsTreatment::Passthrough,
+            Some(TlsAction::Intercept) => TlsTreatment::Intercept,
+            Some(TlsAction::Deny) => TlsTreatment::Deny,
+        });
+        treatments.max().unwrap_or_default()
     }
 
     /// Whether its rules are about this destination, and the protocol spoken there if that is known.
@@ -233,8 +245,10 @@ impl PolicySet {
             })
         };
         let (uses_time, uses_params) = (any(Rule::uses_time), any(Rule::uses_params));
+        let tls = policies().map(|(_, policy)| policy.tls(destination)).max().unwrap_or_default();
         FlowPolicy {
             treatment,
+            tls,
             groups,
             destination: destination.clone(),
             masks: self.mask_set(enforced),

@@ -111,6 +111,21 @@ pub enum Treatment {
     Egress(Egress),
 }
 
+/// What becomes of TLS on a flow. Ordered: the greater beats the lesser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum TlsTreatment {
+    /// It is passed on and recorded as not inspected.
+    Passthrough,
+    /// It is ended and read where the protocol in it is known. Else it is recorded as not inspected, and
+    /// refused or passed on as the flow would be without TLS.
+    #[default]
+    WhereKnown,
+    /// It is ended and read, or refused.
+    Intercept,
+    /// It is refused.
+    Deny,
+}
+
 /// Names one process entry of the policies for good: a digest of its keys. The same entry keeps its
 /// id over reloads and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

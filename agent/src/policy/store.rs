@@ -1,5 +1,6 @@
 //! The policies in force, and their replacement when the files change.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -42,19 +43,23 @@ pub struct PolicyStore {
     current: RwLock<Arc<PolicySet>>,
     generation: Arc<AtomicU64>,
     hosts: Arc<Hosts>,
+    /// Names to look up beside those of the policies.
+    others: BTreeSet<Arc<str>>,
     /// Why the last reload failed. Held while one runs, so that no two do.
     rejected: Mutex<Option<Arc<PolicyErrors>>>,
 }
 
 impl PolicyStore {
     /// Reads the policies in `directory`, and the key of keyed hashes, `mask.key`, in the state
-    /// directory (it is made there when there is none).
+    /// directory (it is made there when there is none). `others` are host names to look up beside those
+    /// that the policies name.
     ///
     /// # Errors
     /// Something is wrong in a policy, or the key cannot be used.
-    pub fn load(directory: &Path, state: &Path) -> Result<Self, StoreError> {
+    pub fn load(directory: &Path, state: &Path, others: BTreeSet<Arc<str>>) -> Result<Self, StoreError> {
         let key = HashKey::load_or_create(&state.join("mask.key"))?;
-        let store = Self::new(directory, key)?;
+        let store = Self { others, ..Self::new(directory, key)? };
+        store.look_up(&store.current());
         Hosts::keep_fresh(&store.hosts).map_err(StoreError::Hosts)?;
         Ok(store)
     }
@@ -69,8 +74,16 @@ impl PolicyStore {
             current: RwLock::new(Arc::new(set)),
             generation: Arc::new(AtomicU64::new(1)),
             hosts,
+            others: BTreeSet::new(),
             rejected: Mutex::new(None),
         })
+    }
+
+    /// Has the names looked up that these policies need.
+    fn look_up(&self, policies: &PolicySet) {
+        let mut names = policies.host_names();
+        names.extend(self.others.iter().cloned());
+        self.hosts.set_names(names);
     }
 
     /// The policies in force.
@@ -112,7 +125,7 @@ impl PolicyStore {
             return Ok(false);
         }
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        self.hosts.set_names(set.host_names());
+        self.look_up(&set);
         let set = Arc::new(set.with_key(self.key.clone()));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = set;
         self.generation.store(generation, Ordering::Release);

@@ -408,7 +408,10 @@ fn observed_rules_shadow_no_enforced_ones() {
     assert_eq!(insert.observed, [Observed { rule: "watch".into(), verdict: Verdict::Deny }]);
     assert_eq!(insert.without_observing(), (Verdict::Deny, Some(&"watch".into())));
     let allowed = rules("rules: [{name: ok, mode: observe, action: allow}]");
-    assert!(decide(&allowed, vec![statement(Kind::Select, |_| {})]).enforced, "nothing would have been refused");
+    assert!(
+        decide(&allowed, vec![statement(Kind::Select, |_| {})]).enforced,
+        "nothing would have been refused"
+    );
     // An observed rule that allows opens nothing.
     let closed = rules("default: deny\nrules: [{name: ok, mode: observe, action: allow}]");
     assert!(!decide(&closed, vec![statement(Kind::Select, |_| {})]).passes());
@@ -504,6 +507,20 @@ fn masks_have_conditions_and_a_plaintext_refusal_names_the_policy() {
     let flow = set.flow_of_all(&subject, &destination());
     assert_eq!(flow.masks().names().len(), 2);
     assert!(Arc::ptr_eq(flow.masks(), set.flow_of_all(&subject, &destination()).masks()), "compiled once");
+}
+
+#[test]
+fn what_becomes_of_tls_is_the_strictest_that_any_policy_says() {
+    let tls = |targets: &str| {
+        let text = format!("version: 1\nprocesses: [{{user: '0'}}]\ndestinations: {targets}\n");
+        set(&text).flow_of_all(&Subject::default(), &destination()).tls()
+    };
+    assert_eq!(tls("[{port: 5432}]"), TlsTreatment::WhereKnown);
+    assert_eq!(tls("[{port: 5432, tls: passthrough}]"), TlsTreatment::Passthrough);
+    assert_eq!(tls("[{port: 5432, tls: passthrough}, {port: 5432}]"), TlsTreatment::WhereKnown);
+    assert_eq!(tls("[{port: 5432, tls: intercept}, {port: 5432}]"), TlsTreatment::Intercept);
+    assert_eq!(tls("[{port: 5432, tls: intercept}, {port: 5432, tls: deny}]"), TlsTreatment::Deny);
+    assert_eq!(tls("[{port: 5433, tls: deny}, {port: 5432, tls: passthrough}]"), TlsTreatment::Passthrough);
 }
 
 proptest::proptest! {

@@ -19,6 +19,7 @@ use crate::operation::Operation;
 use crate::policy::{Decision, Destination, FlowPolicy};
 use crate::record::Session;
 use crate::sql;
+use crate::tls::FlowTls;
 
 /// What a flow is served with.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct FlowContext {
     pub client: TcpStream,
     /// A connection to where the client wanted to go.
     pub upstream: TcpStream,
+    /// TLS on both of them.
+    pub tls: FlowTls,
     /// Who is behind the flow.
     pub subject: Arc<Subject>,
     /// Where the client wanted to go.
@@ -207,6 +210,16 @@ pub enum SessionError {
     /// The server sent what cannot be followed.
     #[error("server: {0}")]
     Backend(String),
+    /// The flow is not to be served.
+    #[error("{reason}")]
+    Refused {
+        /// SQLSTATE, or its like in the protocol.
+        code: &'static str,
+        /// Why, as the client is told.
+        reason: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// A command could not be recorded and so was not forwarded.
     #[error("the recording failed: {0}")]
     Recording(String),

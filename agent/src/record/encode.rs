@@ -9,11 +9,12 @@ use serde::Serialize;
 
 use super::event::{
     Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
-    Status, Step,
+    Status, Step, TlsPassed,
 };
 use super::rows::ResultBuilder;
 use crate::identity::{Ci, Subject};
 use crate::sql::{Script, Statement};
+use crate::tls::{Certificate, Leg, Verify};
 
 /// Bytes of one bind parameter that are recorded; of what is longer the rest is counted.
 const MAX_PARAM: usize = 1 << 20;
@@ -109,7 +110,7 @@ impl Batch {
             body.display(2, start.client);
             body.display(3, start.destination.address);
             start.destination.hosts.iter().for_each(|host| body.always_string(4, host));
-            word(body, 5, start.protocol);
+            body.string(5, start.protocol);
             body.string(6, start.policy_hash);
             start.entries.iter().for_each(|entry| body.always_bytes(7, &entry.0));
         });
@@ -127,6 +128,25 @@ impl Batch {
             }
             body.string(4, login.auth_method);
             body.string(5, login.server_version);
+            if let Some(leg) = login.client_tls {
+                body.message(6, |field| tls(field, leg));
+            }
+            if let Some(leg) = login.server_tls {
+                body.message(7, |field| tls(field, leg));
+            }
+        });
+    }
+
+    pub(super) fn tls_passed(&mut self, session: SessionId, seen: &TlsPassed) {
+        self.event(Some(session), 28, |body| {
+            body.string(1, seen.side);
+            body.string(2, seen.version);
+            body.string(3, &seen.server_name);
+            seen.alpn.iter().for_each(|protocol| body.always_string(4, protocol));
+            if let Some(certificate) = &seen.certificate {
+                body.message(5, |field| write_certificate(field, certificate));
+            }
+            body.string(6, seen.note);
         });
     }
 
@@ -349,6 +369,31 @@ fn is_plain(name: &str) -> bool {
     name == "*"
         || !name.starts_with(|c: char| c.is_ascii_digit())
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.')
+}
+
+fn tls(writer: &mut Writer<'_>, leg: &Leg) {
+    writer.string(1, leg.version);
+    writer.string(2, &leg.cipher);
+    writer.string(3, leg.server_name.as_deref().unwrap_or_default());
+    writer.string(4, leg.alpn.as_deref().unwrap_or_default());
+    if let Some(certificate) = &leg.certificate {
+        writer.message(5, |field| write_certificate(field, certificate));
+    }
+    if let Some(verified) = &leg.verified {
+        writer.string(6, verified.how.word());
+        if verified.how == Verify::Full {
+            verified.names.iter().for_each(|name| writer.always_string(7, name));
+        }
+    }
+    writer.bool(8, leg.resumed);
+}
+
+fn write_certificate(writer: &mut Writer<'_>, certificate: &Certificate) {
+    writer.string(1, &certificate.subject);
+    writer.string(2, &certificate.issuer);
+    writer.bytes(3, &certificate.sha256);
+    writer.bytes(4, &certificate.key_sha256);
+    writer.uint(5, certificate.not_after.cast_unsigned());
 }
 
 fn subject(writer: &mut Writer<'_>, subject: &Subject) {

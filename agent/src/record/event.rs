@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::identity::Subject;
-use crate::operation::{Operation, Protocol};
+use crate::operation::Operation;
 use crate::policy::{Decision, Destination, Egress, EntryId};
+use crate::tls::{Certificate, Leg};
 
 /// A flow begins: the first event of its session.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +18,9 @@ pub struct FlowStart<'a> {
     pub client: SocketAddr,
     /// Where the client meant to go.
     pub destination: &'a Destination,
-    /// The protocol that the proxy speaks on it.
-    pub protocol: Protocol,
+    /// The protocol that the proxy speaks on it, by its word in policies; `tls` where TLS is passed on and
+    /// nobody knows what is in it.
+    pub protocol: &'a str,
     /// [`PolicySet::hash`](crate::policy::PolicySet::hash) of the policies it is judged under.
     pub policy_hash: &'a str,
     /// The process entries that took the process in.
@@ -38,6 +40,27 @@ pub struct Login<'a> {
     pub auth_method: &'a str,
     /// The server's version as it reports it; empty when it does not.
     pub server_version: &'a str,
+    /// How the client's leg is encrypted, if it is.
+    pub client_tls: Option<&'a Leg>,
+    /// How the server's leg is encrypted, if it is.
+    pub server_tls: Option<&'a Leg>,
+}
+
+/// What was seen of TLS that is passed on as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsPassed {
+    /// `client` or `server`: whose message it was.
+    pub side: &'static str,
+    /// The newest version that the client offers, or the one that the server chose; may be empty.
+    pub version: &'static str,
+    /// The host name that the client asks for; may be empty.
+    pub server_name: String,
+    /// The protocols that the client offers.
+    pub alpn: Vec<String>,
+    /// The server's certificate, if it could be seen.
+    pub certificate: Option<Certificate>,
+    /// What could not be seen, and why; may be empty.
+    pub note: &'static str,
 }
 
 /// The protocol step that a command is. What a statement *does* is in its [`Operation`].

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use event::{
     Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
-    Status, Step,
+    Status, Step, TlsPassed,
 };
 pub use interlock_recording::SessionId;
 pub use rows::{ResultBuilder, ResultColumn};
@@ -333,6 +333,14 @@ impl Session {
     /// Records the log-in. Buffered.
     pub fn login(&self, login: &Login<'_>) {
         self.append(Class::Terminal, |batch| batch.login(self.id, login)).ok();
+    }
+
+    /// Records what is seen of TLS that is passed on as it is. On disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; nothing may be passed on then.
+    pub fn tls_passed(&self, seen: &TlsPassed) -> Result<(), RecordError> {
+        self.append(Class::Command, |batch| batch.tls_passed(self.id, seen)).map_err(|(error, _)| error)
     }
 
     /// Records a command and its verdict. When this returns `Ok` the event survives the agent's death

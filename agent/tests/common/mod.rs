@@ -20,9 +20,10 @@ use interlock_agent::config::Config;
 use interlock_agent::identity::Subject;
 use interlock_agent::mask::MaskSet;
 use interlock_agent::operation::{Operation, Protocol};
-use interlock_agent::policy::{Decision, Destination, Verdict};
+use interlock_agent::policy::{Decision, Destination, TlsTreatment, Verdict};
 use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, Rules, postgres};
 use interlock_agent::record::{FlowStart, Recorder};
+use interlock_agent::tls::Engine;
 use interlock_recording::segment::SegmentReader;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -185,6 +186,7 @@ impl Relay {
         let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let recording = Arc::clone(&recorder);
+        let tls = Engine::open(&config).unwrap();
         let scripts = Arc::new(interlock_agent::sql::Cache::new(1000, 1 << 20));
         runtime.spawn(async move {
             let (_stop, shutdown) = tokio::sync::watch::channel(false);
@@ -196,14 +198,17 @@ impl Relay {
                     subject: &subject,
                     client: peer,
                     destination: &destination,
-                    protocol: Protocol::Postgres,
+                    protocol: "postgres",
                     policy_hash: "",
                     entries: &[],
                 };
                 let Ok(recording) = recording.session(&start) else { continue };
+                let names = Vec::new();
+                let tls = tls.flow(&subject, &destination, names, TlsTreatment::default());
                 let context = FlowContext {
                     client,
                     upstream,
+                    tls,
                     subject,
                     destination,
                     policy: policy.clone(),

@@ -57,11 +57,9 @@ pub enum Packet<'a> {
 /// Why a connection cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StartupError {
-    /// It begins with a TLS handshake.
-    #[error(
-        "the client opened with TLS, which the agent does not speak yet; set sslnegotiation=postgres and sslmode=disable or prefer"
-    )]
-    DirectTls,
+    /// A TLS handshake where none was agreed on.
+    #[error("the client began TLS after it was told that there is none")]
+    Tls,
     /// The length is out of bounds.
     #[error("invalid length of start-up packet: {0}")]
     Length(u32),
@@ -90,7 +88,7 @@ pub struct Startup<'a> {
 /// It cannot become a packet that a server accepts.
 pub fn read(bytes: &[u8]) -> Result<Option<(Packet<'_>, usize)>, StartupError> {
     if bytes.first() == Some(&0x16) {
-        return Err(StartupError::DirectTls);
+        return Err(StartupError::Tls);
     }
     let Some(&[a, b, c, d]) = bytes.first_chunk::<4>() else { return Ok(None) };
     let word = u32::from_be_bytes([a, b, c, d]);
@@ -249,7 +247,7 @@ mod tests {
 
     #[test]
     fn refused_openings() {
-        assert_eq!(read(&[0x16, 3, 1]), Err(StartupError::DirectTls));
+        assert_eq!(read(&[0x16, 3, 1]), Err(StartupError::Tls));
         assert_eq!(read(&packet(2 << 16, b"x")), Err(StartupError::Version { major: 2, minor: 0 }));
         assert_eq!(read(&[0, 0, 0, 4]), Err(StartupError::Length(4)));
         assert_eq!(read(&[0, 1, 0, 0]), Err(StartupError::Length(65536)));

@@ -85,7 +85,30 @@ impl Timeline {
             Some(Body::Login(body)) => {
                 let (user, database) = (printable(&body.user), printable(&body.database));
                 let method = printable(&body.auth_method);
-                writeln!(output, "{at}  logged in as {user} to {database} ({method})")
+                writeln!(output, "{at}  logged in as {user} to {database} ({method})")?;
+                for (leg, tls) in [("client", &body.client_tls), ("server", &body.server_tls)] {
+                    if let Some(tls) = tls {
+                        encrypted(output, leg, tls)?;
+                    }
+                }
+                Ok(())
+            }
+            Some(Body::TlsPassed(body)) => {
+                let (side, version) = (printable(&body.side), printable(&body.version));
+                write!(output, "{at}  TLS passed on, not inspected: {side}, {version}")?;
+                if !body.server_name.is_empty() {
+                    write!(output, ", for {}", printable(&body.server_name))?;
+                }
+                if !body.alpn.is_empty() {
+                    write!(output, ", {}", printable(&body.alpn.join(" or ")))?;
+                }
+                if let Some(certificate) = &body.certificate {
+                    write!(output, ", certificate {}", printable(&certificate.subject))?;
+                }
+                if !body.note.is_empty() {
+                    write!(output, " ({})", printable(&body.note))?;
+                }
+                writeln!(output)
             }
             Some(Body::Command(body)) => self.command(output, &at, body),
             Some(Body::Result(body)) => self.result(output, &at, body),
@@ -262,6 +285,23 @@ fn indented(output: &mut impl Write, text: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// How one leg of a session was encrypted.
+fn encrypted(output: &mut impl Write, leg: &str, tls: &proto::Tls) -> io::Result<()> {
+    write!(output, "             {leg} leg: {} {}", printable(&tls.version), printable(&tls.cipher))?;
+    if !tls.server_name.is_empty() {
+        write!(output, ", for {}", printable(&tls.server_name))?;
+    }
+    if let Some(certificate) = &tls.certificate {
+        write!(output, ", certificate {}", printable(&certificate.subject))?;
+    }
+    match tls.verified.as_str() {
+        "" => {}
+        "none" => write!(output, ", not verified")?,
+        how => write!(output, ", verified ({})", printable(how))?,
+    }
+    writeln!(output)
+}
+
 #[cfg(test)]
 mod tests {
     use interlock_recording::query::Summary;
@@ -290,6 +330,14 @@ mod tests {
             masks: vec![proto::MaskCount { mask: text(), count: 1 }],
             ..Default::default()
         };
+        let tls = || proto::Tls {
+            version: text(),
+            cipher: text(),
+            server_name: text(),
+            verified: text(),
+            certificate: Some(proto::Certificate { subject: text(), ..Default::default() }),
+            ..Default::default()
+        };
         let bodies = [
             Body::FlowStarted(proto::FlowStarted {
                 subject: Some(subject.clone()),
@@ -304,7 +352,17 @@ mod tests {
                 user: text(),
                 database: text(),
                 auth_method: text(),
+                client_tls: Some(tls()),
+                server_tls: Some(tls()),
                 ..Default::default()
+            }),
+            Body::TlsPassed(proto::TlsPassed {
+                side: text(),
+                version: text(),
+                server_name: text(),
+                alpn: vec![text()],
+                certificate: tls().certificate,
+                note: text(),
             }),
             Body::Command(proto::Command {
                 step: text(),
@@ -337,8 +395,12 @@ mod tests {
         }
         let summary = Summary { user: text(), exe: text(), database: text(), ..Default::default() };
         table::sessions(&mut output, &[&summary], 12, Some(80)).expect("written");
-        let egress =
-            proto::EgressConnection { destination: text(), verdict: text(), subject: Some(subject), ..Default::default() };
+        let egress = proto::EgressConnection {
+            destination: text(),
+            verdict: text(),
+            subject: Some(subject),
+            ..Default::default()
+        };
         table::egresses(&mut output, vec![table::egress(0, &egress)], Some(80)).expect("written");
         let output = String::from_utf8(output).expect("text");
         let bad = output.chars().find(|character| *character != '\n' && is_unprintable(*character));

@@ -120,7 +120,13 @@ impl Core {
                 0 => {}
                 3 => self.auth_method = "cleartext",
                 5 => self.auth_method = "md5",
-                10 => self.auth_method = "scram-sha-256",
+                10 => {
+                    self.auth_method = "scram-sha-256";
+                    if let Some(offer) = self.sasl.offered(body)? {
+                        codec::put_message(&mut self.scratch, b'R', |out| out.extend_from_slice(&offer));
+                        return Ok(Verdict::Drop);
+                    }
+                }
                 11 | 12 => {}
                 2 | 6 | 7 | 8 | 9 => {
                     return Err(SessionError::Backend(
@@ -151,7 +157,10 @@ impl Core {
                     parameters: &parameters,
                     auth_method: self.auth_method,
                     server_version: &self.server_version,
+                    client_tls: self.legs.client.as_deref(),
+                    server_tls: self.legs.server.as_deref(),
                 });
+                self.legs = super::Legs::default();
                 self.startup = Box::default();
                 self.server_version = String::new();
             }

@@ -158,6 +158,7 @@ impl Core {
             }
             b'c' | b'f' => self.pending.push(Entry::new(What::CopyEnd)),
             b'X' => self.phase = Phase::Over,
+            b'p' if self.phase == Phase::Login => self.sasl.answered(message.body)?,
             // Flush is answered by nothing of its own; a password goes to the server unseen.
             _ => {}
         }

@@ -147,6 +147,7 @@ impl Log {
             SessionError::Server(_) => EndReason::ServerClosed,
             SessionError::Frontend(_) | SessionError::Backend(_) => EndReason::ProtocolError,
             SessionError::Recording(_) => EndReason::RecordingFailed,
+            SessionError::Refused { .. } => EndReason::Refused,
             SessionError::Stopping => EndReason::Shutdown,
         };
         self.end(reason, &error.to_string(), client_bytes, server_bytes);

@@ -1,136 +1,157 @@
-//! A flow's opening: requests for encryption, cancel requests, the start-up message.
+//! A flow's opening: encryption (`encrypt`), cancel requests, the start-up message.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::encrypt::{self, Opening, Purpose};
 use super::lexing::Lexing;
 use super::log::{Log, Note, lossy};
 use super::pipe::Pipe;
 use super::refusal::{self, Refusal};
-use super::{Core, LINGER, Opened, Relay, linger};
+use super::{Core, LINGER, Legs, Opened, Relay, linger};
+use crate::identity::Subject;
 use crate::operation::Operation;
 use crate::policy::Decision;
 use crate::protocol::postgres::operation;
-use crate::protocol::postgres::startup::{self, Packet, StartupError};
-use crate::protocol::{FlowContext, SessionError};
-use crate::record::{EndReason, Step};
+use crate::protocol::postgres::startup::{self, Packet};
+use crate::protocol::{FlowContext, Limits, PolicyHandle, SessionError};
+use crate::record::{EndReason, Session, Step};
+use crate::sql;
+use crate::tls::{self, FlowTls, Stream};
 
 /// The server's own default for `authentication_timeout`.
 const OPENING: Duration = Duration::from_secs(60);
-/// How often a client may ask for encryption before it must go on without.
-const MOST_REQUESTS: usize = 4;
 
-/// Reads the opening and judges it. `None` when the flow is over with it: a cancel request, or a client
-/// that left.
-pub(super) async fn open(mut context: FlowContext) -> Result<Option<Relay>, SessionError> {
-    let mut input = BytesMut::with_capacity(1024);
-    match tokio::time::timeout(OPENING, negotiate(&mut context.client, &mut input)).await {
+/// What a flow's opening works with, but for its connections.
+struct Flow {
+    subject: Arc<Subject>,
+    policy: PolicyHandle,
+    recording: Session,
+    limits: Limits,
+    scripts: Arc<sql::Cache>,
+    server: std::net::SocketAddr,
+}
+
+/// Reads the opening and judges it. `None` when the flow is over with it: a cancel request, TLS that was
+/// passed on, or a client that left.
+pub(super) async fn open(context: FlowContext) -> Result<Option<Relay>, SessionError> {
+    let FlowContext {
+        client, upstream, tls, subject, destination, policy, recording, scripts, limits, ..
+    } = context;
+    let flow = Flow { subject, policy, recording, limits, scripts, server: destination.address };
+    let mut opening = Opening::new(client, Some(upstream));
+    let negotiated = match tokio::time::timeout(OPENING, opening.negotiate(&tls)).await {
+        Ok(negotiated) => negotiated,
         Err(_) => Err(SessionError::Frontend("no start-up message within 60 s".to_owned())),
-        Ok(Err(error)) => {
+    };
+    match negotiated {
+        Ok(Purpose::Nothing) => {
+            Log::new(flow.recording).end(EndReason::ClientClosed, "", 0, 0);
+            Ok(None)
+        }
+        Ok(Purpose::Cancel(length)) => {
+            cancel(flow, opening, length).await?;
+            Ok(None)
+        }
+        Ok(Purpose::Startup(length)) => start(flow, opening, length).await,
+        Ok(Purpose::Pass) => {
+            pass(flow, opening).await?;
+            Ok(None)
+        }
+        Err(error) => {
+            Log::new(flow.recording).failed(&error, opening.input.len() as u64, 0);
             let own = match &error {
                 SessionError::Client(_) | SessionError::Server(_) => None,
+                SessionError::Refused { code, reason, hint } => Some(refusal::fatal(code, reason, hint)),
                 other => Some(refusal::fatal("08P01", &other.to_string(), "")),
             };
             if let Some(message) = own {
-                say(&mut context.client, &message).await;
+                say(&mut opening.client, &message).await;
             }
             Err(error)
         }
-        Ok(Ok(Opening::Closed)) => Ok(None),
-        Ok(Ok(Opening::Cancel(length))) => {
-            cancel(context, input.split_to(length)).await?;
-            Ok(None)
-        }
-        Ok(Ok(Opening::Startup(length))) => start(context, input, length).await,
     }
 }
 
 /// Opens a flow only to tell the client why it is not served: `code` is the SQLSTATE. A cancel request is
 /// closed without a word, as servers do.
-pub async fn turn_away(mut client: TcpStream, code: &'static str, reason: &str, hint: &str) {
-    let mut input = BytesMut::with_capacity(1024);
-    let opening = tokio::time::timeout(OPENING, negotiate(&mut client, &mut input)).await;
-    if matches!(opening, Ok(Ok(Opening::Startup(_)))) {
-        say(&mut client, &refusal::fatal(code, reason, hint)).await;
+pub async fn turn_away(client: TcpStream, tls: &FlowTls, code: &'static str, reason: &str, hint: &str) {
+    let mut opening = Opening::new(client, None);
+    let purpose = tokio::time::timeout(OPENING, opening.negotiate(tls)).await;
+    if matches!(purpose, Ok(Ok(Purpose::Startup(_)))) {
+        say(&mut opening.client, &refusal::fatal(code, reason, hint)).await;
     }
-}
-
-enum Opening {
-    Closed,
-    Cancel(usize),
-    Startup(usize),
-}
-
-async fn negotiate(client: &mut TcpStream, input: &mut BytesMut) -> Result<Opening, SessionError> {
-    let mut requests = 0;
-    loop {
-        let (consumed, opening) = match startup::read(input).map_err(frontend)? {
-            Some((Packet::Ssl | Packet::GssEnc, length)) => (length, None),
-            Some((Packet::Cancel { .. }, length)) => return Ok(Opening::Cancel(length)),
-            Some((Packet::Startup(_), length)) => (0, Some(Opening::Startup(length))),
-            None => {
-                if client.read_buf(input).await.map_err(SessionError::Client)? == 0 {
-                    return Ok(Opening::Closed);
-                }
-                continue;
-            }
-        };
-        if let Some(opening) = opening {
-            return Ok(opening);
-        }
-        requests += 1;
-        if requests > MOST_REQUESTS {
-            return Err(SessionError::Frontend("too many requests for encryption".to_owned()));
-        }
-        input.advance(consumed);
-        client.write_all(b"N").await.map_err(SessionError::Client)?;
-    }
-}
-
-fn frontend(error: StartupError) -> SessionError {
-    SessionError::Frontend(error.to_string())
 }
 
 /// Sends the client a last message.
-async fn say(client: &mut TcpStream, message: &[u8]) {
+async fn say(client: &mut Stream, message: &[u8]) {
     let _ = tokio::time::timeout(LINGER, async {
-        if client.write_all(message).await.is_ok() {
+        if client.write_all(message).await.is_ok() && client.flush().await.is_ok() {
             linger(client).await;
         }
     })
     .await;
 }
 
+/// Passes TLS on as it is.
+async fn pass(flow: Flow, opening: Opening) -> Result<(), SessionError> {
+    let Some((client, upstream)) = encrypt::plain(opening) else { return Ok(()) };
+    let ended = tls::pass(client, upstream, &flow.recording).await;
+    let log = Log::new(flow.recording);
+    match ended {
+        Ok(passed) => {
+            log.end(EndReason::ClientClosed, "", passed.from_client, passed.from_server);
+            Ok(())
+        }
+        Err(error) => {
+            let error = match error {
+                tls::PassError::NoTls => SessionError::Frontend(error.to_string()),
+                tls::PassError::Record(error) => SessionError::Recording(error.to_string()),
+                tls::PassError::Io(error) => SessionError::Client(error),
+            };
+            log.failed(&error, 0, 0);
+            Err(error)
+        }
+    }
+}
+
 /// Records a cancel request and hands it on as it is. The server answers by closing.
-async fn cancel(mut context: FlowContext, packet: BytesMut) -> Result<(), SessionError> {
+async fn cancel(flow: Flow, opening: Opening, length: usize) -> Result<(), SessionError> {
+    let encrypted = opening.is_encrypted();
+    let Opening { mut client, upstream, mut input, .. } = opening;
+    let packet = input.split_to(length);
     let process = match startup::read(&packet) {
         Ok(Some((Packet::Cancel { process }, _))) => process,
         _ => 0,
     };
     let operation = operation::cancel(process);
-    let decision = Arc::new(context.policy.load().decide(&operation, &context.subject));
-    let mut log = Log::new(context.recording);
+    let rules = flow.policy.load();
+    let decision = Arc::new(rules.decide(&operation, &flow.subject));
+    let mut log = Log::new(flow.recording);
     note(&mut log, Step::Cancel, &operation, &decision)?;
-    if !decision.passes() {
-        log.end(EndReason::Refused, "", packet.len() as u64, 0);
+    let plaintext = rules.refuses_plaintext().filter(|_| !encrypted);
+    if !decision.passes() || plaintext.is_some() {
+        log.end(EndReason::Refused, &plaintext.unwrap_or_default(), packet.len() as u64, 0);
         return Ok(());
     }
-    context.upstream.write_all(&packet).await.map_err(SessionError::Server)?;
+    let Some(mut upstream) = upstream else { return Ok(()) };
+    upstream.write_all(&packet).await.map_err(SessionError::Server)?;
+    upstream.flush().await.map_err(SessionError::Server)?;
     let mut rest = BytesMut::with_capacity(64);
     let _ = tokio::time::timeout(OPENING, async {
-        while matches!(context.upstream.read_buf(&mut rest).await, Ok(read) if read > 0) {
-            if context.client.write_all(&rest).await.is_err() {
+        while matches!(upstream.read_buf(&mut rest).await, Ok(read) if read > 0) {
+            if client.write_all(&rest).await.is_err() {
                 break;
             }
             rest.clear();
         }
     })
     .await;
-    let _ = context.client.shutdown().await;
+    let _ = client.shutdown().await;
     log.end(EndReason::ServerClosed, "", packet.len() as u64, 0);
     Ok(())
 }
@@ -147,11 +168,10 @@ fn note(
     log.flush().map_err(|error| SessionError::Recording(error.to_string()))
 }
 
-async fn start(
-    context: FlowContext,
-    mut input: BytesMut,
-    length: usize,
-) -> Result<Option<Relay>, SessionError> {
+async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Relay>, SessionError> {
+    let encrypted = opening.is_encrypted();
+    let Opening { mut client, upstream, mut input, .. } = opening;
+    let Some(mut upstream) = upstream else { return Ok(None) };
     let Ok(Some((Packet::Startup(startup), _))) = startup::read(&input) else { return Ok(None) };
     let text = |value: Option<&[u8]>| value.map(|value| String::from_utf8_lossy(value).into_owned());
     let user: Arc<str> = text(startup.get("user")).unwrap_or_default().into();
@@ -159,22 +179,24 @@ async fn start(
     let database: Arc<str> = database.map_or_else(|| Arc::clone(&user), Into::into);
     let replication = startup.replication();
     let lexing = Lexing::at_start(&startup);
-    let generation = context.policy.generation();
-    let flow = context.policy.load();
-    let shown = |text: &[u8]| flow.record_masks().mask_text(&lossy(text)).into_owned();
+    let Flow { subject, policy, recording, limits, scripts, server } = flow;
+    let generation = policy.generation();
+    let rules = policy.load();
+    let shown = |text: &[u8]| rules.record_masks().mask_text(&lossy(text)).into_owned();
     let parameters = startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
 
-    let FlowContext { mut client, upstream, recording, subject, policy, limits, scripts, .. } = context;
     let mut log = Log::new(recording);
-    if let Some(reason) = flow.refuses_plaintext() {
-        log.end(EndReason::Refused, &reason, length as u64, 0);
-        let hint = "The agent does not speak TLS to clients yet; the policy's `plaintext` is what refuses.";
-        say(&mut client, &refusal::fatal("28000", &reason, hint)).await;
+    if let Some(reason) = rules.refuses_plaintext().filter(|_| !encrypted) {
+        let error = encrypt::plaintext_refused(reason, server);
+        log.failed(&error, length as u64, 0);
+        if let SessionError::Refused { code, reason, hint } = &error {
+            say(&mut client, &refusal::fatal(code, reason, hint)).await;
+        }
         return Ok(None);
     }
     if replication {
         let operation = operation::replication(&user, &database);
-        let decision = Arc::new(flow.decide(&operation, &subject));
+        let decision = Arc::new(rules.decide(&operation, &subject));
         if let Err(error) = note(&mut log, Step::Replication, &operation, &decision) {
             log.failed(&error, length as u64, 0);
             say(&mut client, &refusal::fatal("53100", &error.to_string(), "")).await;
@@ -198,7 +220,7 @@ async fn start(
         subject,
         policy,
         generation,
-        flow,
+        flow: rules,
         limits,
         scripts,
         log,
@@ -208,6 +230,7 @@ async fn start(
         lexing,
         parameters,
         received: (length + early.len()) as u64,
+        legs: Legs { client: client.take_leg(), server: upstream.take_leg() },
     });
     Ok(Some(Relay { client, upstream, up, down: Pipe::default(), core }))
 }

@@ -7,6 +7,7 @@
 mod backend;
 mod catalog;
 mod copy;
+mod encrypt;
 mod frontend;
 mod judge;
 mod lexing;
@@ -17,17 +18,16 @@ mod pending;
 mod pipe;
 mod refusal;
 mod run;
+mod scram;
 mod statements;
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::catalog::{Catalog, Reading};
 use self::lexing::Lexing;
@@ -44,6 +44,7 @@ use crate::mask::copy::CopyMasker;
 use crate::protocol::{FlowContext, Limits, PolicyHandle, Rules, SessionError, Summary};
 use crate::record::EndReason;
 use crate::sql;
+use crate::tls::{Leg, Stream};
 
 pub use login::turn_away;
 
@@ -59,6 +60,7 @@ pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
     let _ = context.client.set_nodelay(true);
     let _ = context.upstream.set_nodelay(true);
     let mut shutdown = context.shutdown.clone();
+    let tls = context.tls.clone();
     // The opening has buffers of its own, which a flow does not keep.
     let Some(mut relay) = Box::pin(login::open(context)).await? else { return Ok(Summary::default()) };
     let ended = tokio::select! {
@@ -68,6 +70,9 @@ pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
     };
     relay.core.finish(ended.as_ref().err());
     if let Err(error) = ended {
+        if matches!(error, SessionError::Refused { .. }) && relay.client.is_encrypted() {
+            tls.remember_refusal();
+        }
         relay.part(&error).await;
         return Err(error);
     }
@@ -83,8 +88,8 @@ async fn stopping(shutdown: &mut tokio::sync::watch::Receiver<bool>) {
 
 /// Both sockets and both directions.
 struct Relay {
-    client: TcpStream,
-    upstream: TcpStream,
+    client: Stream,
+    upstream: Stream,
     up: Pipe,
     down: Pipe,
     core: Core,
@@ -106,7 +111,7 @@ impl Relay {
             if !self.up.undecided().is_empty() {
                 self.core.client(&mut self.up)?;
             }
-            if self.up.outgoing() > 0 {
+            if self.up.wants_drain() {
                 match self.up.poll_drain(cx, &mut self.upstream) {
                     Poll::Ready(Ok(())) => moved = true,
                     // The server may have said why before it went; what it said is still to be read.
@@ -127,18 +132,23 @@ impl Relay {
             if !self.down.undecided().is_empty() {
                 self.core.server(&mut self.down)?;
             }
-            if self.down.outgoing() > 0
+            if self.down.wants_drain()
                 && let Poll::Ready(written) = self.down.poll_drain(cx, &mut self.client)
             {
                 written.map_err(SessionError::Client)?;
                 moved = true;
             }
             if self.down.eof && self.down.outgoing() == 0 {
-                ready!(Pin::new(&mut self.client).poll_shutdown(cx)).ok();
+                // Where the server was cut off without a goodbye the client gets none either.
+                ready!(self.client.poll_end(cx, !self.upstream.cut_short())).ok();
                 return Poll::Ready(Ok(()));
             }
-            if self.up.eof && !self.up.shut && self.up.outgoing() == 0 && !self.core.holding(&self.up) {
-                ready!(Pin::new(&mut self.upstream).poll_shutdown(cx)).ok();
+            if self.up.eof
+                && !self.up.shut
+                && self.up.outgoing() == 0
+                && !self.core.holding(&self.up)
+                && self.upstream.poll_end(cx, !self.client.cut_short()).is_ready()
+            {
                 self.up.shut = true;
             }
             if !moved {
@@ -158,6 +168,7 @@ impl Relay {
             SessionError::Recording(_) => {
                 ("53100", error.to_string(), "See the agent's log on this host and `interlock status`.")
             }
+            SessionError::Refused { code, reason, hint } => (*code, reason.clone(), hint.as_str()),
             _ => ("08P01", error.to_string(), "The agent's log on this host has the details."),
         };
         self.down.discard_undecided();
@@ -171,7 +182,7 @@ impl Relay {
 }
 
 /// Ends a connection so that what was sent last arrives: closing with unread input would reset it.
-async fn linger(stream: &mut TcpStream) {
+async fn linger(stream: &mut Stream) {
     if stream.shutdown().await.is_err() {
         return;
     }
@@ -252,6 +263,15 @@ struct Core {
     client_left: bool,
     startup: Box<[(String, String)]>,
     server_version: String,
+    legs: Legs,
+    sasl: scram::Sasl,
+}
+
+/// How the legs are encrypted; forgotten once it is recorded.
+#[derive(Debug, Default)]
+struct Legs {
+    client: Option<Box<Leg>>,
+    server: Option<Box<Leg>>,
 }
 
 /// What a flow's opening has settled.
@@ -271,6 +291,7 @@ struct Opened {
     parameters: Box<[(String, String)]>,
     /// Bytes that came so far.
     received: u64,
+    legs: Legs,
 }
 
 impl Core {
@@ -313,6 +334,8 @@ impl Core {
             client_left: false,
             startup: opened.parameters,
             server_version: String::new(),
+            sasl: scram::Sasl::new(opened.legs.server.is_some()),
+            legs: opened.legs,
         }
     }
 

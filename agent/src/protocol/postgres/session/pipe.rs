@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
+
+use crate::tls::Stream;
 
 /// What a read buffer starts at, and what an idle flow may keep in each direction.
 const SMALL: usize = 4 << 10;
@@ -44,6 +45,8 @@ pub(super) struct Pipe {
     pub(super) shut: bool,
     /// The last read filled the buffer.
     filled: bool,
+    /// What was written last may still wait in the writing side's own buffer.
+    unflushed: bool,
 }
 
 impl Pipe {
@@ -65,6 +68,11 @@ impl Pipe {
     /// Bytes that may be written and have not been.
     pub(super) fn outgoing(&self) -> usize {
         self.changed.len() + self.ready
+    }
+
+    /// Something waits to be written.
+    pub(super) fn wants_drain(&self) -> bool {
+        self.outgoing() > 0 || self.unflushed
     }
 
     /// More may be read now.
@@ -116,7 +124,7 @@ impl Pipe {
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
+        from: &mut Stream,
         most: usize,
     ) -> Poll<io::Result<usize>> {
         if self.input.is_empty() && self.input.capacity() < SMALL {
@@ -133,7 +141,7 @@ impl Pipe {
     }
 
     /// Writes what may be written. Ready when nothing is left.
-    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> Poll<io::Result<()>> {
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
         while self.outgoing() > 0 {
             let ready = self.input.get(..self.ready).unwrap_or_default();
             let to = Pin::new(&mut *to);
@@ -146,12 +154,18 @@ impl Pipe {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.unflushed = true;
             let first = written.min(self.changed.len());
             self.changed.advance(first);
             self.input.advance(written - first);
             self.ready -= written - first;
         }
         self.trim();
+        if self.unflushed {
+            // TLS keeps what the socket does not take at once.
+            std::task::ready!(Pin::new(to).poll_flush(cx))?;
+            self.unflushed = false;
+        }
         Poll::Ready(Ok(()))
     }
 

@@ -59,7 +59,7 @@ impl Bench {
             subject: &Subject::default(),
             client: address,
             destination: &destination,
-            protocol: Protocol::Postgres,
+            protocol: "postgres",
             policy_hash: "",
             entries: &[],
         };
