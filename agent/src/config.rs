@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn every_key_may_be_left_out_and_sizes_have_units() {
         assert_eq!(Config::parse(" \n").unwrap().record.max_bytes, 4 << 30);
-        let config = Config::parse("run: /run/b\nrecord: {max_bytes: 512MiB, segment_bytes: 4194304}").unwrap();
+        let config =
+            Config::parse("run: /run/b\nrecord: {max_bytes: 512MiB, segment_bytes: 4194304}").unwrap();
         assert_eq!((config.record.max_bytes, config.record.segment_bytes), (512 << 20, 4 << 20));
         assert_eq!((config.run, config.record.max_rows), ("/run/b".into(), 100));
     }

@@ -319,7 +319,8 @@ fn cancel_requests() {
     let mut sleeper = Client::connect(relay.address);
     sleeper.send(&query("select pg_sleep(30)"));
     let mut observer = Client::connect(relay.address);
-    let sleeping = "select count(*) from pg_stat_activity where query = 'select pg_sleep(30)' and state = 'active'";
+    let sleeping =
+        "select count(*) from pg_stat_activity where query = 'select pg_sleep(30)' and state = 'active'";
     while observer.rows(sleeping) != [["1"]] {
         std::thread::yield_now();
     }

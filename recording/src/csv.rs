@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use crate::SessionId;
 use crate::json;
-use crate::proto::{BindParameter, Event};
 use crate::proto::event::Body;
+use crate::proto::{BindParameter, Event};
 use crate::query::Summary;
 
 const HEADER: [&str; 35] = [
@@ -243,7 +243,8 @@ mod tests {
             r#where: "missing".into(),
             ..Default::default()
         };
-        let param = |value: Option<&str>| proto::BindParameter { value: value.map(str::to_owned), omitted_bytes: 0 };
+        let param =
+            |value: Option<&str>| proto::BindParameter { value: value.map(str::to_owned), omitted_bytes: 0 };
         let command = proto::Command {
             statements: vec![
                 statement("select", ["b", "a"]),
@@ -256,10 +257,18 @@ mod tests {
             ..Default::default()
         };
         let mut output = Vec::new();
-        event(&mut output, &Event { body: Some(Body::Command(command)), ..Default::default() }, &HashMap::new())
-            .expect("written");
+        event(
+            &mut output,
+            &Event { body: Some(Body::Command(command)), ..Default::default() },
+            &HashMap::new(),
+        )
+        .expect("written");
         let line = String::from_utf8(output).expect("text");
-        assert!(line.contains(",$1=7 $2=NULL $3='it''s' $4='',select delete,select delete,,b a c,,,missing,,false,"));
+        assert!(
+            line.contains(
+                ",$1=7 $2=NULL $3='it''s' $4='',select delete,select delete,,b a c,,,missing,,false,"
+            )
+        );
         assert!(line.contains(",x y,y=deny,"), "{line}");
     }
 

@@ -70,11 +70,7 @@ fn kill_9_under_load_loses_no_command_that_reached_the_server() {
         {
             recorded.insert(mark.to_owned());
         }
-        let params = command["params"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|param| param.as_str());
+        let params = command["params"].as_array().into_iter().flatten().filter_map(|param| param.as_str());
         let params: Vec<_> = params.collect();
         if params.len() == 3 {
             recorded.insert(format!("extended {}", params.join(" ")));

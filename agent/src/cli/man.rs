@@ -11,7 +11,10 @@ const EXIT: &[(&str, &str)] = &[
     ("0", "It went well. Of `interlock status`: an agent serves."),
     ("1", "It did not, a check found something, or only part of a recording could be read."),
     ("2", "Wrong usage."),
-    ("3", "`interlock sessions verify`: the recording could not be verified, for want of a key for instance."),
+    (
+        "3",
+        "`interlock sessions verify`: the recording could not be verified, for want of a key for instance.",
+    ),
     ("125", "`interlock run`: the command was not run. Otherwise its own status is passed on."),
     ("126", "`interlock run`: the command was found, but is not runnable."),
     ("127", "`interlock run`: the command was not found."),
@@ -20,7 +23,10 @@ const EXIT: &[(&str, &str)] = &[
 const FILES: &[(&str, &str)] = &[
     ("/etc/interlock/agent.yaml", "The agent\u{2019}s configuration. It may be missing."),
     ("/etc/interlock/policies.d/", "Policies, NAME.yaml, and their test cases, NAME.test.yaml."),
-    ("/var/lib/interlock/", "Recordings (sessions/), the host\u{2019}s keys (keys/) and the key of keyed hashes (mask.key)."),
+    (
+        "/var/lib/interlock/",
+        "Recordings (sessions/), the host\u{2019}s keys (keys/) and the key of keyed hashes (mask.key).",
+    ),
     ("/run/interlock/control.sock", "Where the agent is asked by the other commands."),
     ("/sys/fs/bpf/interlock/", "Pinned programs and maps, which outlive the agent."),
 ];

@@ -24,11 +24,11 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         }
 
         fn visit_i64<E: Error>(self, bytes: i64) -> Result<u64, E> {
-            u64::try_from(bytes).map_err(|_| E::custom(format!("{bytes} is no {}", Expected)))
+            u64::try_from(bytes).map_err(|_| E::custom(format!("{bytes} is no {Expected}")))
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
-            parse(text).ok_or_else(|| E::custom(format!("{text:?} is no {}", Expected)))
+            parse(text).ok_or_else(|| E::custom(format!("{text:?} is no {Expected}")))
         }
     }
 
@@ -79,9 +79,14 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_units_or_without() {
-        for (text, bytes) in
-            [("7", 7), ("7B", 7), ("2KiB", 2048), ("512 MiB", 512 << 20), ("4GiB", 4 << 30), ("1TiB", 1 << 40)]
-        {
+        for (text, bytes) in [
+            ("7", 7),
+            ("7B", 7),
+            ("2KiB", 2048),
+            ("512 MiB", 512 << 20),
+            ("4GiB", 4 << 30),
+            ("1TiB", 1 << 40),
+        ] {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
         for wrong in ["", "GiB", "4GB", "4 gib", "-1", "1.5GiB", "99999999999TiB"] {

@@ -408,7 +408,10 @@ fn observed_rules_shadow_no_enforced_ones() {
     assert_eq!(insert.observed, [Observed { rule: "watch".into(), verdict: Verdict::Deny }]);
     assert_eq!(insert.without_observing(), (Verdict::Deny, Some(&"watch".into())));
     let allowed = rules("rules: [{name: ok, mode: observe, action: allow}]");
-    assert!(decide(&allowed, vec![statement(Kind::Select, |_| {})]).enforced, "nothing would have been refused");
+    assert!(
+        decide(&allowed, vec![statement(Kind::Select, |_| {})]).enforced,
+        "nothing would have been refused"
+    );
     // An observed rule that allows opens nothing.
     let closed = rules("default: deny\nrules: [{name: ok, mode: observe, action: allow}]");
     assert!(!decide(&closed, vec![statement(Kind::Select, |_| {})]).passes());
@@ -416,6 +419,24 @@ fn observed_rules_shadow_no_enforced_ones() {
     assert!(decide(&whole, vec![statement(Kind::Select, |_| {})]).passes());
     assert!(whole.masks().is_empty(), "nothing is enforced");
     assert!(!whole.record_masks().is_empty(), "but what is masked is not stored");
+}
+
+#[test]
+fn conditions_know_what_explanations_say_of_columns_and_lexing() {
+    let flow = rules(
+        "rules:\n- {name: writes, action: deny, when: '\"t.salary\" in operation.columns_written'}\n\
+         - {name: reads, action: deny, when: '\"t.salary\" in operation.columns_read'}\n\
+         - {name: lexing, action: deny, when: operation.changes_lexing}",
+    );
+    for (text, rule) in [
+        ("UPDATE t SET salary = 1 WHERE id = 2", Some("writes")),
+        ("SELECT salary FROM t", Some("reads")),
+        ("SET standard_conforming_strings = off", Some("lexing")),
+        ("SELECT id FROM t", None),
+    ] {
+        let found = decide(&flow, crate::sql::analyze(text).statements);
+        assert_eq!(found.rule.as_deref(), rule, "{text}");
+    }
 }
 
 #[test]

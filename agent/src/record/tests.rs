@@ -214,11 +214,10 @@ fn both_ways(text: &str, recorded_text: &str) -> (serde_json::Value, serde_json:
     let config = config(directory.path());
     let recorder = Recorder::open(&config).expect("opens");
     let session = begin(&recorder).expect("begins");
-    let flow = crate::policy::PolicySet::default()
-        .flow_of_all(&Default::default(), &crate::policy::Destination {
-            address: ([127, 0, 0, 1], 5432).into(),
-            hosts: Vec::new(),
-        });
+    let flow = crate::policy::PolicySet::default().flow_of_all(
+        &Default::default(),
+        &crate::policy::Destination { address: ([127, 0, 0, 1], 5432).into(), hosts: Vec::new() },
+    );
     let asker = crate::policy::Asker {
         user: "app".into(),
         database: "shop".into(),
@@ -276,7 +275,8 @@ fn recordings_and_explanations_use_the_same_words() {
 
 #[test]
 fn what_was_masked_does_not_come_back_as_a_name_or_a_reason() {
-    let (recorded, _) = both_ways("SELECT \"a@example.com\", name FROM t", "SELECT \"[redacted]\", name FROM t");
+    let (recorded, _) =
+        both_ways("SELECT \"a@example.com\", name FROM t", "SELECT \"[redacted]\", name FROM t");
     assert_eq!(recorded["columns_read"], serde_json::json!(["t.name"]));
     assert_eq!(recorded["columns_omitted"], 1);
     let (recorded, _) = both_ways("SELECT 4111111111111111x'", "SELECT [redacted]x'");

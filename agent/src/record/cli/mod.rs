@@ -228,9 +228,7 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
     let style = show::Style::new(output::colours(&io::stdout()));
     let result = state.and_then(|state| match args.command {
         Command::List { filter, wide, json } => list(&mut out, &state, &filter.into(), form(wide, json)),
-        Command::Egress { filter, wide, json } => {
-            egress(&mut out, &state, &filter.into(), form(wide, json))
-        }
+        Command::Egress { filter, wide, json } => egress(&mut out, &state, &filter.into(), form(wide, json)),
         Command::Show { session, json } => show(&mut out, &state, &session, json, style, None),
         Command::Replay { session, speed, max_pause, json } => {
             let pace = show::Pace::new(speed, Duration::from_secs_f64(max_pause.min(1e6)));

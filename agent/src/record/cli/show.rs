@@ -337,8 +337,12 @@ mod tests {
         }
         let summary = Summary { user: text(), exe: text(), database: text(), ..Default::default() };
         table::sessions(&mut output, &[&summary], 12, Some(80)).expect("written");
-        let egress =
-            proto::EgressConnection { destination: text(), verdict: text(), subject: Some(subject), ..Default::default() };
+        let egress = proto::EgressConnection {
+            destination: text(),
+            verdict: text(),
+            subject: Some(subject),
+            ..Default::default()
+        };
         table::egresses(&mut output, vec![table::egress(0, &egress)], Some(80)).expect("written");
         let output = String::from_utf8(output).expect("text");
         let bad = output.chars().find(|character| *character != '\n' && is_unprintable(*character));

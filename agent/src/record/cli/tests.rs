@@ -134,11 +134,8 @@ fn connections_beside_sessions_are_found_by_who_and_where_to() {
     let directory = tempfile::tempdir().expect("a directory");
     let config = config(directory.path());
     let recorder = Recorder::open(&config).expect("opens");
-    let subject = crate::identity::Subject {
-        user: "deploy".into(),
-        exe: "/usr/bin/curl".into(),
-        ..Default::default()
-    };
+    let subject =
+        crate::identity::Subject { user: "deploy".into(), exe: "/usr/bin/curl".into(), ..Default::default() };
     for (destination, verdict) in
         [("10.0.0.9:443", crate::policy::Egress::Deny), ("10.0.0.8:53", crate::policy::Egress::Record)]
     {
@@ -157,7 +154,10 @@ fn connections_beside_sessions_are_found_by_who_and_where_to() {
     for (filter, count) in [
         (Filter::default(), 2),
         (Filter { verdict: some("deny"), ..Filter::default() }, 1),
-        (Filter { user: some("deploy"), exe: some("curl"), destination: some(":53"), ..Filter::default() }, 1),
+        (
+            Filter { user: some("deploy"), exe: some("curl"), destination: some(":53"), ..Filter::default() },
+            1,
+        ),
         (Filter { user: some("root"), ..Filter::default() }, 0),
         (Filter { database: some("shop"), ..Filter::default() }, 0),
         (Filter { until: Some(1), ..Filter::default() }, 0),
