@@ -25,4 +25,6 @@ pub mod wire;
 
 pub use id::{ParseSessionIdError, SessionId};
 pub use keys::{Domain, HostKey, KeyError, PublicKey, fill_random, hex};
-pub use verify::{Problem, ProblemKind, Report, VerifyError, fuzz_segment, verify};
+#[cfg(feature = "fuzz")]
+pub use verify::fuzz_segment;
+pub use verify::{Problem, ProblemKind, Report, VerifyError, verify};

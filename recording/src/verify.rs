@@ -115,6 +115,7 @@ pub fn verify(directory: &Path, key: &PublicKey) -> Result<Report, VerifyError> 
 }
 
 /// Reads arbitrary bytes as a segment and verifies it: the entry point for fuzzing.
+#[cfg(feature = "fuzz")]
 pub fn fuzz_segment(bytes: &[u8]) {
     let key = crate::HostKey::from_seed(&[7; 32]);
     let mut verifier = Verifier::new(key.public(), Err(CheckpointError::Missing));

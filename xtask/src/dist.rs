@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::setup::{self, Part};
 use crate::shell::{cargo, output, run as sh, say, workspace};
 
-/// Write man pages, shell completions and the policies' JSON Schema.
+/// Write man pages, shell completions, and the JSON Schemas of policies and configuration.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Where to; it is made if it is missing.
@@ -29,10 +29,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for (shell, file) in [("bash", "interlock.bash"), ("zsh", "_interlock"), ("fish", "interlock.fish")] {
         fs::write(completions.join(file), output(Command::new(&interlock).args(["completions", shell]))?)?;
     }
+    // As it is named where packages put it: /usr/share/interlock/policies/schema.json.
+    let policies = directory.join("policies");
+    fs::create_dir_all(&policies)?;
+    fs::write(policies.join("schema.json"), output(Command::new(&interlock).args(["policy", "schema"]))?)?;
     fs::write(
-        directory.join("policy.schema.json"),
-        output(Command::new(&interlock).args(["policy", "schema"]))?,
+        directory.join("agent.schema.json"),
+        output(Command::new(&interlock).args(["config", "schema"]))?,
     )?;
-    say(format!("man pages, completions and schema are in {}", directory.display()));
+    say(format!("man pages, completions and schemas are in {}", directory.display()));
     Ok(())
 }

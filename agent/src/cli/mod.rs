@@ -103,3 +103,33 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_takes_what_the_documentation_says() {
+        command().debug_assert();
+        let parses = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        for line in [
+            "interlock policy explain --protocol postgres --db-user app x",
+            "interlock policy explain --protocol postgres --user app x",
+            "interlock sessions show 0123456789ab",
+            "interlock sessions show --last",
+            "interlock sessions replay --last --json",
+            "interlock sessions list --observed deny --wide",
+            "interlock sessions egress --verdict deny",
+            "interlock status --wait 10 --verbose",
+            "interlock reload --json",
+            "interlock config check --config x",
+        ] {
+            assert!(parses(line), "{line}");
+        }
+        for line in
+            ["interlock sessions show", "interlock sessions show --last 01", "interlock status -v --json"]
+        {
+            assert!(!parses(line), "{line}");
+        }
+    }
+}

@@ -24,11 +24,11 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         }
 
         fn visit_i64<E: Error>(self, bytes: i64) -> Result<u64, E> {
-            u64::try_from(bytes).map_err(|_| E::custom(format!("{bytes} is no {}", Expected)))
+            u64::try_from(bytes).map_err(|_| E::custom(format!("{bytes} is no {Expected}")))
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
-            parse(text).ok_or_else(|| E::custom(format!("{text:?} is no {}", Expected)))
+            parse(text).ok_or_else(|| E::custom(format!("{text:?} is no {Expected}")))
         }
     }
 

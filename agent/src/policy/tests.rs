@@ -422,6 +422,24 @@ fn observed_rules_shadow_no_enforced_ones() {
 }
 
 #[test]
+fn conditions_know_what_explanations_say_of_columns_and_lexing() {
+    let flow = rules(
+        "rules:\n- {name: writes, action: deny, when: '\"t.salary\" in operation.columns_written'}\n\
+         - {name: reads, action: deny, when: '\"t.salary\" in operation.columns_read'}\n\
+         - {name: lexing, action: deny, when: operation.changes_lexing}",
+    );
+    for (text, rule) in [
+        ("UPDATE t SET salary = 1 WHERE id = 2", Some("writes")),
+        ("SELECT salary FROM t", Some("reads")),
+        ("SET standard_conforming_strings = off", Some("lexing")),
+        ("SELECT id FROM t", None),
+    ] {
+        let found = decide(&flow, crate::sql::analyze(text).statements);
+        assert_eq!(found.rule.as_deref(), rule, "{text}");
+    }
+}
+
+#[test]
 fn columns_functions_settings_and_names() {
     let flow = rules(
         "rules:\n- {name: cards, action: deny, match: {sql: {columns: public.customers.card_number}}}\n\
