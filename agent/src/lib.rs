@@ -17,3 +17,4 @@ pub mod policy;
 pub mod protocol;
 pub mod record;
 pub mod sql;
+pub mod trust;

@@ -43,6 +43,8 @@ enum Command {
     Detach(operate::DetachArgs),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
+    /// Have clients trust the host's authority, without editing scripts.
+    Trust(crate::trust::cli::Args),
     /// Read, replay, export and verify recordings.
     Sessions(crate::record::cli::Args),
     /// Print shell completions.
@@ -83,6 +85,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reload => operate::reload(&load()?),
         Command::Detach(args) => operate::detach(&args, &load()?),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
+        Command::Trust(args) => crate::trust::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "interlock", &mut std::io::stdout());

@@ -15,12 +15,19 @@ use crate::control::{Request, ask};
     after_help = "Example: interlock run --as nightly-report -- /usr/local/bin/nightly-report --all\n\n\
     The command becomes a designated process of every policy that has `run: NAME` or `run: \"*\"` among its \
     `processes`, and so does whatever it starts. It is not run when there is no such policy, or no agent. \
-    Exits with the command's own status."
+    Exits with the command's own status.\n\n\
+    Clients that bring roots of their own are pointed to the system's roots and the host's authority: \
+    SSL_CERT_FILE, REQUESTS_CA_BUNDLE, AWS_CA_BUNDLE and NODE_EXTRA_CA_CERTS are set where they are not. One \
+    that is set keeps its roots: the command gets a copy of the file it names, with the authority added. So \
+    does libpq, by PGSSLROOTCERT, where ~/.postgresql/root.crt is there."
 )]
 pub(super) struct Args {
     /// The name under which policies know this run.
     #[arg(long = "as", value_name = "NAME", default_value = "default")]
     name: String,
+    /// Leave the variables that name files of trusted roots as they are.
+    #[arg(long)]
+    keep_environment: bool,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -32,7 +39,19 @@ pub(super) fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     let program = command.next().context("no command given")?;
     ask(&config.run, &Request::Run { name: args.name })
         .with_context(|| format!("{} was not run", program.display()))?;
-    let error = Command::new(&program).args(command).exec();
+    let mut command = {
+        let mut child = Command::new(&program);
+        child.args(command);
+        child
+    };
+    if !args.keep_environment {
+        let (variables, troubles) = crate::trust::for_run(config, &|name| std::env::var_os(name));
+        command.envs(variables.into_iter().map(|variable| (variable.name, variable.value)));
+        for trouble in troubles {
+            eprintln!("interlock: {trouble}");
+        }
+    }
+    let error = command.exec();
     eprintln!("interlock: cannot run {}: {error}", program.display());
     // As shells do: 127 is "not found", 126 "found but not runnable".
     Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }))

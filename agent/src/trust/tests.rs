@@ -1,0 +1,1 @@
+//! Installing and removing on made-up systems.
