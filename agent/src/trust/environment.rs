@@ -4,7 +4,7 @@
 //! authority. One that is set already is never pointed elsewhere: it gets a copy of the file that it
 //! names, with the authority added, and that only where the file does not hold it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -206,12 +206,6 @@ fn merged(
     }
     files::replace(&file, text.as_bytes(), Attributes::own(0o600))?;
     Ok(file)
-}
-
-/// The names of all variables that can change what a client trusts, for a clean environment.
-pub(super) fn is_about_trust(name: &OsStr) -> bool {
-    let further = [JAVA_TOOL_OPTIONS, "SSL_CERT_DIR", "NODE_OPTIONS", "GIT_SSL_CAPATH", "GIT_SSL_NO_VERIFY"];
-    VARIABLES.iter().map(|(name, _, _)| *name).chain(further).any(|known| name == known)
 }
 
 #[cfg(test)]

@@ -266,8 +266,7 @@ impl Work<'_> {
             }
         }
         for (from, to) in overlays {
-            let pair = format!("-{}:{}", from.display(), to.display());
-            text.push_str(&format!("BindReadOnlyPaths={}\n", unit::quoted(&pair)));
+            text.push_str(&format!("BindReadOnlyPaths=-{}:{}\n", mountable(&from)?, mountable(&to)?));
         }
         files.push((name.to_owned(), drop_in, text));
         Ok((files, bundles))
@@ -410,6 +409,17 @@ pub(super) fn home(host: &Host, user: Option<&str>) -> Option<PathBuf> {
     });
     let by_service = || host.is_live().then(|| User::from_name(user).ok().flatten()).flatten();
     listed.or_else(|| by_service().map(|user| user.dir))
+}
+
+/// A path as `BindReadOnlyPaths=` takes it.
+fn mountable(path: &Path) -> anyhow::Result<String> {
+    let text = path.to_str().filter(|text| {
+        !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, ':' | '"' | '\'' | '\\'))
+    });
+    let text = text.with_context(|| {
+        format!("{} has blanks, quotes or colons in it: systemd could not mount over it", path.display())
+    })?;
+    Ok(text.replace('%', "%%"))
 }
 
 /// A value as an environment file holds it.

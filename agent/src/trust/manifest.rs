@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -16,6 +17,8 @@ const VERSION: u32 = 1;
 const FILE: &str = "manifest.json";
 /// Directory of the contents that were there before, each named by its digest.
 const BEFORE: &str = "before";
+/// How long another one at work is waited for.
+const PATIENCE: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(120) };
 
 /// All that an installation changed. Paths are those of the installed system, without `--root`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -98,6 +101,23 @@ impl Manifest {
     }
 }
 
+/// Waits for the lock: a tool that outlived an installation that was killed takes some seconds.
+fn take(lock: &File) -> anyhow::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                bail!("another `interlock trust`, or a tool that it started, is at work; wait until it has ended")
+            }
+            Err(error) => return Err(io::Error::from(error)).context("cannot lock the manifest"),
+        }
+    }
+}
+
 impl Journal {
     /// Takes the manifest in `directory`, which is made if it is missing.
     pub(super) fn open(directory: &Path) -> anyhow::Result<Self> {
@@ -113,11 +133,11 @@ impl Journal {
             .write(true)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => bail!("another `interlock trust` is at work; wait until it has ended"),
-            Err(error) => return Err(io::Error::from(error)).context("cannot lock the manifest"),
-        }
+        take(&lock)?;
+        // The tools that we start inherit it: when we are killed, what they still do keeps others out.
+        rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty())
+            .map_err(io::Error::from)
+            .context("cannot hand down the lock")?;
         let manifest = Manifest::read(directory)?;
         let manifest = manifest.unwrap_or_else(|| Manifest { version: VERSION, ..Manifest::default() });
         Ok(Self { directory: directory.to_owned(), manifest, _lock: lock })

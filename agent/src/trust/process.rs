@@ -31,13 +31,20 @@ impl Finished {
         self.status.is_some_and(|status| status.success())
     }
 
+    /// The line that tells most of why it failed: one about certificates, else the last.
+    pub(super) fn reason(&self) -> &str {
+        let lines = || self.stderr.lines().chain(self.stdout.lines()).map(str::trim);
+        let telling = |line: &&str| {
+            let line = line.to_ascii_lowercase();
+            ["certificate", "verif", "pkix", "ssl", "tls"].iter().any(|word| line.contains(word))
+        };
+        lines().find(telling).unwrap_or_else(|| self.last_line())
+    }
+
     /// The last line of its errors (or of its output) that is not empty.
     pub(super) fn last_line(&self) -> &str {
-        let last = |text: &'_ str| -> Option<usize> {
-            text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(|(at, _)| at).last()
-        };
-        let text = if last(&self.stderr).is_some() { &self.stderr } else { &self.stdout };
-        last(text).and_then(|at| text.lines().nth(at)).unwrap_or_default().trim()
+        let of = |text| str::lines(text).map(str::trim).rfind(|line| !line.is_empty());
+        of(&self.stderr).or_else(|| of(&self.stdout)).unwrap_or_default()
     }
 }
 

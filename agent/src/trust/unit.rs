@@ -26,7 +26,6 @@ pub(super) const DROP_IN_ENVIRONMENT: &str = "50-interlock-trust.env";
 /// A unit, as far as trust is concerned.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unit {
-    pub(super) name: String,
     /// There is a unit file of this name (or its template).
     pub(super) exists: bool,
     /// `Environment=` and then `EnvironmentFile=`, which wins.
@@ -42,7 +41,7 @@ pub(super) struct Unit {
 impl Unit {
     /// Reads the unit's files, without our drop-in when `own` is `false`.
     pub(super) fn read(host: &Host, name: &str, own: bool) -> Self {
-        let mut unit = Self { name: name.to_owned(), ..Self::default() };
+        let mut unit = Self::default();
         let names = names(name);
         let main = names
             .iter()
@@ -156,6 +155,7 @@ impl Settings {
             "BindReadOnlyPaths" if value.is_empty() => self.overlays.clear(),
             "BindReadOnlyPaths" => {
                 for word in words(value) {
+                    let word = word.replace("%%", "%");
                     let mut parts = word.trim_start_matches('-').splitn(3, ':');
                     if let (Some(from), Some(to)) = (parts.next(), parts.next()) {
                         self.overlays.push((from.into(), to.into()));

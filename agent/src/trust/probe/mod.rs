@@ -118,7 +118,7 @@ fn ask(
     let server = Server::start(identity)?;
     let mut command = clients::command(client, context, program, server.port(), directory)?;
     let finished = process::finish(&mut command, context.limit)?;
-    let words = finished.last_line().chars().take(200).collect::<String>();
+    let words = finished.reason().chars().take(200).collect::<String>();
     let (accepts, why) = match server.seen() {
         Seen::Accepted => (true, String::new()),
         Seen::Refused(alert) => (false, format!("refused ({alert}): {words}; {}", client.help)),
