@@ -83,7 +83,9 @@ impl Layer {
             "/interlock-test/policies.d/10-report.yaml",
             &format!("version: 1\nprocesses: [{{unit: {UNIT}}}]\nrules: []\nmasks: []\n"),
         );
-        layer.sh("chmod 700 /interlock-test/state; chmod 600 /interlock-test/state/tls/authority.key").expect_success();
+        layer
+            .sh("chmod 700 /interlock-test/state; chmod 600 /interlock-test/state/tls/authority.key")
+            .expect_success();
         layer.file(
             &format!("/etc/systemd/system/{UNIT}"),
             &format!("[Service]\nExecStart=/bin/true\nEnvironment=\"PATH={}\" HOME=/root\n", path()),
@@ -142,8 +144,9 @@ impl Layer {
             assert!(!client["why"].as_str().unwrap().is_empty(), "{client}");
             assert!(!client["why"].as_str().unwrap().contains("could not be asked"), "{client}");
         }
-        let accepts =
-            clients.iter().map(|client| (client["client"].as_str().unwrap().into(), client["accepts"] == true));
+        let accepts = clients
+            .iter()
+            .map(|client| (client["client"].as_str().unwrap().into(), client["accepts"] == true));
         (accepts.collect(), finished.success())
     }
 
@@ -153,7 +156,7 @@ impl Layer {
              -printf '%p %y %m %U %G %l\\n' 2>/dev/null | sort; \
              find etc usr/local/share usr/lib/jvm interlock-test/state -type f -print0 2>/dev/null | sort -z \
              | xargs -0 sha256sum")
-        .expect_success()
+            .expect_success()
     }
 
     #[track_caller]
@@ -233,7 +236,10 @@ fn what_others_install_in_between_stays() {
     assert_eq!(fs::read_to_string(layer.at(&drop_in)).unwrap(), "[Service]\nEnvironment=MINE=1\n");
     let listed = |file: &str| {
         layer
-            .sh(&format!("keytool -list -storepass changeit -keystore {file} 2>/dev/null | grep -c -i {}", "corp"))
+            .sh(&format!(
+                "keytool -list -storepass changeit -keystore {file} 2>/dev/null | grep -c -i {}",
+                "corp"
+            ))
             .stdout
     };
     assert_eq!(listed("/etc/ssl/certs/java/cacerts").trim(), "1");
@@ -316,7 +322,8 @@ fn an_image_below_another_directory() {
              usr/lib lib && mkdir -p usr/lib64 && cp -a /lib64/. usr/lib64/ && ln -s usr/lib64 lib64")
         .expect_success();
     let host = layer.snapshot();
-    let image = || layer.sh("cd /image && find etc usr/local -type f -print0 | sort -z | xargs -0 sha256sum").stdout;
+    let image =
+        || layer.sh("cd /image && find etc usr/local -type f -print0 | sort -z | xargs -0 sha256sum").stdout;
     let before = image();
     let arguments = ["--root", "/image", "--authority", "/interlock-test/state/tls/authority.crt"];
     layer.trust(&[&["install", "--unit", UNIT], &arguments[..]].concat()).expect_success();
@@ -335,7 +342,8 @@ fn a_command_under_interlock_run_finds_the_authority() {
     let (certificate, key) = authority("Interlock host authority test");
     let policy = "version: 1\nprocesses: [{run: \"*\"}]\nrules: []\nmasks: []\n";
     let mut agent =
-        Agent::prepare(agent::binary().unwrap(), &[("10-run.yaml", policy)], "", Cgroup::new().unwrap()).unwrap();
+        Agent::prepare(agent::binary().unwrap(), &[("10-run.yaml", policy)], "", Cgroup::new().unwrap())
+            .unwrap();
     let tls = agent.state().join("tls");
     fs::create_dir_all(&tls).unwrap();
     for directory in [agent.state(), tls.clone()] {
@@ -351,7 +359,13 @@ fn a_command_under_interlock_run_finds_the_authority() {
     fs::write(&own, authority("Own").0).unwrap();
     let run = |options: &[&str]| {
         let mut command = agent.command();
-        command.arg("run").args(options).args(["--", "env"]).env_clear().env("PATH", path()).env("HOME", home.path());
+        command
+            .arg("run")
+            .args(options)
+            .args(["--", "env"])
+            .env_clear()
+            .env("PATH", path())
+            .env("HOME", home.path());
         command.env("PIP_CERT", &own).env("CURL_CA_BUNDLE", "/no/such/file");
         let printed = finish(&mut command, "", LIMIT).unwrap().expect_success();
         let pairs = printed.lines().filter_map(|line| line.split_once('='));

@@ -160,7 +160,8 @@ fn make(host: &Host, authority: &Authority, bundle: &Bundle, to: &Path) -> anyho
             (jks::keystore(roots.iter().chain(&authority.certificates)), Attributes::public(), Way::Rename)
         }
         Source::Roots(path) => {
-            let roots = pem::read(&host.at(path)).with_context(|| format!("cannot read {}", path.display()))?;
+            let roots =
+                pem::read(&host.at(path)).with_context(|| format!("cannot read {}", path.display()))?;
             let text = with_authority(&roots, &format!("The certificates of {}", path.display()));
             (text.into_bytes(), Attributes::public(), Way::InPlace)
         }
@@ -221,4 +222,3 @@ pub(super) fn forget(host: &Host, bundles: &[Bundle]) -> io::Result<()> {
     }
     Ok(())
 }
-

@@ -75,9 +75,11 @@ struct InstallArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A client is asked by having it connect to a server on loopback whose certificate the \
+#[command(
+    after_help = "A client is asked by having it connect to a server on loopback whose certificate the \
     authority has signed: what counts is whether it goes on. Exits with 0 when all that were found accept, else \
-    with 1. Needs root: the authority's key signs the server's certificate.")]
+    with 1. Needs root: the authority's key signs the server's certificate."
+)]
 struct StatusArgs {
     /// Ask as this service: its environment, its user, what is mounted over its files.
     #[arg(long, value_name = "NAME", conflicts_with = "run")]
@@ -97,8 +99,10 @@ struct StatusArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "What others changed since the installation is kept as it is, and told. An installation \
-    that was cut short is removed too. Exits with 1 when something could not be put back; run it again then.")]
+#[command(
+    after_help = "What others changed since the installation is kept as it is, and told. An installation \
+    that was cut short is removed too. Exits with 1 when something could not be put back; run it again then."
+)]
 struct RemoveArgs {
     #[command(flatten)]
     common: Common,

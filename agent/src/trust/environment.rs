@@ -120,7 +120,8 @@ pub(super) fn for_unit(host: &Host, authority: &Authority, unit: &Unit, java: bo
     }
     if java && with_system {
         let path = Bundle::java().path(host);
-        let ours = format!("-Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStoreType=JKS", path.display());
+        let ours =
+            format!("-Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStoreType=JKS", path.display());
         let own = unit.environment.get(JAVA_TOOL_OPTIONS);
         // What the unit itself says comes last and wins.
         let value = own.map_or(ours.clone(), |own| format!("{ours} {own}"));

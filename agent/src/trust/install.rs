@@ -257,7 +257,8 @@ impl Work<'_> {
         let mut files = Vec::new();
         if beaten {
             // What an EnvironmentFile= of the unit sets beats any Environment=; a later file beats it.
-            let lines = wanted.variables.iter().map(|(name, value)| format!("{name}={}\n", env_quoted(value)));
+            let lines =
+                wanted.variables.iter().map(|(name, value)| format!("{name}={}\n", env_quoted(value)));
             files.push((name.to_owned(), file.clone(), lines.collect()));
             text.push_str(&format!("EnvironmentFile=-{}\n", file.display()));
         } else {
@@ -324,14 +325,10 @@ impl Work<'_> {
             self.report.step(path, what, Done::WouldInstall);
             return Ok(());
         };
-        let known = journal
-            .manifest
-            .changes
-            .iter_mut()
-            .find_map(|change| match change {
-                Change::File { path: known, before, written, .. } if known == path => Some((before, written)),
-                _ => None,
-            });
+        let known = journal.manifest.changes.iter_mut().find_map(|change| match change {
+            Change::File { path: known, before, written, .. } if known == path => Some((before, written)),
+            _ => None,
+        });
         match known {
             Some((before, written)) => {
                 let ours = written.iter().any(|digest| there.holds(digest));

@@ -48,10 +48,12 @@ pub(super) fn with_authority(
         let own = if key == DATA {
             pem::from_base64(value).context("the certificate-authority-data of a cluster is no Base64")?
         } else {
-            read(Path::new(value)).with_context(|| format!("cannot read the certificate-authority {value}"))?
+            read(Path::new(value))
+                .with_context(|| format!("cannot read the certificate-authority {value}"))?
         };
         let all = pem::certificates(&own);
-        let all = pem::bundle("a cluster's own and the Interlock host authority", all.iter().chain(authority));
+        let all =
+            pem::bundle("a cluster's own and the Interlock host authority", all.iter().chain(authority));
         lines.push(format!("{indent}{DATA}: {}", pem::base64(all.as_bytes())));
         changed += 1;
     }

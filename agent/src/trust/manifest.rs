@@ -111,7 +111,9 @@ fn take(lock: &File) -> anyhow::Result<()> {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                bail!("another `interlock trust`, or a tool that it started, is at work; wait until it has ended")
+                bail!(
+                    "another `interlock trust`, or a tool that it started, is at work; wait until it has ended"
+                )
             }
             Err(error) => return Err(io::Error::from(error)).context("cannot lock the manifest"),
         }

@@ -61,7 +61,9 @@ impl Family {
 
     fn named(name: &str) -> anyhow::Result<&'static Self> {
         let family = FAMILIES.iter().find(|family| family.name == name);
-        family.with_context(|| format!("the manifest names a family of distributions `{name}` that is not known"))
+        family.with_context(|| {
+            format!("the manifest names a family of distributions `{name}` that is not known")
+        })
     }
 
     /// The anchor's path.
@@ -170,7 +172,12 @@ pub(super) fn remove(
         notes.push(format!("{} was changed by others and stays", family.anchor().display()));
     }
 
-    let now = files::tree(&output).with_context(|| format!("cannot read {}", output.display()))?;
+    // What an installation or removal that was killed was about to put there.
+    let mut now = files::tree(&output).with_context(|| format!("cannot read {}", output.display()))?;
+    for path in now.keys().filter(|path| is_temporary(path)) {
+        files::remove_file(&output.join(path))?;
+    }
+    now.retain(|path, _| !is_temporary(path));
     if record.after.is_some_and(|after| same(after, &now)) {
         put_back(&output, &now, record.before, journal)?;
         return Ok(notes);
@@ -185,7 +192,14 @@ pub(super) fn remove(
     put_back_links(&output, record.before)?;
     family.update(host, tools)?;
     if let Some(path) = family.keystore {
-        notes.extend(empty_keystore(host, tools, journal, authority, &Path::new(family.output).join(path), record)?);
+        notes.extend(empty_keystore(
+            host,
+            tools,
+            journal,
+            authority,
+            &Path::new(family.output).join(path),
+            record,
+        )?);
     }
     let bundle = Path::new(family.bundle);
     let below = bundle.strip_prefix(family.output).unwrap_or(bundle);
@@ -209,13 +223,8 @@ pub(super) fn remove(
 }
 
 fn same(one: &Tree, other: &Tree) -> bool {
-    let plain = |tree: &'_ Tree| -> Vec<PathBuf> {
-        tree.keys().filter(|path| !is_temporary(path)).cloned().collect()
-    };
-    plain(one) == plain(other)
-        && one.iter().all(|(path, entry)| {
-            is_temporary(path) || other.get(path).is_some_and(|there| there.same(entry))
-        })
+    one.len() == other.len()
+        && one.iter().all(|(path, entry)| other.get(path).is_some_and(|there| there.same(entry)))
 }
 
 fn is_temporary(path: &Path) -> bool {

@@ -48,12 +48,13 @@ fn write(path: &Path, contents: &[u8]) -> std::io::Result<()> {
 
 fn debian(root: &Path) -> anyhow::Result<()> {
     let output = root.join("etc/ssl/certs");
-    let all = sources(&[root.join("usr/share/ca-certificates"), root.join("usr/local/share/ca-certificates")]);
+    let all =
+        sources(&[root.join("usr/share/ca-certificates"), root.join("usr/local/share/ca-certificates")]);
     let mut bundle = Vec::new();
     for file in &all {
         bundle.extend(fs::read(file)?);
         let link = output.join(file.with_extension("pem").file_name().unwrap());
-        if !link.exists() {
+        if !link.is_symlink() {
             fault::step()?;
             symlink(Path::new("/").join(file.strip_prefix(root)?), &link)?;
             fault::step()?;
@@ -91,8 +92,11 @@ fn certificate(name: &str) -> String {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let host =
-            Host { root: dir.path().to_owned(), state: "/var/lib/interlock".into(), run: "/run/interlock".into() };
+        let host = Host {
+            root: dir.path().to_owned(),
+            state: "/var/lib/interlock".into(),
+            run: "/run/interlock".into(),
+        };
         let authority = Authority::parse(certificate("authority").as_bytes(), Path::new("x")).unwrap();
         let world = Self { dir, host, authority };
         fs::create_dir_all(world.path("/var/lib/interlock")).unwrap();
@@ -428,7 +432,8 @@ fn bundles_follow_what_they_are_made_of() {
 fn a_kubeconfig_copy_can_be_read_by_whom_the_file_can() {
     let world = World::debian();
     let data = pem::base64(certificate("cluster").as_bytes());
-    let text = format!("clusters:\n- name: a\n  cluster:\n    certificate-authority-data: {data}\nusers: []\n");
+    let text =
+        format!("clusters:\n- name: a\n  cluster:\n    certificate-authority-data: {data}\nusers: []\n");
     world.file("/home/report/.kube/config", &text);
     fs::set_permissions(world.path("/home/report/.kube/config"), fs::Permissions::from_mode(0o600)).unwrap();
     let path = PathBuf::from("/home/report/.kube/config");

@@ -147,8 +147,7 @@ impl Settings {
             "Environment" => {
                 let pairs = words(value);
                 let pairs = pairs.iter().filter_map(|word| word.split_once('='));
-                self.environment
-                    .extend(pairs.map(|(key, value)| (key.to_owned(), value.replace("%%", "%"))));
+                self.environment.extend(pairs.map(|(key, value)| (key.to_owned(), value.replace("%%", "%"))));
             }
             "EnvironmentFile" if value.is_empty() => self.files.clear(),
             "EnvironmentFile" => self.files.push(value.to_owned()),
@@ -276,7 +275,10 @@ mod tests {
             ),
             ("etc/systemd/system/job-runner@.service.d/90-last.conf", "[Service]\nEnvironment=A=last\n"),
             ("etc/systemd/system/job-.service.d/10-first.conf", "[Service]\nEnvironment=A=first G=100%%\n"),
-            ("etc/systemd/system/job-runner@1.service.d/50-interlock-trust.conf", "[Service]\nEnvironment=H=8\n"),
+            (
+                "etc/systemd/system/job-runner@1.service.d/50-interlock-trust.conf",
+                "[Service]\nEnvironment=H=8\n",
+            ),
             ("etc/job.env", "B=file\n; comment\nI=\"quoted value\"\n"),
         ]);
         let unit = Unit::read(&host, "job-runner@1.service", false);

@@ -30,8 +30,7 @@ fn words<const N: usize>(words: [String; N]) -> std::io::Result<Vec<OsString>> {
 }
 
 const SYSTEM: &str = "`interlock trust install` puts it into the system's store";
-const ENVIRONMENT: &str =
-    "it brings roots of its own: start it by `interlock run`, or as a unit with `interlock trust install --unit NAME`";
+const ENVIRONMENT: &str = "it brings roots of its own: start it by `interlock run`, or as a unit with `interlock trust install --unit NAME`";
 
 /// All of them.
 pub(super) const CLIENTS: &[Client] = &[
@@ -104,7 +103,8 @@ pub(super) const CLIENTS: &[Client] = &[
         asks: "requests.get('https://…')",
         applies: |context, program| {
             let mut command = context.command(program);
-            command.args(["-c", "import importlib.util as u, sys; sys.exit(u.find_spec('requests') is None)"]);
+            command
+                .args(["-c", "import importlib.util as u, sys; sys.exit(u.find_spec('requests') is None)"]);
             context.succeeds(&mut command)
         },
         arguments: |port, _| {
@@ -211,7 +211,9 @@ fn psql(port: u16, how: &str) -> std::io::Result<Vec<OsString>> {
         "-w".into(),
         "-c".into(),
         "SELECT 1".into(),
-        format!("host=localhost hostaddr=127.0.0.1 port={port} user=none dbname=none connect_timeout=10 {how}"),
+        format!(
+            "host=localhost hostaddr=127.0.0.1 port={port} user=none dbname=none connect_timeout=10 {how}"
+        ),
     ])
 }
 
