@@ -208,11 +208,43 @@ fn clients_accept_when_it_is_installed_and_the_host_is_as_before_when_it_is_remo
     assert!(!all && accepts.values().all(|accepts| !accepts), "{accepts:?}");
 }
 
+/// A stand-in for the distribution's tool, which kills the installation that started it.
+const TOOL: &str = "/usr/sbin/update-ca-certificates";
+
 #[test]
 fn an_installation_that_is_killed_is_removed_whole() {
     let layer = Layer::new();
     let before = layer.snapshot();
-    for milliseconds in [5, 60, 150, 400, 900, 2000, 4000] {
+    layer.sh(&format!("mv {TOOL} {TOOL}.real")).expect_success();
+    for (when, script) in [
+        ("before its tool did anything", "kill -9 $PPID"),
+        (
+            "when its tool had taken old links away",
+            "cd /etc/ssl/certs; ln -s /usr/local/share/ca-certificates/interlock-authority.crt interlock-authority.pem; \
+             rm -f *.0; echo half > ca-certificates.crt.new; kill -9 $PPID",
+        ),
+        ("when its tool had ended", "$0.real && kill -9 $PPID"),
+        // The tool outlives it: the removal has to wait for it.
+        ("while its tool goes on", "kill -9 $PPID; sleep 1; exec $0.real"),
+    ] {
+        layer
+            .sh(&format!("printf '#!/bin/sh\\n%s\\n' '{script}' > {TOOL}; chmod 755 {TOOL}"))
+            .expect_success();
+        let killed = layer.trust(&["install"]);
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&killed.status),
+            Some(9),
+            "{}",
+            killed.both()
+        );
+        assert!(layer.at("/interlock-test/state/trust/manifest.json").exists());
+        layer.sh(&format!("cp {TOOL}.real {TOOL}.new && mv {TOOL}.new {TOOL}")).expect_success();
+        layer.trust(&["remove"]).expect_success();
+        layer.sh("rm -f /etc/ssl/certs/ca-certificates.crt.new").expect_success();
+        layer.assert_as(&before, &format!("killed {when}"));
+    }
+    // And at whatever point these moments fall.
+    for milliseconds in [3, 30, 300] {
         let mut command = layer.trust_command();
         let mut installing = Daemon::start(command.arg("install"), Signal::KILL).unwrap();
         std::thread::sleep(Duration::from_millis(milliseconds));
@@ -220,6 +252,32 @@ fn an_installation_that_is_killed_is_removed_whole() {
         layer.trust(&["remove"]).expect_success();
         layer.assert_as(&before, &format!("killed after {milliseconds} ms"));
     }
+}
+
+#[test]
+fn an_nss_database_is_served_and_put_back() {
+    let layer = Layer::new();
+    layer.sh("mkdir -p /etc/nss-test && certutil -N -d sql:/etc/nss-test --empty-password && chown nobody /etc/nss-test/*").expect_success();
+    let before = layer.snapshot();
+    let verifies = || {
+        layer
+            .sh("certutil -V -u L -n interlock-authority -d sql:/etc/nss-test 2>&1; \
+                 certutil -L -n interlock-authority -d sql:/etc/nss-test")
+            .success()
+    };
+    layer.trust(&["install", "--nss", "/etc/nss-test"]).expect_success();
+    assert!(verifies());
+    let again = layer.trust(&["install", "--nss", "/etc/nss-test"]).expect_success();
+    assert!(!again.contains("installed "), "{again}");
+    layer.trust(&["remove"]).expect_success();
+    layer.assert_as(&before, "after the removal");
+
+    layer.trust(&["install", "--nss", "/etc/nss-test"]).expect_success();
+    layer.file("/interlock-test/corp.pem", &authority("Corp authority").0);
+    layer.sh("certutil -A -n corp -t C,, -i /interlock-test/corp.pem -d sql:/etc/nss-test").expect_success();
+    layer.trust(&["remove"]).expect_success();
+    assert!(!verifies());
+    layer.sh("certutil -L -n corp -d sql:/etc/nss-test").expect_success();
 }
 
 #[test]

@@ -117,6 +117,13 @@ pub(super) fn install(
     Ok(report)
 }
 
+/// A file beside a unit's.
+struct UnitFile {
+    unit: String,
+    path: PathBuf,
+    text: String,
+}
+
 struct Work<'a> {
     host: &'a Host,
     tools: &'a dyn Tools,
@@ -154,7 +161,7 @@ impl Work<'_> {
         // What units are pointed to is there before they are.
         self.bundles(&bundles)?;
         let mut changed = BTreeSet::new();
-        for (unit, path, text) in drop_ins {
+        for UnitFile { unit, path, text } in drop_ins {
             let before = self.report.steps.len();
             let outcome = self.file(&path, text, &format!("environment of {unit}"));
             self.failed(&path.display().to_string(), outcome);
@@ -218,11 +225,7 @@ impl Work<'_> {
     }
 
     /// The files that a unit needs, and the bundles that they name.
-    fn unit(
-        &mut self,
-        name: &str,
-        request: &Request,
-    ) -> anyhow::Result<(Vec<(String, PathBuf, String)>, Vec<Bundle>)> {
+    fn unit(&mut self, name: &str, request: &Request) -> anyhow::Result<(Vec<UnitFile>, Vec<Bundle>)> {
         check_name(name)?;
         let unit = Unit::read(self.host, name, false);
         if !unit.exists {
@@ -259,7 +262,7 @@ impl Work<'_> {
             // What an EnvironmentFile= of the unit sets beats any Environment=; a later file beats it.
             let lines =
                 wanted.variables.iter().map(|(name, value)| format!("{name}={}\n", env_quoted(value)));
-            files.push((name.to_owned(), file.clone(), lines.collect()));
+            files.push(UnitFile { unit: name.to_owned(), path: file.clone(), text: lines.collect() });
             text.push_str(&format!("EnvironmentFile=-{}\n", file.display()));
         } else {
             for (name, value) in &wanted.variables {
@@ -269,7 +272,7 @@ impl Work<'_> {
         for (from, to) in overlays {
             text.push_str(&format!("BindReadOnlyPaths=-{}:{}\n", mountable(&from)?, mountable(&to)?));
         }
-        files.push((name.to_owned(), drop_in, text));
+        files.push(UnitFile { unit: name.to_owned(), path: drop_in, text });
         Ok((files, bundles))
     }
 
