@@ -19,3 +19,4 @@ pub mod protocol;
 pub mod record;
 pub mod sql;
 pub mod tls;
+pub mod trust;

@@ -49,6 +49,8 @@ enum Command {
     Config(config::Args),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
+    /// Have clients trust the host's authority, without editing scripts.
+    Trust(crate::trust::cli::Args),
     /// Read, replay, export and verify recordings.
     Sessions(crate::record::cli::Args),
     /// Print shell completions.
@@ -90,6 +92,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => operate::detach(&args, &load()?),
         Command::Config(args) => config::run(&args, &cli.config),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
+        Command::Trust(args) => crate::trust::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
         Command::Completions { shell } => {
             let mut script = Vec::new();

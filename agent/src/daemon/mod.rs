@@ -36,6 +36,9 @@ const SCRIPTS: (usize, usize) = (10_000, 64 << 20);
 /// How often files and cgroups that selectors name are looked at again.
 const REFRESH: Duration = Duration::from_secs(1);
 
+/// How often bundles of trusted roots are looked at again: the system's change with package updates.
+const TRUST_REFRESH: Duration = Duration::from_secs(60);
+
 /// What every flow and request works with.
 pub(crate) struct Agent {
     config: Config,
@@ -92,6 +95,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut events = interceptor.events().context("the kernel's reports are taken already")?;
     recorder.policy_loaded(policies.current().hash(), policies.current().files())?;
 
+    refresh_trust(&config);
     let (shutdown, stopping) = watch::channel(false);
     let agent = Arc::new(Agent {
         interceptor,
@@ -121,6 +125,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut refresh = tokio::time::interval(REFRESH);
     refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut trust = tokio::time::interval(TRUST_REFRESH);
+    trust.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut flows = JoinSet::new();
     tracing::info!(
         policies = agent.policies.current().files().len(),
@@ -138,6 +144,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Some(()) = changes.recv() => drop(agent.in_background(Agent::reload).await),
             _ = hang_up.recv() => drop(agent.in_background(Agent::reload).await),
             _ = refresh.tick() => drop(agent.in_background(Agent::refresh).await),
+            _ = trust.tick() => drop(agent.in_background(|agent| refresh_trust(&agent.config)).await),
             Some(ended) = flows.join_next(), if !flows.is_empty() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a flow's task failed");
@@ -158,6 +165,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let recorder = Arc::clone(&agent.recorder);
     tokio::task::spawn_blocking(move || recorder.close()).await?.context("cannot close the recording")?;
     Ok(())
+}
+
+/// Makes what clients are pointed to for their trusted roots. Trouble there holds up nothing: a client
+/// that does not find the authority refuses, as it should.
+fn refresh_trust(config: &Config) {
+    if let Err(error) = crate::trust::refresh(config) {
+        tracing::warn!("cannot make the bundles of trusted roots: {error:#}");
+    }
 }
 
 impl Agent {
