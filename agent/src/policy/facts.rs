@@ -63,6 +63,8 @@ pub(crate) const VARIABLES: &[(&str, &[&str])] = &[
             "columns",
             "functions",
             "where",
+            "where_read",
+            "where_write",
             "limit",
             "dynamic",
             "settings",
@@ -222,6 +224,7 @@ pub(super) fn operation_value(
     if long || many {
         return Err(WhenError::TooLarge);
     }
+    let clause = |clause: Option<Where>| text(&clause.as_ref().map_or_else(String::new, word::<Where>));
     let params = || {
         let params = operation.params.iter().map(|p| p.as_deref().map_or(Value::Null, text));
         Value::List(Arc::new(params.collect()))
@@ -239,7 +242,9 @@ pub(super) fn operation_value(
         .with("writes", || strings(&statement.writes))
         .with("columns", || strings(statement.columns_read.union(&statement.columns_written)))
         .with("functions", || strings(&statement.functions))
-        .with("where", || text(&statement.where_clause.as_ref().map_or_else(String::new, word::<Where>)))
+        .with("where", || clause(statement.where_clause))
+        .with("where_read", || clause(statement.where_read))
+        .with("where_write", || clause(statement.where_write))
         .with("limit", || text(&statement.limit.as_ref().map_or_else(String::new, word::<Limit>)))
         .with("dynamic", || Value::Bool(statement.dynamic))
         .with("settings", || strings(&statement.settings))

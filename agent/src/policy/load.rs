@@ -223,6 +223,7 @@ impl PolicySet {
             })
         };
         let (uses_time, uses_params) = (any(Rule::uses_time), any(Rule::uses_params));
+        let bounds_rows = any(Rule::bounds_rows);
         FlowPolicy {
             treatment,
             groups,
@@ -233,6 +234,7 @@ impl PolicySet {
             hash: Arc::clone(&self.hash),
             uses_time,
             uses_params,
+            bounds_rows,
         }
     }
 

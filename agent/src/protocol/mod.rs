@@ -61,8 +61,8 @@ pub trait Rules: Send + Sync {
         self.masks()
     }
 
-    /// The same operation gets the same decision, whatever its parameters and the time.
-    fn is_static(&self) -> bool {
+    /// An operation of this script gets the same decision, whatever its parameters and the time.
+    fn is_static(&self, _script: &sql::Script) -> bool {
         false
     }
 
@@ -93,8 +93,8 @@ impl Rules for FlowPolicy {
         Self::record_masks(self)
     }
 
-    fn is_static(&self) -> bool {
-        Self::is_static(self)
+    fn is_static(&self, script: &sql::Script) -> bool {
+        self.is_static_for(script)
     }
 
     fn refuses_plaintext(&self) -> Option<String> {

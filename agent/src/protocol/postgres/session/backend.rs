@@ -407,7 +407,7 @@ impl Core {
             && prepared.script.statements.len() <= 1
         {
             let names: Vec<_> =
-                prepared.script.statements.iter().filter_map(|one| one.prepares.clone()).collect();
+                prepared.script.statements.iter().flat_map(|one| one.prepares.iter().cloned()).collect();
             let order = prepared.order;
             self.names.tag(Reader::new(body).cstr().unwrap_or_default(), &names, order);
         }

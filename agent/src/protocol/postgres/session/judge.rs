@@ -223,8 +223,8 @@ impl Core {
     fn judge_one(&self, step: Step, prepared: &Arc<Prepared>, params: &Arc<[Option<String>]>) -> Judged {
         let recorded = Arc::clone(&prepared.recorded);
         // What it runs by name may come to be something else.
-        let lasting =
-            self.flow.is_static() && prepared.script.statements.iter().all(|one| one.executes.is_none());
+        let lasting = self.flow.is_static(&prepared.script)
+            && prepared.script.statements.iter().all(|one| one.executes.is_empty());
         let known = || prepared.decided.lock().unwrap_or_else(PoisonError::into_inner);
         if lasting
             && let Some((generation, decision)) = &*known()
@@ -274,7 +274,7 @@ impl Core {
             if statement.classes.contains(&Class::Ddl) {
                 self.catalog_stale = true;
             }
-            if let Some(name) = &statement.prepares {
+            for name in &statement.prepares {
                 let order = self.names.next_order();
                 let inner = Arc::new(Prepared::part(prepared, statement, order));
                 room &= self.names.add_again(name.as_bytes(), inner, &self.limits);
@@ -290,21 +290,22 @@ impl Core {
 
 /// `script` with what its EXECUTEs run put behind it.
 fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
-    if script.statements.iter().all(|statement| statement.executes.is_none()) {
+    if script.statements.iter().all(|statement| statement.executes.is_empty()) {
         return Arc::clone(script);
     }
     let mut all = Script::clone(script);
     for (index, statement) in script.statements.iter().enumerate() {
-        let Some(name) = &statement.executes else { continue };
-        let mut known =
-            script.statements.iter().take(index).any(|earlier| earlier.prepares.as_ref() == Some(name));
-        for candidate in names.candidates(name.as_bytes()) {
-            known = true;
-            all.statements.extend(candidate.script.statements.iter().cloned());
-        }
-        if !known {
-            let reason = "EXECUTE of a statement that was not seen to be prepared";
-            all.statements.extend(Script::unparsed(&statement.text, reason).statements);
+        for name in &statement.executes {
+            let mut known =
+                script.statements.iter().take(index).any(|earlier| earlier.prepares.contains(name));
+            for candidate in names.candidates(name.as_bytes()) {
+                known = true;
+                all.statements.extend(candidate.script.statements.iter().cloned());
+            }
+            if !known {
+                let reason = "EXECUTE of a statement that was not seen to be prepared";
+                all.statements.extend(Script::unparsed(&statement.text, reason).statements);
+            }
         }
     }
     Arc::new(all)
