@@ -4,7 +4,7 @@
 
 use std::os::fd::AsRawFd;
 
-use interlock_agent::sql::{Class, Kind, MAX_TEXT, analyze};
+use interlock_agent::sql::{Class, Kind, MAX_TEXT, Where, analyze};
 use proptest::prelude::*;
 
 fn is_read(text: &str) -> bool {
@@ -85,6 +85,34 @@ fn conditions_that_double_with_every_level_cost_little() {
     }
     for condition in [condition, nested] {
         analyze(&format!("delete from t where {condition}"));
+    }
+}
+
+#[test]
+fn a_condition_too_large_to_be_worked_out_bounds_nothing() {
+    let weakest =
+        |condition: &str| analyze(&format!("delete from t where {condition}")).statements[0].where_clause;
+    let doubled = (0..40)
+        .fold("a".to_owned(), |inner, _| format!("coalesce({inner}, nullif({inner_}, 1))", inner_ = "b"));
+    let case =
+        (0..300).fold("true".to_owned(), |inner, _| format!("case when a = 1 then {inner} else true end"));
+    for condition in [
+        format!("{}true", "not ".repeat(202)),
+        vec!["id = id"; 21_000].join(" and "),
+        format!("{} or b is null or b is not null", vec!["a = 1"; 3000].join(" or ")),
+        case,
+    ] {
+        assert_eq!(weakest(&condition), Some(Where::AlwaysTrue), "{}…", &condition[..40]);
+    }
+    for condition in [
+        format!("a in ({})", vec!["1"; 100_000].join(", ")),
+        format!("a = any (array[{}])", vec!["1"; 50_000].join(", ")),
+        format!("(a, b) in ({})", vec!["(1, 2)"; 20_000].join(", ")),
+        vec!["(a = 1 and b = 2)"; 10_000].join(" or "),
+        vec!["a <> 1"; 3000].join(" and "),
+        format!("{doubled} = 3"),
+    ] {
+        assert_eq!(weakest(&condition), Some(Where::Present), "{}…", &condition[..40]);
     }
 }
 

@@ -30,10 +30,17 @@ fn line(statement: &Statement) -> String {
     part("columns_written", words(&statement.columns_written));
     part("functions", words(&statement.functions));
     part("where", words(statement.where_clause));
+    // Where they differ from it.
+    for (name, clause) in [("where_read", statement.where_read), ("where_write", statement.where_write)] {
+        part(name, words(clause.filter(|clause| Some(*clause) != statement.where_clause)));
+    }
     part("limit", words(statement.limit));
+    let rows: Vec<String> =
+        statement.limit_rows.iter().map(|rows| serde_json::to_string(rows).unwrap()).collect();
+    part("rows", rows.join(" ").replace('"', ""));
     part("settings", statement.settings.iter().cloned().collect::<Vec<_>>().join(" "));
-    part("executes", statement.executes.clone().unwrap_or_default());
-    part("prepares", statement.prepares.clone().unwrap_or_default());
+    part("executes", words(&statement.executes));
+    part("prepares", words(&statement.prepares));
     for (flag, set) in [
         ("dynamic", statement.dynamic),
         ("changes_lexing", statement.changes_lexing),

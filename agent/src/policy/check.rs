@@ -133,6 +133,7 @@ fn sql_is_empty(sql: &SqlMatcher) -> bool {
         functions,
         r#where,
         limit,
+        limit_over,
         dynamic,
         changes_lexing,
         settings,
@@ -143,62 +144,36 @@ fn sql_is_empty(sql: &SqlMatcher) -> bool {
         && columns.is_none()
         && r#where.is_none()
         && limit.is_none()
+        && limit_over.is_none()
         && dynamic.is_none()
         && changes_lexing.is_none()
         && settings.is_none()
 }
 
 /// Combinations of keys that no statement has.
+///
+/// A kind counts wherever it stands, beside others: a DO block can hold a TRUNCATE and an UPDATE without
+/// WHERE. So only what is never part of another statement has nothing beside it.
 fn impossible(sql: &SqlMatcher) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
     let Some(kinds) = &sql.kind else { return found };
-    let all = |bare: fn(Kind) -> bool| kinds.0.iter().all(|kind| bare(*kind));
+    if !kinds.0.iter().all(|kind| matches!(kind, Kind::FunctionCall | Kind::Replication | Kind::Cancel)) {
+        return found;
+    }
     let listed = || kinds.0.iter().map(super::facts::word).collect::<Vec<_>>().join(", ");
-    if sql.r#where.is_some() && all(bare) {
+    if sql.r#where.is_some() {
         found.push((format!("{} has no WHERE", listed()), "leave `where` out"));
     }
-    if sql.limit.is_some() && all(bare) {
+    if sql.limit.is_some() || sql.limit_over.is_some() {
         found.push((format!("{} has no LIMIT", listed()), "leave `limit` out"));
     }
-    if sql.dynamic == Some(true) && all(bare) {
+    if sql.dynamic == Some(true) {
         found.push((format!("{} runs no text of its own", listed()), "leave `dynamic` out"));
     }
-    if (sql.tables.is_some() || sql.columns.is_some() || sql.reads.is_some() || sql.writes.is_some())
-        && all(|kind| matches!(kind, Kind::Unparsed | Kind::FunctionCall | Kind::Replication | Kind::Cancel))
-    {
+    if sql.tables.is_some() || sql.columns.is_some() || sql.reads.is_some() || sql.writes.is_some() {
         found.push((format!("{} names no tables", listed()), "leave `tables`, `columns` and the like out"));
     }
     found
-}
-
-/// A statement of this kind holds no query and no write, however it is written.
-fn bare(kind: Kind) -> bool {
-    let word = super::facts::word(&kind);
-    matches!(
-        kind,
-        Kind::Truncate
-            | Kind::Grant
-            | Kind::Revoke
-            | Kind::Vacuum
-            | Kind::Analyze
-            | Kind::Cluster
-            | Kind::Reindex
-            | Kind::Checkpoint
-            | Kind::Load
-            | Kind::Listen
-            | Kind::Unlisten
-            | Kind::Notify
-            | Kind::Lock
-            | Kind::Begin
-            | Kind::Commit
-            | Kind::Rollback
-            | Kind::Savepoint
-            | Kind::Discard
-            | Kind::Show
-            | Kind::Replication
-            | Kind::Cancel
-            | Kind::Unparsed
-    ) || word.starts_with("drop_")
 }
 
 /// The rule that keeps this one from ever deciding, if there is one.
@@ -276,10 +251,17 @@ fn sql_covers(broad: &SqlMatcher, narrow: &SqlMatcher) -> bool {
         && list(&broad.writes, &narrow.writes, super::pattern::Name::covers)
         && list(&broad.functions, &narrow.functions, super::pattern::Name::covers)
         && list(&broad.columns, &narrow.columns, super::pattern::ColumnName::covers)
+        // Which WHERE it is about depends on the other keys.
+        && (broad.r#where.is_none() || broad.asks() == narrow.asks())
         && list(&broad.r#where, &narrow.r#where, |broad, narrow| {
             broad == narrow || (*broad == Where::Missing && *narrow == Where::AlwaysTrue)
         })
         && list(&broad.limit, &narrow.limit, PartialEq::eq)
+        && match (broad.limit_over, narrow.limit_over) {
+            (None, _) => true,
+            (Some(broad), Some(narrow)) => broad.0 <= narrow.0,
+            (Some(_), None) => false,
+        }
         && same(broad.dynamic, narrow.dynamic)
         && same(broad.changes_lexing, narrow.changes_lexing)
         && texts(&broad.settings, &narrow.settings)

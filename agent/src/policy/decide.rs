@@ -14,7 +14,7 @@ use super::{Destination, Egress, TlsTreatment, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::mask::MaskSet;
 use crate::operation::Operation;
-use crate::sql::{Kind, Statement};
+use crate::sql::{Bound, Kind, Script, Statement};
 
 /// The built-in rule that refuses replication connections which no rule allows by name.
 pub const REPLICATION_RULE: &str = "interlock.replication";
@@ -94,6 +94,7 @@ pub struct FlowPolicy {
     pub(crate) record_masks: Arc<MaskSet>,
     pub(crate) uses_time: bool,
     pub(crate) uses_params: bool,
+    pub(crate) bounds_rows: bool,
 }
 
 impl FlowPolicy {
@@ -111,6 +112,15 @@ impl FlowPolicy {
     /// time or at bind parameters. The decision can then be kept with the prepared statement.
     pub fn is_static(&self) -> bool {
         !self.uses_time && !self.uses_params
+    }
+
+    /// [`FlowPolicy::is_static`] for what this script does: where a parameter is its LIMIT, a rule on
+    /// LIMIT looks at the parameter.
+    pub fn is_static_for(&self, script: &Script) -> bool {
+        let by_parameter = |statement: &Statement| {
+            statement.limit_rows.iter().any(|bound| matches!(bound, Bound::Parameter(_)))
+        };
+        self.is_static() && !(self.bounds_rows && script.statements.iter().any(by_parameter))
     }
 
     /// Some rule looks at bind parameters: a statement is to be judged again when they are bound.

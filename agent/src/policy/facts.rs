@@ -65,6 +65,8 @@ pub(crate) const VARIABLES: &[(&str, &[&str])] = &[
             "columns_written",
             "functions",
             "where",
+            "where_read",
+            "where_write",
             "limit",
             "dynamic",
             "changes_lexing",
@@ -225,6 +227,7 @@ pub(super) fn operation_value(
     if long || many {
         return Err(WhenError::TooLarge);
     }
+    let clause = |clause: Option<Where>| text(&clause.as_ref().map_or_else(String::new, word::<Where>));
     let params = || {
         let params = operation.params.iter().map(|p| p.as_deref().map_or(Value::Null, text));
         Value::List(Arc::new(params.collect()))
@@ -244,7 +247,9 @@ pub(super) fn operation_value(
         .with("columns_read", || strings(&statement.columns_read))
         .with("columns_written", || strings(&statement.columns_written))
         .with("functions", || strings(&statement.functions))
-        .with("where", || text(&statement.where_clause.as_ref().map_or_else(String::new, word::<Where>)))
+        .with("where", || clause(statement.where_clause))
+        .with("where_read", || clause(statement.where_read))
+        .with("where_write", || clause(statement.where_write))
         .with("limit", || text(&statement.limit.as_ref().map_or_else(String::new, word::<Limit>)))
         .with("dynamic", || Value::Bool(statement.dynamic))
         .with("changes_lexing", || Value::Bool(statement.changes_lexing))

@@ -9,7 +9,8 @@ use super::decode::{At, Decode, Decoder, OneOrMany, record, words};
 use super::pattern::{ColumnName, Name, Text};
 use super::schedule::Schedule;
 use super::values::{
-    Account, CgroupPath, ExePath, HostName, Message, Net, Ports, RuleName, RunName, SliceName, UnitName,
+    Account, CgroupPath, Count, ExePath, HostName, Message, Net, Ports, RuleName, RunName, SliceName,
+    UnitName,
 };
 use super::when::{FlowWhen, When};
 use super::yaml::{Node, Value};
@@ -153,11 +154,15 @@ record! {
         columns: Option<OneOrMany<ColumnName>>,
         /// Functions that it calls.
         functions: Option<OneOrMany<Name>>,
-        /// Its WHERE: `missing` (an always-true one included), `always_true` or `present`.
+        /// Its WHERE: `missing` (an always-true one included), `always_true` or `present`. With a `class`,
+        /// `kind` or relations that are read alone, that of what it reads; with ones that are changed
+        /// alone, that of what it changes; the weaker one otherwise.
         #[schemars(rename = "where")]
         r#where: Option<OneOrMany<Where>>,
         /// Its LIMIT: `missing` or `present`.
         limit: Option<OneOrMany<Limit>>,
+        /// It may give more rows than this: its LIMIT is missing or a larger number.
+        limit_over: Option<Count>,
         /// Whether it runs text that cannot be known before it runs.
         dynamic: Option<bool>,
         /// Whether it changes how the server splits later text into tokens.

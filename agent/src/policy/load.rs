@@ -246,6 +246,7 @@ impl PolicySet {
         };
         let (uses_time, uses_params) = (any(Rule::uses_time), any(Rule::uses_params));
         let tls = policies().map(|(_, policy)| policy.tls(destination)).max().unwrap_or_default();
+        let bounds_rows = any(Rule::bounds_rows);
         FlowPolicy {
             treatment,
             tls,
@@ -255,6 +256,7 @@ impl PolicySet {
             record_masks: self.mask_set(all),
             uses_time,
             uses_params,
+            bounds_rows,
         }
     }
 

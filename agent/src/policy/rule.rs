@@ -11,7 +11,7 @@ use super::pattern::{Match, Name, Text};
 use super::problem::Position;
 use super::when::When;
 use crate::identity::Subject;
-use crate::sql::{Kind, Relation, Statement, Where};
+use crate::sql::{Bound, Class, Kind, Limit, Relation, Statement, Where};
 
 /// One rule of a policy.
 #[derive(Debug)]
@@ -67,6 +67,12 @@ impl Rule {
         self.when.as_ref().is_some_and(When::uses_params)
     }
 
+    /// Its answer may change with a bind parameter that stands in a LIMIT.
+    pub(crate) fn bounds_rows(&self) -> bool {
+        let sql = self.matcher.as_ref().and_then(|m| m.sql.as_ref());
+        sql.is_some_and(|sql| sql.limit.is_some() || sql.limit_over.is_some())
+    }
+
     /// What it asks of the operation, whichever statement is looked at, holds.
     pub(crate) fn admits(&self, facts: &Facts<'_>) -> bool {
         let Some(matcher) = &self.matcher else { return true };
@@ -85,7 +91,8 @@ impl Rule {
         let sql = self.matcher.as_ref().and_then(|matcher| matcher.sql.as_ref());
         if let Some(sql) = sql {
             let Some(statement) = facts.statement else { return false };
-            if sql.matches(statement) < self.threshold() {
+            let params = facts.operation.map(|operation| &*operation.params).unwrap_or_default();
+            if sql.matches(statement, params) < self.threshold() {
                 return false;
             }
         }
@@ -119,15 +126,32 @@ fn relations<'r>(patterns: &OneOrMany<Name>, relations: impl Iterator<Item = &'r
 }
 
 impl SqlMatcher {
-    /// How the statement matches: the least of what each key says.
-    pub(crate) fn matches(&self, statement: &Statement) -> Match {
+    /// How the statement matches: the least of what each key says. `params` are the bind parameters,
+    /// none while they are not known.
+    pub(crate) fn matches(&self, statement: &Statement, params: &[Option<String>]) -> Match {
         let mut least = Match::Must;
         // The cheap ones first; nothing further is looked at once one says no.
-        let keys: [&dyn Fn() -> Option<Match>; 12] = [
+        let keys: [&dyn Fn() -> Option<Match>; 13] = [
             &|| self.dynamic.map(|dynamic| (statement.dynamic == dynamic).into()),
             &|| self.changes_lexing.map(|changes| (statement.changes_lexing == changes).into()),
-            &|| self.limit.as_ref().map(|l| statement.limit.is_some_and(|limit| l.0.contains(&limit)).into()),
-            &|| self.r#where.as_ref().map(|clauses| self::clause(clauses, statement.where_clause).into()),
+            &|| {
+                let asked = self.limit.as_ref()?;
+                let limit = statement.limit.map(|_| match rows(statement, params) {
+                    Rows::Unbounded => Limit::Missing,
+                    Rows::AtMost(_) | Rows::Open => Limit::Present,
+                });
+                Some(limit.is_some_and(|limit| asked.0.contains(&limit)).into())
+            },
+            &|| {
+                let most = self.limit_over?;
+                let over = match rows(statement, params) {
+                    Rows::Unbounded => statement.limit.is_some(),
+                    Rows::AtMost(rows) => rows > most.0,
+                    Rows::Open => false,
+                };
+                Some(over.into())
+            },
+            &|| self.r#where.as_ref().map(|asked| clause(asked, self.concerned(statement)).into()),
             &|| {
                 let one = [statement.kind];
                 let kinds = self.kind.as_ref()?;
@@ -181,6 +205,30 @@ impl SqlMatcher {
         if unknown { least.min(Match::May) } else { least }
     }
 
+    /// Whether the other keys ask for what is read, and for what is changed.
+    pub(crate) fn asks(&self) -> (bool, bool) {
+        let kind =
+            |asked: fn(&Kind) -> bool| self.kind.as_ref().is_some_and(|kinds| kinds.0.iter().any(asked));
+        let class = |class| self.class.as_ref().is_some_and(|classes| classes.0.contains(&class));
+        let reads = self.reads.is_some()
+            || class(Class::Read)
+            || kind(|kind| matches!(kind, Kind::Select | Kind::CopyTo | Kind::SelectInto));
+        let writes = self.writes.is_some()
+            || class(Class::Write)
+            || kind(|kind| matches!(kind, Kind::Update | Kind::Delete | Kind::Merge));
+        (reads, writes)
+    }
+
+    /// The WHERE that the other keys ask for: that of what is read, that of what is changed, or else the
+    /// weaker one.
+    fn concerned(&self, statement: &Statement) -> Option<Where> {
+        match self.asks() {
+            (true, false) => statement.where_read.or(statement.where_clause),
+            (false, true) => statement.where_write.or(statement.where_clause),
+            _ => statement.where_clause,
+        }
+    }
+
     fn columns(&self, statement: &Statement) -> Option<Match> {
         let patterns = self.columns.as_ref()?;
         let tables = statement.reads.iter().chain(&statement.writes);
@@ -198,6 +246,56 @@ impl SqlMatcher {
             .unwrap_or(Match::No)
             .min(Match::May);
         Some(named.max(wholesale))
+    }
+}
+
+/// How many rows a query may give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    Unbounded,
+    AtMost(u64),
+    /// As many as a parameter says that is not known yet.
+    Open,
+}
+
+fn rows(statement: &Statement, params: &[Option<String>]) -> Rows {
+    if statement.limit != Some(Limit::Present) {
+        return Rows::Unbounded;
+    }
+    let mut most = 0;
+    let mut open = false;
+    for bound in &statement.limit_rows {
+        match bound {
+            Bound::Rows(rows) => most = most.max(*rows),
+            Bound::Parameter(_) if params.is_empty() => open = true,
+            Bound::Parameter(number) => {
+                let index = usize::try_from(*number).unwrap_or_default().checked_sub(1);
+                let value = index.and_then(|index| params.get(index)).and_then(Option::as_deref);
+                match value.and_then(parameter_rows) {
+                    Some(rows) => most = most.max(rows),
+                    None => return Rows::Unbounded,
+                }
+            }
+        }
+    }
+    if open { Rows::Open } else { Rows::AtMost(most) }
+}
+
+/// A parameter as a number of rows: in digits, or the bytes of an integer whose type is not known.
+fn parameter_rows(text: &str) -> Option<u64> {
+    let from_bytes = |bytes: &[u8]| match bytes.len() {
+        2 | 4 | 8 => Some(bytes.iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte))),
+        _ => None,
+    };
+    if let Some(rows) = Bound::rows(text) {
+        return Some(rows);
+    }
+    match text.strip_prefix("\\x") {
+        Some(hex) if hex.len() % 2 == 0 && hex.len() <= 16 => {
+            u64::from_str_radix(hex, 16).ok().filter(|_| matches!(hex.len(), 4 | 8 | 16))
+        }
+        _ if text.starts_with('\0') => from_bytes(text.as_bytes()),
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::identity::Subject;
-use crate::sql::{Function, Relation, Where};
+use crate::sql::{Bound, Function, Limit, Relation, Where};
 
 /// As in the documentation's first example.
 pub(super) const EXAMPLE: &str = r#"
@@ -362,6 +362,76 @@ fn a_condition_without_an_answer_fails_closed() {
     assert_eq!(deny.decide_unbound(&operation, &Subject::default()).verdict, Verdict::Allow);
     assert_eq!(allow.decide_unbound(&operation, &Subject::default()).verdict, Verdict::Allow);
     assert!(deny.depends_on_params() && !deny.is_static());
+}
+
+#[test]
+fn the_where_that_counts_is_that_of_what_the_rule_is_about() {
+    let both = |read, write| {
+        vec![statement(Kind::Update, |s| {
+            s.classes.insert(Class::Read);
+            s.reads = [table("public.orders")].into();
+            s.writes = [table("public.orders")].into();
+            (s.where_read, s.where_write) = (Some(read), Some(write));
+            s.where_clause = Some(Where::Missing);
+        })]
+    };
+    let (all, some) = (Where::Missing, Where::Present);
+    for (keys, read, write, refused) in [
+        ("class: read", all, some, true),
+        ("class: read", some, all, false),
+        ("reads: orders", all, some, true),
+        ("reads: orders", some, all, false),
+        ("kind: [update, delete]", all, some, false),
+        ("kind: [update, delete]", some, all, true),
+        ("writes: orders", all, some, false),
+        ("class: write", some, all, true),
+        ("tables: orders", all, some, true),
+        ("tables: orders", some, all, true),
+        ("class: [read, write]", all, some, true),
+    ] {
+        let flow = rules(&format!(
+            "rules: [{{name: no, action: deny, match: {{sql: {{{keys}, where: missing}}}}}}]"
+        ));
+        let expected = if refused { denied("no") } else { PASSED };
+        assert_eq!(verdict(&flow, both(read, write)), expected, "{keys} {read:?} {write:?}");
+    }
+}
+
+#[test]
+fn a_limit_by_parameter_is_judged_when_it_is_bound() {
+    let bounded = |bound| {
+        vec![statement(Kind::Select, |s| {
+            s.limit = Some(Limit::Present);
+            s.limit_rows = [bound].into();
+        })]
+    };
+    let asked = |params: &[Option<&str>]| Operation {
+        params: params.iter().map(|p| p.map(str::to_owned)).collect::<Vec<_>>().into(),
+        ..operation(bounded(Bound::Parameter(2)))
+    };
+    let missing = rules("rules: [{name: no, action: deny, match: {sql: {limit: missing}}}]");
+    let over = rules("rules: [{name: no, action: deny, match: {sql: {limit_over: 100}}}]");
+    for flow in [&missing, &over] {
+        assert!(flow.is_static() && !flow.is_static_for(&asked(&[]).script));
+        assert!(flow.is_static_for(&operation(bounded(Bound::Rows(1))).script));
+        assert_eq!(flow.decide(&asked(&[]), &Subject::default()).verdict, Verdict::Allow, "at Parse");
+        let bound = |second| flow.decide(&asked(&[Some("1"), second]), &Subject::default()).verdict;
+        assert_eq!(bound(None), Verdict::Deny, "NULL is no bound");
+        assert_eq!(bound(Some("all")), Verdict::Deny);
+        for few in ["100", " 7 ", "9.5", "\\x00000064", "\\x0000000000000064", "\0\0\0\u{64}"] {
+            assert_eq!(bound(Some(few)), Verdict::Allow, "{few:?}");
+        }
+        assert_eq!(flow.decide(&asked(&[Some("1")]), &Subject::default()).verdict, Verdict::Deny);
+    }
+    let many = |flow: &FlowPolicy| flow.decide(&asked(&[None, Some("101")]), &Subject::default()).verdict;
+    assert_eq!((many(&missing), many(&over)), (Verdict::Allow, Verdict::Deny));
+    assert_eq!(verdict(&over, bounded(Bound::Rows(100))), PASSED);
+    assert_eq!(verdict(&over, bounded(Bound::Rows(999_999_999_999))), denied("no"));
+    assert_eq!(
+        verdict(&over, vec![statement(Kind::Select, |s| s.limit = Some(Limit::Missing))]),
+        denied("no")
+    );
+    assert_eq!(verdict(&over, vec![statement(Kind::Update, |_| {})]), PASSED, "it gives no rows");
 }
 
 #[test]

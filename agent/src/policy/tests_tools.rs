@@ -277,11 +277,14 @@ fn what_cannot_be_meant_is_warned_of() {
         ("rules: [{name: a, action: deny, match: {sql: {}}}]", "has no condition"),
         ("rules: [{name: a, action: allow, match: {sql: {kind: select}}}]", "allows what is allowed anyway"),
         (
-            "rules: [{name: a, action: deny, match: {sql: {kind: drop_table, where: missing}}}]",
+            "rules: [{name: a, action: deny, match: {sql: {kind: replication, where: missing}}}]",
             "has no WHERE",
         ),
-        ("rules: [{name: a, action: deny, match: {sql: {kind: truncate, limit: missing}}}]", "has no LIMIT"),
-        ("rules: [{name: a, action: deny, match: {sql: {kind: unparsed, tables: x}}}]", "names no tables"),
+        ("rules: [{name: a, action: deny, match: {sql: {kind: cancel, limit: missing}}}]", "has no LIMIT"),
+        (
+            "rules: [{name: a, action: deny, match: {sql: {kind: function_call, tables: x}}}]",
+            "names no tables",
+        ),
         (
             "rules: [{name: a, action: deny, match: {time: {from: \"8:00\", to: \"8:00\"}}}]",
             "begins when it ends",
@@ -297,6 +300,15 @@ fn what_cannot_be_meant_is_warned_of() {
         ),
         [""; 0]
     );
+    // A DO block can hold them side by side.
+    for sql in [
+        "kind: truncate, where: missing",
+        "kind: unparsed, dynamic: true",
+        "kind: drop_table, limit: missing",
+    ] {
+        let found = warnings(&format!("rules: [{{name: a, action: deny, match: {{sql: {{{sql}}}}}}}]"));
+        assert_eq!(found, [""; 0], "{sql}");
+    }
     let directory =
         directory(&[("p.yaml", "version: 1\nprocesses: [{user: no-such-user}]"), ("q.yaml", "version: 1")]);
     let (_, found) = check(directory.path()).unwrap();

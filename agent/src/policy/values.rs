@@ -220,6 +220,36 @@ impl Decode for Account {
     }
 }
 
+/// A number of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count(pub(crate) u64);
+
+impl Decode for Count {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        if let Value::Int(value) = node.value
+            && let Ok(value) = u64::try_from(value)
+        {
+            return Some(Self(value));
+        }
+        decoder.error_help(
+            node.at,
+            format!("expected a number of rows, found {}", node.describe()),
+            "write a whole number without quotes",
+        );
+        None
+    }
+}
+
+impl schemars::JsonSchema for Count {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "integer", "minimum": 0, "description": "A number of rows."})
+    }
+}
+
 impl schemars::JsonSchema for Account {
     fn schema_name() -> Cow<'static, str> {
         "Account".into()

@@ -69,8 +69,8 @@ pub trait Rules: Send + Sync {
         false
     }
 
-    /// The same operation gets the same decision, whatever its parameters and the time.
-    fn is_static(&self) -> bool {
+    /// An operation of this script gets the same decision, whatever its parameters and the time.
+    fn is_static(&self, _script: &sql::Script) -> bool {
         false
     }
 
@@ -105,8 +105,8 @@ impl Rules for FlowPolicy {
         Self::depends_on_params(self)
     }
 
-    fn is_static(&self) -> bool {
-        Self::is_static(self)
+    fn is_static(&self, script: &sql::Script) -> bool {
+        self.is_static_for(script)
     }
 
     fn refuses_plaintext(&self) -> Option<String> {

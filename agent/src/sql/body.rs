@@ -6,7 +6,7 @@ use pg_query::protobuf::{
 };
 use serde_json::Value;
 
-use super::fold::const_text;
+use super::constant;
 use super::parser::{self, Grammar};
 use super::scope::{Item, Lineage, Scope, Source};
 use super::utility::option_text;
@@ -48,7 +48,9 @@ impl Walker {
         if let Some(node) = node_of(function.sql_body.as_deref()) {
             let mut inner = scope.inner();
             inner.items.extend(parameters(function));
+            let outer = std::mem::replace(&mut self.sql_body, true);
             self.statements(node, &inner);
+            self.sql_body = outer;
         }
         if let Some(text) = body.first() {
             self.body(language.unwrap_or("sql"), text, Some(function));
@@ -86,11 +88,17 @@ impl Walker {
     fn body(&mut self, language: &str, text: &str, function: Option<&CreateFunctionStmt>) {
         match language {
             "sql" => {
+                let outer = std::mem::replace(&mut self.sql_body, true);
                 if let Err(reason) = self.nested_text(text, Grammar::Sql) {
                     self.unparsed("the function's body", &reason);
                 }
+                self.sql_body = outer;
             }
-            "plpgsql" => self.plpgsql(text, function),
+            "plpgsql" => {
+                let outer = std::mem::replace(&mut self.sql_body, false);
+                self.plpgsql(text, function);
+                self.sql_body = outer;
+            }
             // Trusted languages of the distribution: what they run is not known, but they stay within
             // the database.
             "plperl" | "pltcl" | "plv8" | "pllua" | "plrust" => self.out.dynamic = true,
@@ -157,12 +165,12 @@ impl Walker {
         let Some((text, grammar)) = expression.get("PLpgSQL_expr").and_then(text_and_grammar) else { return };
         let known = parser::parse(text, grammar).ok().and_then(|statements| {
             match node_of(statements.first()?.stmt.as_deref())? {
-                NodeRef::SelectStmt(select) => match node_of(select.target_list.first())? {
-                    NodeRef::ResTarget(target) if select.from_clause.is_empty() => {
-                        const_text(target.val.as_deref())
+                NodeRef::SelectStmt(select) if select.from_clause.is_empty() && select.larg.is_none() => {
+                    match (node_of(select.target_list.first())?, select.target_list.len()) {
+                        (NodeRef::ResTarget(target), 1) => constant::text(target.val.as_deref()),
+                        _ => None,
                     }
-                    _ => None,
-                },
+                }
                 _ => None,
             }
         });

@@ -6,9 +6,11 @@ use pg_query::protobuf::{
     SetOperation, UpdateStmt,
 };
 
+use super::bounds::{Whose, judge};
 use super::scope::{Item, Lineage, Out, Scope, Source};
-use super::walk::{Walker, node_of};
-use super::{Kind, Relation, Where, fold};
+use super::tree::children;
+use super::walk::{Walker, node_of, qualified};
+use super::{Kind, Relation, Where};
 
 impl Walker {
     pub(super) fn insert(&mut self, insert: &InsertStmt, outer: &Scope<'_>) -> Vec<Out> {
@@ -26,7 +28,10 @@ impl Walker {
             self.writes_column(&target, "*");
         }
         self.assignments(&insert.cols, &target, &scope);
+        // How the query bounds the rows that it gives, when it may give every row there is.
+        let mut source = Where::Present;
         if let Some(node) = node_of(insert.select_stmt.as_deref()) {
+            let outer = self.out.where_read.take();
             self.aside(|walker| match node {
                 // VALUES is no query of its own.
                 NodeRef::SelectStmt(select)
@@ -39,6 +44,14 @@ impl Walker {
                 }
                 _ => walker.node(node, &level),
             });
+            let found = self.out.where_read;
+            if gives_rows_of(node, &range.relname) {
+                source = found.unwrap_or(Where::Missing);
+            }
+            self.out.where_read = match (outer, found) {
+                (Some(outer), Some(found)) => Some(outer.min(found)),
+                (outer, found) => outer.or(found),
+            };
         }
         let returning = insert.returning_clause.as_ref();
         if let Some(conflict) = insert.on_conflict_clause.as_deref() {
@@ -48,15 +61,16 @@ impl Walker {
             excluded.name = Some("excluded".to_owned());
             excluded.target = false;
             excluded.qualified_only = true;
-            if !conflict.target_list.is_empty() {
-                self.kind(Kind::Update);
-                // It changes the rows in conflict only.
-                self.where_of_write(Where::Present);
-            }
             // What would have been inserted has no columns of a table.
             excluded.source = Source::Any(Lineage::default());
             scope.items.push(item);
             scope.items.push(excluded);
+            if !conflict.target_list.is_empty() {
+                self.kind(Kind::Update);
+                // It changes the rows in conflict only.
+                let own = judge(conflict.where_clause.as_deref(), &scope, Whose::Target);
+                self.where_of_write(source.max(own));
+            }
             self.aside(|walker| {
                 walker.assignments(&conflict.target_list, &target, &scope);
                 if let Some(infer) = conflict.infer.as_deref() {
@@ -65,7 +79,7 @@ impl Walker {
                 walker.optional(conflict.where_clause.as_deref(), &scope);
             });
         }
-        self.returning(returning, scope, &target)
+        self.returning(returning, scope, &target, None)
     }
 
     pub(super) fn update(&mut self, update: &UpdateStmt, outer: &Scope<'_>) -> Vec<Out> {
@@ -79,15 +93,17 @@ impl Walker {
         let mut scope = level.inner();
         let item = self.table(range, &level, true);
         scope.items.push(item);
+        let mut found = Where::Missing;
         self.aside(|walker| {
             for node in &update.from_clause {
                 walker.enter_item(node, &mut scope, &level);
             }
-            walker.where_of_write(fold::judge(update.where_clause.as_deref(), scope.alone()));
+            found = judge(update.where_clause.as_deref(), &scope, Whose::Target);
+            walker.where_of_write(found);
             walker.assignments(&update.target_list, &target, &scope);
             walker.optional(update.where_clause.as_deref(), &scope);
         });
-        self.returning(update.returning_clause.as_ref(), scope, &target)
+        self.returning(update.returning_clause.as_ref(), scope, &target, Some(found))
     }
 
     pub(super) fn delete(&mut self, delete: &DeleteStmt, outer: &Scope<'_>) -> Vec<Out> {
@@ -101,14 +117,16 @@ impl Walker {
         let mut scope = level.inner();
         let item = self.table(range, &level, true);
         scope.items.push(item);
+        let mut found = Where::Missing;
         self.aside(|walker| {
             for node in &delete.using_clause {
                 walker.enter_item(node, &mut scope, &level);
             }
-            walker.where_of_write(fold::judge(delete.where_clause.as_deref(), scope.alone()));
+            found = judge(delete.where_clause.as_deref(), &scope, Whose::Target);
+            walker.where_of_write(found);
             walker.optional(delete.where_clause.as_deref(), &scope);
         });
-        self.returning(delete.returning_clause.as_ref(), scope, &target)
+        self.returning(delete.returning_clause.as_ref(), scope, &target, Some(found))
     }
 
     pub(super) fn merge(&mut self, merge: &MergeStmt, outer: &Scope<'_>) -> Vec<Out> {
@@ -122,22 +140,31 @@ impl Walker {
         let mut scope = level.inner();
         let item = self.table(range, &level, true);
         scope.items.push(item);
+        let mut weakest: Option<Where> = None;
         self.aside(|walker| {
             if let Some(source) = merge.source_relation.as_deref() {
                 walker.enter_item(source, &mut scope, &level);
             }
             walker.optional(merge.join_condition.as_deref(), &scope);
-            let join = fold::judge(merge.join_condition.as_deref(), None);
+            let join = judge(merge.join_condition.as_deref(), &scope, Whose::Target);
             for clause in &merge.merge_when_clauses {
                 if let Some(NodeRef::MergeWhenClause(clause)) = node_of(Some(clause)) {
-                    walker.merge_action(clause, join, &target, &scope);
+                    let found = walker.merge_action(clause, join, &target, &scope);
+                    weakest = found.map(|found| weakest.map_or(found, |known| known.min(found))).or(weakest);
                 }
             }
         });
-        self.returning(merge.returning_clause.as_ref(), scope, &target)
+        self.returning(merge.returning_clause.as_ref(), scope, &target, weakest)
     }
 
-    fn merge_action(&mut self, clause: &MergeWhenClause, join: Where, target: &Relation, scope: &Scope<'_>) {
+    /// Gives how it bounds the rows that it changes, where it changes any.
+    fn merge_action(
+        &mut self,
+        clause: &MergeWhenClause,
+        join: Where,
+        target: &Relation,
+        scope: &Scope<'_>,
+    ) -> Option<Where> {
         let kind = match clause.command_type() {
             CmdType::CmdInsert => Kind::Insert,
             CmdType::CmdUpdate => Kind::Update,
@@ -145,8 +172,9 @@ impl Walker {
             _ => Kind::Merge,
         };
         self.kind(kind);
+        let mut found = None;
         if matches!(kind, Kind::Update | Kind::Delete) {
-            let own = match fold::judge(clause.condition.as_deref(), None) {
+            let own = match judge(clause.condition.as_deref(), scope, Whose::Target) {
                 Where::Missing => Where::AlwaysTrue,
                 own => own,
             };
@@ -156,6 +184,7 @@ impl Walker {
                 _ => own.max(join),
             };
             self.where_of_write(bound);
+            found = Some(bound);
         }
         if kind == Kind::Insert && clause.target_list.is_empty() {
             self.writes_column(target, "*");
@@ -163,6 +192,7 @@ impl Walker {
         self.assignments(&clause.target_list, target, scope);
         self.list(&clause.values, scope);
         self.optional(clause.condition.as_deref(), scope);
+        found
     }
 
     /// Columns that are set, each with what it is set to.
@@ -183,9 +213,14 @@ impl Walker {
         returning: Option<&ReturningClause>,
         mut scope: Scope<'_>,
         target: &Relation,
+        bound: Option<Where>,
     ) -> Vec<Out> {
         let Some(returning) = returning else { return Vec::new() };
         self.reads(target.clone());
+        // What it changes it reads.
+        if let Some(bound) = bound {
+            self.where_of_read(bound);
+        }
         let mut names = vec!["old".to_owned(), "new".to_owned()];
         for option in &returning.options {
             if let Some(NodeRef::ReturningOption(option)) = node_of(Some(option)) {
@@ -214,4 +249,15 @@ impl Walker {
         });
         outs
     }
+}
+
+/// The query may give a row in conflict with every row of the table: it reads the table, or counts up.
+fn gives_rows_of(node: NodeRef<'_>, table: &str) -> bool {
+    let mut found = match node {
+        NodeRef::RangeVar(range) => range.relname == table,
+        NodeRef::FuncCall(call) => qualified(&call.funcname).1 == "generate_series",
+        _ => false,
+    };
+    children(node, &mut |child| found = found || gives_rows_of(child, table));
+    found
 }

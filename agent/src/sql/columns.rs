@@ -29,16 +29,21 @@ impl Walker {
                     self.whole_item(found, index);
                 }
             }
-            ([item, name], false) => {
-                if let Some((found, index)) = scope.item(None, item) {
-                    self.item_column(found, index, name);
-                }
-            }
-            ([.., schema, item, name], false) => {
-                if let Some((found, index)) = scope.item(Some(schema), item) {
-                    self.item_column(found, index, name);
-                }
-            }
+            ([item, name], false) => match scope.item(None, item) {
+                Some((found, index)) => self.item_column(found, index, name),
+                None => self.parameter(name),
+            },
+            ([.., schema, item, name], false) => match scope.item(Some(schema), item) {
+                Some((found, index)) => self.item_column(found, index, name),
+                None => self.parameter(name),
+            },
+        }
+    }
+
+    /// `parameter.name` in the body of an SQL function.
+    fn parameter(&mut self, name: &str) {
+        if self.sql_body {
+            self.attribute(name, &[]);
         }
     }
 
@@ -90,7 +95,15 @@ impl Walker {
                 let found = found.unwrap_or_else(|| self.columns.union(outs));
                 self.columns.merge(&mut self.flow, &found);
             }
-            Source::Any(lineage) => self.columns.merge(&mut self.flow, lineage),
+            Source::Any(lineage) => {
+                self.columns.merge(&mut self.flow, lineage);
+                // A single value, or a row that has no such column.
+                let named =
+                    item.columns.iter().any(|column| column == name) || item.name.as_deref() == Some(name);
+                if !named && !item.qualified_only {
+                    self.attribute(name, &[]);
+                }
+            }
             Source::Join(from, to) => {
                 if item.columns.is_empty() {
                     self.unqualified_among(name, scope, *from..*to, false);

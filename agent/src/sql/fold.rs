@@ -1,152 +1,97 @@
-//! Expressions that the text alone gives the value of: WHERE that holds for every row, LIMIT without a
-//! bound, texts put together from constants.
+//! Values of expressions that the text alone gives, for [`judge`](super::bounds::judge).
+//!
+//! A value here is what the server's would be for every row, NULL in a column left aside. It serves to
+//! find conditions that exclude nothing; what is to be run is never read by it.
 
 use std::cell::Cell;
 
 use pg_query::NodeRef;
 use pg_query::protobuf::{
-    AConst, AExpr, AExprKind, BoolExprType, BoolTestType, Node, NullTestType, SelectStmt, SubLinkType,
-    a_const::Val,
+    AConst, AExpr, AExprKind, BoolExprType, BoolTestType, Node, NullTestType, SelectStmt, SubLink,
+    SubLinkType, a_const::Val,
 };
 
-use super::functions;
-use super::tree::children;
+use super::constant::is_type;
+use super::same::same;
 use super::walk::{node_of, qualified, string};
-use super::{Limit, Where};
 
 /// Expressions nested deeper than this are not folded.
 const MAX_DEPTH: usize = 200;
 
-/// Nodes looked at for one expression, above which its value is not known. Some nodes are looked at
+/// Nodes looked at for one condition, above which its value is not known. Some nodes are looked at
 /// more than once, so that the work could double with each level.
-const MAX_STEPS: usize = 20_000;
+const MAX_STEPS: usize = 2_000;
 
-/// Arms of an OR that are compared with one another.
-const MAX_ARMS: usize = 32;
+/// Numbers are held in parts of this, so that they are exact.
+const SCALE: i128 = 1_000_000_000_000;
 
 /// A place within an expression.
 #[derive(Debug, Clone, Copy)]
-struct At<'a> {
+pub(super) struct At<'a> {
     /// The name of the table that alone is in view.
     alone: Option<&'a str>,
     level: usize,
+    /// How much was looked at; more than [`MAX_STEPS`] when it was too much, or too deep.
     steps: &'a Cell<usize>,
 }
 
-impl At<'_> {
+impl<'a> At<'a> {
+    pub(super) fn start(alone: Option<&'a str>, steps: &'a Cell<usize>) -> Self {
+        Self { alone, level: 0, steps }
+    }
+
+    /// Not all was looked at.
+    pub(super) fn is_exhausted(self) -> bool {
+        self.steps.get() > MAX_STEPS
+    }
+
     fn deeper(self) -> Option<Self> {
-        let steps = self.steps.get() + 1;
-        self.steps.set(steps);
-        (self.level < MAX_DEPTH && steps < MAX_STEPS).then_some(Self { level: self.level + 1, ..self })
+        let deep = self.level >= MAX_DEPTH;
+        self.steps.set(self.steps.get() + if deep { MAX_STEPS + 1 } else { 1 });
+        (!self.is_exhausted()).then_some(Self { level: self.level + 1, ..self })
     }
 }
 
 /// A value that is known, or what is known about it.
 #[derive(Debug, Clone, PartialEq)]
-enum Value {
+pub(super) enum Value {
     Null,
     Bool(bool),
-    Number(f64),
+    /// In parts of [`SCALE`].
+    Number(i128),
     Text(String),
     Unknown,
 }
 
-/// How a WHERE bounds the rows. `alone` names the table that alone is in view, so that `t.a` and `a` are
-/// one column.
-pub(super) fn judge(condition: Option<&Node>, alone: Option<&str>) -> Where {
-    let Some(condition) = condition else { return Where::Missing };
-    match fold(Some(condition), At { alone, level: 0, steps: &Cell::new(0) }) {
-        Value::Bool(true) => Where::AlwaysTrue,
-        Value::Text(text) if as_bool(&text) == Some(true) => Where::AlwaysTrue,
-        Value::Unknown if is_row_independent(condition) => Where::AlwaysTrue,
-        _ => Where::Present,
-    }
+pub(super) fn fold(node: Option<&Node>, depth: At<'_>) -> Value {
+    node_of(node).map_or(Value::Unknown, |node| fold_node(node, depth))
 }
 
-/// Whether a query bounds the number of its rows: a bound that the text does not tell is none, except
-/// for a parameter.
-pub(super) fn limit(select: &SelectStmt) -> Limit {
-    let Some(count) = select.limit_count.as_deref() else { return Limit::Missing };
-    let mut inner = Some(count);
-    while let Some(NodeRef::TypeCast(cast)) = node_of(inner) {
-        inner = cast.arg.as_deref();
-    }
-    if matches!(node_of(inner), Some(NodeRef::ParamRef(_))) {
-        return Limit::Present;
-    }
-    match start(Some(count)) {
-        Value::Number(_) => Limit::Present,
-        Value::Text(text) if text.trim().parse::<f64>().is_ok() => Limit::Present,
-        _ => Limit::Missing,
-    }
-}
-
-/// The text that the expression gives, where it is put together from constants.
-pub(super) fn const_text(node: Option<&Node>) -> Option<String> {
-    match node_of(node) {
-        // A named argument is as good as one by position.
-        Some(NodeRef::NamedArgExpr(named)) => const_text(named.arg.as_deref()),
-        _ => match start(node) {
-            Value::Text(text) => Some(text),
-            _ => None,
-        },
-    }
-}
-
-/// The value of a setting in SET, as text.
-pub(super) fn setting_text(node: Option<&Node>) -> Option<String> {
-    match start(node) {
-        Value::Text(text) => Some(text),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(value) => Some(value.to_string()),
-        Value::Null | Value::Unknown => None,
-    }
-}
-
-/// It is a constant or of a type, but no text.
-pub(super) fn is_not_text(node: &Node) -> bool {
-    let inner = match node_of(Some(node)) {
-        Some(NodeRef::NamedArgExpr(named)) => named.arg.as_deref(),
-        _ => Some(node),
-    };
-    if let Some(NodeRef::TypeCast(cast)) = node_of(inner)
-        && let Some(to) = &cast.type_name
-        && matches!(
-            qualified(&to.names).1,
-            "bool" | "int2" | "int4" | "int8" | "numeric" | "float8" | "regclass" | "tsquery" | "tsvector"
-        )
-    {
-        return true;
-    }
-    matches!(start(inner), Value::Null | Value::Bool(_) | Value::Number(_))
-}
-
-fn start(node: Option<&Node>) -> Value {
-    fold(node, At { alone: None, level: 0, steps: &Cell::new(0) })
-}
-
-fn fold(node: Option<&Node>, depth: At<'_>) -> Value {
+pub(super) fn fold_node(node: NodeRef<'_>, depth: At<'_>) -> Value {
     let Some(depth) = depth.deeper() else { return Value::Unknown };
-    match node_of(node) {
-        Some(NodeRef::AConst(constant)) => fold_constant(constant),
-        Some(NodeRef::TypeCast(cast)) => {
+    match node {
+        NodeRef::AConst(constant) => fold_constant(constant),
+        NodeRef::TypeCast(cast) => {
             let value = fold(cast.arg.as_deref(), depth);
-            let to = cast.type_name.as_ref().map_or("", |to| qualified(&to.names).1);
-            match (to, value) {
-                ("bool", Value::Text(text)) => as_bool(&text).map_or(Value::Unknown, Value::Bool),
-                ("bool", Value::Number(number)) => Value::Bool(number != 0.0),
-                ("text" | "varchar" | "bpchar" | "name", Value::Number(_) | Value::Bool(_)) => Value::Unknown,
-                (
-                    "text" | "varchar" | "bpchar" | "bool" | "int2" | "int4" | "int8" | "numeric" | "float4"
-                    | "float8" | "regclass" | "name",
-                    value,
-                ) => value,
-                (_, Value::Null) => Value::Null,
+            let to = |names: &[&str]| is_type(cast.type_name.as_ref(), names);
+            match value {
+                Value::Null => Value::Null,
+                Value::Text(text) if to(&["bool"]) => as_bool(&text).map_or(Value::Unknown, Value::Bool),
+                Value::Text(text) if to(&["text", "varchar"]) => Value::Text(text),
+                Value::Text(text) if to(&["numeric"]) => number(&text),
+                Value::Text(text) if to(INTEGERS) => match number(&text) {
+                    Value::Number(number) if number % SCALE == 0 => Value::Number(number),
+                    _ => Value::Unknown,
+                },
+                Value::Number(number) if to(&["bool"]) => Value::Bool(number != 0),
+                Value::Number(number) if to(&["numeric"]) => Value::Number(number),
+                Value::Number(number) if to(INTEGERS) && number % SCALE == 0 => Value::Number(number),
+                Value::Bool(value) if to(&["bool"]) => Value::Bool(value),
                 _ => Value::Unknown,
             }
         }
-        Some(NodeRef::CollateClause(collate)) => fold(collate.arg.as_deref(), depth),
-        Some(NodeRef::BoolExpr(expression)) => {
+        NodeRef::CollateClause(collate) => fold(collate.arg.as_deref(), depth),
+        NodeRef::BoolExpr(expression) => {
             let arms = || expression.args.iter().map(|arm| truth(&fold(Some(arm), depth)));
             match expression.boolop() {
                 BoolExprType::NotExpr => match arms().next().flatten() {
@@ -155,7 +100,7 @@ fn fold(node: Option<&Node>, depth: At<'_>) -> Value {
                 },
                 BoolExprType::AndExpr => all(arms()),
                 BoolExprType::OrExpr => {
-                    if arms().any(|arm| arm == Some(true)) || has_complements(&expression.args, depth.alone) {
+                    if arms().any(|arm| arm == Some(true)) {
                         Value::Bool(true)
                     } else if arms().all(|arm| arm == Some(false)) {
                         Value::Bool(false)
@@ -166,15 +111,16 @@ fn fold(node: Option<&Node>, depth: At<'_>) -> Value {
                 BoolExprType::Undefined => Value::Unknown,
             }
         }
-        Some(NodeRef::AExpr(expression)) => fold_operator(expression, depth),
-        Some(NodeRef::NullTest(test)) => {
+        NodeRef::AExpr(expression) => fold_operator(expression, depth),
+        NodeRef::NullTest(test) => {
             let is_null = match fold(test.arg.as_deref(), depth) {
+                Value::Unknown if is_never_null(test.arg.as_deref()) => false,
                 Value::Unknown => return Value::Unknown,
                 value => value == Value::Null,
             };
             Value::Bool(is_null == (test.nulltesttype() == NullTestType::IsNull))
         }
-        Some(NodeRef::BooleanTest(test)) => {
+        NodeRef::BooleanTest(test) => {
             let value = fold(test.arg.as_deref(), depth);
             if value == Value::Unknown {
                 return Value::Unknown;
@@ -190,60 +136,119 @@ fn fold(node: Option<&Node>, depth: At<'_>) -> Value {
                 BoolTestType::Undefined => return Value::Unknown,
             })
         }
-        Some(NodeRef::CoalesceExpr(coalesce)) => coalesce
+        NodeRef::CoalesceExpr(coalesce) => coalesce
             .args
             .iter()
             .map(|arg| fold(Some(arg), depth))
             .find(|value| *value != Value::Null)
             .unwrap_or(Value::Null),
-        Some(NodeRef::CaseExpr(case)) => fold_case(case, depth),
-        Some(NodeRef::SubLink(link)) => fold_sublink(link, depth),
-        Some(NodeRef::FuncCall(call)) => match (qualified(&call.funcname).1, &call.args[..]) {
-            ("length" | "char_length" | "character_length" | "octet_length", [text]) => {
-                match fold(Some(text), depth) {
-                    Value::Text(text) => Value::Number(text.chars().count() as f64),
-                    _ => Value::Unknown,
+        NodeRef::CaseExpr(case) => fold_case(case, depth),
+        NodeRef::SubLink(link) => fold_sublink(link, depth),
+        NodeRef::FuncCall(call) if !call.func_variadic => {
+            fold_call(qualified(&call.funcname).1, &call.args, depth)
+        }
+        _ => Value::Unknown,
+    }
+}
+
+const INTEGERS: &[&str] = &["int2", "int4", "int8"];
+
+fn fold_call(name: &str, args: &[Node], depth: At<'_>) -> Value {
+    match (name, args) {
+        ("length" | "char_length" | "character_length", [text]) => match fold(Some(text), depth) {
+            Value::Text(text) => Value::Number(text.chars().count() as i128 * SCALE),
+            _ => Value::Unknown,
+        },
+        ("octet_length", [text]) => match fold(Some(text), depth) {
+            Value::Text(text) => Value::Number(text.len() as i128 * SCALE),
+            _ => Value::Unknown,
+        },
+        ("concat", args) => {
+            let mut text = String::new();
+            for arg in args {
+                match fold(Some(arg), depth) {
+                    Value::Text(part) => text.push_str(&part),
+                    Value::Null => {}
+                    _ => return Value::Unknown,
                 }
             }
-            ("concat", args) => {
-                let mut text = String::new();
-                for arg in args {
-                    match fold(Some(arg), depth) {
-                        Value::Text(part) => text.push_str(&part),
-                        Value::Null => {}
-                        _ => return Value::Unknown,
-                    }
-                }
-                Value::Text(text)
-            }
-            ("abs", [number]) => match fold(Some(number), depth) {
-                Value::Number(number) => Value::Number(number.abs()),
-                _ => Value::Unknown,
-            },
-            ("lower", [text]) => match fold(Some(text), depth) {
-                Value::Text(text) => Value::Text(text.to_lowercase()),
-                _ => Value::Unknown,
-            },
-            ("upper", [text]) => match fold(Some(text), depth) {
-                Value::Text(text) => Value::Text(text.to_uppercase()),
-                _ => Value::Unknown,
-            },
+            Value::Text(text)
+        }
+        ("abs", [number]) => match fold(Some(number), depth) {
+            Value::Number(number) => Value::Number(number.abs()),
+            _ => Value::Unknown,
+        },
+        ("lower" | "upper", [text]) => match fold(Some(text), depth) {
+            Value::Text(text) if !text.is_ascii() => Value::Unknown,
+            Value::Text(text) if name == "lower" => Value::Text(text.to_ascii_lowercase()),
+            Value::Text(text) => Value::Text(text.to_ascii_uppercase()),
             _ => Value::Unknown,
         },
         _ => Value::Unknown,
     }
 }
 
+/// A value that cannot be NULL: a column of every table that the server fills itself, or an expression
+/// that gives something else in the place of NULL.
+fn is_never_null(node: Option<&Node>) -> bool {
+    match node_of(node) {
+        Some(NodeRef::ColumnRef(column)) => {
+            column.fields.last().and_then(string).is_some_and(super::bounds::is_system_column)
+        }
+        Some(NodeRef::CoalesceExpr(coalesce)) => coalesce
+            .args
+            .iter()
+            .any(|arg| matches!(node_of(Some(arg)), Some(NodeRef::AConst(constant)) if !constant.isnull)),
+        Some(NodeRef::AArrayExpr(_)) => true,
+        Some(NodeRef::TypeCast(cast)) => is_never_null(cast.arg.as_deref()),
+        _ => false,
+    }
+}
+
+/// A decimal number; not known where it is not exact.
+fn number(text: &str) -> Value {
+    let text = text.trim();
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let plain = |digits: &str| digits.len() <= 12 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let long = whole.len() <= 24 && whole.bytes().all(|byte| byte.is_ascii_digit());
+    if !long || !plain(fraction) || (whole.is_empty() && fraction.is_empty()) {
+        return Value::Unknown;
+    }
+    let part = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<i128>().ok() };
+    let places = u32::try_from(12 - fraction.len()).unwrap_or_default();
+    let value = part(whole).and_then(|whole| whole.checked_mul(SCALE)).and_then(|whole| {
+        let fraction = part(fraction)?.checked_mul(10_i128.checked_pow(places)?)?;
+        whole.checked_add(fraction)
+    });
+    value.map_or(Value::Unknown, |value| Value::Number(if negative { -value } else { value }))
+}
+
+/// The number that a constant is, in parts that make it exact.
+pub(super) fn constant_number(node: Option<&Node>) -> Option<i128> {
+    let steps = Cell::new(0);
+    match node_of(node)? {
+        NodeRef::AConst(_) | NodeRef::AExpr(_) => match fold(node, At::start(None, &steps)) {
+            Value::Number(number) => Some(number),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 fn fold_constant(constant: &AConst) -> Value {
     match &constant.val {
         _ if constant.isnull => Value::Null,
-        Some(Val::Ival(number)) => Value::Number(f64::from(number.ival)),
-        Some(Val::Fval(number)) => number.fval.parse().map_or(Value::Unknown, Value::Number),
+        Some(Val::Ival(number)) => Value::Number(i128::from(number.ival) * SCALE),
+        Some(Val::Fval(number_text)) => number(&number_text.fval),
         Some(Val::Boolval(value)) => Value::Bool(value.boolval),
         Some(Val::Sval(text)) => Value::Text(text.sval.clone()),
         Some(Val::Bsval(_)) => Value::Unknown,
         // Zero values are not sent.
-        None => Value::Number(0.0),
+        None => Value::Number(0),
     }
 }
 
@@ -278,8 +283,16 @@ fn fold_case(case: &pg_query::protobuf::CaseExpr, depth: At<'_>) -> Value {
     if agree(otherwise) { known.unwrap_or(Value::Unknown) } else { Value::Unknown }
 }
 
-fn fold_sublink(link: &pg_query::protobuf::SubLink, depth: At<'_>) -> Value {
+fn fold_sublink(link: &SubLink, depth: At<'_>) -> Value {
     let Some(NodeRef::SelectStmt(select)) = node_of(link.subselect.as_deref()) else { return Value::Unknown };
+    if is_empty(select, depth) {
+        return match link.sub_link_type() {
+            SubLinkType::ExistsSublink | SubLinkType::AnySublink => Value::Bool(false),
+            SubLinkType::AllSublink => Value::Bool(true),
+            SubLinkType::ExprSublink => Value::Null,
+            _ => Value::Unknown,
+        };
+    }
     let one_row = select.from_clause.is_empty()
         && select.where_clause.is_none()
         && select.larg.is_none()
@@ -288,9 +301,6 @@ fn fold_sublink(link: &pg_query::protobuf::SubLink, depth: At<'_>) -> Value {
         && select.limit_count.is_none()
         && select.limit_offset.is_none()
         && select.with_clause.is_none();
-    if !one_row {
-        return Value::Unknown;
-    }
     let first = match node_of(select.target_list.first()) {
         Some(NodeRef::ResTarget(target)) => target.val.as_deref(),
         _ => match node_of(select.values_lists.first()) {
@@ -299,7 +309,9 @@ fn fold_sublink(link: &pg_query::protobuf::SubLink, depth: At<'_>) -> Value {
         },
     };
     match link.sub_link_type() {
-        SubLinkType::ExistsSublink => Value::Bool(true),
+        _ if !one_row => Value::Unknown,
+        // A function that gives a set can give none.
+        SubLinkType::ExistsSublink if first.is_none_or(|first| !has_call(first)) => Value::Bool(true),
         SubLinkType::ExprSublink => fold(first, depth),
         SubLinkType::AnySublink | SubLinkType::AllSublink => {
             let name = if link.oper_name.is_empty() { "=" } else { qualified(&link.oper_name).1 };
@@ -307,6 +319,33 @@ fn fold_sublink(link: &pg_query::protobuf::SubLink, depth: At<'_>) -> Value {
         }
         _ => Value::Unknown,
     }
+}
+
+fn has_call(node: &Node) -> bool {
+    let mut found = matches!(node_of(Some(node)), Some(NodeRef::FuncCall(_) | NodeRef::AIndirection(_)));
+    if let Some(node) = node_of(Some(node)) {
+        super::tree::children(node, &mut |child| {
+            found |= matches!(child, NodeRef::FuncCall(_) | NodeRef::AIndirection(_));
+        });
+    }
+    found
+}
+
+/// A query that gives no row: its WHERE never holds, or it is bounded to none.
+fn is_empty(select: &SelectStmt, depth: At<'_>) -> bool {
+    let grouped = !select.group_clause.is_empty();
+    let plain = select.larg.is_none() && select.having_clause.is_none();
+    let computes = select.target_list.iter().any(has_call_below);
+    let never = select.where_clause.is_some()
+        && matches!(fold(select.where_clause.as_deref(), depth), Value::Bool(false) | Value::Null);
+    let none = select.limit_count.is_some() && fold(select.limit_count.as_deref(), depth) == Value::Number(0);
+    // An aggregate without GROUP BY gives a row of nothing.
+    none || (never && plain && (grouped || !computes))
+}
+
+fn has_call_below(target: &Node) -> bool {
+    matches!(node_of(Some(target)), Some(NodeRef::ResTarget(target))
+        if target.val.as_deref().is_some_and(has_call))
 }
 
 fn fold_operator(expression: &AExpr, depth: At<'_>) -> Value {
@@ -331,23 +370,19 @@ fn fold_operator(expression: &AExpr, depth: At<'_>) -> Value {
         },
         AExprKind::AexprIn => {
             let Some(NodeRef::List(list)) = node_of(right) else { return Value::Unknown };
-            let values = || list.items.iter().map(|item| truth(&compare("=", left, Some(item), depth)));
-            match name {
-                "=" if values().any(|found| found == Some(true)) => Value::Bool(true),
-                "=" if values().all(|found| found == Some(false)) => Value::Bool(false),
-                "<>" if values().all(|found| found == Some(false)) => Value::Bool(true),
-                _ => Value::Unknown,
+            let found = among("=", left, &list.items, depth);
+            match found {
+                Value::Bool(found) => Value::Bool(found == (name == "=")),
+                other => other,
             }
         }
         AExprKind::AexprOpAny | AExprKind::AexprOpAll => {
-            let Some(NodeRef::AArrayExpr(array)) = node_of(right) else { return Value::Unknown };
-            let values = || array.elements.iter().map(|item| truth(&compare(name, left, Some(item), depth)));
-            if expression.kind() == AExprKind::AexprOpAll {
-                all(values())
-            } else if values().any(|found| found == Some(true)) {
-                Value::Bool(true)
-            } else {
-                Value::Unknown
+            let every = expression.kind() == AExprKind::AexprOpAll;
+            let Some(items) = elements(right) else { return Value::Unknown };
+            match items {
+                [] => Value::Bool(every),
+                items if !every => among(name, left, items, depth),
+                items => all(items.iter().map(|item| truth(&compare(name, left, Some(item), depth)))),
             }
         }
         AExprKind::AexprBetween | AExprKind::AexprBetweenSym => {
@@ -362,16 +397,25 @@ fn fold_operator(expression: &AExpr, depth: At<'_>) -> Value {
             }
             straight
         }
-        AExprKind::AexprLike | AExprKind::AexprIlike => match fold(right, depth) {
-            // Anything is like `%`.
-            Value::Text(pattern) if !pattern.is_empty() && pattern.chars().all(|c| c == '%') => {
-                Value::Bool(name == "~~" || name == "~~*")
+        AExprKind::AexprLike | AExprKind::AexprIlike | AExprKind::AexprSimilar => {
+            let (pattern, escape) = pattern(right, depth);
+            match pattern {
+                // Anything is like `%`.
+                Value::Text(pattern)
+                    if !pattern.is_empty() && pattern.chars().all(|c| c == '%') && escape != Some('%') =>
+                {
+                    Value::Bool(!name.starts_with('!'))
+                }
+                Value::Text(pattern)
+                    if escape == Some('\\')
+                        && expression.kind() == AExprKind::AexprLike
+                        && !pattern.contains(['%', '_', '\\']) =>
+                {
+                    compare(if name == "~~" { "=" } else { "<>" }, left, right, depth)
+                }
+                _ => Value::Unknown,
             }
-            Value::Text(pattern) if !pattern.contains(['%', '_', '\\']) && name == "~~" => {
-                compare("=", left, right, depth)
-            }
-            _ => Value::Unknown,
-        },
+        }
         AExprKind::AexprNullif => {
             if same(left, right, depth.alone) || compare("=", left, right, depth) == Value::Bool(true) {
                 Value::Null
@@ -380,6 +424,54 @@ fn fold_operator(expression: &AExpr, depth: At<'_>) -> Value {
             }
         }
         _ => Value::Unknown,
+    }
+}
+
+/// `left name ANY (items)`. A long list of constants beside a column costs no steps.
+fn among(name: &str, left: Option<&Node>, items: &[Node], depth: At<'_>) -> Value {
+    if fold(left, depth) == Value::Unknown {
+        let equal = matches!(name, "=" | ">=" | "<=");
+        let found = equal && items.iter().any(|item| same(left, Some(item), depth.alone));
+        return if found { Value::Bool(true) } else { Value::Unknown };
+    }
+    let mut certain = true;
+    for item in items {
+        match truth(&compare(name, left, Some(item), depth)) {
+            Some(true) => return Value::Bool(true),
+            Some(false) => {}
+            None => certain = false,
+        }
+    }
+    if certain { Value::Bool(false) } else { Value::Unknown }
+}
+
+/// The elements of an array that is written out.
+fn elements(array: Option<&Node>) -> Option<&[Node]> {
+    match node_of(array)? {
+        NodeRef::AArrayExpr(array) => Some(&array.elements),
+        NodeRef::TypeCast(cast) => elements(cast.arg.as_deref()),
+        NodeRef::AConst(AConst { val: Some(Val::Sval(text)), isnull: false, .. })
+            if text.sval.split_whitespace().collect::<String>() == "{}" =>
+        {
+            Some(&[])
+        }
+        _ => None,
+    }
+}
+
+/// The pattern of LIKE or SIMILAR TO, and what escapes a sign in it.
+fn pattern(node: Option<&Node>, depth: At<'_>) -> (Value, Option<char>) {
+    let Some(NodeRef::FuncCall(call)) = node_of(node) else { return (fold(node, depth), Some('\\')) };
+    match (qualified(&call.funcname).1, &call.args[..]) {
+        ("like_escape" | "similar_to_escape", [pattern, escape]) => {
+            let escape = match fold(Some(escape), depth) {
+                Value::Text(escape) => escape.chars().next(),
+                _ => Some('%'),
+            };
+            (fold(Some(pattern), depth), escape)
+        }
+        ("similar_to_escape", [pattern]) => (fold(Some(pattern), depth), Some('\\')),
+        _ => (fold(node, depth), Some('\\')),
     }
 }
 
@@ -413,13 +505,16 @@ fn compare(name: &str, left: Option<&Node>, right: Option<&Node>, depth: At<'_>)
     };
     match (name, &left, &right) {
         ("||", Value::Text(left), Value::Text(right)) => return Value::Text(format!("{left}{right}")),
-        ("+", Value::Number(left), Value::Number(right)) => return Value::Number(left + right),
-        ("-", Value::Number(left), Value::Number(right)) => return Value::Number(left - right),
-        ("*", Value::Number(left), Value::Number(right)) => return Value::Number(left * right),
+        ("+", Value::Number(left), Value::Number(right)) => return exact(left.checked_add(*right)),
+        ("-", Value::Number(left), Value::Number(right)) => return exact(left.checked_sub(*right)),
+        ("*", Value::Number(left), Value::Number(right)) => {
+            let product = left.checked_mul(*right).filter(|product| product % SCALE == 0);
+            return exact(product.map(|product| product / SCALE));
+        }
         _ => {}
     }
     let order = match (&left, &right) {
-        (Value::Number(left), Value::Number(right)) => left.partial_cmp(right),
+        (Value::Number(left), Value::Number(right)) => Some(left.cmp(right)),
         (Value::Bool(left), Value::Bool(right)) => Some(left.cmp(right)),
         (Value::Text(left), Value::Text(right)) if left == right => Some(std::cmp::Ordering::Equal),
         // The order of texts depends on the collation; that they differ does not.
@@ -444,15 +539,19 @@ fn compare(name: &str, left: Option<&Node>, right: Option<&Node>, depth: At<'_>)
     }
 }
 
+fn exact(number: Option<i128>) -> Value {
+    number.map_or(Value::Unknown, Value::Number)
+}
+
 fn read_as(text: &str, other: &Value) -> Value {
     match other {
-        Value::Number(_) => text.trim().parse().map_or(Value::Unknown, Value::Number),
+        Value::Number(_) => number(text),
         Value::Bool(_) => as_bool(text).map_or(Value::Unknown, Value::Bool),
         _ => Value::Unknown,
     }
 }
 
-fn truth(value: &Value) -> Option<bool> {
+pub(super) fn truth(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(value) => Some(*value),
         Value::Text(text) => as_bool(text),
@@ -470,132 +569,10 @@ fn all(mut arms: impl Iterator<Item = Option<bool>> + Clone) -> Value {
     }
 }
 
-fn as_bool(text: &str) -> Option<bool> {
+pub(super) fn as_bool(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "t" | "tr" | "tru" | "true" | "y" | "ye" | "yes" | "on" | "1" => Some(true),
         "f" | "fa" | "fal" | "fals" | "false" | "n" | "no" | "of" | "off" | "0" => Some(false),
         _ => None,
     }
-}
-
-/// Two arms of an OR of which one holds whenever the other does not.
-fn has_complements(arms: &[Node], alone: Option<&str>) -> bool {
-    arms.iter().take(MAX_ARMS).enumerate().any(|(index, first)| {
-        arms.iter().take(MAX_ARMS).skip(index + 1).any(|second| are_complements(first, second, alone))
-    })
-}
-
-fn are_complements(first: &Node, second: &Node, alone: Option<&str>) -> bool {
-    match (node_of(Some(first)), node_of(Some(second))) {
-        (Some(NodeRef::NullTest(a)), Some(NodeRef::NullTest(b))) => {
-            a.nulltesttype != b.nulltesttype && same(a.arg.as_deref(), b.arg.as_deref(), alone)
-        }
-        (Some(NodeRef::BoolExpr(not)), _) if not.boolop() == BoolExprType::NotExpr => {
-            same(not.args.first(), Some(second), alone)
-        }
-        (_, Some(NodeRef::BoolExpr(not))) if not.boolop() == BoolExprType::NotExpr => {
-            same(not.args.first(), Some(first), alone)
-        }
-        (Some(NodeRef::AExpr(a)), Some(NodeRef::AExpr(b)))
-            if a.kind() == AExprKind::AexprOp && b.kind() == AExprKind::AexprOp =>
-        {
-            let pair = (qualified(&a.name).1, qualified(&b.name).1);
-            same(a.lexpr.as_deref(), b.lexpr.as_deref(), alone)
-                && same(a.rexpr.as_deref(), b.rexpr.as_deref(), alone)
-                && matches!(
-                    pair,
-                    ("=", "<>" | "!=")
-                        | ("<>" | "!=", "=")
-                        | ("<", ">=")
-                        | (">=", "<")
-                        | (">", "<=")
-                        | ("<=", ">")
-                        | ("~~", "!~~")
-                        | ("!~~", "~~")
-                )
-        }
-        _ => false,
-    }
-}
-
-/// Both are the same column, constant or parameter, or the same cast or expression of such.
-fn same(left: Option<&Node>, right: Option<&Node>, alone: Option<&str>) -> bool {
-    same_to(left, right, alone, 0)
-}
-
-fn same_to(left: Option<&Node>, right: Option<&Node>, alone: Option<&str>, depth: usize) -> bool {
-    if depth > 8 {
-        return false;
-    }
-    let depth = depth + 1;
-    match (node_of(left), node_of(right)) {
-        (Some(NodeRef::ColumnRef(left)), Some(NodeRef::ColumnRef(right))) => {
-            match (&left.fields[..], &right.fields[..]) {
-                ([bare], [.., table, qualified]) | ([.., table, qualified], [bare]) => {
-                    alone.is_some() && string(table) == alone && string(bare) == string(qualified)
-                }
-                (left, right) => {
-                    left.len() == right.len()
-                        && left.iter().zip(right).all(|(left, right)| string(left) == string(right))
-                }
-            }
-        }
-        (Some(NodeRef::ParamRef(left)), Some(NodeRef::ParamRef(right))) => left.number == right.number,
-        (Some(NodeRef::AConst(left)), Some(NodeRef::AConst(right))) => {
-            left.val == right.val && !left.isnull && !right.isnull
-        }
-        (Some(NodeRef::TypeCast(left)), Some(NodeRef::TypeCast(right))) => {
-            let names = |cast: &pg_query::protobuf::TypeCast| {
-                cast.type_name.as_ref().map(|to| qualified(&to.names).1.to_owned())
-            };
-            names(left) == names(right) && same_to(left.arg.as_deref(), right.arg.as_deref(), alone, depth)
-        }
-        (Some(NodeRef::AExpr(left)), Some(NodeRef::AExpr(right))) => {
-            left.kind == right.kind
-                && qualified(&left.name) == qualified(&right.name)
-                && same_to(left.lexpr.as_deref(), right.lexpr.as_deref(), alone, depth)
-                && same_to(left.rexpr.as_deref(), right.rexpr.as_deref(), alone, depth)
-        }
-        (Some(NodeRef::FuncCall(left)), Some(NodeRef::FuncCall(right))) => {
-            let (_, name) = qualified(&left.funcname);
-            functions::is_row_independent(name)
-                && name == qualified(&right.funcname).1
-                && left.args.len() == right.args.len()
-                && left.args.iter().zip(&right.args).all(|(l, r)| same_to(Some(l), Some(r), alone, depth))
-        }
-        (Some(NodeRef::RowExpr(left)), Some(NodeRef::RowExpr(right))) => {
-            left.args.len() == right.args.len()
-                && left.args.iter().zip(&right.args).all(|(l, r)| same_to(Some(l), Some(r), alone, depth))
-        }
-        (Some(NodeRef::AArrayExpr(left)), Some(NodeRef::AArrayExpr(right))) => {
-            left.elements.len() == right.elements.len()
-                && left
-                    .elements
-                    .iter()
-                    .zip(&right.elements)
-                    .all(|(l, r)| same_to(Some(l), Some(r), alone, depth))
-        }
-        _ => false,
-    }
-}
-
-/// It names no column and asks no table, and is made of nothing that differs from row to row: it holds
-/// for all rows or for none.
-fn is_row_independent(condition: &Node) -> bool {
-    fn check(node: NodeRef<'_>, depth: usize) -> bool {
-        let fine = match node {
-            NodeRef::ColumnRef(_) | NodeRef::RangeVar(_) | NodeRef::CurrentOfExpr(_) => false,
-            NodeRef::SelectStmt(select) => {
-                select.from_clause.is_empty() && select.where_clause.is_none() && select.with_clause.is_none()
-            }
-            NodeRef::FuncCall(call) => functions::is_row_independent(qualified(&call.funcname).1),
-            _ => true,
-        };
-        let mut all = fine && depth < MAX_DEPTH;
-        if all {
-            children(node, &mut |child| all = all && check(child, depth + 1));
-        }
-        all
-    }
-    node_of(Some(condition)).is_some_and(|node| check(node, 0))
 }

@@ -9,8 +9,10 @@ pub(super) enum Runs {
     Nothing,
     /// One of its arguments is SQL that it runs, here or on another server.
     Sql,
-    /// Its first argument names a relation that it reads.
+    /// Its first argument names a relation that it reads whole.
     Reads,
+    /// Its first argument names a sequence that it asks for its state.
+    Asks,
     /// Its first argument names a relation that it changes.
     Writes,
     /// Its argument at this index names a relation that it reads, and others become part of its SQL.
@@ -46,22 +48,19 @@ pub(super) fn runs(name: &str, args: usize) -> Runs {
         | "dblink_open"
         | "dblink_send_query"
         | "pg_background_launch"
-        | "schedule"
-        | "schedule_in_database"
         | "query_export_to_s3"
-        | "hypopg_create_index"
-        | "run_command_on_workers"
-        | "run_command_on_placements"
-        | "run_command_on_shards"
-        | "run_command_on_all_nodes" => Runs::Sql,
+        | "hypopg_create_index" => Runs::Sql,
+        "schedule" | "schedule_in_database" if args > 1 => Runs::Sql,
+        // Citus has them run on other servers.
+        _ if name.starts_with("run_command_on_") => Runs::Sql,
         "table_to_xml"
         | "table_to_xmlschema"
         | "table_to_xml_and_xmlschema"
         | "get_raw_page"
         | "pgstattuple"
         | "pgrowlocks"
-        | "currval"
         | "pg_prewarm" => Runs::Reads,
+        "currval" | "pg_sequence_last_value" | "pg_get_sequence_data" => Runs::Asks,
         "nextval" | "setval" | "table_import_from_s3" => Runs::Writes,
         "xpath_table" => Runs::BuildsSql(2),
         "connectby" => Runs::BuildsSql(0),
@@ -92,11 +91,7 @@ pub(super) fn classes(name: &str) -> &'static [Class] {
         "lo_import" | "be_lo_import" | "lo_import_with_oid" | "be_lo_import_with_oid" => &[External, Write],
         "lo_export" | "be_lo_export" => &[External],
         // Other servers.
-        "query_export_to_s3"
-        | "run_command_on_workers"
-        | "run_command_on_placements"
-        | "run_command_on_shards"
-        | "run_command_on_all_nodes" => &[External],
+        "query_export_to_s3" => &[External],
         "table_import_from_s3" => &[External, Write],
         "http" | "invoke" => &[External],
         "pg_background_launch" | "schedule" | "schedule_in_database" | "alter_job" | "unschedule" => &[Admin],
@@ -134,7 +129,6 @@ pub(super) fn classes(name: &str) -> &'static [Class] {
         | "pg_extension_config_dump"
         | "pg_truncate_visibility_map"
         | "pg_prewarm"
-        | "pg_buffercache_evict"
         | "get_raw_page"
         | "gin_clean_pending_list"
         | "brin_summarize_new_values"
@@ -153,6 +147,7 @@ fn by_family(name: &str) -> &'static [Class] {
         ("pg_ls_", &[External]),
         ("pg_file_", &[External]),
         ("dblink", &[External]),
+        ("run_command_on_", &[External]),
         ("postgres_fdw_", &[External]),
         ("http_", &[External]),
         ("sys_exec", &[External]),
@@ -161,6 +156,19 @@ fn by_family(name: &str) -> &'static [Class] {
         ("pg_advisory_", &[Session]),
         ("pg_try_advisory_", &[Session]),
         ("pg_logical_", &[Admin]),
+        ("pg_buffercache_evict", &[Admin]),
+        ("pg_buffercache_mark_dirty", &[Admin]),
+        ("pg_get_wal_", &[Admin]),
+        ("bt_page_", &[Admin]),
+        ("bt_multi_page_", &[Admin]),
+        ("heap_page_", &[Admin]),
+        ("heap_tuple_", &[Admin]),
+        ("brin_page_", &[Admin]),
+        ("gin_page_", &[Admin]),
+        ("gin_leafpage_", &[Admin]),
+        ("gist_page_", &[Admin]),
+        ("hash_page_", &[Admin]),
+        ("fsm_page_", &[Admin]),
         ("pg_replication_origin_", &[Admin]),
         ("pg_wal_replay_", &[Admin]),
         ("pg_xlog_replay_", &[Admin]),
@@ -193,75 +201,12 @@ pub(super) fn takes_row(name: &str) -> bool {
             | "concat"
             | "json_build_array"
             | "jsonb_build_array"
-    )
-}
-
-/// Computes from its arguments and the clock alone: with constants for arguments its value is the same
-/// for every row.
-pub(super) fn is_row_independent(name: &str) -> bool {
-    matches!(
-        name,
-        "abs"
-            | "ascii"
-            | "btrim"
-            | "ceil"
-            | "ceiling"
-            | "char_length"
-            | "character_length"
-            | "chr"
-            | "concat"
-            | "concat_ws"
-            | "current_database"
-            | "current_schema"
-            | "current_setting"
-            | "date_part"
-            | "date_trunc"
-            | "decode"
-            | "encode"
-            | "exp"
-            | "extract"
-            | "floor"
+            | "any_value"
+            | "max"
+            | "min"
+            | "hash_record"
             | "format"
-            | "greatest"
-            | "initcap"
-            | "least"
-            | "left"
-            | "length"
-            | "lower"
-            | "lpad"
-            | "ltrim"
-            | "md5"
-            | "mod"
-            | "now"
-            | "octet_length"
-            | "overlay"
-            | "pg_backend_pid"
-            | "pg_typeof"
-            | "position"
-            | "power"
-            | "repeat"
-            | "replace"
-            | "reverse"
-            | "right"
-            | "round"
-            | "rpad"
-            | "rtrim"
-            | "sign"
-            | "split_part"
-            | "sqrt"
-            | "starts_with"
-            | "statement_timestamp"
-            | "strpos"
-            | "substr"
-            | "substring"
-            | "to_char"
-            | "to_date"
-            | "to_number"
-            | "to_timestamp"
-            | "transaction_timestamp"
-            | "trim"
-            | "trunc"
-            | "upper"
-            | "version"
+            | "xmlagg"
+            | "string_agg"
     )
 }

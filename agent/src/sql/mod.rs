@@ -6,9 +6,11 @@
 //! function that the statement names does is not looked up.
 
 mod body;
+mod bounds;
 mod cache;
 mod change;
 mod columns;
+mod constant;
 mod copy;
 mod fold;
 mod functions;
@@ -17,6 +19,7 @@ mod model;
 mod objects;
 mod parser;
 mod query;
+mod same;
 mod scope;
 mod secrets;
 mod settings;

@@ -56,16 +56,25 @@ pub struct Statement {
     pub columns_written: BTreeSet<Column>,
     /// Functions and procedures that it calls, and operators' functions where they are named.
     pub functions: BTreeSet<Function>,
-    /// The weakest WHERE of any UPDATE, DELETE or SELECT from a table in it; `None` where no part
-    /// could have one. For a statement that writes, its writing parts alone count.
+    /// The weakest WHERE of any UPDATE, DELETE, MERGE or SELECT from a table in it; `None` where no
+    /// part could have one.
     #[serde(rename = "where")]
     pub where_clause: Option<Where>,
+    /// The weakest WHERE of what it reads: of any SELECT from a table, and of changes that return rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub where_read: Option<Where>,
+    /// The weakest WHERE of any UPDATE, DELETE or MERGE in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub where_write: Option<Where>,
     /// The outermost row limit of a query; `None` where the statement is not a query.
     pub limit: Option<Limit>,
+    /// What bounds the rows where `limit` is [`Limit::Present`]: the largest counts.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub limit_rows: BTreeSet<Bound>,
     /// It runs text that is not known before it runs (PL/pgSQL `EXECUTE expression`, for example).
     pub dynamic: bool,
     /// It may change how the server splits the text that follows into tokens: it turns
-    /// `standard_conforming_strings` off or `backslash_quote` on, sets a client encoding in which a
+    /// `standard_conforming_strings` off, sets a client encoding in which a
     /// character may hold a quote or a backslash, or sets what is not known before it runs. What the
     /// server reads after it is not what this module reads, so it is best refused.
     pub changes_lexing: bool,
@@ -73,13 +82,13 @@ pub struct Statement {
     /// text does not tell which.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub settings: BTreeSet<String>,
-    /// It names a prepared statement to run (SQL `EXECUTE name`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub executes: Option<String>,
-    /// It prepares this statement (SQL `PREPARE name AS …`). What it does is already part of this
+    /// The prepared statements that it runs (SQL `EXECUTE name`).
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub executes: BTreeSet<String>,
+    /// The statements that it prepares (SQL `PREPARE name AS …`). What they do is already part of this
     /// statement's kinds and objects.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prepares: Option<String>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub prepares: BTreeSet<String>,
     /// For a COPY to or from the client: which columns travel and how.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy: Option<Copy>,
@@ -142,7 +151,8 @@ pub struct Function {
 pub enum Where {
     /// There is none. In a policy this matches [`Where::AlwaysTrue`] as well.
     Missing,
-    /// There is one that holds for every row (`true`, `1=1`, `x = x`, `NOT false` …).
+    /// There is one that holds for every row (`true`, `1=1`, `x = x`, `NOT false` …), or that says
+    /// nothing about the rows (`random() < 2`, `EXISTS (SELECT 1)`).
     AlwaysTrue,
     /// There is one that may exclude rows.
     Present,
@@ -158,6 +168,39 @@ pub enum Limit {
     Missing,
     /// A bound.
     Present,
+}
+
+/// What a LIMIT bounds a query to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bound {
+    /// So many rows.
+    Rows(u64),
+    /// The value of the statement's parameter of this number, from one. NULL is no bound.
+    Parameter(u32),
+}
+
+impl Bound {
+    /// The number of rows that a LIMIT of this text bounds a query to; `None` where it is no plain
+    /// number. A fraction counts as one row more, which is never less than what the server does.
+    pub fn rows(text: &str) -> Option<u64> {
+        let text = text.trim();
+        match text.split_once('.') {
+            None if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
+            Some((whole, fraction)) if fraction.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Self::rows(whole)?.checked_add(1)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Serialize for Bound {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Rows(rows) => serializer.serialize_u64(*rows),
+            Self::Parameter(number) => serializer.collect_str(&format_args!("${number}")),
+        }
+    }
 }
 
 /// A COPY between the server and the client.

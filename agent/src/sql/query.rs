@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 
 use pg_query::NodeRef;
@@ -9,7 +10,7 @@ use pg_query::protobuf::{
     Alias, CommonTableExpr, JoinExpr, Node, RangeVar, SelectStmt, SetOperation, WithClause,
 };
 
-use super::fold;
+use super::bounds::{self, Whose};
 use super::scope::{Cte, Item, Lineage, Out, Scope, Source};
 use super::walk::{Walker, figure_name, is_star, node_of, relation, string};
 use super::{Column, Kind, Relation};
@@ -79,7 +80,8 @@ impl Walker {
                 walker.enter_item(node, &mut scope, level);
             }
             if scope.items.iter().any(|item| matches!(item.source, Source::Table(_))) {
-                walker.where_of_read(fold::judge(select.where_clause.as_deref(), scope.alone()));
+                let found = bounds::judge(select.where_clause.as_deref(), &scope, Whose::Tables);
+                walker.where_of_read(found);
             }
             outs = walker.targets(&select.target_list, &scope);
             for values in &select.values_lists {
@@ -235,6 +237,7 @@ impl Walker {
                 self.walk_children(other, scope);
                 let lineage = std::mem::replace(&mut self.flow, outer);
                 let mut item = item(alias, Source::Any(lineage));
+                item.columns.extend(columns_of(other));
                 if item.name.is_none()
                     && let NodeRef::RangeFunction(function) = other
                 {
@@ -263,10 +266,41 @@ impl Walker {
                 self.aside(|walker| walker.unqualified_among(name, scope, side, false));
             }
         }
+        if join.is_natural {
+            self.natural(scope, from..middle, middle..to);
+            self.natural(scope, middle..to, from..middle);
+        }
         self.optional(join.quals.as_deref(), scope);
         for alias in [join.alias.as_ref(), join.join_using_alias.as_ref()].into_iter().flatten() {
             scope.items.push(item(Some(alias), Source::Join(from, to)));
         }
+    }
+
+    /// A NATURAL JOIN compares whichever columns of `side` the `other` one has too.
+    fn natural(&mut self, scope: &Scope<'_>, side: Range<usize>, other: Range<usize>) {
+        let mut known = Some(BTreeSet::new());
+        for item in scope.items.get(other).unwrap_or_default() {
+            match &item.source {
+                Source::Query(outs) if !outs.iter().any(|out| out.star) => {
+                    let renamed = item.columns.iter().cloned();
+                    let rest = outs.iter().skip(item.columns.len()).filter_map(|out| out.name.clone());
+                    known = known.map(|mut names| {
+                        names.extend(renamed.chain(rest));
+                        names
+                    });
+                }
+                Source::Join(..) if item.columns.is_empty() => {}
+                _ => known = None,
+            }
+        }
+        self.aside(|walker| match known {
+            Some(names) => {
+                for name in names {
+                    walker.unqualified_among(&name, scope, side.clone(), false);
+                }
+            }
+            None => side.for_each(|index| walker.whole_item(scope, index)),
+        });
     }
 
     /// A name in FROM, or the target of a change: a WITH query or a relation.
@@ -432,6 +466,30 @@ fn item(alias: Option<&Alias>, source: Source) -> Item {
         target: false,
         qualified_only: false,
     }
+}
+
+/// The columns that FROM itself gives to a function, XMLTABLE or JSON_TABLE.
+fn columns_of(node: NodeRef<'_>) -> Vec<String> {
+    let columns = match node {
+        NodeRef::RangeFunction(function) => &function.coldeflist,
+        NodeRef::RangeTableFunc(function) => &function.columns,
+        NodeRef::JsonTable(table) => &table.columns,
+        NodeRef::JsonTableColumn(column) => &column.columns,
+        _ => return Vec::new(),
+    };
+    let mut names = Vec::new();
+    for column in columns {
+        match node_of(Some(column)) {
+            Some(NodeRef::ColumnDef(column)) => names.push(column.colname.clone()),
+            Some(NodeRef::RangeTableFuncCol(column)) => names.push(column.colname.clone()),
+            Some(nested @ NodeRef::JsonTableColumn(column)) => {
+                names.push(column.name.clone());
+                names.append(&mut columns_of(nested));
+            }
+            _ => {}
+        }
+    }
+    names
 }
 
 /// `FROM f(…)` without an alias goes by the function's name.

@@ -5,12 +5,14 @@
 //! ([`values_do_not_matter`]), the shape's script is that of every text of that shape. The places are
 //! listed, not the exceptions: whatever is not listed is parsed each time.
 
+use std::collections::BTreeSet;
+
 use pg_query::protobuf::{AExpr, AExprKind, BoolExprType, Node, RawStmt, ResTarget, SelectStmt};
 use pg_query::{NodeEnum, NodeRef};
 
-use super::Script;
 use super::tree::children;
 use super::walk::{node_of, qualified};
+use super::{Bound, Limit, Script};
 
 /// Longer texts, in bytes, are not worth it: statements of many rows have seldom the same shape.
 const MAX_TEXT: usize = 4 << 10;
@@ -104,8 +106,26 @@ impl<'t> Shape<'t> {
                 text.push_str(rest);
             }
             statement.text = text;
+            // A bound of the template is a constant of the text.
+            let bounds = statement.limit_rows.iter().map(|bound| match bound {
+                Bound::Rows(rows) => Some(Bound::Rows(*rows)),
+                Bound::Parameter(number) => self.rows(*number).map(Bound::Rows),
+            });
+            match bounds.collect::<Option<BTreeSet<Bound>>>() {
+                Some(bounds) => statement.limit_rows = bounds,
+                None => {
+                    statement.limit_rows.clear();
+                    statement.limit = Some(Limit::Missing);
+                }
+            }
         }
         script
+    }
+
+    /// The rows that the constant of this number bounds a query to.
+    fn rows(&self, number: u32) -> Option<u64> {
+        let constant = self.constants.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
+        Bound::rows(constant.trim_matches('\''))
     }
 }
 
@@ -177,33 +197,47 @@ pub(super) fn values_do_not_matter(statements: &[RawStmt], constants: usize) -> 
         }
         _ => return false,
     }
-    count(node, false, 0, &mut free);
+    count(node, Place::default(), 0, &mut free);
     free == constants
+}
+
+/// Where in a statement something stands.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// Below what is compared or judged as a whole.
+    compared: bool,
+    /// In a subquery of an expression: whether it gives rows at all may matter.
+    nested: bool,
 }
 
 /// Counts the parameters below `node` that stand beside a column in a comparison, or that bound rows.
 /// Below OR and NOT none counts: arms are compared with one another there.
-fn count(node: NodeRef<'_>, compared: bool, depth: usize, free: &mut usize) {
+fn count(node: NodeRef<'_>, place: Place, depth: usize, free: &mut usize) {
     // A template is short, but what it nests may still be deep; what is not counted is not free.
     if depth > 64 {
         return;
     }
-    let mut below = compared;
+    let mut below = place;
     match node {
-        NodeRef::BoolExpr(expression) => below |= expression.boolop() != BoolExprType::AndExpr,
+        NodeRef::BoolExpr(expression) => below.compared |= expression.boolop() != BoolExprType::AndExpr,
         NodeRef::CaseExpr(_) | NodeRef::CoalesceExpr(_) | NodeRef::BooleanTest(_) | NodeRef::NullTest(_) => {
-            below = true;
+            below.compared = true;
         }
         NodeRef::AExpr(expression) => {
-            if !compared {
+            if !place.compared {
                 *free += beside_a_column(expression);
             }
-            below = true;
+            below.compared = true;
         }
-        NodeRef::SubLink(link) => below |= link.testexpr.is_some() && !is_column(link.testexpr.as_deref()),
-        NodeRef::SelectStmt(SelectStmt { limit_count, limit_offset, .. }) if !compared => {
-            let bounds = [limit_count, limit_offset];
-            *free += bounds.iter().filter(|bound| is_constant(bound.as_deref())).count();
+        NodeRef::SubLink(link) => {
+            below.compared |= link.testexpr.is_some() && !is_column(link.testexpr.as_deref());
+            below.nested = true;
+        }
+        NodeRef::SelectStmt(SelectStmt { limit_count, limit_offset, .. }) if !place.compared => {
+            *free += usize::from(is_constant(limit_offset.as_deref()));
+            // With a sign it is an error or no bound.
+            let parameter = matches!(node_of(limit_count.as_deref()), Some(NodeRef::ParamRef(_)));
+            *free += usize::from(parameter && !place.nested);
         }
         _ => {}
     }

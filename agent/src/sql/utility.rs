@@ -7,13 +7,13 @@ use pg_query::protobuf::{
     TransactionStmtKind, VariableSetKind, VariableSetStmt,
 };
 
+use super::constant;
 use super::copy;
-use super::fold;
 use super::objects::{self, Action};
 use super::scope::{Item, Lineage, Scope, Source};
 use super::settings;
 use super::walk::{Walker, node_of, qualified, relation, string};
-use super::{Class, Column, Kind, Limit, Relation, Where};
+use super::{Class, Column, Kind, Relation, Where};
 
 impl Walker {
     /// A statement: its kind, or `None` where the node is none.
@@ -46,8 +46,10 @@ impl Walker {
             NodeRef::CreateFunctionStmt(function) => return Some(self.create_function(function, scope)),
 
             NodeRef::PrepareStmt(prepare) => {
-                self.out.prepares = Some(prepare.name.clone());
+                self.out.prepares.insert(prepare.name.clone());
+                let outer = std::mem::replace(&mut self.prepares, true);
                 self.later(prepare.query.as_deref(), scope);
+                self.prepares = outer;
                 return Some(self.kind(Kind::Prepare));
             }
             NodeRef::DeclareCursorStmt(cursor) => {
@@ -55,7 +57,7 @@ impl Walker {
                 return Some(self.kind(Kind::DeclareCursor));
             }
             NodeRef::ExecuteStmt(execute) => {
-                self.out.executes = Some(execute.name.clone());
+                self.out.executes.insert(execute.name.clone());
                 self.walk_children(node, scope);
                 return Some(self.kind(Kind::Execute));
             }
@@ -218,6 +220,11 @@ impl Walker {
             NodeRef::LoadStmt(_) => return Some(self.kind(Kind::Load)),
             NodeRef::CreateExtensionStmt(_) => return Some(self.kind(Kind::CreateExtension)),
             NodeRef::ReplicaIdentityStmt(_) => return None,
+            // `X` is DROP CONSTRAINT.
+            NodeRef::AlterDomainStmt(alter) if alter.subtype == "X" => {
+                self.kind(Kind::DropConstraint);
+                return Some(self.kind(Kind::AlterDomain));
+            }
             other => {
                 let (kind, written) = objects::simple(other)?;
                 if let Some(range) = written {
@@ -256,9 +263,6 @@ impl Walker {
         }
         self.executes = outer;
         self.out.outputs = None;
-        if !executes {
-            self.out.columns_written.clear();
-        }
         kind
     }
 
@@ -301,7 +305,7 @@ impl Walker {
                 self.reads(table.clone());
                 // All rows of the table travel.
                 self.where_of_read(Where::Missing);
-                self.weakest_limit(Limit::Missing);
+                self.limit(None);
                 let mut outs = Vec::new();
                 for name in names {
                     let column = Column { relation: Some(table.clone()), name: name.to_owned() };
@@ -346,6 +350,21 @@ impl Walker {
                     | AlterTableType::AtForceRowSecurity
                     | AlterTableType::AtNoForceRowSecurity => self.class(Class::Privilege),
                     AlterTableType::AtGenericOptions => self.class(Class::External),
+                    AlterTableType::AtDropColumn => _ = self.kind(Kind::DropColumn),
+                    AlterTableType::AtAlterColumnType | AlterTableType::AtSetExpression => {
+                        self.kind(Kind::AlterColumnType);
+                    }
+                    AlterTableType::AtDropConstraint => _ = self.kind(Kind::DropConstraint),
+                    // Those for replicas alone no longer fire in ordinary sessions.
+                    AlterTableType::AtDisableTrig
+                    | AlterTableType::AtDisableTrigAll
+                    | AlterTableType::AtDisableTrigUser
+                    | AlterTableType::AtEnableReplicaTrig
+                    | AlterTableType::AtDisableRule
+                    | AlterTableType::AtEnableReplicaRule => _ = self.kind(Kind::DisableTrigger),
+                    AlterTableType::AtDetachPartition
+                    | AlterTableType::AtDetachPartitionFinalize
+                    | AlterTableType::AtDropInherit => _ = self.kind(Kind::DetachPartition),
                     _ => {}
                 }
                 match node_of(command.def.as_deref()) {
@@ -487,7 +506,7 @@ impl Walker {
     }
 
     pub(super) fn variable(&mut self, set: &VariableSetStmt) {
-        let values: Vec<Option<String>> = set.args.iter().map(|arg| fold::setting_text(Some(arg))).collect();
+        let values: Vec<Option<String>> = set.args.iter().map(|arg| constant::setting(Some(arg))).collect();
         match set.kind() {
             VariableSetKind::VarSetValue => {
                 let value = match &values[..] {

@@ -5,16 +5,16 @@ use std::rc::Rc;
 
 use pg_query::NodeRef;
 use pg_query::protobuf::{
-    AIndirection, AStar, BoolExpr, FuncCall, Node, NullTest, RangeVar, RawStmt, SubLink, SubLinkType,
-    TypeCast,
+    AIndirection, AStar, BoolExpr, FuncCall, Node, NullTest, RangeVar, RawStmt, SelectStmt, SubLink,
+    SubLinkType, TypeCast,
 };
 
-use super::fold::{self, const_text};
+use super::constant;
 use super::functions::{self, Runs};
 use super::parser::{self, Grammar};
 use super::scope::{Columns, Lineage, Out, Scope};
 use super::tree::children;
-use super::{Class, Column, Function, Kind, Limit, Relation, Statement, Where};
+use super::{Bound, Class, Column, Function, Kind, Limit, Relation, Statement, Where};
 
 /// Texts within texts (a DO within a function body within …) deeper than this stay unread.
 const MAX_NESTED: usize = 16;
@@ -22,13 +22,15 @@ const MAX_NESTED: usize = 16;
 /// Walks one top-level statement.
 pub(super) struct Walker {
     pub(super) out: Statement,
-    pub(super) where_read: Option<Where>,
-    pub(super) where_write: Option<Where>,
     pub(super) columns: Columns,
     /// What the expression being walked is made of.
     pub(super) flow: Lineage,
     /// `false` below an EXPLAIN that does not execute.
     pub(super) executes: bool,
+    /// The body of an SQL function is walked, in which `a.b` may be `b(a)` of the parameter `a`.
+    pub(super) sql_body: bool,
+    /// The statement of an SQL PREPARE is walked, whose parameters EXECUTE gives.
+    pub(super) prepares: bool,
     /// How many texts this one is nested in.
     pub(super) nested: usize,
     /// The text of the statement being walked.
@@ -39,11 +41,11 @@ impl Walker {
     pub(super) fn new(source: &str) -> Self {
         Self {
             out: Statement { text: source.to_owned(), ..Statement::default() },
-            where_read: None,
-            where_write: None,
             columns: Columns::default(),
             flow: Lineage::default(),
             executes: true,
+            sql_body: false,
+            prepares: false,
             nested: 0,
             source: Rc::from(source),
         }
@@ -62,6 +64,12 @@ impl Walker {
     }
 
     fn finish(mut self) -> Statement {
+        let makes_view =
+            self.out.kinds.iter().any(|kind| matches!(kind, Kind::CreateView | Kind::CreateRule));
+        if makes_view && self.out.reads.iter().any(|relation| relation.name == "pg_settings") {
+            // Through it settings can be set later.
+            self.any_setting();
+        }
         let mut classes: BTreeSet<Class> =
             self.out.kinds.iter().flat_map(|kind| kind.classes()).copied().collect();
         classes.append(&mut self.out.classes);
@@ -69,7 +77,10 @@ impl Walker {
             classes.insert(Class::Read);
         }
         self.out.classes = classes;
-        self.out.where_clause = self.where_write.or(self.where_read);
+        self.out.where_clause = match (self.out.where_read, self.out.where_write) {
+            (Some(read), Some(write)) => Some(read.min(write)),
+            (read, write) => read.or(write),
+        };
         self.out
     }
 
@@ -101,6 +112,9 @@ impl Walker {
                 self.any_setting();
             } else if is_catalog(&relation) {
                 self.class(Class::Admin);
+                if holds_rights(&relation.name) {
+                    self.class(Class::Privilege);
+                }
             }
             self.out.writes.insert(relation);
         } else {
@@ -133,21 +147,40 @@ impl Walker {
         self.out.changes_lexing = true;
     }
 
-    pub(super) fn weakest_limit(&mut self, limit: Limit) {
-        if self.executes {
-            self.out.limit = Some(self.out.limit.map_or(limit, |known| known.min(limit)));
+    /// A query whose rows go somewhere, bounded by `bound` if by anything.
+    pub(super) fn limit(&mut self, bound: Option<Bound>) {
+        if !self.executes {
+            return;
         }
+        match bound {
+            Some(bound) if self.out.limit != Some(Limit::Missing) => {
+                self.out.limit = Some(Limit::Present);
+                self.out.limit_rows.insert(bound);
+            }
+            _ => {
+                self.out.limit = Some(Limit::Missing);
+                self.out.limit_rows.clear();
+            }
+        }
+    }
+
+    /// The LIMIT of a query whose rows go somewhere.
+    fn limit_of(&mut self, select: &SelectStmt) {
+        // Whose parameter it is, and so its value, the text alone does not tell within another text.
+        let known = |bound: &Bound| self.nested == 0 && !self.prepares || matches!(bound, Bound::Rows(_));
+        let bound = constant::limit(select).filter(known);
+        self.limit(bound);
     }
 
     pub(super) fn where_of_read(&mut self, found: Where) {
         if self.executes {
-            self.where_read = Some(self.where_read.map_or(found, |known| known.min(found)));
+            self.out.where_read = Some(self.out.where_read.map_or(found, |known| known.min(found)));
         }
     }
 
     pub(super) fn where_of_write(&mut self, found: Where) {
         if self.executes {
-            self.where_write = Some(self.where_write.map_or(found, |known| known.min(found)));
+            self.out.where_write = Some(self.out.where_write.map_or(found, |known| known.min(found)));
         }
     }
 
@@ -196,9 +229,15 @@ impl Walker {
     /// A statement in a place where its rows go somewhere: its result, where it has one.
     pub(super) fn top_query(&mut self, node: NodeRef<'_>, scope: &Scope<'_>) -> Option<Vec<Out>> {
         if let NodeRef::SelectStmt(select) = node {
-            self.weakest_limit(fold::limit(select));
+            self.limit_of(select);
         }
         if let Some(outs) = self.query(node, scope) {
+            // The rows that a change returns are bounded by its WHERE alone.
+            if matches!(node, NodeRef::UpdateStmt(_) | NodeRef::DeleteStmt(_) | NodeRef::MergeStmt(_))
+                && !outs.is_empty()
+            {
+                self.limit(None);
+            }
             return Some(outs);
         }
         self.node(node, scope);
@@ -290,23 +329,37 @@ impl Walker {
     }
 
     /// `(expression).field`, `(expression).*`, `expression[1]`.
+    ///
+    /// A field that a value does not have is a call of the function of that name with the value.
     fn indirection(&mut self, indirection: &AIndirection, scope: &Scope<'_>) {
-        let field = indirection.indirection.first().and_then(string);
-        if let Some(NodeRef::ColumnRef(column)) = node_of(indirection.arg.as_deref())
+        let mut fields = indirection.indirection.iter().filter_map(string);
+        let arg = indirection.arg.as_deref();
+        if let Some(NodeRef::ColumnRef(column)) = node_of(arg)
             && let [Some(name)] = column.fields.iter().map(string).collect::<Vec<_>>()[..]
-            && let Some(field) = field
+            && let Some(Some(field)) = indirection.indirection.first().map(string)
             && let Some((found, index)) = scope.item(None, name)
         {
+            fields.next();
             self.item_column(found, index, field);
         } else {
-            if let Some(field) = field
-                && functions::takes_row(field)
-            {
-                self.function(None, field);
+            if let (Some(field), Some(arg)) = (fields.next(), arg) {
+                self.attribute(field, std::slice::from_ref(arg));
             }
-            self.optional(indirection.arg.as_deref(), scope);
+            self.optional(arg, scope);
+        }
+        for field in fields {
+            self.attribute(field, &[]);
         }
         self.list(&indirection.indirection, scope);
+    }
+
+    /// `value.name` where it may be the call `name(value)`. `args` is the value, where it is known.
+    pub(super) fn attribute(&mut self, name: &str, args: &[Node]) {
+        self.function(None, name);
+        let runs = functions::runs(name, 1);
+        if runs != Runs::Nothing {
+            self.runs(runs, args);
+        }
     }
 
     fn call(&mut self, call: &FuncCall, scope: &Scope<'_>) {
@@ -326,51 +379,60 @@ impl Walker {
 
     /// A function whose arguments are more than values.
     fn runs(&mut self, runs: Runs, args: &[Node]) {
-        let texts: Vec<Option<String>> = args.iter().map(|arg| const_text(Some(arg))).collect();
-        let first = texts.first().and_then(Option::as_deref);
         match runs {
             Runs::Nothing => {}
-            Runs::Sql => self.runs_sql(args, &texts),
-            Runs::Reads => self.named_relation(first, false),
-            Runs::Writes => self.named_relation(first, true),
+            Runs::Sql => self.runs_sql(args),
+            Runs::Reads => self.named_relation(argument(args, 0, "tbl"), Named::ReadWhole),
+            Runs::Asks => self.named_relation(argument(args, 0, "regclass"), Named::Read),
+            Runs::Writes => self.named_relation(argument(args, 0, "regclass"), Named::Written),
             Runs::BuildsSql(index) => {
                 self.out.dynamic = true;
-                self.named_relation(texts.get(index).and_then(Option::as_deref), false);
+                self.named_relation(argument(args, index, "relname"), Named::ReadWhole);
             }
             Runs::Schema => {
-                self.out.dynamic |= first.is_none();
-                self.everything_in(first.map(str::to_owned));
+                let schema = argument(args, 0, "schema").and_then(|arg| constant::text(Some(arg)));
+                self.out.dynamic |= schema.is_none();
+                self.everything_in(schema);
             }
             Runs::Database => self.everything_in(None),
             Runs::Cursor => {
+                self.where_of_read(Where::Missing);
+                self.limit(None);
                 let anything = self.columns.anything();
                 self.columns.merge(&mut self.flow, &anything);
             }
-            Runs::Setting => match first {
-                Some(setting) => {
-                    self.kind(Kind::Set);
-                    self.setting(setting, texts.get(1).and_then(Option::as_deref));
+            Runs::Setting => {
+                match argument(args, 0, "setting_name").and_then(|arg| constant::text(Some(arg))) {
+                    Some(setting) => {
+                        self.kind(Kind::Set);
+                        let value = argument(args, 1, "new_value").and_then(|arg| constant::text(Some(arg)));
+                        self.setting(&setting, value.as_deref());
+                    }
+                    None => self.any_setting(),
                 }
-                None => self.any_setting(),
-            },
+            }
         }
     }
 
     /// One of the arguments is SQL; which one depends on how the function is called, so each text that
     /// reads as SQL counts.
-    fn runs_sql(&mut self, args: &[Node], texts: &[Option<String>]) {
+    fn runs_sql(&mut self, args: &[Node]) {
         let mut understood = false;
-        for (arg, text) in args.iter().zip(texts) {
-            match text {
+        for arg in args {
+            let value = match node_of(Some(arg)) {
+                Some(NodeRef::NamedArgExpr(named)) => named.arg.as_deref(),
+                _ => Some(arg),
+            };
+            match constant::text(value) {
                 Some(text) => {
-                    if let Ok(Some(outs)) = self.nested_text(text, Grammar::Sql) {
+                    if let Ok(Some(outs)) = self.nested_text(&text, Grammar::Sql) {
                         understood = true;
                         let mut all = self.columns.union(&outs);
                         all.whole_row = true;
                         self.columns.merge(&mut self.flow, &all);
                     }
                 }
-                None => self.out.dynamic |= !fold::is_not_text(arg),
+                None => self.out.dynamic |= !constant::is_not_text(arg),
             }
         }
         if !understood {
@@ -380,28 +442,55 @@ impl Walker {
         }
     }
 
-    fn named_relation(&mut self, name: Option<&str>, write: bool) {
-        let Some(relation) = name.and_then(parse_relation) else {
+    fn named_relation(&mut self, name: Option<&Node>, how: Named) {
+        let Some(relation) = constant::relation(name) else {
             self.out.dynamic = true;
             return;
         };
-        if write {
+        if how == Named::Written {
             self.writes(relation);
-        } else {
-            let column = Column { relation: Some(relation.clone()), name: "*".to_owned() };
-            self.reads(relation);
-            self.out.columns_read.insert(column.clone());
-            self.columns.add(&mut self.flow, column);
-            self.flow.whole_row = true;
+            return;
         }
+        if how == Named::ReadWhole {
+            self.where_of_read(Where::Missing);
+            self.limit(None);
+        }
+        let column = Column { relation: Some(relation.clone()), name: "*".to_owned() };
+        self.reads(relation);
+        self.out.columns_read.insert(column.clone());
+        self.columns.add(&mut self.flow, column);
+        self.flow.whole_row = true;
     }
 
     fn everything_in(&mut self, schema: Option<String>) {
+        self.where_of_read(Where::Missing);
+        self.limit(None);
         self.reads(Relation { schema, name: "*".to_owned() });
         self.out.columns_read.insert(Column { relation: None, name: "*".to_owned() });
         let anything = self.columns.anything();
         self.columns.merge(&mut self.flow, &anything);
     }
+}
+
+/// What becomes of a relation that an argument names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Read,
+    ReadWhole,
+    Written,
+}
+
+/// The argument at `index`, or that of this name; `None` where the text does not tell which it is.
+fn argument<'n>(args: &'n [Node], index: usize, name: &str) -> Option<&'n Node> {
+    match node_of(args.get(index)) {
+        None | Some(NodeRef::NamedArgExpr(_)) => {}
+        Some(_) => return args.get(index),
+    }
+    // By position come first, by name what is left of them.
+    args.iter().find_map(|arg| match node_of(Some(arg)) {
+        Some(NodeRef::NamedArgExpr(named)) if named.name == name => named.arg.as_deref(),
+        _ => None,
+    })
 }
 
 /// One of the server's own tables, whose rows are its objects and rights.
@@ -410,6 +499,34 @@ fn is_catalog(relation: &Relation) -> bool {
         Some(schema) => schema == "pg_catalog",
         None => relation.name.starts_with("pg_"),
     }
+}
+
+/// A catalog that holds roles and rights, or code and what has it run.
+fn holds_rights(catalog: &str) -> bool {
+    matches!(
+        catalog,
+        "pg_attribute"
+            | "pg_auth_members"
+            | "pg_authid"
+            | "pg_class"
+            | "pg_database"
+            | "pg_db_role_setting"
+            | "pg_default_acl"
+            | "pg_event_trigger"
+            | "pg_foreign_data_wrapper"
+            | "pg_foreign_server"
+            | "pg_language"
+            | "pg_largeobject_metadata"
+            | "pg_namespace"
+            | "pg_parameter_acl"
+            | "pg_policy"
+            | "pg_proc"
+            | "pg_rewrite"
+            | "pg_tablespace"
+            | "pg_trigger"
+            | "pg_type"
+            | "pg_user_mapping"
+    )
 }
 
 /// The node behind an optional one.
@@ -439,48 +556,6 @@ pub(super) fn qualified(names: &[Node]) -> (Option<&str>, &str) {
 pub(super) fn relation(range: &RangeVar) -> Relation {
     let schema = (!range.schemaname.is_empty()).then(|| range.schemaname.clone());
     Relation { schema, name: range.relname.clone() }
-}
-
-/// A relation's name in a string, as a cast to `regclass` reads it.
-fn parse_relation(text: &str) -> Option<Relation> {
-    let mut parts: Vec<String> = Vec::new();
-    let mut rest = text.trim();
-    loop {
-        let part;
-        if let Some(quoted) = rest.strip_prefix('"') {
-            let mut name = String::new();
-            let mut inner = quoted;
-            loop {
-                let end = inner.find('"')?;
-                name.push_str(inner.get(..end)?);
-                inner = inner.get(end + 1..)?;
-                match inner.strip_prefix('"') {
-                    Some(after) => {
-                        name.push('"');
-                        inner = after;
-                    }
-                    None => break,
-                }
-            }
-            part = name;
-            rest = inner.trim_start();
-        } else {
-            let end = rest.find('.').unwrap_or(rest.len());
-            part = rest.get(..end)?.trim().to_ascii_lowercase();
-            rest = rest.get(end..)?;
-        }
-        if part.is_empty() {
-            return None;
-        }
-        parts.push(part);
-        match rest.strip_prefix('.') {
-            Some(after) => rest = after.trim_start(),
-            None if rest.is_empty() => break,
-            None => return None,
-        }
-    }
-    let name = parts.pop()?;
-    Some(Relation { schema: parts.pop(), name })
 }
 
 /// The name that the server gives to a result column without one (`FigureColname`).

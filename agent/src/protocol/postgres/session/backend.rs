@@ -383,9 +383,8 @@ impl Core {
         let run = self.pending.front().and_then(|front| front.run.take());
         if let Some(prepared) = run.as_ref().and_then(|run| run.statements.first())
             && let [statement] = prepared.script.statements.as_slice()
-            && let Some(name) = &statement.prepares
         {
-            self.names.not_prepared(name, prepared.order);
+            statement.prepares.iter().for_each(|name| self.names.not_prepared(name, prepared.order));
         }
         match run {
             Some(run) if run.command.is_some() => {
@@ -423,7 +422,7 @@ impl Core {
             && prepared.script.statements.len() <= 1
         {
             let names: Vec<_> =
-                prepared.script.statements.iter().filter_map(|one| one.prepares.clone()).collect();
+                prepared.script.statements.iter().flat_map(|one| one.prepares.iter().cloned()).collect();
             let order = prepared.order;
             self.names.tag(Reader::new(body).cstr().unwrap_or_default(), &names, order);
         }

@@ -341,7 +341,8 @@ impl Core {
     fn still_judged(&self, portal: &Portal) -> bool {
         let lately = |at: &Instant| at.elapsed() < STILL_NOW;
         portal.generation == self.generation
-            && (self.flow.is_static() || portal.judged.as_ref().is_some_and(lately))
+            && (portal.judged.as_ref().is_some_and(lately)
+                || portal.statements.iter().all(|one| self.flow.is_static(&one.script)))
     }
 
     fn describe(&mut self, body: &[u8]) -> Result<(), SessionError> {

@@ -224,8 +224,8 @@ impl Core {
     fn judge_one(&self, step: Step, prepared: &Arc<Prepared>, params: &Arc<[Option<String>]>) -> Judged {
         let recorded = Arc::clone(&prepared.recorded);
         // What it runs by name may come to be something else.
-        let lasting =
-            self.flow.is_static() && prepared.script.statements.iter().all(|one| one.executes.is_none());
+        let lasting = self.flow.is_static(&prepared.script)
+            && prepared.script.statements.iter().all(|one| one.executes.is_empty());
         let known = || prepared.decided.lock().unwrap_or_else(PoisonError::into_inner);
         if lasting
             && let Some((generation, decision)) = &*known()
@@ -275,7 +275,7 @@ impl Core {
             if statement.classes.contains(&Class::Ddl) {
                 self.catalog_stale = true;
             }
-            if let Some(name) = &statement.prepares {
+            for name in &statement.prepares {
                 let order = self.names.next_order();
                 let inner = Arc::new(Prepared::part(prepared, statement, order));
                 room &= self.names.add_again(name.as_bytes(), inner, &self.limits);
@@ -311,18 +311,21 @@ const MOST_EXECUTED: usize = 256;
 /// `script` with what its EXECUTEs run put behind it. The texts of those were recorded, as they may be,
 /// when they were prepared; here they are left out.
 fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
-    if script.statements.iter().all(|statement| statement.executes.is_none()) {
+    if script.statements.iter().all(|statement| statement.executes.is_empty()) {
         return Arc::clone(script);
     }
     let mut all = Script::clone(script);
     for (index, statement) in script.statements.iter().enumerate() {
-        let Some(name) = &statement.executes else { continue };
-        let mut known =
-            script.statements.iter().take(index).any(|earlier| earlier.prepares.as_ref() == Some(name));
-        let inner = names.candidates(name.as_bytes()).flat_map(|candidate| &candidate.script.statements);
-        for statement in inner.take(MOST_EXECUTED) {
-            known = true;
-            all.statements.push(Statement { text: String::new(), ..statement.clone() });
+        let mut known = true;
+        for name in &statement.executes {
+            let mut one = script.statements.iter().take(index).any(|earlier| earlier.prepares.contains(name));
+            let inner =
+                names.candidates(name.as_bytes()).flat_map(|candidate| &candidate.script.statements);
+            for statement in inner.take(MOST_EXECUTED) {
+                one = true;
+                all.statements.push(Statement { text: String::new(), ..statement.clone() });
+            }
+            known &= one;
         }
         let reason = if all.statements.len() >= MOST_EXECUTED {
             "too many statements may run under these names"

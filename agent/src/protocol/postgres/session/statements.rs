@@ -255,7 +255,7 @@ impl Names {
 
     /// Adds to `all` a statement, or what it runs by name.
     pub(super) fn expand<'a>(&'a self, statement: &'a Statement, all: &mut Vec<&'a Statement>) {
-        if let Some(name) = &statement.executes {
+        for name in &statement.executes {
             all.extend(self.candidates(name.as_bytes()).flat_map(|prepared| &prepared.script.statements));
         }
         if statement.kinds.contains(&Kind::Fetch) {
