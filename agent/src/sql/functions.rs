@@ -193,6 +193,9 @@ pub(super) fn takes_row(name: &str) -> bool {
             | "concat"
             | "json_build_array"
             | "jsonb_build_array"
+            | "any_value"
+            | "max"
+            | "min"
     )
 }
 

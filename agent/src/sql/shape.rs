@@ -315,7 +315,8 @@ mod tests {
 
     #[test]
     fn a_filled_template_is_the_text() {
-        let text = "select a from t where id = 17 and n = 'x$1y' and m in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)";
+        let text =
+            "select a from t where id = 17 and n = 'x$1y' and m in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)";
         let shape = Shape::of(text).unwrap();
         let script = Script::unparsed(&shape.template, "");
         assert_eq!(shape.fill(&script).statements[0].text, text);
