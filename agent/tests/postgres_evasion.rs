@@ -74,3 +74,166 @@ fn columns_under_other_names() {
     assert_eq!(client.rows("select x || '' from other as o(a, x)"), [["shown"]]);
     assert_eq!(client.rows("select num + 0 from customers c(a, x)"), [["17"]]);
 }
+
+/// A computed column made of the masked one, and one that is not.
+const COMPUTED: &str = "select card || '' from customers";
+const PLAIN: &str = "select 'plain' || ''";
+
+#[test]
+fn a_portals_name_comes_to_mean_a_cursor() {
+    let (_relay, mut client) = setup("portal names");
+    for cursor in ["select card from customers", COMPUTED] {
+        client.ask(&[parse("s", PLAIN), query("begin")].concat());
+        client.ask(&[bind("p", "s", &[]), execute("p", 1), sync()].concat());
+        client.ask(&query("close p"));
+        client.ask(&query(&format!("declare p cursor for {cursor}")));
+        client.ask(&[execute("p", 0), sync()].concat());
+        client.ask(&query("rollback"));
+        nothing_seen(&mut client, "a cursor of a portal's name");
+        // The same in one pipeline, and between two cursors.
+        client.ask(&query("begin"));
+        client.send(
+            &[
+                bind("p", "s", &[]),
+                execute("p", 1),
+                query("close p"),
+                query(&format!("declare p cursor for {cursor}")),
+                execute("p", 0),
+                sync(),
+                query("rollback"),
+            ]
+            .concat(),
+        );
+        for _ in 0..4 {
+            client.until_ready();
+        }
+        nothing_seen(&mut client, "in a pipeline");
+        client.ask(&query("begin"));
+        client.ask(&query(&format!("declare k cursor for {PLAIN}")));
+        client.ask(&[execute("k", 0), sync()].concat());
+        client.ask(&query(&format!("close k; declare k cursor for {cursor}")));
+        client.ask(&[execute("k", 0), sync()].concat());
+        client.ask(&query("rollback"));
+        nothing_seen(&mut client, "two cursors");
+        // Closed and declared by the extended protocol itself.
+        client.ask(&query("begin"));
+        let run = |text: &str| [parse("", text), bind("", "", &[]), execute("", 0)].concat();
+        let declare = run(&format!("declare p cursor for {cursor}"));
+        client.ask(
+            &[bind("p", "s", &[]), execute("p", 1), run("close p"), declare, execute("p", 0), sync()]
+                .concat(),
+        );
+        client.ask(&query("rollback"));
+        nothing_seen(&mut client, "extended");
+        client.ask(&[close(b'S', "s"), sync()].concat());
+        client.take_raw();
+    }
+    // A portal is a cursor to SQL.
+    client.ask(&query("begin"));
+    client.ask(&[parse("c", COMPUTED), bind("q", "c", &[]), sync()].concat());
+    client.ask(&query("fetch all from q"));
+    client.ask(&query("rollback"));
+    nothing_seen(&mut client, "FETCH from a portal");
+}
+
+#[test]
+fn a_bind_that_fails_leaves_the_portal_as_it_was() {
+    let (_relay, mut client) = setup("failed binds");
+    for (refused, what) in [
+        (bind("p", "t", &[]), "a Bind of a name in use"),
+        ([bind("x", "none", &[]), bind("p", "t", &[])].concat(), "a Bind that is skipped"),
+    ] {
+        client.ask(&query("begin"));
+        client.ask(&[parse("s", COMPUTED), parse("t", PLAIN), bind("p", "s", &[]), sync()].concat());
+        client.ask(&query("savepoint a"));
+        client.ask(&[refused, sync()].concat());
+        client.ask(&query("rollback to a"));
+        let answer = client.ask(&[execute("p", 0), sync()].concat());
+        assert_eq!(tags(&answer), "DCZ", "{what}");
+        client.ask(&query("rollback; deallocate all"));
+        nothing_seen(&mut client, what);
+    }
+}
+
+#[test]
+fn names_that_the_server_cuts() {
+    let (_relay, mut client) = setup("long names");
+    let name = |end: &str| format!("{}{end}", "n".repeat(63));
+    client.ask(&[parse(&name("1"), PLAIN), sync()].concat());
+    client.ask(&[close(b'S', &name("2")), parse(&name("3"), COMPUTED), sync()].concat());
+    let answer = client.ask(&[bind("", &name("1"), &[]), execute("", 0), sync()].concat());
+    assert_eq!(tags(&answer), "2DCZ");
+    nothing_seen(&mut client, "a statement");
+    client.ask(&query("begin"));
+    client.ask(&[parse("s", PLAIN), bind(&name("1"), "s", &[]), close(b'P', &name("2")), sync()].concat());
+    client.ask(&[bind(&name("3"), &name("3"), &[]), sync()].concat());
+    assert_eq!(tags(&client.ask(&[execute(&name("1"), 0), sync()].concat())), "DCZ");
+    client.ask(&query("rollback"));
+    nothing_seen(&mut client, "a portal");
+}
+
+#[test]
+fn names_that_code_on_the_server_makes() {
+    let (_relay, mut client) = setup("hidden names");
+    client.ask(&query("begin"));
+    try_each(
+        &mut client,
+        &[
+            "do $$ declare c refcursor := 'c'; begin open c for select card || '' from customers; end $$",
+            "fetch all from c",
+            "close c; declare c cursor for select 'plain' || ''",
+            "do $$ declare c refcursor := 'c'; begin close c; open c for select card || '' from customers; end $$",
+            "fetch all from c",
+            "rollback",
+            "prepare s as select 'x'::text",
+            "do $$ begin execute 'deallocate s'; execute 'prep' || chr(97) || 're s as select card || '''' from customers'; end $$",
+            "execute s",
+            "prepare s as select 'x'::text",
+            "execute s",
+        ],
+    );
+    client.ask(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+    nothing_seen(&mut client, "a Bind of a hidden statement");
+    // What is made anew is known again.
+    client.ask(&query("deallocate s"));
+    client.ask(&query("prepare s as select 'x'::text"));
+    assert_eq!(client.rows("execute s"), [["x"]]);
+    assert_eq!(
+        client.ask(&[parse("u", PLAIN), bind("", "u", &[]), execute("", 0), sync()].concat())[2].texts(),
+        ["plain"]
+    );
+    client.ask(&query("begin; declare d cursor for select 1 + 1"));
+    client.ask(&query("fetch d"));
+    client.ask(&query("rollback"));
+}
+
+#[test]
+fn every_statement_of_a_text_that_is_not_read() {
+    let (_relay, mut client) = setup("unread");
+    let blanks = " ".repeat(4 << 20);
+    try_each(
+        &mut client,
+        &[
+            &format!("{blanks}select 1; {COMPUTED}; {COMPUTED}"),
+            &format!("{blanks}select 1; select 2; {COMPUTED}"),
+        ],
+    );
+}
+
+#[test]
+fn ordinary_portals_are_judged_and_described_once() {
+    let (_relay, mut client) = setup("ordinary");
+    let run = [bind("", "s", &[]), execute("", 0)].concat();
+    client.ask(&[parse("s", PLAIN), sync()].concat());
+    let answer = client.ask(&[run.repeat(3), sync()].concat());
+    assert_eq!(tags(&answer), "2DC2DC2DCZ");
+    client.ask(&query("begin"));
+    let all = parse("g", "select i || '' from generate_series(1, 3) i");
+    let answer = client.ask(
+        &[all, bind("g", "g", &[]), execute("g", 1), execute("g", 1), describe(b'P', "g"), sync()].concat(),
+    );
+    assert_eq!(tags(&answer), "12DsDsTZ");
+    let answer = client.ask(&[run, execute("g", 0), close(b'P', "g"), sync()].concat());
+    assert_eq!(tags(&answer), "2DCDC3Z");
+    assert_eq!(answer[3].texts(), ["3"]);
+}

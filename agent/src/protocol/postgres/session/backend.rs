@@ -186,7 +186,10 @@ impl Core {
         }
         let Some(run) = self.pending.front().and_then(|front| front.run.take()) else { return false };
         let touching = match &self.catalog {
-            Some(catalog) => self.running(&run).into_iter().any(|statement| catalog.touches(statement)),
+            Some(catalog) => {
+                let running = self.running(&run);
+                running.unknown || running.statements.iter().any(|statement| catalog.touches(statement))
+            }
             None => true,
         };
         if let Some(front) = self.pending.front() {
@@ -251,7 +254,12 @@ impl Core {
                     self.names.prepared(&prepared);
                 }
             }
-            (b'2', What::Bind) | (b'3', What::ClosePortal) => {
+            (b'2', What::Bind(portal)) => {
+                self.names.bound(portal);
+                self.pending.pop();
+            }
+            (b'3', What::ClosePortal { name, before }) => {
+                self.names.close_portal(name, *before);
                 self.pending.pop();
             }
             (b'3', What::CloseStatement { .. }) => {
@@ -272,11 +280,14 @@ impl Core {
             (b'T' | b'n', What::DescribeStatement(_)) => {
                 self.pending.pop();
             }
-            (b'T' | b'n', What::DescribePortal { portal, injected }) => {
-                let (portal, injected) = (Arc::clone(portal), *injected);
-                self.pending.pop();
+            (b'T' | b'n', What::DescribePortal { .. }) => {
+                let Some(What::DescribePortal { found, plan, injected }) =
+                    self.pending.pop().map(|entry| entry.what)
+                else {
+                    return Err(desync());
+                };
                 if tag == b'T' {
-                    self.portal_described(&portal, body).map_err(malformed)?;
+                    self.portal_described(&found, &plan, body).map_err(malformed)?;
                 }
                 return Ok(if injected { Verdict::Drop } else { Verdict::Pass });
             }
@@ -385,11 +396,8 @@ impl Core {
         }
         self.current = None;
         self.copying = None;
-        if !fatal
-            && let Some(failed) = self.pending.failed()?
-            && let What::Parse(Some(prepared)) = failed.what
-        {
-            prepared.kill();
+        if !fatal && let Some(failed) = self.pending.failed()? {
+            failed.what.failed();
         }
         self.report_skipped();
         Ok(if replaced.is_some() { Verdict::Drop } else { Verdict::Pass })
@@ -491,8 +499,8 @@ impl Core {
             _ => return Err(Desync { tag: b'D' }.into()),
         }
         if self.current.is_none()
-            && let Some(portal) = front.run.as_ref().and_then(|run| run.portal.as_ref())
-            && let Some(plan) = portal.plan.get()
+            && matches!(front.what, What::Execute)
+            && let Some(plan) = front.run.as_ref().and_then(|run| run.plan.get())
         {
             let plan = Arc::clone(plan);
             self.begin_rows(&plan);

@@ -17,7 +17,8 @@ impl Core {
             return Ok(());
         }
         let run = self.pending.front().and_then(|front| front.run.take()).ok_or(Desync { tag: b'H' })?;
-        let mut copies = self.running(&run).into_iter().filter(|statement| statement.copy.is_some());
+        let running = self.running(&run).statements;
+        let mut copies = running.into_iter().filter(|statement| statement.copy.is_some());
         let masker = match (copies.next(), copies.next()) {
             (Some(statement), None) => {
                 let columns = self.copy_columns(statement).map_err(|refusal| malformed(refusal.message))?;

@@ -107,11 +107,7 @@ impl Core {
         description: &[u8],
     ) -> Result<Arc<RowPlan>, codec::CodecError> {
         let names = std::mem::take(&mut self.names);
-        let mut all = Vec::new();
-        for statement in prepared.iter().filter_map(|one| one.script.statements.get(index)) {
-            names.expand(statement, &mut all);
-        }
-        let plan = self.plan(description, &all);
+        let plan = self.plan(description, &names.running(prepared, index));
         self.names = names;
         plan
     }
@@ -147,6 +143,7 @@ impl Core {
             script,
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
+            made: AtomicBool::new(false),
             command: OnceLock::new(),
             decided: Mutex::default(),
         })
@@ -267,6 +264,7 @@ impl Core {
     /// it changes. `false` when there is no room.
     pub(super) fn remember(&mut self, prepared: &Arc<Prepared>) -> bool {
         let mut room = true;
+        self.note_hidden(prepared);
         for statement in &prepared.script.statements {
             if statement.changes_lexing {
                 self.lexing.doubt();

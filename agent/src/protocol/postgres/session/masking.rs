@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
 
 use super::Core;
 use super::catalog::Treat;
 use super::refusal::Refusal;
-use super::run::Run;
-use super::statements::Prepared;
+use super::run::{Described, Run};
+use super::statements::{Found, Prepared, Running};
 use crate::mask::copy::CopyColumn;
 use crate::mask::{Applied, Fired, Format, HashKey, MaskSet, Transform, value};
 use crate::protocol::postgres::codec::{self, CodecError};
@@ -38,11 +37,11 @@ struct FieldPlan {
 const MOST_PLANS: usize = 16;
 
 impl Core {
-    /// The plan for a result of these columns, of a statement that may be any of `statements`.
+    /// The plan for a result of these columns, of what may be `running`.
     pub(super) fn plan(
         &mut self,
         description: &[u8],
-        statements: &[&Statement],
+        running: &Running<'_>,
     ) -> Result<Arc<RowPlan>, CodecError> {
         if let Some(plan) = self.plans.iter().find(|plan| *plan.description == *description) {
             return Ok(Arc::clone(plan));
@@ -57,7 +56,7 @@ impl Core {
         for (index, field) in codec::fields(description)?.enumerate() {
             let field = field?;
             let treat =
-                if masks.has_columns() { self.treat(index, &field, statements, &mut plan) } else { None };
+                if masks.has_columns() { self.treat(index, &field, running, &mut plan) } else { None };
             plan.masks |= treat.is_some();
             plan.fields.push(FieldPlan {
                 kind: field.kind,
@@ -80,7 +79,7 @@ impl Core {
         &mut self,
         index: usize,
         field: &codec::Field<'_>,
-        statements: &[&Statement],
+        running: &Running<'_>,
         plan: &mut RowPlan,
     ) -> Option<Treat> {
         let Some(catalog) = &self.catalog else {
@@ -104,7 +103,7 @@ impl Core {
             return None;
         }
         plan.reusable = false;
-        let made_of_masked = statements.iter().any(|statement| match &statement.outputs {
+        let made_of_masked = |statement: &&Statement| match &statement.outputs {
             // A star that stands before it moves the positions: then any output may be this one.
             Some(outputs) if outputs.iter().any(|output| output.whole_row) => outputs.iter().any(|output| {
                 output.whole_row && catalog.touches(statement)
@@ -118,8 +117,8 @@ impl Core {
                 statement.columns_read.iter().any(|column| catalog.may_mask(column))
                     || catalog.touches(statement)
             }
-        });
-        made_of_masked.then_some(Treat::Redact)
+        };
+        (running.unknown || running.statements.iter().any(made_of_masked)).then_some(Treat::Redact)
     }
 
     /// Appends the DataRow of `body` with its values masked to `out`, as a whole message. `false`, with
@@ -174,17 +173,27 @@ impl Core {
         Ok(true)
     }
 
-    /// The statements that may be running.
-    pub(super) fn running<'a>(&'a self, run: &'a Run) -> Vec<&'a Statement> {
-        let mut all = Vec::new();
-        let candidates: &[Arc<Prepared>] =
-            run.portal.as_ref().map_or(&run.statements, |portal| &portal.statements);
-        for prepared in candidates {
-            if let Some(statement) = prepared.script.statements.get(run.index) {
-                self.names.expand(statement, &mut all);
+    /// What may be running.
+    pub(super) fn running<'a>(&'a self, run: &'a Run) -> Running<'a> {
+        let mut running = self.names.running(&run.statements, run.index);
+        running.unknown |= run.unknown;
+        running
+    }
+
+    /// A text that is run may make and free names unseen: code that could have made them stand for masked
+    /// columns.
+    pub(super) fn note_hidden(&mut self, prepared: &Prepared) {
+        for statement in &prepared.script.statements {
+            let touches = self.catalog.as_ref().is_none_or(|catalog| catalog.touches(statement));
+            if statement.dynamic
+                || statement.error.is_some()
+                || statement.kinds.contains(&Kind::Do) && touches
+            {
+                self.names.hide(true);
+            } else if statement.kinds.contains(&Kind::Call) {
+                self.names.hide(false);
             }
         }
-        all
     }
 
     /// Why the results of these statements could not be masked, if so.
@@ -320,18 +329,17 @@ impl Core {
     /// A portal's columns were described.
     pub(super) fn portal_described(
         &mut self,
-        portal: &super::statements::Portal,
+        found: &Found,
+        plan: &Described,
         description: &[u8],
     ) -> Result<(), CodecError> {
-        let mut all = Vec::new();
         let names = std::mem::take(&mut self.names);
-        for statement in portal.statements.iter().flat_map(|prepared| &prepared.script.statements) {
-            names.expand(statement, &mut all);
-        }
-        let plan = self.plan(description, &all);
+        let mut running = names.running(&found.statements, 0);
+        running.unknown |= found.unknown;
+        let made = self.plan(description, &running);
+        drop(running);
         self.names = names;
-        let _ = portal.plan.set(plan?);
-        portal.described.store(true, Ordering::Relaxed);
+        let _ = plan.set(made?);
         Ok(())
     }
 }

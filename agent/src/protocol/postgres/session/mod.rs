@@ -30,6 +30,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use self::catalog::{Catalog, Reading};
+use self::frontend::LastDescribed;
 use self::lexing::Lexing;
 use self::log::Log;
 use self::masking::RowPlan;
@@ -237,6 +238,7 @@ struct Core {
     /// It is being read.
     reading: Option<Reading>,
     plans: Vec<Arc<RowPlan>>,
+    described: Option<LastDescribed>,
     /// What is done to the rows that are coming in.
     current: Option<Arc<RowPlan>>,
     copying: Option<Box<CopyMasker>>,
@@ -303,6 +305,7 @@ impl Core {
             catalog_tried: false,
             reading: None,
             plans: Vec::new(),
+            described: None,
             current: None,
             copying: None,
             copied_in: (0, 0),
