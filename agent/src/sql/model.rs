@@ -80,6 +80,14 @@ pub struct Statement {
     /// text does not tell which.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub settings: BTreeSet<String>,
+    /// It calls functions that leave their arguments where a later statement, another session or another
+    /// server finds them: settings, notifications, locks, sequences, large objects.
+    #[serde(skip)]
+    pub hands_on: bool,
+    /// The columns whose values such a function gets, as far as the text tells; variables of a DO block
+    /// are not followed.
+    #[serde(skip)]
+    pub handed_on: BTreeSet<Column>,
     /// It names a prepared statement to run (SQL `EXECUTE name`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executes: Option<String>,

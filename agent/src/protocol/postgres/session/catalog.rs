@@ -336,13 +336,13 @@ impl Catalog {
 
     /// The statement may read a table that has masked columns.
     pub(super) fn touches(&self, statement: &Statement) -> bool {
-        statement.dynamic
-            || statement.error.is_some()
-            || statement
-                .reads
-                .iter()
-                .chain(&statement.writes)
-                .any(|relation| self.tables(relation).next().is_some())
+        statement.dynamic || statement.error.is_some() || self.reads(statement)
+    }
+
+    /// The statement names a table that has masked columns.
+    pub(super) fn reads(&self, statement: &Statement) -> bool {
+        let mut relations = statement.reads.iter().chain(&statement.writes);
+        relations.any(|relation| self.tables(relation).next().is_some())
     }
 }
 

@@ -32,6 +32,12 @@ impl Core {
             }
         };
         drop(copies);
+        if masker.is_some() && self.lexing.splits_letters() {
+            return Err(malformed(
+                "COPY data in an encoding whose letters hold bytes of ASCII cannot be masked: set \
+                 client_encoding to UTF8 before the transaction",
+            ));
+        }
         self.copying = masker.map(Box::new);
         if let Some(front) = self.pending.front() {
             front.run = Some(run);

@@ -17,6 +17,7 @@ use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, BindHead, CodecError, HEADER, Header, Parse, Reader};
 use crate::protocol::postgres::{operation, values};
 use crate::record::Step;
+use crate::sql::{Relation, Script};
 
 /// How many messages may wait for the server's answer before no more are taken.
 pub(super) const MOST_PENDING: usize = 65_536;
@@ -384,14 +385,65 @@ impl Core {
             return Ok(Taken::NeedMore);
         }
         let function = Reader::new(message.body).oid()?;
-        let operation = operation::function_call(&self.user, &self.database, function);
+        let mut called = None;
+        if let Some(name) = operation::reads_by_argument(function) {
+            if message.header.body > self.limits.statement {
+                let refusal = Refusal::own(
+                    "54000",
+                    "refused: the arguments of a function call are too long to be judged",
+                    "Call the function in a SELECT, with parameters.",
+                );
+                return Ok(self.refuse(message, refusal, None));
+            }
+            if !message.whole() {
+                return Ok(Taken::NeedMore);
+            }
+            called = Some(self.called(name, &codec::function_call(message.body)?.1));
+        }
+        let operation = operation::function_call(&self.user, &self.database, function, called);
         let (command, refusal) = self.judge_other(Step::FunctionCall, operation);
-        if let Some(refusal) = refusal {
+        let unmaskable = || {
+            let masked = self.flow.masks().has_columns() && !operation::reads_no_table(function);
+            masked.then(|| {
+                Refusal::own(
+                    "42501",
+                    "refused: columns are masked, and what a function call message gives cannot be masked",
+                    "Call the function in a SELECT.",
+                )
+            })
+        };
+        if let Some(refusal) = refusal.or_else(unmaskable) {
             return Ok(self.refuse(message, refusal, Some(command)));
         }
         let run = Run::new(Some(command));
         self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Function) });
         Ok(Taken::Pass)
+    }
+
+    /// What a call of the function `name` with these arguments does in SQL.
+    fn called(&self, name: &str, arguments: &[(i16, Option<&[u8]>)]) -> Script {
+        let waiting = !self.pending.is_empty();
+        // Of a relation's object id nobody knows what it stands for.
+        let by_id = |text: &str| name.starts_with("table_to_xml") && text.bytes().all(|b| b.is_ascii_digit());
+        let mut unknown = false;
+        let literal = |(index, (format, value)): (usize, &(i16, Option<&[u8]>))| {
+            let binary = *format != 0 && name.starts_with("table_to_xml");
+            let text = value.filter(|value| !binary && !value.contains(&0));
+            match text.map(|text| self.lexing.read(text, waiting)) {
+                Some(Ok(text)) if index > 0 || !by_id(&text) => format!("'{}'", text.replace('\'', "''")),
+                _ => {
+                    unknown |= index == 0;
+                    "$1".to_owned()
+                }
+            }
+        };
+        let arguments: Vec<String> = arguments.iter().enumerate().map(literal).collect();
+        let text = format!("SELECT pg_catalog.{name}({})", arguments.join(", "));
+        let mut script = Script::clone(&self.scripts.analyze(&text));
+        for statement in script.statements.iter_mut().filter(|_| unknown) {
+            statement.reads.insert(Relation { schema: None, name: "*".to_owned() });
+        }
+        script
     }
 
     /// Replaces a message by one that is sure to fail.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 use super::Core;
-use super::catalog::Treat;
+use super::catalog::{Catalog, Treat};
 use super::refusal::Refusal;
 use super::run::{Described, Run};
 use super::statements::{Found, Prepared, Running};
@@ -222,7 +222,8 @@ impl Core {
                 )
             });
         }
-        all.find_map(|statement| self.copy_columns(statement).err())
+        let catalog = self.catalog.as_ref()?;
+        all.find_map(|statement| handed_on(catalog, statement).or_else(|| self.copy_columns(statement).err()))
     }
 
     /// The columns of a COPY to the client, where some of them are masked.
@@ -279,53 +280,6 @@ impl Core {
         Ok(found.unwrap_or_default())
     }
 
-    /// Masks the texts of an error or notice; appends the message to `out`, `false` when it stays.
-    pub(super) fn mask_notice(&self, tag: u8, body: &[u8], touching: bool, out: &mut Vec<u8>) -> bool {
-        let masks = self.flow.masks();
-        if masks.is_empty() {
-            return false;
-        }
-        let field =
-            |wanted: u8| codec::notice_fields(body).find(|&(code, _)| code == wanted).map(|(_, text)| text);
-        let state = field(b'C').unwrap_or_default();
-        // Errors about data quote the data; RAISE says what the code in the server likes.
-        let quotes = masks.has_columns() && (state.starts_with(b"22") || state.starts_with(b"23"));
-        let raised = touching
-            && (state.starts_with(b"P0") || state.starts_with(b"00000") || state.starts_with(b"01000"));
-        let start = out.len();
-        let mut changed = false;
-        codec::put_message(out, tag, |out| {
-            for (code, text) in codec::notice_fields(body) {
-                out.push(code);
-                let before = out.len();
-                let redacted = match code {
-                    b'M' | b'D' | b'H' | b'W' | b'q' if raised => Some(Vec::from(crate::mask::REDACTED)),
-                    b'M' if quotes && touching => Some(without_quotes(text)),
-                    b'D' if quotes => Some(without_quotes(text)),
-                    b'H' | b'W' | b'q' if quotes && touching => Some(Vec::from(crate::mask::REDACTED)),
-                    _ => None,
-                };
-                if let Some(redacted) = redacted {
-                    changed |= redacted != text;
-                    codec::put_cstr(out, &redacted);
-                } else if matches!(code, b'M' | b'D' | b'H' | b'W' | b'q')
-                    && masks.detect(text, out, &mut Fired::default())
-                {
-                    changed = true;
-                    out.push(0);
-                } else {
-                    out.truncate(before);
-                    codec::put_cstr(out, text);
-                }
-            }
-            out.push(0);
-        });
-        if !changed {
-            out.truncate(start);
-        }
-        changed
-    }
-
     /// A portal's columns were described.
     pub(super) fn portal_described(
         &mut self,
@@ -342,6 +296,23 @@ impl Core {
         let _ = plan.set(made?);
         Ok(())
     }
+}
+
+/// A statement that leaves masked values where another finds them, in a form that no mask knows.
+fn handed_on(catalog: &Catalog, statement: &Statement) -> Option<Refusal> {
+    let sets = statement.writes.iter().any(|relation| relation.name == "pg_settings");
+    // Which variables hold what is not followed in the code of a block, nor what it puts together to run.
+    let block = statement.kinds.contains(&Kind::Do) && (statement.hands_on || statement.dynamic);
+    let found = statement.handed_on.iter().any(|column| catalog.may_mask(column))
+        || (block || sets) && catalog.reads(statement);
+    found.then(|| {
+        Refusal::own(
+            "42501",
+            "refused: masked columns would be handed on to where they cannot be masked",
+            "Do not give them to settings, notifications, locks, sequences, large objects or other servers, \
+             and do not read them in a DO block that uses these or runs text that it puts together.",
+        )
+    })
 }
 
 impl Treat {
@@ -377,17 +348,4 @@ fn redactor() -> &'static crate::mask::ColumnMask {
         MaskSet::builder().column("computed".into(), "*", "*", "*", Transform::Redact).build(no_key())
     });
     masks.column("", "", "").unwrap_or_else(|| unreachable!("the set has this mask"))
-}
-
-/// A message up to where it begins to quote: `invalid input syntax for type integer: "Ann"` quotes a
-/// value, and so does `Key (email)=(…)`.
-fn without_quotes(text: &[u8]) -> Vec<u8> {
-    let end = text.iter().position(|byte| matches!(byte, b'"' | b'(' | b':') || *byte >= 0x80);
-    match end {
-        None => text.to_vec(),
-        Some(end) => {
-            [text.get(..end).unwrap_or_default().trim_ascii_end(), b" ", crate::mask::REDACTED.as_bytes()]
-                .concat()
-        }
-    }
 }

@@ -13,6 +13,7 @@ mod lexing;
 mod log;
 mod login;
 mod masking;
+mod notice;
 mod pending;
 mod pipe;
 mod refusal;
@@ -239,6 +240,10 @@ struct Core {
     reading: Option<Reading>,
     plans: Vec<Arc<RowPlan>>,
     described: Option<LastDescribed>,
+    /// Code whose doings with masked columns are not seen was sent in this transaction.
+    opaque: bool,
+    /// The server's process for this session.
+    process: i32,
     /// What is done to the rows that are coming in.
     current: Option<Arc<RowPlan>>,
     copying: Option<Box<CopyMasker>>,
@@ -306,6 +311,8 @@ impl Core {
             reading: None,
             plans: Vec::new(),
             described: None,
+            opaque: false,
+            process: 0,
             current: None,
             copying: None,
             copied_in: (0, 0),

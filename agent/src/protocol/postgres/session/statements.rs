@@ -390,6 +390,13 @@ impl Names {
         running
     }
 
+    /// The same for a single candidate.
+    pub(super) fn running_one<'a>(&'a self, prepared: &'a Prepared, index: usize) -> Running<'a> {
+        let mut running = Running::default();
+        self.expand(prepared, index, 0, &mut running);
+        running
+    }
+
     /// Adds a statement and what it runs by name.
     fn expand<'a>(&'a self, prepared: &'a Prepared, index: usize, depth: usize, running: &mut Running<'a>) {
         let Some(statement) = prepared.script.at(index).filter(|_| depth < MOST_NESTED) else {
