@@ -237,15 +237,16 @@ fn statement(statement: &Statement) -> Value {
     if statement.columns_omitted != 0 {
         put("columns_omitted", statement.columns_omitted.into());
     }
-    if !statement.settings.is_empty() {
-        put("settings", statement.settings.clone().into());
+    let names = [
+        ("settings", &statement.settings),
+        ("executes", &statement.executes),
+        ("prepares", &statement.prepares),
+    ];
+    for (key, names) in names.into_iter().filter(|(_, names)| !names.is_empty()) {
+        put(key, names.clone().into());
     }
-    let words =
-        [("executes", &statement.executes), ("prepares", &statement.prepares), ("error", &statement.error)];
-    for (key, value) in words {
-        if let Some(value) = value {
-            put(key, value.as_str().into());
-        }
+    if let Some(error) = &statement.error {
+        put("error", error.as_str().into());
     }
     object
 }

@@ -34,6 +34,7 @@ pub(super) fn detect(
                 rules.note_all(fired);
                 Some(Applied::Null)
             }
+            Format::Binary if type_oid == 0 && is_number(rules, value, fired) => Some(Applied::Null),
             Format::Binary => rules.note(&rules.find(value), fired).map(|_| Applied::Null),
         };
     };
@@ -78,6 +79,30 @@ pub(super) fn detect(
         (Kind::Bytea, Format::Text) => bytea(rules, value, out, fired),
         (Kind::Text { .. } | Kind::Xml { .. } | Kind::Bytea, _) => text(rules, value, out, fired),
     }
+}
+
+/// A value of unknown type reads as a `bigint` or `numeric` in which something is found.
+fn is_number(rules: &Rules, value: &[u8], fired: &mut Fired) -> bool {
+    // What is larger as a bigint is a double or eight letters.
+    const LARGEST: u64 = 100_000_000_000_000_000;
+    const BIGINT: u32 = 20;
+    const NUMERIC: u32 = 1700;
+    let mut out = Vec::new();
+    if let Ok(bytes) = <[u8; 8]>::try_from(value)
+        && u64::from_be_bytes(bytes) < LARGEST
+        && detect(rules, BIGINT, Format::Binary, value, &mut out, fired).is_some()
+    {
+        return true;
+    }
+    let word = |index: usize| {
+        value.get(index * 2..index * 2 + 2)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+    };
+    let numeric = word(0).is_some_and(|digits| {
+        value.len() == 8 + 2 * usize::from(digits)
+            && matches!(word(2), Some(0 | 0x4000))
+            && (0..usize::from(digits)).all(|index| word(4 + index).is_some_and(|digit| digit < 10_000))
+    });
+    numeric && detect(rules, NUMERIC, Format::Binary, value, &mut out, fired).is_some()
 }
 
 fn text(rules: &Rules, value: &[u8], out: &mut Vec<u8>, fired: &mut Fired) -> Option<Applied> {

@@ -353,10 +353,8 @@ fn statement(writer: &mut Writer<'_>, statement: &Statement, with_text: bool, un
     writer.uint(13, omitted as u64);
     writer.bool(14, statement.changes_lexing);
     statement.settings.iter().filter(|name| shown(name)).for_each(|setting| writer.string(15, setting));
-    for (field, name) in [(16, &statement.executes), (17, &statement.prepares)] {
-        if let Some(name) = name.as_ref().filter(|name| shown(name)) {
-            writer.always_string(field, name);
-        }
+    for (field, names) in [(16, &statement.executes), (17, &statement.prepares)] {
+        names.iter().filter(|name| shown(name)).for_each(|name| writer.always_string(field, name));
     }
     // The reason quotes the text.
     if let Some(error) = statement.error.as_ref().filter(|_| unmasked) {

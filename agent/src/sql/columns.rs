@@ -61,6 +61,11 @@ impl Walker {
     pub(super) fn whole_item(&mut self, scope: &Scope<'_>, index: usize) {
         let Some(item) = scope.items.get(index) else { return };
         self.flow.whole_row = true;
+        if !item.columns.is_empty() && matches!(item.source, Source::Table(_) | Source::Join(..)) {
+            // Its columns go by other names than the tables' own: none can be picked out of it by name.
+            let anything = self.columns.anything();
+            self.columns.merge(&mut self.flow, &anything);
+        }
         match &item.source {
             Source::Table(relation) => self.table_column(relation, "*", item.target),
             Source::Query(outs) => {
@@ -148,10 +153,18 @@ impl Walker {
                 let Some(item) = here.items.get(index) else { continue };
                 match &item.source {
                     _ if item.qualified_only => {}
+                    // A name that the alias gives may be any of the columns'.
+                    Source::Table(relation) if item.columns.iter().any(|column| column == name) => {
+                        self.table_column(relation, "*", item.target);
+                        possible += 1;
+                    }
+                    Source::Join(..) if item.columns.iter().any(|column| column == name) => {
+                        self.whole_item(here, index);
+                        possible += 1;
+                    }
                     Source::Table(relation) => {
-                        let renamed = !item.columns.is_empty();
                         tables.push((relation.clone(), item.target));
-                        possible += if renamed { 2 } else { 1 };
+                        possible += 1;
                     }
                     Source::Query(outs) => {
                         if let Some(found) = self.query_column(outs, &item.columns, name) {

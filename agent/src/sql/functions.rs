@@ -181,6 +181,43 @@ fn by_family(name: &str) -> &'static [Class] {
     FAMILIES.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or(&[], |(_, classes)| *classes)
 }
 
+/// It leaves its arguments where a later statement, another session or another server finds them:
+/// settings, notifications, locks, sequences, large objects.
+pub(super) fn hands_on(name: &str) -> bool {
+    const FAMILIES: &[&str] = &[
+        "dblink",
+        "http_",
+        "lo_",
+        "pg_advisory_",
+        "pg_copy_",
+        "pg_create_",
+        "pg_file_",
+        "pg_logical_",
+        "pg_replication_origin_",
+        "pg_restore_",
+        "pg_set_",
+        "pg_try_advisory_",
+        "postgres_fdw_",
+        "run_command_on_",
+    ];
+    matches!(
+        name,
+        "set_config"
+            | "setseed"
+            | "setval"
+            | "pg_notify"
+            | "lowrite"
+            | "http"
+            | "pg_backup_start"
+            | "pg_start_backup"
+            | "pg_background_launch"
+            | "schedule"
+            | "schedule_in_database"
+            | "query_export_to_s3"
+            | "xslt_process"
+    ) || FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
 /// A function that takes a whole row and can be called as if it were a column: `t.row_to_json`.
 pub(super) fn takes_row(name: &str) -> bool {
     matches!(

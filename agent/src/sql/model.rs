@@ -28,6 +28,13 @@ impl Script {
         }
     }
 
+    /// The statement whose results come as number `index`. A text that could not be read may hold any
+    /// number of them: what stands for it stands for each.
+    pub fn at(&self, index: usize) -> Option<&Statement> {
+        let unread = |statement: &&Statement| statement.kind == Kind::Unparsed;
+        self.statements.get(index).or_else(|| self.statements.iter().find(unread))
+    }
+
     /// It changes how the server reads the bytes of what follows: see [`Statement::changes_lexing`].
     pub fn changes_lexing(&self) -> bool {
         self.statements.iter().any(|statement| statement.changes_lexing)
@@ -82,6 +89,14 @@ pub struct Statement {
     /// text does not tell which.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub settings: BTreeSet<String>,
+    /// It calls functions that leave their arguments where a later statement, another session or another
+    /// server finds them: settings, notifications, locks, sequences, large objects.
+    #[serde(skip)]
+    pub hands_on: bool,
+    /// The columns whose values such a function gets, as far as the text tells; variables of a DO block
+    /// are not followed.
+    #[serde(skip)]
+    pub handed_on: BTreeSet<Column>,
     /// The prepared statements that it runs (SQL `EXECUTE name`).
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub executes: BTreeSet<String>,
@@ -89,6 +104,9 @@ pub struct Statement {
     /// statement's kinds and objects.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub prepares: BTreeSet<String>,
+    /// The cursor that it opens (DECLARE) or reads from (FETCH, MOVE).
+    #[serde(skip)]
+    pub cursor: Option<String>,
     /// For a COPY to or from the client: which columns travel and how.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy: Option<Copy>,

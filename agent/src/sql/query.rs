@@ -190,10 +190,17 @@ impl Walker {
                     let mut lineage = Lineage { whole_row: true, ..Lineage::default() };
                     let column = Column { relation: Some(relation.clone()), name: "*".to_owned() };
                     self.columns.add(&mut lineage, column);
+                    if !item.columns.is_empty() {
+                        lineage = self.columns.anything();
+                    }
                     outs.push(Out { name: None, lineage, star: true });
                 }
                 Source::Any(lineage) => {
                     outs.push(Out { name: None, lineage: lineage.clone(), star: true });
+                }
+                Source::Join(..) if !item.columns.is_empty() => {
+                    let lineage = self.columns.anything();
+                    outs.push(Out { name: None, lineage, star: true });
                 }
                 // What it joins stands in the list itself, unless it is asked for by name.
                 Source::Join(..) if names.is_empty() => {}
@@ -312,9 +319,8 @@ impl Walker {
         {
             let source = cte.source.borrow().clone();
             let mut item = item(alias, source);
-            if item.columns.is_empty() {
-                item.columns.clone_from(&cte.columns);
-            }
+            // An alias may name fewer columns than the WITH query does.
+            item.columns.extend(cte.columns.iter().skip(item.columns.len()).cloned().collect::<Vec<_>>());
             item.name.get_or_insert_with(|| range.relname.clone());
             return item;
         }

@@ -53,8 +53,13 @@ impl Walker {
                 return Some(self.kind(Kind::Prepare));
             }
             NodeRef::DeclareCursorStmt(cursor) => {
+                self.out.cursor = Some(cursor.portalname.clone());
                 self.later(cursor.query.as_deref(), scope);
                 return Some(self.kind(Kind::DeclareCursor));
+            }
+            NodeRef::FetchStmt(fetch) => {
+                self.out.cursor = Some(fetch.portalname.clone());
+                return Some(self.kind(if fetch.ismove { Kind::Move } else { Kind::Fetch }));
             }
             NodeRef::ExecuteStmt(execute) => {
                 self.out.executes.insert(execute.name.clone());

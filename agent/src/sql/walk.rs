@@ -365,7 +365,15 @@ impl Walker {
     fn call(&mut self, call: &FuncCall, scope: &Scope<'_>) {
         let (schema, name) = qualified(&call.funcname);
         self.function(schema, name);
-        if name == "count" {
+        if functions::hands_on(name) {
+            let outer = std::mem::take(&mut self.flow);
+            self.walk_children(NodeRef::FuncCall(call), scope);
+            let carried = std::mem::replace(&mut self.flow, outer);
+            self.out.hands_on = true;
+            let columns = carried.columns.iter().filter_map(|number| self.columns.get(*number).cloned());
+            self.out.handed_on.extend(columns);
+            self.columns.merge(&mut self.flow, &carried);
+        } else if name == "count" {
             // A number that is made of no value.
             self.aside(|walker| walker.walk_children(NodeRef::FuncCall(call), scope));
         } else {

@@ -255,6 +255,29 @@ fn format_at(codes: &[u8], index: usize) -> i16 {
     codes.get(index * 2..index * 2 + 2).map_or(0, |pair| i16::from_be_bytes([pair[0], pair[1]]))
 }
 
+/// A FunctionCall: the function's object id, and its arguments with the format of each.
+///
+/// # Errors
+/// It is cut off, or goes on behind its end.
+pub fn function_call(body: &[u8]) -> Result<(u32, Vec<(i16, Option<&[u8]>)>), CodecError> {
+    let mut reader = Reader::new(body);
+    let function = reader.oid()?;
+    let formats = (0..reader.count()?).map(|_| reader.i16()).collect::<Result<Vec<_>, _>>()?;
+    let count = reader.count()?;
+    let mut arguments = Vec::new();
+    for index in 0..count {
+        let format = match formats.as_slice() {
+            [] => 0,
+            [one] => *one,
+            all => all.get(index).copied().ok_or(CodecError::Truncated)?,
+        };
+        arguments.push((format, reader.value()?));
+    }
+    reader.i16()?;
+    reader.end()?;
+    Ok((function, arguments))
+}
+
 /// Describe and Close: `S` for a statement or `P` for a portal, and its name.
 ///
 /// # Errors

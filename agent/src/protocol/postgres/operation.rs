@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::operation::{Operation, Protocol};
-use crate::sql::{Class, Function, Kind, Script, Statement};
+use crate::sql::{Class, Function, Kind, Relation, Script, Statement};
 
 /// Object ids of built-in functions that a FunctionCall message is used for, or may be misused for: large
 /// objects, files, settings, other sessions, functions that run SQL text. An id once given to a function
@@ -96,6 +96,21 @@ const FUNCTIONS: &[(u32, &str)] = &[
     (4100, "pg_read_file_old"),
 ];
 
+/// Functions among them whose arguments say what they read: SQL, or names of relations.
+const READS_BY_ARGUMENT: &[&str] = &["query_to_xml", "table_to_xml", "schema_to_xml", "cursor_to_xml", "ts_"];
+
+/// The name of a function whose arguments say what it reads.
+pub(super) fn reads_by_argument(function: u32) -> Option<&'static str> {
+    let (_, name) = FUNCTIONS.iter().find(|&&(oid, _)| oid == function)?;
+    READS_BY_ARGUMENT.iter().any(|family| name.starts_with(family)).then_some(*name)
+}
+
+/// A large object's function: it reads no table.
+pub(super) fn reads_no_table(function: u32) -> bool {
+    let name = FUNCTIONS.iter().find(|&&(oid, _)| oid == function).map_or("", |&(_, name)| name);
+    name.starts_with("lo_") || name == "loread" || name == "lowrite"
+}
+
 /// A statement of one kind that has no SQL text.
 fn statement(kind: Kind, classes: &[Class], text: String) -> Statement {
     Statement {
@@ -141,8 +156,14 @@ pub(super) fn replication_command(mut script: Script, text: &str) -> Script {
     script
 }
 
-/// A FunctionCall message. What it calls is known by its object id alone.
-pub(super) fn function_call(user: &Arc<str>, database: &Arc<str>, function: u32) -> Operation {
+/// A FunctionCall message. What it calls is known by its object id alone; `called` is what the same call
+/// in SQL would do, where its arguments say that.
+pub(super) fn function_call(
+    user: &Arc<str>,
+    database: &Arc<str>,
+    function: u32,
+    called: Option<Script>,
+) -> Operation {
     let name = FUNCTIONS.iter().find(|&&(oid, _)| oid == function).map(|&(_, name)| name);
     let name = name.map_or_else(|| format!("oid:{function}"), str::to_owned);
     // Which other functions it may be cannot be told from the id.
@@ -160,6 +181,15 @@ pub(super) fn function_call(user: &Arc<str>, database: &Arc<str>, function: u32)
         statement.classes.insert(Class::External);
     }
     statement.dynamic = name.contains("_to_xml") || name.starts_with("ts_");
+    if name.starts_with("database_to_xml") {
+        statement.reads.insert(Relation { schema: None, name: "*".to_owned() });
+    }
     statement.functions.insert(Function { schema: Some("pg_catalog".to_owned()), name });
-    operation(user, database, statement)
+    let mut operation = operation(user, database, statement);
+    if let Some(called) = called {
+        let mut script = Script::clone(&operation.script);
+        script.statements.extend(called.statements);
+        operation.script = Arc::new(script);
+    }
+    operation
 }

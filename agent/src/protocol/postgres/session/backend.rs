@@ -105,10 +105,7 @@ impl Core {
         match header.tag {
             b'N' => return Ok(self.notice(body)),
             b'A' => return Ok(self.notification(body)),
-            b'S' => {
-                self.parameter_status(body).map_err(malformed)?;
-                return Ok(Verdict::Pass);
-            }
+            b'S' => return self.parameter_status(body).map_err(malformed),
             _ => {}
         }
         if self.phase == Phase::Login { self.login_message(header, body) } else { self.answer(header, body) }
@@ -138,7 +135,8 @@ impl Core {
                 }
                 other => return Err(malformed(format_args!("unknown authentication method {other}"))),
             },
-            b'K' | b'v' => {}
+            b'K' => self.process = Reader::new(body).i32().map_err(malformed)?,
+            b'v' => {}
             b'E' => {
                 let field = |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted);
                 let text = |wanted| field(wanted).map(|(_, text)| text).unwrap_or_default();
@@ -169,77 +167,6 @@ impl Core {
         Ok(Verdict::Pass)
     }
 
-    fn parameter_status(&mut self, body: &[u8]) -> Result<(), codec::CodecError> {
-        let mut reader = Reader::new(body);
-        let name = reader.cstr()?;
-        let value = reader.cstr()?;
-        self.lexing.reported(name, value);
-        if name == b"server_version" && self.phase == Phase::Login {
-            self.server_version = lossy(value).into_owned();
-        }
-        Ok(())
-    }
-
-    fn notice(&mut self, body: &[u8]) -> Verdict {
-        let touching = self.touching();
-        let replaced = self.replace_notice(b'N', body, touching);
-        self.note_notice(body, replaced);
-        if replaced.is_some() { Verdict::Drop } else { Verdict::Pass }
-    }
-
-    /// The running statement may read masked columns. Without one, a function may have been started by
-    /// anything.
-    fn touching(&mut self) -> bool {
-        if !self.flow.masks().has_columns() {
-            return false;
-        }
-        let Some(run) = self.pending.front().and_then(|front| front.run.take()) else { return false };
-        let touching = match &self.catalog {
-            Some(catalog) => self.running(&run).into_iter().any(|statement| catalog.touches(statement)),
-            None => true,
-        };
-        if let Some(front) = self.pending.front() {
-            front.run = Some(run);
-        }
-        touching
-    }
-
-    /// Masks a notice or error into the scratch buffer; gives where it begins there.
-    fn replace_notice(&mut self, tag: u8, body: &[u8], touching: bool) -> Option<usize> {
-        let start = self.scratch.len();
-        let mut out = std::mem::take(&mut self.scratch);
-        let changed = self.mask_notice(tag, body, touching, &mut out);
-        self.scratch = out;
-        changed.then_some(start)
-    }
-
-    /// Records a notice, or an error of no command, as the client sees it.
-    fn note_notice(&self, body: &[u8], replaced: Option<usize>) {
-        let body = replaced.and_then(|start| self.scratch.get(start + HEADER..)).unwrap_or(body);
-        let field = |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted);
-        let text = |wanted| field(wanted).map(|(_, text)| text).unwrap_or_default();
-        let message = lossy(text(b'M'));
-        self.log.notice(text(b'V'), text(b'C'), &message);
-    }
-
-    fn notification(&mut self, body: &[u8]) -> Verdict {
-        let masks = Arc::clone(self.flow.masks());
-        let mut reader = Reader::new(body);
-        let (Ok(process), Ok(channel), Ok(payload)) = (reader.i32(), reader.cstr(), reader.cstr()) else {
-            return Verdict::Pass;
-        };
-        let mut masked = Vec::new();
-        if !masks.detect(payload, &mut masked, &mut self.fired) {
-            return Verdict::Pass;
-        }
-        codec::put_message(&mut self.scratch, b'A', |out| {
-            out.extend_from_slice(&process.to_be_bytes());
-            codec::put_cstr(out, channel);
-            codec::put_cstr(out, &masked);
-        });
-        Verdict::Drop
-    }
-
     /// An answer to what the client (or the agent) has asked.
     fn answer(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
         let tag = header.tag;
@@ -260,7 +187,12 @@ impl Core {
                     self.names.prepared(&prepared);
                 }
             }
-            (b'2', What::Bind) | (b'3', What::ClosePortal) => {
+            (b'2', What::Bind(portal)) => {
+                self.names.bound(portal);
+                self.pending.pop();
+            }
+            (b'3', What::ClosePortal { name, before }) => {
+                self.names.close_portal(name, *before);
                 self.pending.pop();
             }
             (b'3', What::CloseStatement { .. }) => {
@@ -281,11 +213,14 @@ impl Core {
             (b'T' | b'n', What::DescribeStatement(_)) => {
                 self.pending.pop();
             }
-            (b'T' | b'n', What::DescribePortal { portal, injected }) => {
-                let (portal, injected) = (Arc::clone(portal), *injected);
-                self.pending.pop();
+            (b'T' | b'n', What::DescribePortal { .. }) => {
+                let Some(What::DescribePortal { found, plan, injected }) =
+                    self.pending.pop().map(|entry| entry.what)
+                else {
+                    return Err(desync());
+                };
                 if tag == b'T' {
-                    self.portal_described(&portal, body).map_err(malformed)?;
+                    self.portal_described(&found, &plan, body).map_err(malformed)?;
                 }
                 return Ok(if injected { Verdict::Drop } else { Verdict::Pass });
             }
@@ -320,6 +255,7 @@ impl Core {
         if !self.pending.busy() {
             self.lexing.settled();
             if self.status == super::judge::IDLE {
+                self.opaque = false;
                 self.names.transaction_ended();
             }
         }
@@ -348,7 +284,7 @@ impl Core {
         // Servers before 9.6 have no V.
         let severity = field(b'V').or_else(|| field(b'S')).unwrap_or_default();
         let fatal = matches!(severity, b"FATAL" | b"PANIC");
-        let touching = self.touching();
+        let context = self.context();
         let start = self.scratch.len();
         if let Some(front) = self.pending.front()
             && let Some(refusal) = &front.refusal
@@ -371,10 +307,10 @@ impl Core {
             self.reading = None;
             return Ok(Verdict::Drop);
         }
-        let replaced = self.replace_notice(b'E', body, touching);
-        let shown = replaced.and_then(|start| self.scratch.get(start + HEADER..)).unwrap_or(body);
+        let replaced = self.replace_notice(b'E', body, &context);
+        let recorded = self.recorded_notice(body, &context, replaced);
         let text = |wanted| {
-            codec::notice_fields(shown)
+            codec::notice_fields(&recorded)
                 .find(|&(code, _)| code == wanted)
                 .map(|(_, text)| text)
                 .unwrap_or_default()
@@ -400,11 +336,8 @@ impl Core {
         }
         self.current = None;
         self.copying = None;
-        if !fatal
-            && let Some(failed) = self.pending.failed()?
-            && let What::Parse(Some(prepared)) = failed.what
-        {
-            prepared.kill();
+        if !fatal && let Some(failed) = self.pending.failed()? {
+            failed.what.failed();
         }
         self.report_skipped();
         Ok(if replaced.is_some() { Verdict::Drop } else { Verdict::Pass })
@@ -484,8 +417,14 @@ impl Core {
 
     fn begin_rows(&mut self, plan: &RowPlan) {
         let Ok(fields) = codec::fields(&plan.description) else { return };
-        self.log.rows.columns(fields.map_while(Result::ok).map(|field| ResultColumn {
-            name: std::str::from_utf8(field.name).unwrap_or("?"),
+        let masks = self.flow.record_masks();
+        let fields: Vec<_> = fields.map_while(Result::ok).collect();
+        let names: Vec<_> = fields
+            .iter()
+            .map(|field| masks.mask_text(std::str::from_utf8(field.name).unwrap_or("?")))
+            .collect();
+        self.log.rows.columns(fields.iter().zip(&names).map(|(field, name)| ResultColumn {
+            name,
             type_oid: field.kind,
             format: field.format,
         }));
@@ -506,8 +445,8 @@ impl Core {
             _ => return Err(Desync { tag: b'D' }.into()),
         }
         if self.current.is_none()
-            && let Some(portal) = front.run.as_ref().and_then(|run| run.portal.as_ref())
-            && let Some(plan) = portal.plan.get()
+            && matches!(front.what, What::Execute)
+            && let Some(plan) = front.run.as_ref().and_then(|run| run.plan.get())
         {
             let plan = Arc::clone(plan);
             self.begin_rows(&plan);

@@ -47,6 +47,14 @@ pub(super) struct Table {
     pub(super) columns: Vec<TableColumn>,
 }
 
+impl Table {
+    /// It has a column of this name, or all tables have.
+    fn has(&self, name: &str) -> bool {
+        const SYSTEM: &[&str] = &["*", "ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"];
+        SYSTEM.contains(&name) || self.columns.iter().any(|column| column.name == name)
+    }
+}
+
 /// The masked columns of one database.
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
@@ -312,6 +320,9 @@ impl Catalog {
         let row = |table: &Table| column.name == table.name;
         let masked = |oid: u32, table: &Table| {
             row(table)
+                // A name that the table does not have: a function that is called on its row, or a new
+                // column.
+                || column.relation.is_some() && !table.has(&column.name)
                 || table.columns.iter().any(|one| {
                     (column.name == "*" || one.name == column.name)
                         && self.masked.contains_key(&(oid, one.number))
@@ -325,13 +336,13 @@ impl Catalog {
 
     /// The statement may read a table that has masked columns.
     pub(super) fn touches(&self, statement: &Statement) -> bool {
-        statement.dynamic
-            || statement.error.is_some()
-            || statement
-                .reads
-                .iter()
-                .chain(&statement.writes)
-                .any(|relation| self.tables(relation).next().is_some())
+        statement.dynamic || statement.error.is_some() || self.reads(statement)
+    }
+
+    /// The statement names a table that has masked columns.
+    pub(super) fn reads(&self, statement: &Statement) -> bool {
+        let mut relations = statement.reads.iter().chain(&statement.writes);
+        relations.any(|relation| self.tables(relation).next().is_some())
     }
 }
 

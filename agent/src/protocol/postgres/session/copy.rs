@@ -17,7 +17,8 @@ impl Core {
             return Ok(());
         }
         let run = self.pending.front().and_then(|front| front.run.take()).ok_or(Desync { tag: b'H' })?;
-        let mut copies = self.running(&run).into_iter().filter(|statement| statement.copy.is_some());
+        let running = self.running(&run).statements;
+        let mut copies = running.into_iter().filter(|statement| statement.copy.is_some());
         let masker = match (copies.next(), copies.next()) {
             (Some(statement), None) => {
                 let columns = self.copy_columns(statement).map_err(|refusal| malformed(refusal.message))?;
@@ -31,6 +32,12 @@ impl Core {
             }
         };
         drop(copies);
+        if masker.is_some() && self.lexing.splits_letters() {
+            return Err(malformed(
+                "COPY data in an encoding whose letters hold bytes of ASCII cannot be masked: set \
+                 client_encoding to UTF8 before the transaction",
+            ));
+        }
         self.copying = masker.map(Box::new);
         if let Some(front) = self.pending.front() {
             front.run = Some(run);

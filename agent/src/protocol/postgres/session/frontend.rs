@@ -11,13 +11,14 @@ use super::judge::Asked;
 use super::pending::{Entry, What};
 use super::pipe::{Edit, Pipe};
 use super::refusal::Refusal;
-use super::run::Run;
-use super::statements::{Portal, Prepared};
+use super::run::{Described, Run};
+use super::statements::{Found, Portal, Prepared};
 use super::{Core, Phase, Rest};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, BindHead, CodecError, HEADER, Header, Parse, Reader};
 use crate::protocol::postgres::{operation, values};
 use crate::record::Step;
+use crate::sql::{Relation, Script};
 
 /// How many messages may wait for the server's answer before no more are taken.
 pub(super) const MOST_PENDING: usize = 65_536;
@@ -39,6 +40,21 @@ struct Message<'a> {
 impl Message<'_> {
     fn whole(&self) -> bool {
         self.body.len() == self.header.body
+    }
+}
+
+/// The portal that was described last; nothing that may make another of its name was sent since.
+#[derive(Debug)]
+pub(super) struct LastDescribed {
+    name: Box<[u8]>,
+    /// Under which policies.
+    generation: u64,
+    plan: Described,
+}
+
+impl LastDescribed {
+    fn is(&self, name: &[u8], generation: u64) -> bool {
+        *self.name == *name && self.generation == generation
     }
 }
 
@@ -73,6 +89,7 @@ impl Core {
             tracing::error!(%error, "commands are refused because they cannot be recorded");
             self.pending.truncate(before.0);
             self.names.take_back(before.1);
+            self.described = None;
             (self.from_client, self.summary) = (before.2, before.3);
             self.refuse_all = Some(Refusal::own(
                 "53100",
@@ -123,6 +140,10 @@ impl Core {
 
     fn client_message(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
         let tag = message.header.tag;
+        // What follows from here may make another portal of any name.
+        if matches!(tag, b'Q' | b'P' | b'B' | b'F' | b'C') {
+            self.described = None;
+        }
         match tag {
             b'd' => {
                 self.copied_in.0 += 1;
@@ -272,66 +293,80 @@ impl Core {
         }
         // Planning may run functions that are said to be immutable.
         self.lexing.doubt();
-        let portal = Portal {
+        let portal = Arc::new(Portal {
+            unknown: self.names.bound_to_unknown(head.statement, &statements, self.epoch),
             statements,
             command: Some(command),
             params: kept,
             judged: Some(Instant::now()),
             generation: self.generation,
+            order: self.names.next_order(),
+            epoch: self.epoch,
             ..Portal::default()
-        };
-        if !self.names.open(head.portal, Arc::new(portal), &self.limits) {
+        });
+        if !self.names.open(head.portal, Arc::clone(&portal), &self.limits) {
             return Ok(self.refuse(message, too_many(), Some(command)));
         }
-        self.pending.push(Entry::new(What::Bind));
+        self.pending.push(Entry::new(What::Bind(portal)));
         Ok(Taken::Pass)
     }
 
     fn execute(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
         let name = codec::execute(message.body)?;
-        let portal = match self.names.portal(name) {
-            Some(portal) => Arc::clone(portal),
-            None => {
-                // A cursor that SQL has opened, or no portal at all.
-                let portal =
-                    Arc::new(Portal { statements: self.names.cursors().to_vec(), ..Portal::default() });
-                self.names.open(name, Arc::clone(&portal), &self.limits);
-                portal
+        let found = self.names.find(name, self.epoch);
+        // What was judged at the Bind runs now for the first time, if it can be nothing else.
+        let judged = match found.portals.as_slice() {
+            [one] if one.statements.len() == found.statements.len() => {
+                let again = one.executed.swap(true, Ordering::Relaxed);
+                let valid = !again && self.still_judged(one) && self.refuse_all.is_none();
+                one.command.filter(|_| valid)
             }
+            _ => None,
         };
-        let again = portal.executed.swap(true, Ordering::Relaxed);
-        let command = match portal.command {
-            Some(command) if !again && self.still_judged(&portal) && self.refuse_all.is_none() => command,
-            of => {
-                let unknown = of.is_some() && portal.params.is_none() && self.flow.depends_on_params();
-                let params = portal.params.clone().unwrap_or_default();
-                let asked = Asked { portal: name, of, params, ..Asked::default() };
-                let (command, refusal) = self.judge(Step::Execute, &portal.statements, asked);
-                let refusal = refusal.or_else(|| self.unmaskable(&portal.statements));
+        let command = match judged {
+            Some(command) => command,
+            None => {
+                let of = found.portals.last().and_then(|portal| portal.command);
+                let params = match found.portals.as_slice() {
+                    [one] => one.params.clone(),
+                    _ => None,
+                };
+                let unknown = of.is_some() && params.is_none() && self.flow.depends_on_params();
+                let asked =
+                    Asked { portal: name, of, params: params.unwrap_or_default(), ..Asked::default() };
+                let (command, refusal) = self.judge(Step::Execute, &found.statements, asked);
+                let refusal = refusal.or_else(|| self.unmaskable(&found.statements));
                 if let Some(refusal) = refusal.or_else(|| unknown.then(unjudged_parameters)) {
                     return Ok(self.refuse(message, refusal, Some(command)));
                 }
                 command
             }
         };
-        for prepared in &portal.statements {
+        for prepared in &found.statements {
             if !self.remember(prepared) {
                 return Ok(self.refuse(message, too_many(), Some(command)));
             }
         }
-        // Rows are masked by the columns of the very portal that they come from; if the client does not
-        // ask for them, the agent does.
-        if !self.flow.masks().is_empty() && !portal.described.swap(true, Ordering::Relaxed) {
-            let start = self.scratch.len();
-            codec::put_message(&mut self.scratch, b'D', |out| {
-                out.push(b'P');
-                codec::put_cstr(out, name);
-            });
-            self.edits.push(Edit { at: message.at, remove: 0, insert: self.scratch.len() - start });
-            self.pending
-                .push(Entry::new(What::DescribePortal { portal: Arc::clone(&portal), injected: true }));
-        }
-        let run = Run { portal: Some(portal), ..Run::new(Some(command)) };
+        let mut run = Run::new(Some(command));
+        run.statements.clone_from(&found.statements);
+        run.unknown = found.unknown;
+        run.plan = match &self.described {
+            Some(described) if described.is(name, self.generation) => Arc::clone(&described.plan),
+            // Rows are masked by the columns of the very portal that they come from; if the client does
+            // not ask for them right before, the agent does.
+            _ if !self.flow.masks().is_empty() => {
+                let start = self.scratch.len();
+                codec::put_message(&mut self.scratch, b'D', |out| {
+                    out.push(b'P');
+                    codec::put_cstr(out, name);
+                });
+                self.edits.push(Edit { at: message.at, remove: 0, insert: self.scratch.len() - start });
+                self.describe_portal(name, found, true)
+            }
+            _ => Described::default(),
+        };
+        // What runs now may make another portal of any name but this.
+        self.described = self.described.take().filter(|described| described.is(name, self.generation));
         self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Execute) });
         Ok(Taken::Pass)
     }
@@ -345,31 +380,36 @@ impl Core {
                 || portal.statements.iter().all(|one| self.flow.is_static(&one.script)))
     }
 
+    /// Notes that a portal is being described; gives where its plan will be.
+    fn describe_portal(&mut self, name: &[u8], found: Found, injected: bool) -> Described {
+        let plan = Described::default();
+        self.described =
+            Some(LastDescribed { name: name.into(), generation: self.generation, plan: Arc::clone(&plan) });
+        let found = Box::new(found);
+        self.pending.push(Entry::new(What::DescribePortal { found, plan: Arc::clone(&plan), injected }));
+        plan
+    }
+
     fn describe(&mut self, body: &[u8]) -> Result<(), SessionError> {
         let (kind, name) = codec::target(body)?;
-        let what = if kind == b'P' {
-            match self.names.portal(name) {
-                Some(portal) => {
-                    portal.described.store(true, Ordering::Relaxed);
-                    What::DescribePortal { portal: Arc::clone(portal), injected: false }
-                }
-                None => What::DescribePortal { portal: Arc::default(), injected: false },
-            }
-        } else {
-            let mut candidates = self.names.bindable(name, self.epoch);
-            let one = candidates.pop();
-            What::DescribeStatement(one.filter(|_| candidates.is_empty()))
-        };
-        self.pending.push(Entry::new(what));
+        if kind == b'P' {
+            let found = self.names.find(name, self.epoch);
+            self.describe_portal(name, found, false);
+            return Ok(());
+        }
+        let mut candidates = self.names.bindable(name, self.epoch);
+        let one = candidates.pop().filter(|_| candidates.is_empty());
+        self.pending.push(Entry::new(What::DescribeStatement(one)));
         Ok(())
     }
 
     fn close(&mut self, body: &[u8]) -> Result<(), SessionError> {
         let (kind, name) = codec::target(body)?;
+        let (name, before) = (name.into(), self.names.next_order());
         let what = if kind == b'S' {
-            What::CloseStatement { name: name.into(), before: self.names.next_order() }
+            What::CloseStatement { name, before }
         } else {
-            What::ClosePortal
+            What::ClosePortal { name, before }
         };
         self.pending.push(Entry::new(what));
         Ok(())
@@ -381,14 +421,64 @@ impl Core {
         }
         self.lexing.doubt();
         let function = Reader::new(message.body).oid()?;
-        let operation = operation::function_call(&self.user, &self.database, function);
+        let mut called = None;
+        if let Some(name) = operation::reads_by_argument(function) {
+            if message.header.body > self.limits.statement {
+                let refusal = Refusal::own(
+                    "54000",
+                    "refused: the arguments of a function call are too long to be judged",
+                    "Call the function in a SELECT, with parameters.",
+                );
+                return Ok(self.refuse(message, refusal, None));
+            }
+            if !message.whole() {
+                return Ok(Taken::NeedMore);
+            }
+            called = Some(self.called(name, &codec::function_call(message.body)?.1));
+        }
+        let operation = operation::function_call(&self.user, &self.database, function, called);
         let (command, refusal) = self.judge_other(Step::FunctionCall, operation);
-        if let Some(refusal) = refusal {
+        let unmaskable = || {
+            let masked = self.flow.masks().has_columns() && !operation::reads_no_table(function);
+            masked.then(|| {
+                Refusal::own(
+                    "42501",
+                    "refused: columns are masked, and what a function call message gives cannot be masked",
+                    "Call the function in a SELECT.",
+                )
+            })
+        };
+        if let Some(refusal) = refusal.or_else(unmaskable) {
             return Ok(self.refuse(message, refusal, Some(command)));
         }
         let run = Run::new(Some(command));
         self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Function) });
         Ok(Taken::Pass)
+    }
+
+    /// What a call of the function `name` with these arguments does in SQL.
+    fn called(&self, name: &str, arguments: &[(i16, Option<&[u8]>)]) -> Script {
+        // Of a relation's object id nobody knows what it stands for.
+        let by_id = |text: &str| name.starts_with("table_to_xml") && text.bytes().all(|b| b.is_ascii_digit());
+        let mut unknown = false;
+        let literal = |(index, (format, value)): (usize, &(i16, Option<&[u8]>))| {
+            let binary = *format != 0 && name.starts_with("table_to_xml");
+            let text = value.filter(|value| !binary && !value.contains(&0));
+            match text.map(|text| self.lexing.read(text, self.pending.busy())) {
+                Some(Ok(text)) if index > 0 || !by_id(&text) => format!("'{}'", text.replace('\'', "''")),
+                _ => {
+                    unknown |= index == 0;
+                    "$1".to_owned()
+                }
+            }
+        };
+        let arguments: Vec<String> = arguments.iter().enumerate().map(literal).collect();
+        let text = format!("SELECT pg_catalog.{name}({})", arguments.join(", "));
+        let mut script = Script::clone(&self.scripts.analyze(&text));
+        for statement in script.statements.iter_mut().filter(|_| unknown) {
+            statement.reads.insert(Relation { schema: None, name: "*".to_owned() });
+        }
+        script
     }
 
     /// Replaces a message by one that is sure to fail.

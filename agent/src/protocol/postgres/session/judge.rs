@@ -109,11 +109,7 @@ impl Core {
         description: &[u8],
     ) -> Result<Arc<RowPlan>, codec::CodecError> {
         let names = std::mem::take(&mut self.names);
-        let mut all = Vec::new();
-        for statement in prepared.iter().filter_map(|one| one.script.statements.get(index)) {
-            names.expand(statement, &mut all);
-        }
-        let plan = self.plan(description, &all);
+        let plan = self.plan(description, &names.running(prepared, index));
         self.names = names;
         plan
     }
@@ -148,6 +144,7 @@ impl Core {
             script,
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
+            made: AtomicBool::new(false),
             command: OnceLock::new(),
             decided: Mutex::default(),
         })
@@ -271,6 +268,7 @@ impl Core {
         if !prepared.script.statements.iter().all(runs_nothing) {
             self.lexing.doubt();
         }
+        self.note_hidden(prepared);
         for statement in &prepared.script.statements {
             if statement.classes.contains(&Class::Ddl) {
                 self.catalog_stale = true;
@@ -319,8 +317,7 @@ fn effective(names: &Names, script: &Arc<Script>) -> Arc<Script> {
         let mut known = true;
         for name in &statement.executes {
             let mut one = script.statements.iter().take(index).any(|earlier| earlier.prepares.contains(name));
-            let inner =
-                names.candidates(name.as_bytes()).flat_map(|candidate| &candidate.script.statements);
+            let inner = names.candidates(name.as_bytes()).flat_map(|candidate| &candidate.script.statements);
             for statement in inner.take(MOST_EXECUTED) {
                 one = true;
                 all.statements.push(Statement { text: String::new(), ..statement.clone() });

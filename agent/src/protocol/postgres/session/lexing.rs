@@ -84,6 +84,11 @@ impl Lexing {
         self.conforming && self.encoding != Encoding::Other
     }
 
+    /// The server may send text in which ASCII bytes are parts of letters.
+    pub(super) fn splits_letters(&self) -> bool {
+        self.encoding == Encoding::Other || self.in_doubt || self.tainted
+    }
+
     /// A statement that may change a setting has been sent.
     pub(super) fn doubt(&mut self) {
         self.in_doubt = true;

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
 
 use super::Core;
-use super::catalog::Treat;
+use super::catalog::{Catalog, Treat};
 use super::refusal::Refusal;
-use super::run::Run;
-use super::statements::Prepared;
+use super::run::{Described, Run};
+use super::statements::{Found, Prepared, Running};
 use crate::mask::copy::CopyColumn;
 use crate::mask::{Applied, Fired, Format, HashKey, MaskSet, Transform, value};
 use crate::protocol::postgres::codec::{self, CodecError};
@@ -38,11 +37,11 @@ struct FieldPlan {
 const MOST_PLANS: usize = 16;
 
 impl Core {
-    /// The plan for a result of these columns, of a statement that may be any of `statements`.
+    /// The plan for a result of these columns, of what may be `running`.
     pub(super) fn plan(
         &mut self,
         description: &[u8],
-        statements: &[&Statement],
+        running: &Running<'_>,
     ) -> Result<Arc<RowPlan>, CodecError> {
         if let Some(plan) = self.plans.iter().find(|plan| *plan.description == *description) {
             return Ok(Arc::clone(plan));
@@ -57,7 +56,7 @@ impl Core {
         for (index, field) in codec::fields(description)?.enumerate() {
             let field = field?;
             let treat =
-                if masks.has_columns() { self.treat(index, &field, statements, &mut plan) } else { None };
+                if masks.has_columns() { self.treat(index, &field, running, &mut plan) } else { None };
             plan.masks |= treat.is_some();
             plan.fields.push(FieldPlan {
                 kind: field.kind,
@@ -80,7 +79,7 @@ impl Core {
         &mut self,
         index: usize,
         field: &codec::Field<'_>,
-        statements: &[&Statement],
+        running: &Running<'_>,
         plan: &mut RowPlan,
     ) -> Option<Treat> {
         let Some(catalog) = &self.catalog else {
@@ -104,7 +103,7 @@ impl Core {
             return None;
         }
         plan.reusable = false;
-        let made_of_masked = statements.iter().any(|statement| match &statement.outputs {
+        let made_of_masked = |statement: &&Statement| match &statement.outputs {
             // A star that stands before it moves the positions: then any output may be this one.
             Some(outputs) if outputs.iter().any(|output| output.whole_row) => outputs.iter().any(|output| {
                 output.whole_row && catalog.touches(statement)
@@ -118,8 +117,8 @@ impl Core {
                 statement.columns_read.iter().any(|column| catalog.may_mask(column))
                     || catalog.touches(statement)
             }
-        });
-        made_of_masked.then_some(Treat::Redact)
+        };
+        (running.unknown || running.statements.iter().any(made_of_masked)).then_some(Treat::Redact)
     }
 
     /// Appends the DataRow of `body` with its values masked to `out`, as a whole message. `false`, with
@@ -174,17 +173,27 @@ impl Core {
         Ok(true)
     }
 
-    /// The statements that may be running.
-    pub(super) fn running<'a>(&'a self, run: &'a Run) -> Vec<&'a Statement> {
-        let mut all = Vec::new();
-        let candidates: &[Arc<Prepared>] =
-            run.portal.as_ref().map_or(&run.statements, |portal| &portal.statements);
-        for prepared in candidates {
-            if let Some(statement) = prepared.script.statements.get(run.index) {
-                self.names.expand(statement, &mut all);
+    /// What may be running.
+    pub(super) fn running<'a>(&'a self, run: &'a Run) -> Running<'a> {
+        let mut running = self.names.running(&run.statements, run.index);
+        running.unknown |= run.unknown;
+        running
+    }
+
+    /// A text that is run may make and free names unseen: code that could have made them stand for masked
+    /// columns.
+    pub(super) fn note_hidden(&mut self, prepared: &Prepared) {
+        for statement in &prepared.script.statements {
+            let touches = self.catalog.as_ref().is_none_or(|catalog| catalog.touches(statement));
+            if statement.dynamic
+                || statement.error.is_some()
+                || statement.kinds.contains(&Kind::Do) && touches
+            {
+                self.names.hide(true);
+            } else if statement.kinds.contains(&Kind::Call) {
+                self.names.hide(false);
             }
         }
-        all
     }
 
     /// Why the results of these statements could not be masked, if so.
@@ -213,7 +222,8 @@ impl Core {
                 )
             });
         }
-        all.find_map(|statement| self.copy_columns(statement).err())
+        let catalog = self.catalog.as_ref()?;
+        all.find_map(|statement| handed_on(catalog, statement).or_else(|| self.copy_columns(statement).err()))
     }
 
     /// The columns of a COPY to the client, where some of them are masked.
@@ -270,70 +280,39 @@ impl Core {
         Ok(found.unwrap_or_default())
     }
 
-    /// Masks the texts of an error or notice; appends the message to `out`, `false` when it stays.
-    pub(super) fn mask_notice(&self, tag: u8, body: &[u8], touching: bool, out: &mut Vec<u8>) -> bool {
-        let masks = self.flow.masks();
-        if masks.is_empty() {
-            return false;
-        }
-        let field =
-            |wanted: u8| codec::notice_fields(body).find(|&(code, _)| code == wanted).map(|(_, text)| text);
-        let state = field(b'C').unwrap_or_default();
-        // Errors about data quote the data; RAISE says what the code in the server likes.
-        let quotes = masks.has_columns() && (state.starts_with(b"22") || state.starts_with(b"23"));
-        let raised = touching
-            && (state.starts_with(b"P0") || state.starts_with(b"00000") || state.starts_with(b"01000"));
-        let start = out.len();
-        let mut changed = false;
-        codec::put_message(out, tag, |out| {
-            for (code, text) in codec::notice_fields(body) {
-                out.push(code);
-                let before = out.len();
-                let redacted = match code {
-                    b'M' | b'D' | b'H' | b'W' | b'q' if raised => Some(Vec::from(crate::mask::REDACTED)),
-                    b'M' if quotes && touching => Some(without_quotes(text)),
-                    b'D' if quotes => Some(without_quotes(text)),
-                    b'H' | b'W' | b'q' if quotes && touching => Some(Vec::from(crate::mask::REDACTED)),
-                    _ => None,
-                };
-                if let Some(redacted) = redacted {
-                    changed |= redacted != text;
-                    codec::put_cstr(out, &redacted);
-                } else if matches!(code, b'M' | b'D' | b'H' | b'W' | b'q')
-                    && masks.detect(text, out, &mut Fired::default())
-                {
-                    changed = true;
-                    out.push(0);
-                } else {
-                    out.truncate(before);
-                    codec::put_cstr(out, text);
-                }
-            }
-            out.push(0);
-        });
-        if !changed {
-            out.truncate(start);
-        }
-        changed
-    }
-
     /// A portal's columns were described.
     pub(super) fn portal_described(
         &mut self,
-        portal: &super::statements::Portal,
+        found: &Found,
+        plan: &Described,
         description: &[u8],
     ) -> Result<(), CodecError> {
-        let mut all = Vec::new();
         let names = std::mem::take(&mut self.names);
-        for statement in portal.statements.iter().flat_map(|prepared| &prepared.script.statements) {
-            names.expand(statement, &mut all);
-        }
-        let plan = self.plan(description, &all);
+        let mut running = names.running(&found.statements, 0);
+        running.unknown |= found.unknown;
+        let made = self.plan(description, &running);
+        drop(running);
         self.names = names;
-        let _ = portal.plan.set(plan?);
-        portal.described.store(true, Ordering::Relaxed);
+        let _ = plan.set(made?);
         Ok(())
     }
+}
+
+/// A statement that leaves masked values where another finds them, in a form that no mask knows.
+fn handed_on(catalog: &Catalog, statement: &Statement) -> Option<Refusal> {
+    let sets = statement.writes.iter().any(|relation| relation.name == "pg_settings");
+    // Which variables hold what is not followed in the code of a block, nor what it puts together to run.
+    let block = statement.kinds.contains(&Kind::Do) && (statement.hands_on || statement.dynamic);
+    let found = statement.handed_on.iter().any(|column| catalog.may_mask(column))
+        || (block || sets) && catalog.reads(statement);
+    found.then(|| {
+        Refusal::own(
+            "42501",
+            "refused: masked columns would be handed on to where they cannot be masked",
+            "Do not give them to settings, notifications, locks, sequences, large objects or other servers, \
+             and do not read them in a DO block that uses these or runs text that it puts together.",
+        )
+    })
 }
 
 impl Treat {
@@ -369,17 +348,4 @@ fn redactor() -> &'static crate::mask::ColumnMask {
         MaskSet::builder().column("computed".into(), "*", "*", "*", Transform::Redact).build(no_key())
     });
     masks.column("", "", "").unwrap_or_else(|| unreachable!("the set has this mask"))
-}
-
-/// A message up to where it begins to quote: `invalid input syntax for type integer: "Ann"` quotes a
-/// value, and so does `Key (email)=(…)`.
-fn without_quotes(text: &[u8]) -> Vec<u8> {
-    let end = text.iter().position(|byte| matches!(byte, b'"' | b'(' | b':') || *byte >= 0x80);
-    match end {
-        None => text.to_vec(),
-        Some(end) => {
-            [text.get(..end).unwrap_or_default().trim_ascii_end(), b" ", crate::mask::REDACTED.as_bytes()]
-                .concat()
-        }
-    }
 }

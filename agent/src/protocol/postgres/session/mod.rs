@@ -14,6 +14,7 @@ mod lexing;
 mod log;
 mod login;
 mod masking;
+mod notice;
 mod pending;
 mod pipe;
 mod refusal;
@@ -30,6 +31,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::catalog::{Catalog, Reading};
+use self::frontend::LastDescribed;
 use self::lexing::Lexing;
 use self::log::Log;
 use self::masking::RowPlan;
@@ -248,6 +250,11 @@ struct Core {
     /// It is being read.
     reading: Option<Reading>,
     plans: Vec<Arc<RowPlan>>,
+    described: Option<LastDescribed>,
+    /// Code whose doings with masked columns are not seen was sent in this transaction.
+    opaque: bool,
+    /// The server's process for this session.
+    process: i32,
     /// What is done to the rows that are coming in.
     current: Option<Arc<RowPlan>>,
     copying: Option<Box<CopyMasker>>,
@@ -324,6 +331,9 @@ impl Core {
             catalog_tried: false,
             reading: None,
             plans: Vec::new(),
+            described: None,
+            opaque: false,
+            process: 0,
             current: None,
             copying: None,
             copied_in: (0, 0),

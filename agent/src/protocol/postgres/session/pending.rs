@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::refusal::Refusal;
-use super::run::Run;
-use super::statements::{Portal, Prepared};
+use super::run::{Described, Run};
+use super::statements::{Found, Portal, Prepared};
 use crate::record::CommandId;
 
 /// The server's answer does not fit what it was asked.
@@ -37,14 +37,16 @@ pub(super) enum What {
     Function,
     /// Parse; the statement becomes known when it succeeds.
     Parse(Option<Arc<Prepared>>),
-    /// Bind.
-    Bind,
+    /// Bind; the portal becomes known when it succeeds.
+    Bind(Arc<Portal>),
     /// Describe of a statement.
     DescribeStatement(Option<Arc<Prepared>>),
     /// Describe of a portal.
     DescribePortal {
-        /// Which.
-        portal: Arc<Portal>,
+        /// What it may run.
+        found: Box<Found>,
+        /// Where the plan for its rows goes.
+        plan: Described,
         /// The agent asks, not the client: the answer goes no further.
         injected: bool,
     },
@@ -57,8 +59,13 @@ pub(super) enum What {
         /// Only what was prepared before this is closed by it.
         before: u64,
     },
-    /// Close of a portal.
-    ClosePortal,
+    /// Close of a portal, by name.
+    ClosePortal {
+        /// Which.
+        name: Box<[u8]>,
+        /// Only what was bound before this is closed by it.
+        before: u64,
+    },
     /// Sync.
     Sync,
     /// One or more CopyData.
@@ -67,6 +74,17 @@ pub(super) enum What {
     CopyEnd,
     /// The agent's own query of the catalog.
     Catalog,
+}
+
+impl What {
+    /// Nothing came of it.
+    pub(super) fn failed(&self) {
+        match self {
+            Self::Parse(Some(prepared)) => prepared.kill(),
+            Self::Bind(portal) => portal.kill(),
+            _ => {}
+        }
+    }
 }
 
 /// One message that waits for its answer.
@@ -217,9 +235,7 @@ impl Pending {
                 break;
             }
             let Some(entry) = self.queue.pop_front() else { break };
-            if let What::Parse(Some(prepared)) = &entry.what {
-                prepared.kill();
-            }
+            entry.what.failed();
             self.skipped.extend(entry.run.and_then(|run| run.command));
         }
     }
@@ -258,7 +274,7 @@ mod tests {
             'Q' => What::Query,
             'F' => What::Function,
             'P' => What::Parse(None),
-            'B' => What::Bind,
+            'B' => What::Bind(Arc::default()),
             'E' => What::Execute,
             'S' => What::Sync,
             'd' => What::CopyData,
@@ -272,7 +288,7 @@ mod tests {
             What::Query => 'Q',
             What::Function => 'F',
             What::Parse(_) => 'P',
-            What::Bind => 'B',
+            What::Bind(_) => 'B',
             What::Execute => 'E',
             What::Sync => 'S',
             What::CopyData => 'd',

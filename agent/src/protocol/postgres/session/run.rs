@@ -1,10 +1,14 @@
 //! A command in flight: what its results belong to.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::statements::{Portal, Prepared};
+use super::masking::RowPlan;
+use super::statements::Prepared;
 use crate::record::CommandId;
+
+/// The plan for a portal's rows, once the server has described them.
+pub(super) type Described = Arc<OnceLock<Arc<RowPlan>>>;
 
 /// One Query, Execute or FunctionCall whose results are coming back.
 #[derive(Debug)]
@@ -15,8 +19,10 @@ pub(super) struct Run {
     pub(super) since: Instant,
     /// What runs: a Query's own text; of an Execute what its portal may run.
     pub(super) statements: Vec<Arc<Prepared>>,
-    /// The portal of an Execute.
-    pub(super) portal: Option<Arc<Portal>>,
+    /// For an Execute: it may run something else.
+    pub(super) unknown: bool,
+    /// For an Execute: what its portal's description, which comes before its rows, makes of them.
+    pub(super) plan: Described,
     /// Which statement of a Query is running.
     pub(super) index: usize,
     /// COPY data of the running statement: messages and bytes.
@@ -29,7 +35,8 @@ impl Run {
             command,
             since: Instant::now(),
             statements: Vec::new(),
-            portal: None,
+            unknown: false,
+            plan: Described::default(),
             index: 0,
             copied: (0, 0),
         }

@@ -2,7 +2,11 @@
 //!
 //! On the server both ways share one namespace, so they do here. Whether a PREPARE or Parse succeeded is
 //! known only later (a pipeline may hold many of them), so a name can have several candidates, and what
-//! runs under it is judged as the strictest of them.
+//! runs under it is judged as the strictest of them. The same goes for portals, whose namespace cursors
+//! share.
+//!
+//! What code on the server does with names (a DO block that runs `DEALLOCATE` and `PREPARE`, or opens a
+//! cursor) is not seen: from then on what a name stands for is *unknown* until it is seen to be made anew.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +18,16 @@ use crate::protocol::Limits;
 use crate::record::CommandId;
 use crate::sql::{Kind, Script, Statement};
 
-use super::masking::RowPlan;
+/// Of longer names the server takes this many bytes (`NAMEDATALEN`), those of the protocol's messages
+/// included.
+const NAME: usize = 63;
+
+/// A FETCH from the portal of an EXECUTE, and the like, deeper than this are not followed.
+const MOST_NESTED: usize = 8;
+
+fn key(name: &[u8]) -> &[u8] {
+    name.get(..NAME).unwrap_or(name)
+}
 
 /// A statement that the client asked to prepare.
 #[derive(Debug)]
@@ -33,6 +46,8 @@ pub(super) struct Prepared {
     pub(super) types: OnceLock<Box<[u32]>>,
     /// It failed, or was replaced or closed.
     pub(super) dead: AtomicBool,
+    /// The server has said that it made it.
+    pub(super) made: AtomicBool,
     /// The recorded command that prepared it.
     pub(super) command: OnceLock<CommandId>,
     /// The verdict on it and the policies it was given under, where it depends on nothing else.
@@ -50,6 +65,7 @@ impl Prepared {
             script: Arc::new(Script { statements: vec![statement.clone()] }),
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
+            made: AtomicBool::new(false),
             command: OnceLock::new(),
             decided: Mutex::default(),
         }
@@ -88,20 +104,57 @@ pub(super) struct Portal {
     pub(super) generation: u64,
     /// It was run before.
     pub(super) executed: AtomicBool,
-    /// Its columns have been asked for.
-    pub(super) described: AtomicBool,
-    /// Its columns, once the server has described them. They do not change in a portal's life.
-    pub(super) plan: OnceLock<Arc<RowPlan>>,
+    /// Its place among all that the session made.
+    pub(super) order: u64,
+    /// How many Syncs had been sent before it.
+    pub(super) epoch: u64,
+    /// It may run something else than `statements`.
+    pub(super) unknown: bool,
+    /// It failed, or was replaced or closed.
+    pub(super) dead: AtomicBool,
+}
+
+impl Portal {
+    pub(super) fn kill(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+    }
+
+    fn alive(&self) -> bool {
+        !self.dead.load(Ordering::Relaxed)
+    }
+}
+
+/// The statements that may be running.
+#[derive(Debug, Default)]
+pub(super) struct Running<'a> {
+    pub(super) statements: Vec<&'a Statement>,
+    /// It may be something else as well.
+    pub(super) unknown: bool,
+}
+
+/// What an Execute may run.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The portals that a Bind made under the name; those that may be.
+    pub(super) portals: Vec<Arc<Portal>>,
+    /// The statements of these, and of cursors of that name.
+    pub(super) statements: Vec<Arc<Prepared>>,
+    /// Something else may run.
+    pub(super) unknown: bool,
 }
 
 /// All names of a session.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     statements: HashMap<Box<[u8]>, Vec<Arc<Prepared>>>,
-    portals: HashMap<Box<[u8]>, Arc<Portal>>,
-    /// What DECLARE CURSOR has opened, whatever its name.
+    portals: HashMap<Box<[u8]>, Vec<Arc<Portal>>>,
+    /// What DECLARE CURSOR has opened.
     cursors: Vec<Arc<Prepared>>,
     order: u64,
+    /// When code was last run that may have made and freed names of every sort, and such that may have
+    /// done so to those that SQL makes.
+    hidden: u64,
+    hidden_sql: u64,
     count: usize,
     text: usize,
 }
@@ -127,6 +180,7 @@ impl Names {
         }
         self.count += 1;
         self.text += prepared.text.len();
+        let name = key(name);
         let candidates = match self.statements.get_mut(name) {
             Some(candidates) => candidates,
             None => self.statements.entry(name.into()).or_default(),
@@ -158,6 +212,7 @@ impl Names {
     /// A Parse succeeded: its name was free before, or is the unnamed one.
     pub(super) fn prepared(&mut self, prepared: &Arc<Prepared>) {
         let order = prepared.order;
+        prepared.made.store(true, Ordering::Relaxed);
         let holder = self.statements.values().find(|candidates| {
             candidates.len() > 1 && candidates.iter().any(|one| Arc::ptr_eq(one, prepared))
         });
@@ -170,7 +225,19 @@ impl Names {
     pub(super) fn tag(&mut self, tag: &[u8], prepares: &[String], order: u64) {
         match tag {
             b"DEALLOCATE ALL" | b"DISCARD ALL" => self.close(None, order),
-            b"PREPARE" => prepares.iter().for_each(|name| self.close(Some(name.as_bytes()), order)),
+            b"PREPARE" => {
+                for name in prepares {
+                    self.close(Some(name.as_bytes()), order);
+                    // The one that this text made has the place behind the text's own.
+                    self.candidates(name.as_bytes())
+                        .filter(|one| one.order == order + 1)
+                        .for_each(|one| one.made.store(true, Ordering::Relaxed));
+                }
+            }
+            b"DECLARE CURSOR" => {
+                let cursors = self.cursors.iter().filter(|one| one.order == order);
+                cursors.for_each(|one| one.made.store(true, Ordering::Relaxed));
+            }
             _ => {}
         }
     }
@@ -183,7 +250,7 @@ impl Names {
 
     /// What may run under `name`.
     pub(super) fn candidates(&self, name: &[u8]) -> impl Iterator<Item = &Arc<Prepared>> {
-        self.statements.get(name).into_iter().flatten().filter(|one| one.alive())
+        self.statements.get(key(name)).into_iter().flatten().filter(|one| one.alive())
     }
 
     /// `name` is free of all that came before `order`; with no name, all names are.
@@ -193,7 +260,7 @@ impl Names {
         };
         match name {
             Some(name) => {
-                if let Some(candidates) = self.statements.get(name) {
+                if let Some(candidates) = self.statements.get(key(name)) {
                     kill(candidates);
                 }
             }
@@ -206,25 +273,76 @@ impl Names {
         for prepared in self.statements.values().flatten().filter(|one| one.order > order) {
             prepared.kill();
         }
+        for portal in self.portals.values().flatten().filter(|one| one.order > order) {
+            portal.kill();
+        }
     }
 
-    /// A portal was bound; `false` when there is no room.
+    /// Code was run that may have made and freed names: those that SQL makes, or `all`.
+    pub(super) fn hide(&mut self, all: bool) {
+        self.hidden_sql = self.next_order();
+        if all {
+            self.hidden = self.hidden_sql;
+        }
+    }
+
+    /// Whether what `prepared` was made under is it, whatever code was run.
+    fn certain(prepared: &Prepared, hidden: u64) -> bool {
+        hidden == 0 || prepared.order > hidden && prepared.made.load(Ordering::Relaxed)
+    }
+
+    /// A Bind may run something else than the statements of that name that are known.
+    pub(super) fn bound_to_unknown(&self, name: &[u8], statements: &[Arc<Prepared>], epoch: u64) -> bool {
+        // No SQL can name the unnamed one, and a Parse since the last Sync has succeeded or the Bind will
+        // not run.
+        let certain = |one: &Arc<Prepared>| {
+            name.is_empty()
+                || Self::certain(one, self.hidden)
+                || one.order > self.hidden && one.epoch == Some(epoch)
+        };
+        statements.is_empty() || !statements.iter().all(certain)
+    }
+
+    /// A portal is to be bound; `false` when there is no room.
     pub(super) fn open(&mut self, name: &[u8], portal: Arc<Portal>, limits: &Limits) -> bool {
-        if let Some(old) = self.portals.get_mut(name) {
-            *old = portal;
+        let name = key(name);
+        if let Some(candidates) = self.portals.get_mut(name) {
+            candidates.retain(|one| one.alive());
+            candidates.push(portal);
             return true;
+        }
+        if self.portals.len() >= limits.prepared {
+            self.portals.retain(|_, candidates| candidates.iter().any(|one| one.alive()));
         }
         let room = self.portals.len() < limits.prepared;
         if room {
-            self.portals.insert(name.into(), portal);
+            self.portals.insert(name.into(), vec![portal]);
         }
         room
     }
 
+    /// A Bind succeeded: its name was free before, or is the unnamed one.
+    pub(super) fn bound(&mut self, portal: &Arc<Portal>) {
+        let holder = self
+            .portals
+            .values()
+            .find(|candidates| candidates.len() > 1 && candidates.iter().any(|one| Arc::ptr_eq(one, portal)));
+        let older = |one: &&Arc<Portal>| one.order < portal.order;
+        holder.into_iter().flatten().filter(older).for_each(|one| one.kill());
+    }
+
+    /// The portal `name` is closed, unless it was bound after `before`.
+    pub(super) fn close_portal(&mut self, name: &[u8], before: u64) {
+        if let Some(candidates) = self.portals.get(key(name)) {
+            candidates.iter().filter(|one| one.order < before).for_each(|one| one.kill());
+        }
+    }
+
     /// A cursor was declared; `false` when there is no room.
     pub(super) fn declare(&mut self, cursor: Arc<Prepared>, limits: &Limits) -> bool {
-        let same = |one: &Arc<Prepared>| one.text == cursor.text && one.script == cursor.script;
-        if self.cursors.iter().any(same) {
+        let same = |one: &&mut Arc<Prepared>| one.text == cursor.text && one.script == cursor.script;
+        if let Some(old) = self.cursors.iter_mut().find(same) {
+            *old = cursor;
             return true;
         }
         let room =
@@ -236,10 +354,31 @@ impl Names {
         room
     }
 
-    /// Every cursor that was declared. Their names are not followed: what may be open is judged and
-    /// masked as any of them.
-    pub(super) fn cursors(&self) -> &[Arc<Prepared>] {
-        &self.cursors
+    /// Every cursor that was ever declared under `name`; whether it was closed is not followed.
+    fn cursors(&self, name: &[u8]) -> impl Iterator<Item = &Arc<Prepared>> {
+        let of = |cursor: &Prepared| cursor.script.statements.first().and_then(|one| one.cursor.clone());
+        self.cursors.iter().filter(move |cursor| of(cursor).is_some_and(|own| own.as_bytes() == key(name)))
+    }
+
+    /// What an Execute or Describe of a portal or cursor finds, with `epoch` Syncs sent before it.
+    ///
+    /// As with [`Names::bindable`], a Bind since the last Sync settles which portal it is.
+    pub(super) fn find(&self, name: &[u8], epoch: u64) -> Found {
+        let candidates = self.portals.get(key(name)).map(Vec::as_slice).unwrap_or_default();
+        let settled = candidates.iter().rposition(|one| one.alive() && one.epoch == epoch);
+        let candidates = candidates.get(settled.unwrap_or(0)..).unwrap_or_default();
+        let alive = candidates.iter().filter(|one| one.alive());
+        let mut found = Found { portals: alive.cloned().collect(), ..Found::default() };
+        for portal in &found.portals {
+            found.unknown |= portal.unknown || portal.order < self.hidden;
+            found.statements.extend(portal.statements.iter().cloned());
+        }
+        for cursor in self.cursors(name) {
+            found.unknown |= !Self::certain(cursor, self.hidden_sql);
+            found.statements.push(Arc::clone(cursor));
+        }
+        found.unknown |= found.statements.is_empty();
+        found
     }
 
     /// What a Bind of `name` may take, with `epoch` Syncs sent before it.
@@ -247,26 +386,61 @@ impl Names {
     /// A Parse since the last Sync settles it: had it failed, the Bind would be skipped as well. What was
     /// prepared before it is out of the question then.
     pub(super) fn bindable(&self, name: &[u8], epoch: u64) -> Vec<Arc<Prepared>> {
-        let candidates = self.statements.get(name).map(Vec::as_slice).unwrap_or_default();
+        let candidates = self.statements.get(key(name)).map(Vec::as_slice).unwrap_or_default();
         let settled = candidates.iter().rposition(|one| one.alive() && one.epoch == Some(epoch));
         let candidates = candidates.get(settled.unwrap_or(0)..).unwrap_or_default();
         candidates.iter().filter(|one| one.alive()).cloned().collect()
     }
 
-    /// Adds to `all` a statement, or what it runs by name.
-    pub(super) fn expand<'a>(&'a self, statement: &'a Statement, all: &mut Vec<&'a Statement>) {
-        for name in &statement.executes {
-            all.extend(self.candidates(name.as_bytes()).flat_map(|prepared| &prepared.script.statements));
+    /// What runs as number `index` of any of these.
+    pub(super) fn running<'a>(&'a self, candidates: &'a [Arc<Prepared>], index: usize) -> Running<'a> {
+        let mut running = Running { unknown: candidates.is_empty(), ..Running::default() };
+        for prepared in candidates {
+            self.expand(prepared, index, 0, &mut running);
         }
-        if statement.kinds.contains(&Kind::Fetch) {
-            all.extend(self.cursors.iter().flat_map(|cursor| &cursor.script.statements));
-        }
-        all.push(statement);
+        running
     }
 
-    /// A portal by name.
-    pub(super) fn portal(&self, name: &[u8]) -> Option<&Arc<Portal>> {
-        self.portals.get(name)
+    /// The same for a single candidate.
+    pub(super) fn running_one<'a>(&'a self, prepared: &'a Prepared, index: usize) -> Running<'a> {
+        let mut running = Running::default();
+        self.expand(prepared, index, 0, &mut running);
+        running
+    }
+
+    /// Adds a statement and what it runs by name.
+    fn expand<'a>(&'a self, prepared: &'a Prepared, index: usize, depth: usize, running: &mut Running<'a>) {
+        let Some(statement) = prepared.script.at(index).filter(|_| depth < MOST_NESTED) else {
+            running.unknown = true;
+            return;
+        };
+        running.statements.push(statement);
+        for name in &statement.executes {
+            let before = running.statements.len();
+            for candidate in self.candidates(name.as_bytes()) {
+                running.unknown |= !Self::certain(candidate, self.hidden_sql);
+                self.expand(candidate, 0, depth + 1, running);
+            }
+            running.unknown |= running.statements.len() == before;
+        }
+        if let Some(name) = &statement.cursor
+            && statement.kinds.contains(&Kind::Fetch)
+        {
+            let name = name.as_bytes();
+            let portals = self.portals.get(key(name)).into_iter().flatten().filter(|one| one.alive());
+            let before = running.statements.len();
+            for portal in portals {
+                running.unknown |= portal.unknown || portal.order < self.hidden;
+                for prepared in &portal.statements {
+                    self.expand(prepared, 0, depth + 1, running);
+                }
+            }
+            for cursor in self.cursors(name) {
+                running.unknown |= !Self::certain(cursor, self.hidden_sql);
+                self.expand(cursor, 0, depth + 1, running);
+            }
+            running.unknown |= running.statements.len() == before;
+        }
     }
 
     /// All portals but cursors end with their transaction.
