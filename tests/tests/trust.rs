@@ -1,7 +1,7 @@
 //! `interlock trust` on this host as it is, every change of it in a layer that goes away with the test:
 //! real stores, the distribution's own tools, real clients.
 
-#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
 use std::collections::BTreeMap;
 use std::fs;
