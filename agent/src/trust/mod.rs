@@ -2,7 +2,7 @@
 //!
 //! `interlock trust install` puts the certificate into the stores that the distribution, Java and NSS
 //! keep, and gives units and `interlock run` an environment that points clients which bring roots of
-//! their own to a [`bundle`] of the system's roots and the authority. All that it changes is in a
+//! their own to a bundle of the system's roots and the authority. All that it changes is in a
 //! manifest first; `remove` puts back what was there. `status` has each client connect to a server with a
 //! certificate of the authority and sees whether it accepts.
 

@@ -191,6 +191,15 @@ pub(super) fn remove(
     drop_links(&output, &family.anchor(), &now)?;
     put_back_links(&output, record.before)?;
     family.update(host, tools)?;
+    let holds = |path: &str| {
+        let all = pem::read(&host.at(Path::new(path))).unwrap_or_default();
+        all.iter().any(|one| authority.contains(one))
+    };
+    if holds(family.bundle) && files::look(&anchor)? == Entry::Absent {
+        // A tool that was killed left half a bundle behind, and Debian's goes on where that one stopped.
+        family.update(host, tools)?;
+        anyhow::ensure!(!holds(family.bundle), "{} still holds the authority", family.bundle);
+    }
     if let Some(path) = family.keystore {
         notes.extend(empty_keystore(
             host,
