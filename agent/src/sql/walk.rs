@@ -101,6 +101,9 @@ impl Walker {
     }
 
     pub(super) fn reads(&mut self, relation: Relation) {
+        if shows_files(&relation.name) {
+            self.class(Class::External);
+        }
         self.out.reads.insert(relation);
     }
 
@@ -254,7 +257,8 @@ impl Walker {
             NodeRef::NullTest(test) => self.null_test(test, scope),
             NodeRef::RangeVar(range) => self.reads(relation(range)),
             // The names in it are aliases.
-            NodeRef::LockingClause(_) => {}
+            NodeRef::LockingClause(_) => _ = self.kind(Kind::LockRows),
+            _ if self.lists_columns(node, scope) => self.walk_children(node, scope),
             _ => {
                 if let Some(outs) = self.query(node, scope) {
                     let all = self.columns.union(&outs);
@@ -263,6 +267,48 @@ impl Walker {
                     self.walk_children(node, scope);
                 }
             }
+        }
+    }
+
+    /// Notes the columns that the node holds as plain names; `false` where it is not such a node.
+    fn lists_columns(&mut self, node: NodeRef<'_>, scope: &Scope<'_>) -> bool {
+        let own: &[&[Node]] = match node {
+            NodeRef::IndexElem(element) if !element.name.is_empty() => {
+                self.listed_column(&element.name, scope);
+                &[]
+            }
+            NodeRef::StatsElem(element) if !element.name.is_empty() => {
+                self.listed_column(&element.name, scope);
+                &[]
+            }
+            NodeRef::PartitionElem(element) if !element.name.is_empty() => {
+                self.listed_column(&element.name, scope);
+                &[]
+            }
+            NodeRef::Constraint(constraint) => {
+                if let Some(table) = &constraint.pktable {
+                    self.columns_of(&relation(table), &constraint.pk_attrs);
+                }
+                &[&constraint.keys, &constraint.fk_attrs, &constraint.including]
+            }
+            NodeRef::PublicationTable(table) => {
+                if let Some(range) = &table.relation {
+                    self.columns_of(&relation(range), &table.columns);
+                }
+                &[]
+            }
+            _ => return false,
+        };
+        for name in own.iter().flat_map(|names| names.iter()).filter_map(string) {
+            self.listed_column(name, scope);
+        }
+        true
+    }
+
+    /// Columns of `relation` are read by their names.
+    pub(super) fn columns_of(&mut self, relation: &Relation, names: &[Node]) {
+        for name in names.iter().filter_map(string) {
+            self.out.columns_read.insert(Column { relation: Some(relation.clone()), name: name.to_owned() });
         }
     }
 
@@ -499,6 +545,11 @@ fn is_catalog(relation: &Relation) -> bool {
         Some(schema) => schema == "pg_catalog",
         None => relation.name.starts_with("pg_"),
     }
+}
+
+/// A view of the server's that shows files of its host.
+fn shows_files(view: &str) -> bool {
+    matches!(view, "pg_hba_file_rules" | "pg_ident_file_mappings" | "pg_file_settings")
 }
 
 /// A catalog that holds roles and rights, or code and what has it run.
