@@ -6,7 +6,7 @@ use super::Verdict;
 use super::decode::OneOrMany;
 use super::file::{CiMatcher, Matcher, Open, SqlMatcher, SubjectMatcher};
 use super::load::{Policy, PolicySet, Trust};
-use super::pattern::{Text, text_covers};
+use super::pattern::{ColumnName, Name, Text, text_covers};
 use super::problem::{PolicyErrors, Position, Problem};
 use super::rule::Rule;
 use crate::sql::{Kind, Where};
@@ -61,6 +61,19 @@ fn lint(policy: &Policy) -> Vec<Problem> {
             );
         }
     }
+    for mask in &policy.masks {
+        let columns = mask.value.columns.iter().flat_map(|columns| &columns.0);
+        for pattern in columns.filter_map(ColumnName::upper_case) {
+            warn(
+                mask.at,
+                format!(
+                    "mask `{}` never matches `{pattern}` as it stands: names are in lower case",
+                    mask.value.name.value.0
+                ),
+                "write it in lower case, or in double quotes where the name itself has capitals",
+            );
+        }
+    }
     for (place, rule) in policy.rules.iter().enumerate() {
         let name = &rule.name;
         if rule.when.is_none() && is_empty(rule.matcher.as_ref()) {
@@ -88,6 +101,13 @@ fn lint(policy: &Policy) -> Vec<Problem> {
             );
         }
         let sql = rule.matcher.as_ref().and_then(|matcher| matcher.sql.as_ref());
+        for pattern in sql.into_iter().flat_map(upper_case) {
+            warn(
+                rule.at,
+                format!("rule `{name}` never matches `{pattern}` as it stands: names are in lower case"),
+                "write it in lower case, or in double quotes where the name itself has capitals",
+            );
+        }
         for (message, help) in sql.into_iter().flat_map(impossible) {
             warn(rule.at, format!("rule `{name}` never matches: {message}"), help);
         }
@@ -130,6 +150,7 @@ fn sql_is_empty(sql: &SqlMatcher) -> bool {
         reads,
         writes,
         columns,
+        columns_read,
         functions,
         r#where,
         limit,
@@ -142,12 +163,22 @@ fn sql_is_empty(sql: &SqlMatcher) -> bool {
         && class.is_none()
         && [tables, reads, writes, functions].iter().all(|key| key.is_none())
         && columns.is_none()
+        && columns_read.is_none()
         && r#where.is_none()
         && limit.is_none()
         && limit_over.is_none()
         && dynamic.is_none()
         && changes_lexing.is_none()
         && settings.is_none()
+}
+
+/// Patterns with capitals outside of quotes: PostgreSQL folds names that are not quoted.
+fn upper_case(sql: &SqlMatcher) -> impl Iterator<Item = &str> {
+    let names = [&sql.tables, &sql.reads, &sql.writes, &sql.functions];
+    let columns = [&sql.columns, &sql.columns_read];
+    let names = names.into_iter().flatten().flat_map(|names| &names.0).filter_map(Name::upper_case);
+    let columns = columns.into_iter().flatten().flat_map(|columns| &columns.0);
+    names.chain(columns.filter_map(ColumnName::upper_case))
 }
 
 /// Combinations of keys that no statement has.
@@ -170,7 +201,12 @@ fn impossible(sql: &SqlMatcher) -> Vec<(String, &'static str)> {
     if sql.dynamic == Some(true) {
         found.push((format!("{} runs no text of its own", listed()), "leave `dynamic` out"));
     }
-    if sql.tables.is_some() || sql.columns.is_some() || sql.reads.is_some() || sql.writes.is_some() {
+    if sql.tables.is_some()
+        || sql.columns.is_some()
+        || sql.columns_read.is_some()
+        || sql.reads.is_some()
+        || sql.writes.is_some()
+    {
         found.push((format!("{} names no tables", listed()), "leave `tables`, `columns` and the like out"));
     }
     found
@@ -241,16 +277,17 @@ fn sql_covers(broad: &SqlMatcher, narrow: &SqlMatcher) -> bool {
     let class = list(&broad.class, &narrow.class, PartialEq::eq)
         || matches!((&broad.class, &narrow.kind), (Some(classes), Some(kinds))
             if kinds.0.iter().all(|kind| kind.classes().iter().any(|class| classes.0.contains(class))));
-    let tables = list(&broad.tables, &narrow.tables, super::pattern::Name::covers)
-        || (narrow.reads.is_some() && list(&broad.tables, &narrow.reads, super::pattern::Name::covers))
-        || (narrow.writes.is_some() && list(&broad.tables, &narrow.writes, super::pattern::Name::covers));
+    let tables = list(&broad.tables, &narrow.tables, Name::covers)
+        || (narrow.reads.is_some() && list(&broad.tables, &narrow.reads, Name::covers))
+        || (narrow.writes.is_some() && list(&broad.tables, &narrow.writes, Name::covers));
     class
         && tables
         && list(&broad.kind, &narrow.kind, PartialEq::eq)
-        && list(&broad.reads, &narrow.reads, super::pattern::Name::covers)
-        && list(&broad.writes, &narrow.writes, super::pattern::Name::covers)
-        && list(&broad.functions, &narrow.functions, super::pattern::Name::covers)
-        && list(&broad.columns, &narrow.columns, super::pattern::ColumnName::covers)
+        && list(&broad.reads, &narrow.reads, Name::covers)
+        && list(&broad.writes, &narrow.writes, Name::covers)
+        && list(&broad.functions, &narrow.functions, Name::covers)
+        && list(&broad.columns, &narrow.columns, ColumnName::covers)
+        && list(&broad.columns_read, &narrow.columns_read, ColumnName::covers)
         // Which WHERE it is about depends on the other keys.
         && (broad.r#where.is_none() || broad.asks() == narrow.asks())
         && list(&broad.r#where, &narrow.r#where, |broad, narrow| {
@@ -264,7 +301,7 @@ fn sql_covers(broad: &SqlMatcher, narrow: &SqlMatcher) -> bool {
         }
         && same(broad.dynamic, narrow.dynamic)
         && same(broad.changes_lexing, narrow.changes_lexing)
-        && texts(&broad.settings, &narrow.settings)
+        && list(&broad.settings, &narrow.settings, super::pattern::Setting::covers)
 }
 
 fn texts(broad: &Option<OneOrMany<Text>>, narrow: &Option<OneOrMany<Text>>) -> bool {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::decode::{At, Decode, Decoder, OneOrMany, record, words};
-use super::pattern::{ColumnName, Name, Text};
+use super::pattern::{ColumnName, Name, Setting, Text};
 use super::schedule::Schedule;
 use super::values::{
     Account, CgroupPath, Count, ExePath, HostName, Message, Net, Ports, RuleName, RunName, SliceName,
@@ -152,6 +152,8 @@ record! {
         writes: Option<OneOrMany<Name>>,
         /// Columns that it reads or writes.
         columns: Option<OneOrMany<ColumnName>>,
+        /// Columns that it reads.
+        columns_read: Option<OneOrMany<ColumnName>>,
         /// Functions that it calls.
         functions: Option<OneOrMany<Name>>,
         /// Its WHERE: `missing` (an always-true one included), `always_true` or `present`. With a `class`,
@@ -167,8 +169,8 @@ record! {
         dynamic: Option<bool>,
         /// Whether it changes how the server splits later text into tokens.
         changes_lexing: Option<bool>,
-        /// Settings that it changes.
-        settings: Option<OneOrMany<Text>>,
+        /// Settings that it changes. Case does not count.
+        settings: Option<OneOrMany<Setting>>,
     }
 }
 

@@ -129,6 +129,7 @@ impl PolicySet {
         let mut loader = Loader::new(Accounts::HOST);
         for file in loader.list(dir, trust) {
             let name = file.to_string_lossy().into_owned();
+            loader.link(dir, &file, trust);
             match read(&file, trust) {
                 Ok((text, warning)) => {
                     loader.warnings.extend(warning);
@@ -377,6 +378,26 @@ impl Loader {
         files
     }
 
+    /// A link's target lies in directories of its own: who can write to one of them can put another
+    /// file in its place.
+    fn link(&mut self, dir: &Path, file: &Path, trust: Trust) {
+        let (Ok(target), Ok(dir)) = (file.canonicalize(), dir.canonicalize()) else { return };
+        if target.parent() == Some(&dir) || target == dir {
+            return;
+        }
+        for parent in target.ancestors().skip(1) {
+            let Ok(metadata) = parent.metadata() else { continue };
+            // In a directory such as /tmp nobody can replace what is root's.
+            if metadata.uid() == 0 && metadata.mode() & 0o1000 != 0 {
+                continue;
+            }
+            match distrust(&parent.to_string_lossy(), &metadata, trust) {
+                Ok(warning) => self.warnings.extend(warning),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+    }
+
     fn file(&mut self, file: &str, text: &str) {
         let short = Path::new(file).file_name().map_or_else(|| file.into(), |name| name.to_string_lossy());
         for part in [short.as_bytes(), text.as_bytes()] {
@@ -558,7 +579,7 @@ fn distrust(name: &str, metadata: &Metadata, trust: Trust) -> Result<Option<Prob
         ))
     } else if mode & 0o002 != 0 {
         Some(("can be changed by everybody".to_owned(), format!("chmod o-w {name}")))
-    } else if mode & 0o020 != 0 && metadata.gid() != 0 {
+    } else if mode & 0o020 != 0 {
         Some((format!("can be changed by group {}", metadata.gid()), format!("chmod g-w {name}")))
     } else {
         None

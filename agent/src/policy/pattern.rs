@@ -68,11 +68,36 @@ impl Decode for Text {
     }
 }
 
+/// A glob over the name of a setting. Case does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setting(Glob);
+
+impl Setting {
+    /// `name` is in lower case.
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        self.0.matches(name)
+    }
+
+    /// It takes in all that `other` does.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        covers(&self.0, &other.0)
+    }
+}
+
+impl Decode for Setting {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let text = pattern_text(node, decoder)?;
+        Some(Self(Glob::new(&text.to_lowercase())))
+    }
+}
+
 /// `schema.name`, or `name` in any schema; each a glob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name {
     schema: Glob,
     name: Glob,
+    /// As it was written, where it has capitals outside of quotes.
+    capitals: Option<Box<str>>,
 }
 
 impl Name {
@@ -101,6 +126,11 @@ impl Name {
         self.matches(function.schema.as_deref(), &function.name)
     }
 
+    /// The pattern as it was written, where it has capitals outside of quotes.
+    pub(crate) fn upper_case(&self) -> Option<&str> {
+        self.capitals.as_deref()
+    }
+
     /// It takes in all that `other` does.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         covers(&self.schema, &other.schema) && covers(&self.name, &other.name)
@@ -109,8 +139,8 @@ impl Name {
 
 impl Decode for Name {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        let [schema, name] = parts(node, decoder, "schema.name")?;
-        Some(Self { schema, name })
+        let ([schema, name], capitals) = parts(node, decoder, "schema.name")?;
+        Some(Self { schema, name, capitals })
     }
 }
 
@@ -146,6 +176,11 @@ impl ColumnName {
         self.table.relation(relation)
     }
 
+    /// [`Name::upper_case`].
+    pub(crate) fn upper_case(&self) -> Option<&str> {
+        self.table.upper_case()
+    }
+
     pub(crate) fn covers(&self, other: &Self) -> bool {
         self.table.covers(&other.table) && covers(&self.column, &other.column)
     }
@@ -158,8 +193,8 @@ impl ColumnName {
 
 impl Decode for ColumnName {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        let [schema, name, column] = parts(node, decoder, "schema.table.column")?;
-        Some(Self { table: Name { schema, name }, column })
+        let ([schema, name, column], capitals) = parts(node, decoder, "schema.table.column")?;
+        Some(Self { table: Name { schema, name, capitals }, column })
     }
 }
 
@@ -205,10 +240,15 @@ fn pattern_text(node: &Node, decoder: &mut Decoder<'_>) -> Option<String> {
 }
 
 /// Splits a name at its dots, those in double quotes excepted. Parts left out in front become `*`.
-fn parts<const N: usize>(node: &Node, decoder: &mut Decoder<'_>, form: &str) -> Option<[Glob; N]> {
+/// With it comes the text itself where it has capitals outside of quotes.
+fn parts<const N: usize>(
+    node: &Node,
+    decoder: &mut Decoder<'_>,
+    form: &str,
+) -> Option<([Glob; N], Option<Box<str>>)> {
     let text = pattern_text(node, decoder)?;
     let mut names = vec![String::new()];
-    let (mut quoted, mut was_quoted) = (false, false);
+    let (mut quoted, mut was_quoted, mut capitals) = (false, false, false);
     for c in text.chars() {
         match c {
             '"' => {
@@ -227,7 +267,10 @@ fn parts<const N: usize>(node: &Node, decoder: &mut Decoder<'_>, form: &str) -> 
                 );
                 return None;
             }
-            c => names.last_mut()?.push(c),
+            c => {
+                capitals |= !quoted && c.is_ascii_uppercase();
+                names.last_mut()?.push(c);
+            }
         }
     }
     let problem = if quoted {
@@ -247,7 +290,7 @@ fn parts<const N: usize>(node: &Node, decoder: &mut Decoder<'_>, form: &str) -> 
         names.insert(0, "*".into());
     }
     let globs: Vec<Glob> = names.iter().map(|name| Glob::new(name)).collect();
-    globs.try_into().ok()
+    Some((globs.try_into().ok()?, capitals.then(|| text.into_boxed_str())))
 }
 
 impl fmt::Display for Text {
@@ -272,6 +315,7 @@ macro_rules! text_schema {
 
 text_schema! {
     Text: "A glob: `*` stands for any characters, `?` for any one. Case counts.";
+    Setting: "A glob over the name of a setting: `*` stands for any characters, `?` for any one. Case does not count.";
     Name: "`schema.name`, or `name` in any schema. Each part is a glob; double quotes protect a dot.";
     ColumnName: "`schema.table.column`; parts left out in front are any. Each part is a glob; double quotes protect a dot.";
 }

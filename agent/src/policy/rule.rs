@@ -7,7 +7,7 @@ use super::Verdict;
 use super::decode::OneOrMany;
 use super::facts::Facts;
 use super::file::{self, Matcher, Mode, SqlMatcher, SubjectMatcher};
-use super::pattern::{Match, Name, Text};
+use super::pattern::{ColumnName, Match, Name, Text};
 use super::problem::Position;
 use super::when::When;
 use crate::identity::Subject;
@@ -131,7 +131,7 @@ impl SqlMatcher {
     pub(crate) fn matches(&self, statement: &Statement, params: &[Option<String>]) -> Match {
         let mut least = Match::Must;
         // The cheap ones first; nothing further is looked at once one says no.
-        let keys: [&dyn Fn() -> Option<Match>; 13] = [
+        let keys: [&dyn Fn() -> Option<Match>; 14] = [
             &|| self.dynamic.map(|dynamic| (statement.dynamic == dynamic).into()),
             &|| self.changes_lexing.map(|changes| (statement.changes_lexing == changes).into()),
             &|| {
@@ -173,7 +173,7 @@ impl SqlMatcher {
                 // `*` is a setting that the text does not tell.
                 let each = |name: &String| match name.as_str() {
                     "*" => Match::May,
-                    name => any_text(patterns, name).into(),
+                    name => patterns.0.iter().any(|pattern| pattern.matches(name)).into(),
                 };
                 Some(Match::of_several(statement.settings.iter().map(each)))
             },
@@ -188,7 +188,8 @@ impl SqlMatcher {
                 let each = |function| best(patterns, |pattern: &Name| pattern.function(function));
                 Some(Match::of_several(statement.functions.iter().map(each)))
             },
-            &|| self.columns(statement),
+            &|| columns(self.columns_read.as_ref()?, statement, false),
+            &|| columns(self.columns.as_ref()?, statement, true),
         ];
         for key in keys {
             if let Some(matched) = key() {
@@ -228,25 +229,26 @@ impl SqlMatcher {
             _ => statement.where_clause,
         }
     }
+}
 
-    fn columns(&self, statement: &Statement) -> Option<Match> {
-        let patterns = self.columns.as_ref()?;
-        let tables = statement.reads.iter().chain(&statement.writes);
-        let columns = statement.columns_read.iter().chain(&statement.columns_written);
-        let named = Match::of_several(
-            columns.map(|column| best(patterns, |pattern| pattern.matches(column, tables.clone()))),
-        );
-        // Every relation of a schema is read: any column may be among them.
-        let wholesale = statement
-            .reads
-            .iter()
-            .filter(|relation| relation.name == "*")
-            .map(|relation| best(patterns, |pattern| pattern.relation(relation)))
-            .max()
-            .unwrap_or(Match::No)
-            .min(Match::May);
-        Some(named.max(wholesale))
-    }
+/// How the columns that it reads match, and with `written` those that it writes.
+fn columns(patterns: &OneOrMany<ColumnName>, statement: &Statement, written: bool) -> Option<Match> {
+    let tables = statement.reads.iter().chain(&statement.writes);
+    let writes = statement.columns_written.iter().filter(|_| written);
+    let columns = statement.columns_read.iter().chain(writes);
+    let named = Match::of_several(
+        columns.map(|column| best(patterns, |pattern| pattern.matches(column, tables.clone()))),
+    );
+    // Every relation of a schema is read: any column may be among them.
+    let wholesale = statement
+        .reads
+        .iter()
+        .filter(|relation| relation.name == "*")
+        .map(|relation| best(patterns, |pattern| pattern.relation(relation)))
+        .max()
+        .unwrap_or(Match::No)
+        .min(Match::May);
+    Some(named.max(wholesale))
 }
 
 /// How many rows a query may give.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::identity::Subject;
-use crate::sql::{Bound, Function, Limit, Relation, Where};
+use crate::sql::{Bound, Column, Function, Limit, Relation, Where};
 
 /// As in the documentation's first example.
 pub(super) const EXAMPLE: &str = r#"
@@ -395,6 +395,20 @@ fn the_where_that_counts_is_that_of_what_the_rule_is_about() {
         let expected = if refused { denied("no") } else { PASSED };
         assert_eq!(verdict(&flow, both(read, write)), expected, "{keys} {read:?} {write:?}");
     }
+}
+
+#[test]
+fn columns_that_are_read_are_told_from_those_written() {
+    let flow = rules("rules: [{name: no, action: deny, match: {sql: {columns_read: people.ssn}}}]");
+    let column = |name: &str| [Column { relation: Some(table("people")), name: name.into() }].into();
+    assert_eq!(verdict(&flow, vec![statement(Kind::Update, |s| s.columns_written = column("ssn"))]), PASSED);
+    assert_eq!(
+        verdict(&flow, vec![statement(Kind::Update, |s| s.columns_read = column("ssn"))]),
+        denied("no")
+    );
+    let flow = rules("rules: [{name: no, action: deny, match: {sql: {settings: Search_Path}}}]");
+    let set = statement(Kind::Set, |s| s.settings = ["search_path".to_owned()].into());
+    assert_eq!(verdict(&flow, vec![set]), denied("no"), "case does not count");
 }
 
 #[test]

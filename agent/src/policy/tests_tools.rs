@@ -300,6 +300,21 @@ fn what_cannot_be_meant_is_warned_of() {
         ),
         [""; 0]
     );
+    for (sql, pattern) in [
+        ("tables: [Public.Customers]", "Public.Customers"),
+        ("functions: [PG_Read_File]", "PG_Read_File"),
+        ("columns: people.SSN", "people.SSN"),
+        ("columns_read: '\"Odd\".Name'", "Name"),
+    ] {
+        let found = warnings(&format!("rules: [{{name: a, action: deny, match: {{sql: {{{sql}}}}}}}]"));
+        assert!(found.iter().any(|w| w.contains(pattern) && w.contains("lower case")), "{sql}: {found:?}");
+    }
+    let mask = "masks: [{name: m, columns: [Customers.ssn], with: redact}]";
+    assert!(warnings(mask).iter().any(|w| w.contains("mask `m`")));
+    for sql in ["tables: '\"Public\".\"Customers\"'", "settings: Search_Path", "tables: public.customers"] {
+        let found = warnings(&format!("rules: [{{name: a, action: deny, match: {{sql: {{{sql}}}}}}}]"));
+        assert_eq!(found, [""; 0], "{sql}");
+    }
     // A DO block can hold them side by side.
     for sql in [
         "kind: truncate, where: missing",
@@ -391,7 +406,7 @@ fn files_that_others_can_change_are_refused() {
     let noted = super::check::check_trusting(directory.path(), Trust::Anyone).unwrap().1;
     assert!(noted[0].message.contains("everybody"));
     mode(&file, 0o664);
-    assert!(PolicySet::load(directory.path()).is_ok(), "root's own group");
+    refused("chmod g-w");
     std::os::unix::fs::chown(&file, None, Some(12345)).unwrap();
     refused("chmod g-w");
     mode(&file, 0o644);
@@ -408,6 +423,11 @@ fn files_that_others_can_change_are_refused() {
     mode(&target, 0o646);
     refused("q.yaml");
     mode(&target, 0o644);
+    // And the directories that the target lies in.
+    mode(elsewhere.path(), 0o777);
+    refused(&format!("chmod o-w {}", elsewhere.path().display()));
+    mode(elsewhere.path(), 0o700);
+    assert!(PolicySet::load(directory.path()).is_ok());
     mode(directory.path(), 0o777);
     refused("chmod o-w");
     mode(directory.path(), 0o700);

@@ -40,6 +40,16 @@ impl Walker {
         }
     }
 
+    /// A column that stands in a list of names: of the one table in view, or of any of several.
+    pub(super) fn listed_column(&mut self, name: &str, scope: &Scope<'_>) {
+        let mut tables = scope.items.iter().filter_map(|item| match &item.source {
+            Source::Table(relation) if !item.qualified_only => Some(relation),
+            _ => None,
+        });
+        let only = tables.next().filter(|_| tables.next().is_none());
+        self.out.columns_read.insert(Column { relation: only.cloned(), name: name.to_owned() });
+    }
+
     /// `parameter.name` in the body of an SQL function.
     fn parameter(&mut self, name: &str) {
         if self.sql_body {

@@ -216,6 +216,7 @@ kinds! {
     Unlisten "UNLISTEN" [Session],
     Notify "NOTIFY" [Session],
     Lock "LOCK TABLE" [Session],
+    LockRows "FOR UPDATE, FOR SHARE and their like of a SELECT" [Session],
     Call "CALL; what the procedure does is not in the text, so it may write" [Read, Write],
     Do "DO; its body counts as well" [Session],
     Load "LOAD" [Admin, External],

@@ -8,6 +8,7 @@
 mod body;
 mod bounds;
 mod cache;
+mod calls;
 mod change;
 mod columns;
 mod constant;
@@ -22,6 +23,7 @@ mod query;
 mod same;
 mod scope;
 mod secrets;
+mod set;
 mod settings;
 mod shape;
 mod tree;

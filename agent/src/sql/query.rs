@@ -48,6 +48,9 @@ impl Walker {
         if matches!(select.op(), SetOperation::SetopNone | SetOperation::Undefined) {
             return self.plain_select(select, &level);
         }
+        if !select.locking_clause.is_empty() {
+            self.kind(Kind::LockRows);
+        }
         let mut left = Vec::new();
         let mut right = Vec::new();
         self.aside(|walker| {
@@ -72,6 +75,9 @@ impl Walker {
                 self.writes_range(target);
             }
             self.walk_rest(NodeRef::IntoClause(into), &[into.rel.as_ref()], level);
+        }
+        if !select.locking_clause.is_empty() {
+            self.kind(Kind::LockRows);
         }
         let mut outs = Vec::new();
         self.aside(|walker| {

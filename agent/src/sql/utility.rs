@@ -4,14 +4,13 @@ use pg_query::NodeRef;
 use pg_query::protobuf::{
     AlterTableStmt, AlterTableType, CopyStmt, CreateTableAsStmt, DefElem, DefineStmt, DiscardMode, DropStmt,
     ExplainStmt, GrantStmt, GrantTargetType, Node, ObjectType, RangeVar, RenameStmt, RuleStmt,
-    TransactionStmtKind, VariableSetKind, VariableSetStmt,
+    TransactionStmtKind,
 };
 
-use super::constant;
 use super::copy;
 use super::objects::{self, Action};
 use super::scope::{Item, Lineage, Scope, Source};
-use super::settings;
+use super::set::makes_writable;
 use super::walk::{Walker, node_of, qualified, relation, string};
 use super::{Class, Column, Kind, Relation, Where};
 
@@ -81,6 +80,9 @@ impl Walker {
                 return Some(self.kind(Kind::Truncate));
             }
             NodeRef::TransactionStmt(transaction) => {
+                if makes_writable(&transaction.options) {
+                    self.out.settings.insert("transaction_read_only".to_owned());
+                }
                 return Some(self.kind(match transaction.kind() {
                     TransactionStmtKind::TransStmtBegin | TransactionStmtKind::TransStmtStart => Kind::Begin,
                     TransactionStmtKind::TransStmtCommit => Kind::Commit,
@@ -114,6 +116,9 @@ impl Walker {
             }
             NodeRef::CreateTrigStmt(trigger) => {
                 let table = trigger.relation.as_ref().map(|range| self.writes_range(range));
+                if let Some(table) = &table {
+                    self.columns_of(table, &trigger.columns);
+                }
                 let (schema, name) = qualified(&trigger.funcname);
                 self.function(schema, name);
                 let mut inner = scope.inner();
@@ -161,7 +166,8 @@ impl Walker {
                     if let Some(NodeRef::VacuumRelation(relation)) = node_of(Some(node))
                         && let Some(range) = &relation.relation
                     {
-                        self.writes_range(range);
+                        let table = self.writes_range(range);
+                        self.columns_of(&table, &relation.va_cols);
                     }
                 }
                 return Some(self.kind(if vacuum.is_vacuumcmd { Kind::Vacuum } else { Kind::Analyze }));
@@ -225,6 +231,42 @@ impl Walker {
             NodeRef::LoadStmt(_) => return Some(self.kind(Kind::Load)),
             NodeRef::CreateExtensionStmt(_) => return Some(self.kind(Kind::CreateExtension)),
             NodeRef::ReplicaIdentityStmt(_) => return None,
+            NodeRef::CreateStatsStmt(stats) => {
+                let mut inner = scope.inner();
+                for node in &stats.relations {
+                    if let Some(NodeRef::RangeVar(range)) = node_of(Some(node)) {
+                        self.reads(relation(range));
+                        inner.items.push(table_item(relation(range), None));
+                    }
+                }
+                self.list(&stats.exprs, &inner);
+                return Some(self.kind(Kind::CreateStatistics));
+            }
+            NodeRef::CreateRangeStmt(range) => {
+                self.named_functions(&range.params);
+                return Some(self.kind(Kind::CreateType));
+            }
+            NodeRef::AlterTypeStmt(alter) => {
+                self.named_functions(&alter.options);
+                return Some(self.kind(Kind::AlterType));
+            }
+            NodeRef::AlterOperatorStmt(alter) => {
+                self.named_functions(&alter.options);
+                return Some(self.kind(Kind::AlterOperator));
+            }
+            NodeRef::CreateOpClassStmt(class) => {
+                self.class_functions(&class.items);
+                return Some(self.kind(Kind::CreateOperatorClass));
+            }
+            NodeRef::AlterOpFamilyStmt(family) => {
+                self.class_functions(&family.items);
+                return Some(self.kind(Kind::AlterOperatorFamily));
+            }
+            NodeRef::CreateAmStmt(method) => {
+                let (schema, name) = qualified(&method.handler_name);
+                self.function(schema, name);
+                return Some(self.kind(Kind::CreateAccessMethod));
+            }
             // `X` is DROP CONSTRAINT.
             NodeRef::AlterDomainStmt(alter) if alter.subtype == "X" => {
                 self.kind(Kind::DropConstraint);
@@ -435,7 +477,15 @@ impl Walker {
     fn grant(&mut self, grant: &GrantStmt) -> Kind {
         for object in &grant.objects {
             match node_of(Some(object)) {
-                Some(NodeRef::RangeVar(range)) => _ = self.writes_range(range),
+                Some(NodeRef::RangeVar(range)) => {
+                    let table = self.writes_range(range);
+                    for privilege in &grant.privileges {
+                        let Some(NodeRef::AccessPriv(privilege)) = node_of(Some(privilege)) else { continue };
+                        for name in privilege.cols.iter().filter_map(string) {
+                            self.writes_column(&table, name);
+                        }
+                    }
+                }
                 Some(NodeRef::String(schema))
                     if grant.targtype() == GrantTargetType::AclTargetAllInSchema
                         && matches!(
@@ -454,17 +504,43 @@ impl Walker {
     /// CREATE AGGREGATE, OPERATOR, TYPE, COLLATION, TEXT SEARCH …: the functions named in it are
     /// called on its use.
     fn define(&mut self, define: &DefineStmt, scope: &Scope<'_>) -> Kind {
-        for option in &define.definition {
+        self.named_functions(&define.definition);
+        self.list(&define.args, scope);
+        self.kind(objects::kind(Action::Create, define.kind()))
+    }
+
+    /// Options of which some have a function for their value.
+    fn named_functions(&mut self, options: &[Node]) {
+        for option in options {
             let Some(NodeRef::DefElem(option)) = node_of(Some(option)) else { continue };
-            if let Some(NodeRef::TypeName(name)) = node_of(option.arg.as_deref())
-                && objects::names_a_function(&option.defname)
+            if !objects::names_a_function(&option.defname) {
+                continue;
+            }
+            match node_of(option.arg.as_deref()) {
+                Some(NodeRef::TypeName(name)) => {
+                    let (schema, name) = qualified(&name.names);
+                    self.function(schema, name);
+                }
+                Some(NodeRef::List(list)) => {
+                    let (schema, name) = qualified(&list.items);
+                    self.function(schema, name);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The support functions of an operator class or family.
+    fn class_functions(&mut self, items: &[Node]) {
+        for item in items {
+            if let Some(NodeRef::CreateOpClassItem(item)) = node_of(Some(item))
+                && item.itemtype == FUNCTION_ITEM
+                && let Some(function) = &item.name
             {
-                let (schema, name) = qualified(&name.names);
+                let (schema, name) = qualified(&function.objname);
                 self.function(schema, name);
             }
         }
-        self.list(&define.args, scope);
-        self.kind(objects::kind(Action::Create, define.kind()))
     }
 
     fn rule(&mut self, rule: &RuleStmt, scope: &Scope<'_>) -> Kind {
@@ -480,70 +556,10 @@ impl Walker {
         self.out.outputs = None;
         self.kind(Kind::CreateRule)
     }
-
-    fn variable_set(&mut self, set: &VariableSetStmt) -> Kind {
-        let kind = match set.kind() {
-            VariableSetKind::VarSetMulti => Kind::SetTransaction,
-            VariableSetKind::VarReset | VariableSetKind::VarResetAll => Kind::Reset,
-            _ => Kind::Set,
-        };
-        match set.kind() {
-            VariableSetKind::VarResetAll => _ = self.out.settings.insert("*".to_owned()),
-            VariableSetKind::VarSetMulti => {}
-            _ => self.variable(set),
-        }
-        let kind = match set.name.as_str() {
-            "role" => Kind::SetRole,
-            "session_authorization" => Kind::SetSessionAuthorization,
-            _ => kind,
-        };
-        self.kind(kind)
-    }
-
-    /// A setting that a command writes for later sessions, or for a function.
-    fn configure(&mut self, set: Option<&VariableSetStmt>) {
-        let Some(set) = set else { return };
-        if set.kind() == VariableSetKind::VarResetAll {
-            self.out.settings.insert("*".to_owned());
-        } else {
-            self.variable(set);
-        }
-    }
-
-    pub(super) fn variable(&mut self, set: &VariableSetStmt) {
-        let values: Vec<Option<String>> = set.args.iter().map(|arg| constant::setting(Some(arg))).collect();
-        match set.kind() {
-            VariableSetKind::VarSetValue => {
-                let value = match &values[..] {
-                    [Some(value)] => Some(value.as_str()),
-                    _ => None,
-                };
-                self.setting(&set.name, value);
-            }
-            // What the session began with, or has already: the protocol tells both.
-            _ => self.setting_name(&set.name),
-        }
-    }
-
-    /// The setting `name` becomes `value`, or what the text does not tell.
-    pub(super) fn setting(&mut self, name: &str, value: Option<&str>) {
-        self.out.changes_lexing |= settings::setting_changes_lexing(name, value);
-        self.setting_name(name);
-    }
-
-    fn setting_name(&mut self, name: &str) {
-        let name = name.to_ascii_lowercase();
-        if settings::reaches_outside(&name) {
-            self.class(Class::External);
-        }
-        match name.as_str() {
-            "role" => _ = self.kind(Kind::SetRole),
-            "session_authorization" => _ = self.kind(Kind::SetSessionAuthorization),
-            _ => {}
-        }
-        self.out.settings.insert(name);
-    }
 }
+
+/// `OPCLASS_ITEM_FUNCTION`.
+const FUNCTION_ITEM: i32 = 2;
 
 /// `OLD` and `NEW` in a rule or trigger.
 fn versions(table: Option<Relation>) -> Vec<Item> {

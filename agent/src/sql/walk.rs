@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use pg_query::NodeRef;
 use pg_query::protobuf::{
-    AIndirection, AStar, BoolExpr, FuncCall, Node, NullTest, RangeVar, RawStmt, SelectStmt, SubLink,
-    SubLinkType, TypeCast,
+    AIndirection, AStar, BoolExpr, Node, NullTest, RangeVar, RawStmt, SelectStmt, SubLink, SubLinkType,
+    TypeCast,
 };
 
 use super::constant;
-use super::functions::{self, Runs};
+use super::functions;
 use super::parser::{self, Grammar};
 use super::scope::{Columns, Lineage, Out, Scope};
 use super::tree::children;
@@ -101,6 +101,9 @@ impl Walker {
     }
 
     pub(super) fn reads(&mut self, relation: Relation) {
+        if shows_files(&relation.name) {
+            self.class(Class::External);
+        }
         self.out.reads.insert(relation);
     }
 
@@ -254,7 +257,8 @@ impl Walker {
             NodeRef::NullTest(test) => self.null_test(test, scope),
             NodeRef::RangeVar(range) => self.reads(relation(range)),
             // The names in it are aliases.
-            NodeRef::LockingClause(_) => {}
+            NodeRef::LockingClause(_) => _ = self.kind(Kind::LockRows),
+            _ if self.lists_columns(node, scope) => self.walk_children(node, scope),
             _ => {
                 if let Some(outs) = self.query(node, scope) {
                     let all = self.columns.union(&outs);
@@ -263,6 +267,48 @@ impl Walker {
                     self.walk_children(node, scope);
                 }
             }
+        }
+    }
+
+    /// Notes the columns that the node holds as plain names; `false` where it is not such a node.
+    fn lists_columns(&mut self, node: NodeRef<'_>, scope: &Scope<'_>) -> bool {
+        let own: &[&[Node]] = match node {
+            NodeRef::IndexElem(element) if !element.name.is_empty() => {
+                self.listed_column(&element.name, scope);
+                &[]
+            }
+            NodeRef::StatsElem(element) if !element.name.is_empty() => {
+                self.listed_column(&element.name, scope);
+                &[]
+            }
+            NodeRef::PartitionElem(element) if !element.name.is_empty() => {
+                self.listed_column(&element.name, scope);
+                &[]
+            }
+            NodeRef::Constraint(constraint) => {
+                if let Some(table) = &constraint.pktable {
+                    self.columns_of(&relation(table), &constraint.pk_attrs);
+                }
+                &[&constraint.keys, &constraint.fk_attrs, &constraint.including]
+            }
+            NodeRef::PublicationTable(table) => {
+                if let Some(range) = &table.relation {
+                    self.columns_of(&relation(range), &table.columns);
+                }
+                &[]
+            }
+            _ => return false,
+        };
+        for name in own.iter().flat_map(|names| names.iter()).filter_map(string) {
+            self.listed_column(name, scope);
+        }
+        true
+    }
+
+    /// Columns of `relation` are read by their names.
+    pub(super) fn columns_of(&mut self, relation: &Relation, names: &[Node]) {
+        for name in names.iter().filter_map(string) {
+            self.out.columns_read.insert(Column { relation: Some(relation.clone()), name: name.to_owned() });
         }
     }
 
@@ -327,178 +373,6 @@ impl Walker {
             None => self.node(node, scope),
         }
     }
-
-    /// `(expression).field`, `(expression).*`, `expression[1]`.
-    ///
-    /// A field that a value does not have is a call of the function of that name with the value.
-    fn indirection(&mut self, indirection: &AIndirection, scope: &Scope<'_>) {
-        let mut fields = indirection.indirection.iter().filter_map(string);
-        let arg = indirection.arg.as_deref();
-        if let Some(NodeRef::ColumnRef(column)) = node_of(arg)
-            && let [Some(name)] = column.fields.iter().map(string).collect::<Vec<_>>()[..]
-            && let Some(Some(field)) = indirection.indirection.first().map(string)
-            && let Some((found, index)) = scope.item(None, name)
-        {
-            fields.next();
-            self.item_column(found, index, field);
-        } else {
-            if let (Some(field), Some(arg)) = (fields.next(), arg) {
-                self.attribute(field, std::slice::from_ref(arg));
-            }
-            self.optional(arg, scope);
-        }
-        for field in fields {
-            self.attribute(field, &[]);
-        }
-        self.list(&indirection.indirection, scope);
-    }
-
-    /// `value.name` where it may be the call `name(value)`. `args` is the value, where it is known.
-    pub(super) fn attribute(&mut self, name: &str, args: &[Node]) {
-        self.function(None, name);
-        let runs = functions::runs(name, 1);
-        if runs != Runs::Nothing {
-            self.runs(runs, args);
-        }
-    }
-
-    fn call(&mut self, call: &FuncCall, scope: &Scope<'_>) {
-        let (schema, name) = qualified(&call.funcname);
-        self.function(schema, name);
-        if functions::hands_on(name) {
-            let outer = std::mem::take(&mut self.flow);
-            self.walk_children(NodeRef::FuncCall(call), scope);
-            let carried = std::mem::replace(&mut self.flow, outer);
-            self.out.hands_on = true;
-            let columns = carried.columns.iter().filter_map(|number| self.columns.get(*number).cloned());
-            self.out.handed_on.extend(columns);
-            self.columns.merge(&mut self.flow, &carried);
-        } else if name == "count" {
-            // A number that is made of no value.
-            self.aside(|walker| walker.walk_children(NodeRef::FuncCall(call), scope));
-        } else {
-            self.walk_children(NodeRef::FuncCall(call), scope);
-        }
-        let runs = functions::runs(name, call.args.len());
-        if runs != Runs::Nothing {
-            self.runs(runs, &call.args);
-        }
-    }
-
-    /// A function whose arguments are more than values.
-    fn runs(&mut self, runs: Runs, args: &[Node]) {
-        match runs {
-            Runs::Nothing => {}
-            Runs::Sql => self.runs_sql(args),
-            Runs::Reads => self.named_relation(argument(args, 0, "tbl"), Named::ReadWhole),
-            Runs::Asks => self.named_relation(argument(args, 0, "regclass"), Named::Read),
-            Runs::Writes => self.named_relation(argument(args, 0, "regclass"), Named::Written),
-            Runs::BuildsSql(index) => {
-                self.out.dynamic = true;
-                self.named_relation(argument(args, index, "relname"), Named::ReadWhole);
-            }
-            Runs::Schema => {
-                let schema = argument(args, 0, "schema").and_then(|arg| constant::text(Some(arg)));
-                self.out.dynamic |= schema.is_none();
-                self.everything_in(schema);
-            }
-            Runs::Database => self.everything_in(None),
-            Runs::Cursor => {
-                self.where_of_read(Where::Missing);
-                self.limit(None);
-                let anything = self.columns.anything();
-                self.columns.merge(&mut self.flow, &anything);
-            }
-            Runs::Setting => {
-                match argument(args, 0, "setting_name").and_then(|arg| constant::text(Some(arg))) {
-                    Some(setting) => {
-                        self.kind(Kind::Set);
-                        let value = argument(args, 1, "new_value").and_then(|arg| constant::text(Some(arg)));
-                        self.setting(&setting, value.as_deref());
-                    }
-                    None => self.any_setting(),
-                }
-            }
-        }
-    }
-
-    /// One of the arguments is SQL; which one depends on how the function is called, so each text that
-    /// reads as SQL counts.
-    fn runs_sql(&mut self, args: &[Node]) {
-        let mut understood = false;
-        for arg in args {
-            let value = match node_of(Some(arg)) {
-                Some(NodeRef::NamedArgExpr(named)) => named.arg.as_deref(),
-                _ => Some(arg),
-            };
-            match constant::text(value) {
-                Some(text) => {
-                    if let Ok(Some(outs)) = self.nested_text(&text, Grammar::Sql) {
-                        understood = true;
-                        let mut all = self.columns.union(&outs);
-                        all.whole_row = true;
-                        self.columns.merge(&mut self.flow, &all);
-                    }
-                }
-                None => self.out.dynamic |= !constant::is_not_text(arg),
-            }
-        }
-        if !understood {
-            self.out.dynamic = true;
-            let anything = self.columns.anything();
-            self.columns.merge(&mut self.flow, &anything);
-        }
-    }
-
-    fn named_relation(&mut self, name: Option<&Node>, how: Named) {
-        let Some(relation) = constant::relation(name) else {
-            self.out.dynamic = true;
-            return;
-        };
-        if how == Named::Written {
-            self.writes(relation);
-            return;
-        }
-        if how == Named::ReadWhole {
-            self.where_of_read(Where::Missing);
-            self.limit(None);
-        }
-        let column = Column { relation: Some(relation.clone()), name: "*".to_owned() };
-        self.reads(relation);
-        self.out.columns_read.insert(column.clone());
-        self.columns.add(&mut self.flow, column);
-        self.flow.whole_row = true;
-    }
-
-    fn everything_in(&mut self, schema: Option<String>) {
-        self.where_of_read(Where::Missing);
-        self.limit(None);
-        self.reads(Relation { schema, name: "*".to_owned() });
-        self.out.columns_read.insert(Column { relation: None, name: "*".to_owned() });
-        let anything = self.columns.anything();
-        self.columns.merge(&mut self.flow, &anything);
-    }
-}
-
-/// What becomes of a relation that an argument names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Named {
-    Read,
-    ReadWhole,
-    Written,
-}
-
-/// The argument at `index`, or that of this name; `None` where the text does not tell which it is.
-fn argument<'n>(args: &'n [Node], index: usize, name: &str) -> Option<&'n Node> {
-    match node_of(args.get(index)) {
-        None | Some(NodeRef::NamedArgExpr(_)) => {}
-        Some(_) => return args.get(index),
-    }
-    // By position come first, by name what is left of them.
-    args.iter().find_map(|arg| match node_of(Some(arg)) {
-        Some(NodeRef::NamedArgExpr(named)) if named.name == name => named.arg.as_deref(),
-        _ => None,
-    })
 }
 
 /// One of the server's own tables, whose rows are its objects and rights.
@@ -507,6 +381,11 @@ fn is_catalog(relation: &Relation) -> bool {
         Some(schema) => schema == "pg_catalog",
         None => relation.name.starts_with("pg_"),
     }
+}
+
+/// A view of the server's that shows files of its host.
+fn shows_files(view: &str) -> bool {
+    matches!(view, "pg_hba_file_rules" | "pg_ident_file_mappings" | "pg_file_settings")
 }
 
 /// A catalog that holds roles and rights, or code and what has it run.
