@@ -71,8 +71,9 @@ impl Rules for Observed {
 /// Asks for each text by itself and looks at what comes.
 fn try_each(client: &mut Client, texts: &[&str]) {
     for text in texts {
-        client.ask(&query(text));
+        let answer = client.ask(&query(text));
         nothing_seen(client, text);
+        assert_eq!(answer.last().map(|message| message.tag), Some(b'Z'), "the flow ended: {text}");
     }
 }
 
@@ -518,4 +519,71 @@ fn what_is_only_observed_is_not_stored_either() {
     let recorded = relay.stored();
     assert!(recorded.windows(8).any(|window| window == b"redacted"));
     assert!(!recorded.windows(mail.len()).any(|window| window == mail.as_bytes()));
+}
+
+#[test]
+fn views_of_masked_columns() {
+    let (relay, mut client) = setup("views");
+    try_each(
+        &mut client,
+        &[
+            "begin; create temp view v as select card as x from customers; select x from v; rollback",
+            "begin; create temp view v as select card as x from customers; select x || '' from v; rollback",
+            "begin; create temp view v as select card as x from customers; copy (select x from v) to stdout",
+            "rollback",
+            "begin; create temp view v as select card as x from customers; select set_config('a.b', x, false) from v",
+            "rollback",
+            "show a.b",
+            "begin; create temp view v as select card as x from customers; alter view v rename to u; select x || '' from u; rollback",
+            "begin; create temp view v as select card as x from customers; savepoint a; select 1; rollback to a; select x || '' from v; rollback",
+            "begin; create temp table v as select card as x from customers; create temp view u as select x as y from v; select y from u; rollback",
+            "begin; create temp table v (x text); insert into v select card from customers; select x, x || '' from v; rollback",
+            "create temp view w as select card as x, ''::text as card from customers",
+            "select x, x || '' from w",
+            "create temp view j as select to_jsonb(c) as doc from customers c",
+            "select doc from j",
+            "create temp view k as select reverse(reverse(card)) as card from customers",
+            "select card from k",
+            "create view known as select name as id, name from other",
+            "select id from known",
+            "begin",
+            "create or replace view known as select card as id, '' || id as name from customers",
+            "select id, id || '' from known",
+            "copy (select id from known) to stdout",
+            "rollback",
+            "create table family (card text, id int, num bigint); alter table customers inherit family",
+            "select card from family",
+            "select card || '' from family",
+            "alter table customers no inherit family",
+        ],
+    );
+    // Another connection makes a view while this one is within a transaction, and before it begins one.
+    let mut other = Client::with(relay.address, &[("database", "views")]);
+    client.ask(&query("begin; select 1"));
+    other.ask(&query("create view fresh as select card as x from customers"));
+    try_each(
+        &mut client,
+        &[
+            "select x from fresh",
+            "select x || '' from fresh",
+            "copy (select x from fresh) to stdout",
+            "create temp view over_it as select x as y from fresh; select y from over_it",
+            "commit",
+            "select x from fresh",
+            "select x || '' from fresh",
+        ],
+    );
+    other.ask(&query("create or replace view fresh as select ''::text as x"));
+    assert_eq!(client.rows("select x from fresh"), [[""]]);
+    other.ask(&query("create or replace view fresh as select card as x from customers"));
+    try_each(&mut client, &["select x from fresh"]);
+    // What holds nothing masked is shown at once.
+    client.ask(&query("begin; create temp table mine as select * from other"));
+    assert_eq!(client.rows("select name, name || '' as x from mine"), [["shown", "shown"]]);
+    client.ask(&query("create temp view mine_too as select m.name as n from mine m"));
+    assert_eq!(client.rows("select n from mine_too"), [["shown"]]);
+    client.ask(&query("rollback"));
+    // A view's plain columns have the mask itself.
+    client.ask(&query("create view renamed as select id, card as number from customers"));
+    assert_eq!(client.rows("select id, number from renamed"), [["1", "[redacted]"]]);
 }

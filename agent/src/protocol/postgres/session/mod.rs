@@ -12,6 +12,7 @@ mod judge;
 mod lexing;
 mod log;
 mod login;
+mod made;
 mod masking;
 mod notice;
 mod pending;
@@ -30,10 +31,11 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use self::catalog::{Catalog, Reading};
+use self::catalog::{Catalog, Changes, Reading};
 use self::frontend::LastDescribed;
 use self::lexing::Lexing;
 use self::log::Log;
+use self::made::Made;
 use self::masking::RowPlan;
 use self::pending::Pending;
 use self::pipe::{Edit, Pipe};
@@ -238,6 +240,10 @@ struct Core {
     catalog_tried: bool,
     /// It is being read.
     reading: Option<Reading>,
+    /// What the session made since.
+    made: Made,
+    /// What flows change of that database's catalog.
+    changes: Changes,
     plans: Vec<Arc<RowPlan>>,
     described: Option<LastDescribed>,
     /// Code whose doings with masked columns are not seen was sent in this transaction.
@@ -289,6 +295,7 @@ impl Core {
             generation: opened.generation,
             limits: opened.limits,
             user: opened.user,
+            changes: Changes::of(&opened.database),
             database: opened.database,
             replication: opened.replication,
             phase: Phase::Login,
@@ -309,6 +316,7 @@ impl Core {
             catalog_stale: false,
             catalog_tried: false,
             reading: None,
+            made: Made::default(),
             plans: Vec::new(),
             described: None,
             opaque: false,
