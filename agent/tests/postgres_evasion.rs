@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::wire::*;
 use common::{HandMade, Relay, server};
@@ -11,7 +12,7 @@ use interlock_agent::identity::Subject;
 use interlock_agent::mask::{Detector, HashKey, MaskSet, Transform};
 use interlock_agent::operation::Operation;
 use interlock_agent::policy::Decision;
-use interlock_agent::protocol::Rules;
+use interlock_agent::protocol::{Limits, PolicyHandle, Rules};
 
 /// What must never be seen. No detector finds it, and it is a number too.
 const CARD: &str = "7310452986";
@@ -513,10 +514,20 @@ fn what_is_only_observed_is_not_stored_either() {
             "the client sees it: {text}"
         );
     }
+    // A binary parameter of a type that is not known.
+    let value = "bob.secret@example.com";
+    let mut body = [cstr(""), cstr("s"), vec![0, 1, 0, 1, 0, 1]].concat();
+    body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+    body.extend(value.as_bytes());
+    body.extend([0, 0]);
+    client.ask(&[parse("s", "select $1::text"), sync()].concat());
+    client.ask(&[message(b'B', &body), execute("", 0), sync()].concat());
     client.send(&message(b'X', &[]));
     assert_eq!(client.next(), None);
     relay.recorder.close().unwrap();
     let recorded = relay.stored();
+    let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
+    assert!(!recorded.windows(hex.len()).any(|window| window == hex.as_bytes()));
     assert!(recorded.windows(8).any(|window| window == b"redacted"));
     assert!(!recorded.windows(mail.len()).any(|window| window == mail.as_bytes()));
 }
@@ -586,4 +597,38 @@ fn views_of_masked_columns() {
     // A view's plain columns have the mask itself.
     client.ask(&query("create view renamed as select id, card as number from customers"));
     assert_eq!(client.rows("select id, number from renamed"), [["1", "[redacted]"]]);
+}
+
+#[test]
+fn portals_of_older_policies() {
+    let (_, mut direct) = setup("reload");
+    direct.ask(&query("update customers set card = 'ann@example.com'"));
+    let detecting = || MaskSet::builder().detector("mail".into(), Detector::Email, Transform::Redact);
+    let column = |builder: interlock_agent::mask::Builder| {
+        builder.column("cards".into(), "public", "customers", "card", Transform::Redact)
+    };
+    for (old, new) in [
+        (MaskSet::builder(), detecting()),
+        (MaskSet::builder(), column(MaskSet::builder())),
+        (MaskSet::builder().detector("ip".into(), Detector::IpAddress, Transform::Redact), detecting()),
+    ] {
+        let key = HashKey::new(&[7; 32]);
+        let (old, new): (Arc<dyn Rules>, Arc<dyn Rules>) =
+            (HandMade::masking(old.build(&key)), HandMade::masking(new.build(&key)));
+        let generation = Arc::new(AtomicU64::new(0));
+        let now = Arc::clone(&generation);
+        let policy = PolicyHandle::new(Arc::clone(&generation), move || {
+            Arc::clone(if now.load(Ordering::Acquire) == 0 { &old } else { &new })
+        });
+        let relay = Relay::with(server().address(), policy, Limits::default(), |_| ());
+        let mut client = Client::with(relay.address, &[("database", "reload")]);
+        client.ask(&query("begin"));
+        client.ask(
+            &[parse("s", "select card from customers"), bind("p", "s", &[]), describe(b'P', "p"), sync()].concat(),
+        );
+        generation.store(1, Ordering::Release);
+        client.ask(&[execute("p", 0), sync()].concat());
+        let raw = client.take_raw();
+        assert!(!raw.windows(3).any(|window| window == b"ann"), "{}", String::from_utf8_lossy(&raw));
+    }
 }

@@ -202,7 +202,7 @@ impl Core {
         });
         let masks = self.flow.record_masks();
         let params = if masks.has_detectors() {
-            let mask = |value: &String| masks.mask_text(value).into_owned();
+            let mask = |value: &String| super::masking::recorded_parameter(masks, value);
             params.iter().map(|value| value.as_ref().map(mask)).collect()
         } else {
             params.to_vec()

@@ -344,6 +344,24 @@ impl Core {
     }
 }
 
+/// A parameter as it may be recorded. One of unknown type in binary format is given as hexadecimal, and
+/// looked into as what that stands for.
+pub(super) fn recorded_parameter(masks: &MaskSet, value: &str) -> String {
+    let bytes: Option<Vec<u8>> = value.strip_prefix("\\x").and_then(|hex| {
+        let digits: Option<Vec<u8>> =
+            hex.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+        Some(digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
+    });
+    let found = |bytes: &Vec<u8>| {
+        let (out, fired) = (&mut Vec::new(), &mut Fired::default());
+        masks.detect(bytes, out, fired) || masks.detect_typed(0, Format::Binary, bytes, out, fired).is_some()
+    };
+    if bytes.as_ref().is_some_and(found) {
+        return crate::mask::REDACTED.to_owned();
+    }
+    masks.mask_text(value).into_owned()
+}
+
 /// A statement that leaves masked values where another finds them, in a form that no mask knows.
 fn handed_on(catalog: &Catalog, statement: &Statement, unsure: bool) -> Option<Refusal> {
     let sets = statement.writes.iter().any(|relation| relation.name == "pg_settings");
