@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::wire::*;
 use common::{HandMade, Relay, server};
@@ -11,7 +12,7 @@ use interlock_agent::identity::Subject;
 use interlock_agent::mask::{Detector, HashKey, MaskSet, Transform};
 use interlock_agent::operation::Operation;
 use interlock_agent::policy::Decision;
-use interlock_agent::protocol::Rules;
+use interlock_agent::protocol::{Limits, PolicyHandle, Rules};
 
 /// What must never be seen. No detector finds it, and it is a number too.
 const CARD: &str = "7310452986";
@@ -71,8 +72,9 @@ impl Rules for Observed {
 /// Asks for each text by itself and looks at what comes.
 fn try_each(client: &mut Client, texts: &[&str]) {
     for text in texts {
-        client.ask(&query(text));
+        let answer = client.ask(&query(text));
         nothing_seen(client, text);
+        assert_eq!(answer.last().map(|message| message.tag), Some(b'Z'), "the flow ended: {text}");
     }
 }
 
@@ -512,10 +514,121 @@ fn what_is_only_observed_is_not_stored_either() {
             "the client sees it: {text}"
         );
     }
+    // A binary parameter of a type that is not known.
+    let value = "bob.secret@example.com";
+    let mut body = [cstr(""), cstr("s"), vec![0, 1, 0, 1, 0, 1]].concat();
+    body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+    body.extend(value.as_bytes());
+    body.extend([0, 0]);
+    client.ask(&[parse("s", "select $1::text"), sync()].concat());
+    client.ask(&[message(b'B', &body), execute("", 0), sync()].concat());
     client.send(&message(b'X', &[]));
     assert_eq!(client.next(), None);
     relay.recorder.close().unwrap();
     let recorded = relay.stored();
+    let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
+    assert!(!recorded.windows(hex.len()).any(|window| window == hex.as_bytes()));
     assert!(recorded.windows(8).any(|window| window == b"redacted"));
     assert!(!recorded.windows(mail.len()).any(|window| window == mail.as_bytes()));
+}
+
+#[test]
+fn views_of_masked_columns() {
+    let (relay, mut client) = setup("views");
+    try_each(
+        &mut client,
+        &[
+            "begin; create temp view v as select card as x from customers; select x from v; rollback",
+            "begin; create temp view v as select card as x from customers; select x || '' from v; rollback",
+            "begin; create temp view v as select card as x from customers; copy (select x from v) to stdout",
+            "rollback",
+            "begin; create temp view v as select card as x from customers; select set_config('a.b', x, false) from v",
+            "rollback",
+            "show a.b",
+            "begin; create temp view v as select card as x from customers; alter view v rename to u; select x || '' from u; rollback",
+            "begin; create temp view v as select card as x from customers; savepoint a; select 1; rollback to a; select x || '' from v; rollback",
+            "begin; create temp table v as select card as x from customers; create temp view u as select x as y from v; select y from u; rollback",
+            "begin; create temp table v (x text); insert into v select card from customers; select x, x || '' from v; rollback",
+            "create temp view w as select card as x, ''::text as card from customers",
+            "select x, x || '' from w",
+            "create temp view j as select to_jsonb(c) as doc from customers c",
+            "select doc from j",
+            "create temp view k as select reverse(reverse(card)) as card from customers",
+            "select card from k",
+            "create view known as select name as id, name from other",
+            "select id from known",
+            "begin",
+            "create or replace view known as select card as id, '' || id as name from customers",
+            "select id, id || '' from known",
+            "copy (select id from known) to stdout",
+            "rollback",
+            "create table family (card text, id int, num bigint); alter table customers inherit family",
+            "select card from family",
+            "select card || '' from family",
+            "alter table customers no inherit family",
+        ],
+    );
+    // Another connection makes a view while this one is within a transaction, and before it begins one.
+    let mut other = Client::with(relay.address, &[("database", "views")]);
+    client.ask(&query("begin; select 1"));
+    other.ask(&query("create view fresh as select card as x from customers"));
+    try_each(
+        &mut client,
+        &[
+            "select x from fresh",
+            "select x || '' from fresh",
+            "copy (select x from fresh) to stdout",
+            "create temp view over_it as select x as y from fresh; select y from over_it",
+            "commit",
+            "select x from fresh",
+            "select x || '' from fresh",
+        ],
+    );
+    other.ask(&query("create or replace view fresh as select ''::text as x"));
+    assert_eq!(client.rows("select x from fresh"), [[""]]);
+    other.ask(&query("create or replace view fresh as select card as x from customers"));
+    try_each(&mut client, &["select x from fresh"]);
+    // What holds nothing masked is shown at once.
+    client.ask(&query("begin; create temp table mine as select * from other"));
+    assert_eq!(client.rows("select name, name || '' as x from mine"), [["shown", "shown"]]);
+    client.ask(&query("create temp view mine_too as select m.name as n from mine m"));
+    assert_eq!(client.rows("select n from mine_too"), [["shown"]]);
+    client.ask(&query("rollback"));
+    // A view's plain columns have the mask itself.
+    client.ask(&query("create view renamed as select id, card as number from customers"));
+    assert_eq!(client.rows("select id, number from renamed"), [["1", "[redacted]"]]);
+}
+
+#[test]
+fn portals_of_older_policies() {
+    let (_, mut direct) = setup("reload");
+    direct.ask(&query("update customers set card = 'ann@example.com'"));
+    let detecting = || MaskSet::builder().detector("mail".into(), Detector::Email, Transform::Redact);
+    let column = |builder: interlock_agent::mask::Builder| {
+        builder.column("cards".into(), "public", "customers", "card", Transform::Redact)
+    };
+    for (old, new) in [
+        (MaskSet::builder(), detecting()),
+        (MaskSet::builder(), column(MaskSet::builder())),
+        (MaskSet::builder().detector("ip".into(), Detector::IpAddress, Transform::Redact), detecting()),
+    ] {
+        let key = HashKey::new(&[7; 32]);
+        let (old, new): (Arc<dyn Rules>, Arc<dyn Rules>) =
+            (HandMade::masking(old.build(&key)), HandMade::masking(new.build(&key)));
+        let generation = Arc::new(AtomicU64::new(0));
+        let now = Arc::clone(&generation);
+        let policy = PolicyHandle::new(Arc::clone(&generation), move || {
+            Arc::clone(if now.load(Ordering::Acquire) == 0 { &old } else { &new })
+        });
+        let relay = Relay::with(server().address(), policy, Limits::default(), |_| ());
+        let mut client = Client::with(relay.address, &[("database", "reload")]);
+        client.ask(&query("begin"));
+        client.ask(
+            &[parse("s", "select card from customers"), bind("p", "s", &[]), describe(b'P', "p"), sync()].concat(),
+        );
+        generation.store(1, Ordering::Release);
+        client.ask(&[execute("p", 0), sync()].concat());
+        let raw = client.take_raw();
+        assert!(!raw.windows(3).any(|window| window == b"ann"), "{}", String::from_utf8_lossy(&raw));
+    }
 }

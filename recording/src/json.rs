@@ -245,6 +245,15 @@ fn statement(statement: &Statement) -> Value {
     for (key, names) in names.into_iter().filter(|(_, names)| !names.is_empty()) {
         put(key, names.clone().into());
     }
+    for (key, clause) in [("where_read", &statement.where_read), ("where_write", &statement.where_write)] {
+        if !clause.is_empty() {
+            put(key, clause.as_str().into());
+        }
+    }
+    if !statement.limit_rows.is_empty() {
+        let bound = |rows: &String| rows.parse::<u64>().map_or_else(|_| rows.as_str().into(), Value::from);
+        put("limit_rows", statement.limit_rows.iter().map(bound).collect());
+    }
     if let Some(error) = &statement.error {
         put("error", error.as_str().into());
     }

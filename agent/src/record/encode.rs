@@ -356,6 +356,12 @@ fn statement(writer: &mut Writer<'_>, statement: &Statement, with_text: bool, un
     for (field, names) in [(16, &statement.executes), (17, &statement.prepares)] {
         names.iter().filter(|name| shown(name)).for_each(|name| writer.always_string(field, name));
     }
+    for (field, clause) in [(19, statement.where_read), (20, statement.where_write)] {
+        if let Some(clause) = clause {
+            word(writer, field, clause);
+        }
+    }
+    statement.limit_rows.iter().for_each(|rows| writer.display(21, rows));
     // The reason quotes the text.
     if let Some(error) = statement.error.as_ref().filter(|_| unmasked) {
         writer.always_string(18, error.get(..error.floor_char_boundary(MAX_ERROR)).unwrap_or_default());

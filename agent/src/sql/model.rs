@@ -130,6 +130,8 @@ pub struct Output {
     /// It is, or is made of, a `*` or a whole row: any column of what is read may be in it, and for a
     /// bare `*` the number of result columns is not known from the text.
     pub whole_row: bool,
+    /// It is a column as it stands, not computed from it.
+    pub plain: bool,
 }
 
 /// A relation's name as the statement gives it, unquoted and case-folded as the server does. The name

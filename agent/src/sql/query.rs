@@ -155,8 +155,9 @@ impl Walker {
                     let lineage = self.lineage(value, scope);
                     outs.push(Out { name: None, lineage, star: true });
                 }
-                _ => {
-                    let lineage = self.lineage(value, scope);
+                of => {
+                    let mut lineage = self.lineage(value, scope);
+                    lineage.plain &= matches!(of, Some(NodeRef::ColumnRef(_)));
                     let name =
                         if target.name.is_empty() { figure_name(value) } else { Some(target.name.clone()) };
                     outs.push(Out { name, lineage, star: false });
@@ -248,7 +249,8 @@ impl Walker {
                 };
                 let outer = std::mem::take(&mut self.flow);
                 self.walk_children(other, scope);
-                let lineage = std::mem::replace(&mut self.flow, outer);
+                let mut lineage = std::mem::replace(&mut self.flow, outer);
+                lineage.plain = false;
                 let mut item = item(alias, Source::Any(lineage));
                 item.columns.extend(columns_of(other));
                 if item.name.is_none()

@@ -19,6 +19,8 @@ pub(super) struct Lineage {
     pub(super) columns: Rc<BTreeSet<u32>>,
     /// It is, or holds, a whole row.
     pub(super) whole_row: bool,
+    /// It is a column as it stands.
+    pub(super) plain: bool,
 }
 
 impl Lineage {
@@ -61,6 +63,9 @@ impl Columns {
 
     /// Adds `more` to `lineage`.
     pub(super) fn merge(&mut self, lineage: &mut Lineage, more: &Lineage) {
+        if !more.is_empty() {
+            lineage.plain = more.plain && lineage.is_empty();
+        }
         lineage.whole_row |= more.whole_row;
         if more.columns.is_empty() || Rc::ptr_eq(&lineage.columns, &more.columns) {
             return;
@@ -83,13 +88,14 @@ impl Columns {
     /// Adds one column to `lineage`.
     pub(super) fn add(&mut self, lineage: &mut Lineage, column: Column) {
         let number = self.number(column);
-        self.merge(lineage, &Lineage { columns: Rc::new(BTreeSet::from([number])), whole_row: false });
+        let column = Lineage { columns: Rc::new(BTreeSet::from([number])), whole_row: false, plain: true };
+        self.merge(lineage, &column);
     }
 
     /// What may be made of any column of any relation.
     pub(super) fn anything(&mut self) -> Lineage {
         let number = self.number(Column { relation: None, name: "*".to_owned() });
-        Lineage { columns: Rc::new(BTreeSet::from([number])), whole_row: true }
+        Lineage { columns: Rc::new(BTreeSet::from([number])), whole_row: true, plain: false }
     }
 
     /// All of `outs` as one.
@@ -169,6 +175,7 @@ impl Columns {
                 name: out.name.clone(),
                 columns: out.lineage.columns.iter().filter_map(|number| self.get(*number).cloned()).collect(),
                 whole_row: out.lineage.whole_row || out.star,
+                plain: out.lineage.plain && !out.star,
             })
             .collect()
     }

@@ -256,6 +256,9 @@ impl Core {
             self.lexing.settled();
             if self.status == super::judge::IDLE {
                 self.opaque = false;
+                if std::mem::take(&mut self.made.tell) {
+                    self.changes.count();
+                }
                 self.names.transaction_ended();
             }
         }
@@ -336,6 +339,7 @@ impl Core {
         }
         self.current = None;
         self.copying = None;
+        self.made.failed();
         if !fatal && let Some(failed) = self.pending.failed()? {
             failed.what.failed();
         }

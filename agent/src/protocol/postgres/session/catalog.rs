@@ -6,13 +6,15 @@
 //! session's `search_path` is in the client's hands, and every name comes back in hexadecimal UTF-8, since
 //! its encoding is too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::mask::{ColumnMask, MaskSet};
 use crate::protocol::postgres::codec;
-use crate::sql::{Column, Relation, Statement};
+use crate::sql::{self, Column, Output, Relation, Statement};
 
 /// What is known of the catalog is asked for again after this time.
 const AGE: Duration = Duration::from_secs(60);
@@ -64,13 +66,48 @@ pub(super) struct Catalog {
     /// The newest table when it was read.
     newest: u32,
     read: Option<Instant>,
+    /// How many changes were counted before it was read.
+    seen: u64,
+    changes: Changes,
+}
+
+/// How often any flow of this agent has changed what is made of masked tables of one database: what
+/// others know of the catalog is old then.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    /// Those of the databases of this name, whatever their servers.
+    pub(super) fn of(database: &str) -> Self {
+        static ALL: Mutex<BTreeMap<String, Weak<AtomicU64>>> = Mutex::new(BTreeMap::new());
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(database).and_then(Weak::upgrade) {
+            return Self(known);
+        }
+        // Names come from clients: those of flows that have ended are not kept.
+        all.retain(|_, changes| changes.strong_count() > 0);
+        let changes = Self::default();
+        all.insert(database.to_owned(), Arc::downgrade(&changes.0));
+        changes
+    }
+
+    /// Counts a change: when it is sent, and when its transaction has ended.
+    pub(super) fn count(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// Reads the answer to [`query`] row by row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reading {
     catalog: Catalog,
-    /// Child, parent, column of the parent (-1: each by its name).
+    /// The views' definitions.
+    views: HashMap<u32, String>,
+    /// Child, parent, column of the parent (-1: each by its name; 0: its whole row, or the table as such).
     edges: Vec<(u32, u32, i16)>,
     rows: usize,
     broken: bool,
@@ -115,7 +152,6 @@ pub(super) fn query(masks: &MaskSet) -> String {
              FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid \
              WHERE d.classid OPERATOR(pg_catalog.=) 2618::pg_catalog.oid \
                AND d.refclassid OPERATOR(pg_catalog.=) 1259::pg_catalog.oid \
-               AND d.refobjsubid OPERATOR(pg_catalog.>) 0 \
                AND r.ev_class OPERATOR(pg_catalog.<>) d.refobjid \
            UNION SELECT i.inhrelid, i.inhparent, -1 FROM pg_catalog.pg_inherits i), \
          wanted AS (\
@@ -125,7 +161,9 @@ pub(super) fn query(masks: &MaskSet) -> String {
                AND ({wanted}(n.nspname OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.name AND \
                  c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['pg_stats','pg_statistic','pg_stats_ext',\
                  'pg_stats_ext_exprs','pg_statistic_ext_data']::pg_catalog.name[]))) \
-           UNION SELECT e.child FROM edges e JOIN wanted w ON w.oid OPERATOR(pg_catalog.=) e.parent) \
+           UNION SELECT CASE WHEN e.parent OPERATOR(pg_catalog.=) w.oid THEN e.child ELSE e.parent END \
+             FROM edges e JOIN wanted w ON w.oid OPERATOR(pg_catalog.=) e.parent \
+               OR (e.number OPERATOR(pg_catalog.=) -1 AND w.oid OPERATOR(pg_catalog.=) e.child)) \
          SELECT 'c', c.oid, a.attnum, {}, {}, {}, a.atttypid, a.atttypmod, \
              pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(a), VARIADIC ARRAY['attgenerated']) \
            FROM wanted w JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.oid \
@@ -134,11 +172,15 @@ pub(super) fn query(masks: &MaskSet) -> String {
            WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped \
          UNION ALL SELECT 'e', e.child, e.number, '', '', '', e.parent, 0, '' \
            FROM edges e JOIN wanted w ON w.oid OPERATOR(pg_catalog.=) e.parent \
+         UNION ALL SELECT 'v', c.oid, 0, {}, '', '', 0, 0, '' \
+           FROM wanted w JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.oid \
+           WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['v','m']::pg_catalog.\"char\"[]) \
          UNION ALL SELECT 'n', pg_catalog.max(c.oid), 0, '', '', '', 0, 0, '' FROM pg_catalog.pg_class c \
          ORDER BY 1, 2, 3",
         hex("n.nspname"),
         hex("c.relname"),
         hex("a.attname"),
+        hex("pg_catalog.pg_get_viewdef(c.oid)"),
     )
 }
 
@@ -180,6 +222,12 @@ fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
 }
 
 impl Reading {
+    /// The answer to a query that is yet to be sent.
+    pub(super) fn new(changes: &Changes) -> Self {
+        let catalog = Catalog { seen: changes.now(), changes: changes.clone(), ..Catalog::default() };
+        Self { catalog, views: HashMap::new(), edges: Vec::new(), rows: 0, broken: false }
+    }
+
     /// Takes one DataRow.
     pub(super) fn row(&mut self, body: &[u8]) {
         self.rows += 1;
@@ -209,6 +257,8 @@ impl Reading {
                 });
             }
             b"e" => self.edges.push((number(oid)?, number(kind)?, number(at)?)),
+            // A definition that is not given stands for one that cannot be read.
+            b"v" => _ = self.views.insert(number(oid)?, unhex(schema).unwrap_or_default()),
             b"n" => self.catalog.newest = number(oid)?,
             _ => return None,
         }
@@ -216,7 +266,7 @@ impl Reading {
     }
 
     /// The catalog, unless an answer could not be read.
-    pub(super) fn finish(mut self, masks: &MaskSet) -> Option<Catalog> {
+    pub(super) fn finish(mut self, masks: &MaskSet, scripts: &sql::Cache) -> Option<Catalog> {
         if self.broken || self.catalog.newest == 0 {
             return None;
         }
@@ -233,56 +283,122 @@ impl Reading {
                 }
             }
         }
-        inherit(catalog, &self.edges);
+        let views: HashMap<u32, Option<Vec<Output>>> = self
+            .views
+            .iter()
+            .filter(|(oid, _)| catalog.tables.get(oid).is_some_and(|table| table.schema != "pg_catalog"))
+            .map(|(&oid, text)| (oid, outputs(catalog, oid, text, scripts)))
+            .collect();
+        inherit(catalog, &self.edges, &views);
         catalog.read = Some(Instant::now());
         Some(self.catalog)
     }
 }
 
-/// Views and children have the masks of the columns that theirs are made of: by name where a column has
-/// the same one; where none has, every column that cannot be told to be made of another is redacted.
-fn inherit(catalog: &mut Catalog, edges: &[(u32, u32, i16)]) {
-    let mut sources: HashMap<u32, HashSet<&str>> = HashMap::new();
-    let Catalog { tables, masked, .. } = catalog;
-    for &(child, parent, number) in edges {
-        if let Some(column) =
-            tables.get(&parent).and_then(|table| table.columns.iter().find(|one| one.number == number))
-        {
-            sources.entry(child).or_default().insert(&column.name);
-        }
-    }
+/// What the columns of a view are made of; `None` where its definition does not tell.
+fn outputs(catalog: &Catalog, view: u32, text: &str, scripts: &sql::Cache) -> Option<Vec<Output>> {
+    let script = scripts.analyze(text);
+    let [statement] = script.statements.as_slice() else { return None };
+    let outputs = statement.outputs.as_ref()?;
+    let whole = statement.error.is_none() && outputs.len() == catalog.tables.get(&view)?.columns.len();
+    whole.then(|| outputs.clone())
+}
+
+/// Views have the masks of the columns that theirs are, and redact what is computed from masked ones. Of
+/// a table's children, and of what its rules read, columns of the same name have its masks; and a parent
+/// has those of its children, whose rows it shows.
+fn inherit(catalog: &mut Catalog, edges: &[(u32, u32, i16)], views: &HashMap<u32, Option<Vec<Output>>>) {
+    // Columns that are masked for their children's sake alone: other children's are not.
+    let mut from_below: HashSet<(u32, i16)> = HashSet::new();
     // As many rounds as views can be stacked on one another.
     for _ in 0..64 {
-        let before = masked.len();
+        let before = catalog.masked.len();
+        for (&view, outputs) in views {
+            catalog.mask_view(view, outputs.as_deref());
+        }
+        let Catalog { tables, masked, .. } = &mut *catalog;
         for &(child, parent, number) in edges {
             let (Some(table), Some(base)) = (tables.get(&child), tables.get(&parent)) else { continue };
-            for column in base.columns.iter().filter(|one| number == -1 || one.number == number) {
-                let Some(treat) = masked.get(&(parent, column.number)).cloned() else { continue };
-                if let Some(same) = table.columns.iter().find(|one| one.name == column.name) {
-                    masked.entry((child, same.number)).or_insert(treat);
-                    continue;
-                }
-                let known = sources.get(&child);
-                for other in &table.columns {
-                    if !known.is_some_and(|known| known.contains(other.name.as_str())) {
-                        masked.entry((child, other.number)).or_insert(Treat::Redact);
+            if number == -1 {
+                for column in &table.columns {
+                    if let Some(treat) = masked.get(&(child, column.number)).cloned()
+                        && let Some(same) = base.columns.iter().find(|one| one.name == column.name)
+                        && !masked.contains_key(&(parent, same.number))
+                    {
+                        from_below.insert((parent, same.number));
+                        masked.insert((parent, same.number), treat);
                     }
                 }
             }
+            if views.contains_key(&child) {
+                continue;
+            }
+            for column in base.columns.iter().filter(|one| number == -1 || one.number == number) {
+                let key = (parent, column.number);
+                if from_below.contains(&key) {
+                    continue;
+                }
+                if let Some(treat) = masked.get(&key).cloned()
+                    && let Some(same) = table.columns.iter().find(|one| one.name == column.name)
+                {
+                    masked.entry((child, same.number)).or_insert(treat);
+                }
+            }
         }
-        if masked.len() == before {
+        if catalog.masked.len() == before {
             break;
         }
     }
+    let Catalog { tables, masked, .. } = catalog;
     // Tables without a masked column need not be known.
     tables
         .retain(|oid, table| table.columns.iter().any(|column| masked.contains_key(&(*oid, column.number))));
 }
 
 impl Catalog {
-    /// It was read long ago.
+    /// It was read long ago, or what it says may have changed.
     pub(super) fn old(&self) -> bool {
-        self.read.is_none_or(|read| read.elapsed() > AGE)
+        self.read.is_none_or(|read| read.elapsed() > AGE) || !self.current()
+    }
+
+    /// No flow has changed what is made of masked tables since it was read.
+    pub(super) fn current(&self) -> bool {
+        self.seen == self.changes.now()
+    }
+
+    /// Masks the columns of a view by what they are made of.
+    fn mask_view(&mut self, view: u32, outputs: Option<&[Output]>) {
+        let Some(table) = self.tables.get(&view) else { return };
+        let numbers: Vec<i16> = table.columns.iter().map(|column| column.number).collect();
+        for (index, number) in numbers.into_iter().enumerate() {
+            let treat = match outputs {
+                None => Some(Treat::Redact),
+                Some(outputs) => outputs.get(index).and_then(|output| self.treat_output(output)),
+            };
+            if let Some(treat) = treat {
+                self.masked.entry((view, number)).or_insert(treat);
+            }
+        }
+    }
+
+    /// What is done to a column that is made like this.
+    fn treat_output(&self, output: &Output) -> Option<Treat> {
+        if !output.columns.iter().any(|column| self.may_mask(column)) {
+            return None;
+        }
+        let mut columns = output.columns.iter();
+        if let (true, Some(column), None) = (output.plain, columns.next(), columns.next())
+            && let Some(relation) = &column.relation
+        {
+            let mut treats = self.tables(relation).filter_map(|(oid, table)| {
+                let one = table.columns.iter().find(|one| one.name == column.name)?;
+                self.masked.get(&(oid, one.number))
+            });
+            if let (Some(treat), None) = (treats.next(), treats.next()) {
+                return Some(treat.clone());
+            }
+        }
+        Some(Treat::Redact)
     }
 
     /// What is done to a result column of this origin. Column 0 is the whole row.
@@ -351,11 +467,11 @@ mod tests {
     use super::*;
     use crate::mask::{HashKey, Transform};
 
-    fn catalog(edges: &[(u32, u32, i16)]) -> Catalog {
+    fn catalog(edges: &[(u32, u32, i16)], views: &[(u32, &str)]) -> Catalog {
         let masks = MaskSet::builder()
             .column("cards".into(), "public", "customers", "card", Transform::Hash)
             .build(&HashKey::new(&[0; 32]));
-        let mut reading = Reading::default();
+        let mut reading = Reading::new(&Changes::default());
         let mut table = |oid: u32, name: &str, columns: &[&str]| {
             let columns = (1..).zip(columns).map(|(number, name)| TableColumn {
                 number,
@@ -373,25 +489,56 @@ mod tests {
         table(4, "over", &["id", "what"]);
         reading.catalog.newest = 9;
         reading.edges = edges.to_vec();
-        reading.finish(&masks).unwrap()
+        reading.views = views.iter().map(|&(oid, text)| (oid, text.to_owned())).collect();
+        reading.finish(&masks, &sql::Cache::new(10, 1 << 20)).unwrap()
     }
 
     #[test]
     fn views_and_children_inherit() {
-        let catalog = catalog(&[(2, 1, -1), (3, 1, 1), (3, 1, 2), (4, 3, 1), (4, 3, 2)]);
+        let catalog = catalog(
+            &[(2, 1, -1), (3, 1, 1), (3, 1, 2), (4, 3, 1), (4, 3, 2)],
+            &[
+                (3, "select id, card as number from customers"),
+                (4, "select id, upper(number) as what from renamed"),
+            ],
+        );
         assert!(matches!(catalog.treat(1, 2), Some(Treat::Mask(_))));
         assert!(catalog.treat(1, 1).is_none());
         assert!(matches!(catalog.treat(1, 0), Some(Treat::Redact)));
         assert!(matches!(catalog.treat(2, 2), Some(Treat::Mask(_))));
         assert!(catalog.treat(3, 1).is_none());
-        assert!(matches!(catalog.treat(3, 2), Some(Treat::Redact)));
+        assert!(matches!(catalog.treat(3, 2), Some(Treat::Mask(_))));
         assert!(matches!(catalog.treat(4, 2), Some(Treat::Redact)));
         assert!(catalog.unknown(10) && !catalog.unknown(9));
     }
 
     #[test]
+    fn views_by_their_definitions() {
+        // A column of the masked one's name is no better than another.
+        let decoy = [(3, "select card as x, ''::text as card from customers")];
+        let catalog_of = |text| catalog(&[(3, 1, 1), (3, 1, 2)], &[(3, text)]);
+        let decoy = catalog_of(decoy[0].1);
+        assert!(matches!(decoy.treat(3, 1), Some(Treat::Mask(_))));
+        assert!(decoy.treat(3, 2).is_none());
+        for text in ["", "select 1; select 2", "selec", "select card from customers"] {
+            let unread = catalog_of(text);
+            assert!(matches!(unread.treat(3, 1), Some(Treat::Redact)), "{text}");
+            assert!(matches!(unread.treat(3, 2), Some(Treat::Redact)), "{text}");
+        }
+        let row = catalog_of("select id, to_jsonb(c.*) as number from customers c");
+        assert!(row.treat(3, 1).is_none() && matches!(row.treat(3, 2), Some(Treat::Redact)));
+    }
+
+    #[test]
+    fn a_parent_shows_its_childrens_rows() {
+        let catalog = catalog(&[(1, 2, -1), (4, 2, -1)], &[]);
+        assert!(matches!(catalog.treat(2, 2), Some(Treat::Mask(_))));
+        assert!(catalog.treat(4, 2).is_none());
+    }
+
+    #[test]
     fn names_in_statements() {
-        let catalog = catalog(&[]);
+        let catalog = catalog(&[], &[]);
         let relation = |schema: Option<&str>, name: &str| Relation {
             schema: schema.map(str::to_owned),
             name: name.to_owned(),

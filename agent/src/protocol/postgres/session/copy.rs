@@ -21,7 +21,9 @@ impl Core {
         let mut copies = running.into_iter().filter(|statement| statement.copy.is_some());
         let masker = match (copies.next(), copies.next()) {
             (Some(statement), None) => {
-                let columns = self.copy_columns(statement).map_err(|refusal| malformed(refusal.message))?;
+                let unsure = masks.has_columns() && self.unsure_of(statement);
+                let columns =
+                    self.copy_columns(statement, unsure).map_err(|refusal| malformed(refusal.message))?;
                 let concerns = masks.has_detectors() || columns.iter().any(|column| column.mask.is_some());
                 statement.copy.as_ref().filter(|_| concerns).map(|copy| CopyMasker::new(masks, copy, columns))
             }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::Core;
 use super::catalog::{self, Catalog, Reading};
 use super::log::{Note, lossy};
+use super::made::Made;
 use super::masking::RowPlan;
 use super::pending::{Entry, What};
 use super::pipe::Pipe;
@@ -81,13 +82,14 @@ impl Core {
         codec::put_message(&mut message, b'Q', |out| codec::put_cstr(out, catalog::query(&masks).as_bytes()));
         pipe.insert(&message);
         self.pending.push(Entry::new(What::Catalog));
-        self.reading = Some(Reading::default());
+        self.reading = Some(Reading::new(&self.changes));
         true
     }
 
     /// The answer is complete, or an error came in its place.
     pub(super) fn catalog_read(&mut self) {
-        let read = self.reading.take().and_then(|reading| reading.finish(self.flow.masks()));
+        let read = self.reading.take().and_then(|reading| reading.finish(self.flow.masks(), &self.scripts));
+        self.made = Made::default();
         if read.is_none() {
             tracing::warn!(
                 database = &*self.database,
@@ -201,7 +203,7 @@ impl Core {
         });
         let masks = self.flow.record_masks();
         let params = if masks.has_detectors() {
-            let mask = |value: &String| masks.mask_text(value).into_owned();
+            let mask = |value: &String| super::masking::recorded_parameter(masks, value);
             params.iter().map(|value| value.as_ref().map(mask)).collect()
         } else {
             params.to_vec()

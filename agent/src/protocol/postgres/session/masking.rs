@@ -97,8 +97,16 @@ impl Core {
                 if field.column == 0 {
                     return Some(Treat::Redact);
                 }
-                let name = std::str::from_utf8(field.name).ok()?;
-                return catalog.named(name).map(|mask| Treat::Mask(mask.clone()));
+                let name = std::str::from_utf8(field.name).unwrap_or_default();
+                if let Some(mask) = catalog.named(name) {
+                    return Some(Treat::Mask(mask.clone()));
+                }
+                let clean = catalog.current() && self.made.is_clean(running, index);
+                return (!clean).then_some(Treat::Redact);
+            }
+            if self.made.unsure {
+                plan.reusable = false;
+                return Some(Treat::Redact);
             }
             return None;
         }
@@ -118,7 +126,11 @@ impl Core {
                     || catalog.touches(statement)
             }
         };
-        (running.unknown || running.statements.iter().any(made_of_masked)).then_some(Treat::Redact)
+        let unsure = |statement: &&Statement| self.unsure_of(statement);
+        let redact = running.unknown
+            || running.statements.iter().any(made_of_masked)
+            || running.statements.iter().any(unsure);
+        redact.then_some(Treat::Redact)
     }
 
     /// Appends the DataRow of `body` with its values masked to `out`, as a whole message. `false`, with
@@ -181,19 +193,37 @@ impl Core {
     }
 
     /// A text that is run may make and free names unseen: code that could have made them stand for masked
-    /// columns.
+    /// columns. And it may make relations of which the catalog does not tell yet.
     pub(super) fn note_hidden(&mut self, prepared: &Prepared) {
         for statement in &prepared.script.statements {
-            let touches = self.catalog.as_ref().is_none_or(|catalog| catalog.touches(statement));
-            if statement.dynamic
+            let catalog = self.catalog.as_ref();
+            let touches = catalog.is_none_or(|catalog| catalog.touches(statement));
+            let opaque = statement.dynamic
                 || statement.error.is_some()
-                || statement.kinds.contains(&Kind::Do) && touches
-            {
+                || statement.kinds.contains(&Kind::Do) && touches;
+            let call = statement.kinds.contains(&Kind::Call);
+            if self.flow.masks().has_columns() {
+                if self.made.note(statement, catalog, opaque || call) {
+                    self.made.tell = true;
+                    self.changes.count();
+                }
+                if self.made.unsure {
+                    self.plans.clear();
+                }
+                self.catalog_stale |= opaque || self.made.unsure;
+            }
+            if opaque {
+                self.opaque = true;
                 self.names.hide(true);
-            } else if statement.kinds.contains(&Kind::Call) {
+            } else if call {
                 self.names.hide(false);
             }
         }
+    }
+
+    /// The statement may show masked columns in what was made since the catalog was read.
+    pub(super) fn unsure_of(&self, statement: &Statement) -> bool {
+        self.made.is_dirty(statement) || self.catalog.as_ref().is_none_or(|catalog| !catalog.current())
     }
 
     /// Why the results of these statements could not be masked, if so.
@@ -223,11 +253,21 @@ impl Core {
             });
         }
         let catalog = self.catalog.as_ref()?;
-        all.find_map(|statement| handed_on(catalog, statement).or_else(|| self.copy_columns(statement).err()))
+        let mut made = self.made.clone();
+        all.find_map(|statement| {
+            let unsure = made.is_dirty(statement) || !catalog.current();
+            made.note(statement, Some(catalog), statement.dynamic || statement.error.is_some());
+            handed_on(catalog, statement, unsure).or_else(|| self.copy_columns(statement, unsure).err())
+        })
     }
 
-    /// The columns of a COPY to the client, where some of them are masked.
-    pub(super) fn copy_columns(&self, statement: &Statement) -> Result<Vec<CopyColumn>, Refusal> {
+    /// The columns of a COPY to the client, where some of them are masked; `unsure` says that it may show
+    /// what the catalog does not tell of yet.
+    pub(super) fn copy_columns(
+        &self,
+        statement: &Statement,
+        unsure: bool,
+    ) -> Result<Vec<CopyColumn>, Refusal> {
         let (Some(copy), Some(catalog)) = (&statement.copy, &self.catalog) else { return Ok(Vec::new()) };
         if !copy.to_client {
             return Ok(Vec::new());
@@ -235,6 +275,12 @@ impl Core {
         let refuse = |why: &str, hint: &str| {
             Refusal::own("42501", &format!("refused: this COPY reads masked columns, and {why}"), hint)
         };
+        if unsure {
+            return Err(refuse(
+                "what its table or view is made of is not known yet",
+                "Make it in a transaction of its own first.",
+            ));
+        }
         let redact =
             |redact: bool| CopyColumn { mask: redact.then(|| redactor().clone()), type_oid: 0, typmod: -1 };
         let Some(relation) = &copy.relation else {
@@ -298,13 +344,32 @@ impl Core {
     }
 }
 
+/// A parameter as it may be recorded. One of unknown type in binary format is given as hexadecimal, and
+/// looked into as what that stands for.
+pub(super) fn recorded_parameter(masks: &MaskSet, value: &str) -> String {
+    let bytes: Option<Vec<u8>> = value.strip_prefix("\\x").and_then(|hex| {
+        let digits: Option<Vec<u8>> =
+            hex.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+        Some(digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
+    });
+    let found = |bytes: &Vec<u8>| {
+        let (out, fired) = (&mut Vec::new(), &mut Fired::default());
+        masks.detect(bytes, out, fired) || masks.detect_typed(0, Format::Binary, bytes, out, fired).is_some()
+    };
+    if bytes.as_ref().is_some_and(found) {
+        return crate::mask::REDACTED.to_owned();
+    }
+    masks.mask_text(value).into_owned()
+}
+
 /// A statement that leaves masked values where another finds them, in a form that no mask knows.
-fn handed_on(catalog: &Catalog, statement: &Statement) -> Option<Refusal> {
+fn handed_on(catalog: &Catalog, statement: &Statement, unsure: bool) -> Option<Refusal> {
     let sets = statement.writes.iter().any(|relation| relation.name == "pg_settings");
     // Which variables hold what is not followed in the code of a block, nor what it puts together to run.
     let block = statement.kinds.contains(&Kind::Do) && (statement.hands_on || statement.dynamic);
     let found = statement.handed_on.iter().any(|column| catalog.may_mask(column))
-        || (block || sets) && catalog.reads(statement);
+        || (block || sets) && catalog.reads(statement)
+        || (block || sets || statement.hands_on) && unsure;
     found.then(|| {
         Refusal::own(
             "42501",

@@ -13,6 +13,7 @@ mod judge;
 mod lexing;
 mod log;
 mod login;
+mod made;
 mod masking;
 mod notice;
 mod pending;
@@ -30,10 +31,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::catalog::{Catalog, Reading};
+use self::catalog::{Catalog, Changes, Reading};
 use self::frontend::LastDescribed;
 use self::lexing::Lexing;
 use self::log::Log;
+use self::made::Made;
 use self::masking::RowPlan;
 use self::pending::Pending;
 use self::pipe::{Edit, Pipe};
@@ -249,6 +251,10 @@ struct Core {
     catalog_tried: bool,
     /// It is being read.
     reading: Option<Reading>,
+    /// What the session made since.
+    made: Made,
+    /// What flows change of that database's catalog.
+    changes: Changes,
     plans: Vec<Arc<RowPlan>>,
     described: Option<LastDescribed>,
     /// Code whose doings with masked columns are not seen was sent in this transaction.
@@ -310,6 +316,7 @@ impl Core {
             generation: opened.generation,
             limits: opened.limits,
             user: opened.user,
+            changes: Changes::of(&opened.database),
             database: opened.database,
             replication: opened.replication,
             phase: Phase::Login,
@@ -330,6 +337,7 @@ impl Core {
             catalog_stale: false,
             catalog_tried: false,
             reading: None,
+            made: Made::default(),
             plans: Vec::new(),
             described: None,
             opaque: false,

@@ -153,7 +153,9 @@ impl Core {
             let running = self.names.running_one(prepared, index);
             running.unknown
                 || running.statements.iter().any(|statement| {
-                    catalog.touches(statement) || DEFERRED.iter().any(|kind| statement.kinds.contains(kind))
+                    catalog.touches(statement)
+                        || self.unsure_of(statement)
+                        || DEFERRED.iter().any(|kind| statement.kinds.contains(kind))
                 })
         })
     }
