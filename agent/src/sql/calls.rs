@@ -6,7 +6,7 @@ use pg_query::protobuf::{AIndirection, FuncCall, Node};
 use super::constant;
 use super::functions::{self, Runs};
 use super::parser::Grammar;
-use super::scope::Scope;
+use super::scope::{Lineage, Scope};
 use super::walk::{Walker, node_of, qualified, string};
 use super::{Column, Kind, Relation, Where};
 

@@ -214,11 +214,20 @@ impl Bound {
     }
 }
 
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows(rows) => write!(f, "{rows}"),
+            Self::Parameter(number) => write!(f, "${number}"),
+        }
+    }
+}
+
 impl Serialize for Bound {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Rows(rows) => serializer.serialize_u64(*rows),
-            Self::Parameter(number) => serializer.collect_str(&format_args!("${number}")),
+            Self::Parameter(_) => serializer.collect_str(self),
         }
     }
 }
