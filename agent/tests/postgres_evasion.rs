@@ -403,19 +403,6 @@ fn what_a_session_leaves_for_later() {
     assert_eq!(client.rows("show application_name"), [["mine"]]);
 }
 
-/// A FunctionCall with arguments in text.
-fn call(function: u32, arguments: &[&str]) -> Vec<u8> {
-    let mut body = function.to_be_bytes().to_vec();
-    body.extend([0, 0]);
-    body.extend(u16::try_from(arguments.len()).unwrap().to_be_bytes());
-    for argument in arguments {
-        body.extend(u32::try_from(argument.len()).unwrap().to_be_bytes());
-        body.extend(argument.as_bytes());
-    }
-    body.extend([0, 0]);
-    message(b'F', &body)
-}
-
 #[test]
 fn function_call_messages() {
     let (_relay, mut client) = setup("calls");
@@ -424,12 +411,12 @@ fn function_call_messages() {
         (2923, ["customers", "f", "f", ""]),
         (2933, ["public", "f", "f", ""]),
     ] {
-        let answer = client.ask(&call(function, &arguments));
+        let answer = client.ask(&function_call(function, &arguments));
         assert_eq!(answer[0].field(b'C').unwrap(), "42501");
         nothing_seen(&mut client, "a function call");
     }
     client.ask(&query("begin"));
-    assert_eq!(tags(&client.ask(&call(957, &["-1"]))), "VZ", "lo_creat");
+    assert_eq!(tags(&client.ask(&function_call(957, &["-1"]))), "VZ", "lo_creat");
     client.ask(&query("rollback"));
     // A rule on the table holds for them as for SQL.
     let relay = Relay::start(
@@ -450,7 +437,7 @@ fn function_call_messages() {
         (2923, ["16384", "f", "f", ""], "EZ"),
         (2933, ["public", "f", "f", ""], "EZ"),
     ] {
-        let answer = client.ask(&call(function, &arguments));
+        let answer = client.ask(&function_call(function, &arguments));
         assert_eq!(tags(&answer), tags_of_answer, "{arguments:?}");
     }
 }
@@ -624,7 +611,8 @@ fn portals_of_older_policies() {
         let mut client = Client::with(relay.address, &[("database", "reload")]);
         client.ask(&query("begin"));
         client.ask(
-            &[parse("s", "select card from customers"), bind("p", "s", &[]), describe(b'P', "p"), sync()].concat(),
+            &[parse("s", "select card from customers"), bind("p", "s", &[]), describe(b'P', "p"), sync()]
+                .concat(),
         );
         generation.store(1, Ordering::Release);
         client.ask(&[execute("p", 0), sync()].concat());

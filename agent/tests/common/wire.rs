@@ -101,6 +101,19 @@ pub fn execute(portal: &str, rows: u32) -> Vec<u8> {
     message(b'E', &[cstr(portal), rows.to_be_bytes().to_vec()].concat())
 }
 
+/// A FunctionCall with arguments in text.
+pub fn function_call(function: u32, arguments: &[&str]) -> Vec<u8> {
+    let mut body = function.to_be_bytes().to_vec();
+    body.extend([0, 0]);
+    body.extend(u16::try_from(arguments.len()).unwrap().to_be_bytes());
+    for argument in arguments {
+        body.extend(u32::try_from(argument.len()).unwrap().to_be_bytes());
+        body.extend(argument.as_bytes());
+    }
+    body.extend([0, 0]);
+    message(b'F', &body)
+}
+
 pub fn sync() -> Vec<u8> {
     message(b'S', &[])
 }

@@ -255,13 +255,16 @@ fn format_at(codes: &[u8], index: usize) -> i16 {
     codes.get(index * 2..index * 2 + 2).map_or(0, |pair| i16::from_be_bytes([pair[0], pair[1]]))
 }
 
-/// A FunctionCall: the function's object id, and its arguments with the format of each.
+/// A value of a FunctionCall with its format.
+pub type Argument<'a> = (i16, Option<&'a [u8]>);
+
+/// The arguments of a FunctionCall.
 ///
 /// # Errors
 /// It is cut off, or goes on behind its end.
-pub fn function_call(body: &[u8]) -> Result<(u32, Vec<(i16, Option<&[u8]>)>), CodecError> {
+pub fn function_call(body: &[u8]) -> Result<Vec<Argument<'_>>, CodecError> {
     let mut reader = Reader::new(body);
-    let function = reader.oid()?;
+    reader.oid()?;
     let formats = (0..reader.count()?).map(|_| reader.i16()).collect::<Result<Vec<_>, _>>()?;
     let count = reader.count()?;
     let mut arguments = Vec::new();
@@ -275,7 +278,7 @@ pub fn function_call(body: &[u8]) -> Result<(u32, Vec<(i16, Option<&[u8]>)>), Co
     }
     reader.i16()?;
     reader.end()?;
-    Ok((function, arguments))
+    Ok(arguments)
 }
 
 /// Describe and Close: `S` for a statement or `P` for a portal, and its name.
@@ -394,6 +397,7 @@ pub fn exercise(bytes: &[u8]) {
         let _ = bind.params(|_, _, _| ());
     }
     let _ = target(bytes);
+    let _ = function_call(bytes);
     let _ = execute(bytes);
     if let Ok(fields) = fields(bytes) {
         let _ = fields.count();

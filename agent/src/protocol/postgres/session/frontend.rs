@@ -434,7 +434,7 @@ impl Core {
             if !message.whole() {
                 return Ok(Taken::NeedMore);
             }
-            called = Some(self.called(name, &codec::function_call(message.body)?.1));
+            called = Some(self.called(name, &codec::function_call(message.body)?));
         }
         let operation = operation::function_call(&self.user, &self.database, function, called);
         let (command, refusal) = self.judge_other(Step::FunctionCall, operation);
@@ -457,11 +457,11 @@ impl Core {
     }
 
     /// What a call of the function `name` with these arguments does in SQL.
-    fn called(&self, name: &str, arguments: &[(i16, Option<&[u8]>)]) -> Script {
+    fn called(&self, name: &str, arguments: &[codec::Argument<'_>]) -> Script {
         // Of a relation's object id nobody knows what it stands for.
         let by_id = |text: &str| name.starts_with("table_to_xml") && text.bytes().all(|b| b.is_ascii_digit());
         let mut unknown = false;
-        let literal = |(index, (format, value)): (usize, &(i16, Option<&[u8]>))| {
+        let literal = |(index, (format, value)): (usize, &codec::Argument<'_>)| {
             let binary = *format != 0 && name.starts_with("table_to_xml");
             let text = value.filter(|value| !binary && !value.contains(&0));
             match text.map(|text| self.lexing.read(text, self.pending.busy())) {

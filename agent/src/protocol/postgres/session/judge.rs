@@ -82,7 +82,7 @@ impl Core {
         codec::put_message(&mut message, b'Q', |out| codec::put_cstr(out, catalog::query(&masks).as_bytes()));
         pipe.insert(&message);
         self.pending.push(Entry::new(What::Catalog));
-        self.reading = Some(Reading::new(&self.changes));
+        self.reading = Some(Box::new(Reading::new(&self.changes)));
         true
     }
 

@@ -250,7 +250,7 @@ struct Core {
     /// It could not be read before the commands that wait now: they are judged without it.
     catalog_tried: bool,
     /// It is being read.
-    reading: Option<Reading>,
+    reading: Option<Box<Reading>>,
     /// What the session made since.
     made: Made,
     /// What flows change of that database's catalog.
