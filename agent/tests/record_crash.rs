@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use interlock_agent::config::Config;
 use interlock_agent::identity::Subject;
-use interlock_agent::operation::Protocol;
 use interlock_agent::policy::{Decision, Destination, Verdict};
 use interlock_agent::record::{self, CommandId, FlowStart, Outcome, Recorder, Session, Status, Step};
 use interlock_recording::log::Reader;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use interlock_agent::config::Config;
 use interlock_agent::identity::Subject;
 use interlock_agent::mask::MaskSet;
-use interlock_agent::operation::{Operation, Protocol};
+use interlock_agent::operation::Operation;
 use interlock_agent::policy::{Decision, Destination, TlsTreatment, Verdict};
 use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, Rules, postgres};
 use interlock_agent::record::{FlowStart, Recorder};

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Config;
 use crate::mask::{Detector, HashKey, MaskSet, Transform};
-use crate::operation::{Operation, Protocol};
+use crate::operation::Operation;
 use crate::policy::{Decision, Destination, Verdict};
 use crate::protocol::postgres::startup::{self, Packet};
 use crate::record::{FlowStart, Recorder};
@@ -79,6 +79,7 @@ impl Bench {
             lexing: Lexing::at_start(&startup),
             parameters: Box::default(),
             received: 0,
+            legs: Legs::default(),
         });
         core.phase = Phase::Ready;
         core
