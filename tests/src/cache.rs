@@ -27,6 +27,11 @@ pub fn node() -> PathBuf {
     directory().join("node")
 }
 
+/// Server programs of another PostgreSQL than the host's.
+pub fn fetched_postgres(major: u32) -> PathBuf {
+    directory().join(format!("postgres-{major}"))
+}
+
 /// Kernels to boot, one directory each.
 pub fn kernels() -> PathBuf {
     directory().join("kernels")

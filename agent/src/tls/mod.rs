@@ -22,7 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::Acceptor;
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
@@ -281,12 +281,22 @@ impl FlowTls {
             ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
             _ => None,
         };
-        let stream = TlsConnector::from(client).with_alpn(alpn.to_vec()).connect(name, server).await;
+        let stream = TlsConnector::from(client.config).with_alpn(alpn.to_vec()).connect(name, server).await;
         let stream = stream.map_err(|error| self.explain(&error))?;
         let state: &CommonState = stream.get_ref().1;
         let resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
-        let shown = state.peer_certificates().and_then(<[_]>::first);
-        let certificate = shown.and_then(|der| Certificate::read(der).ok());
+        let chain = state.peer_certificates().unwrap_or_default();
+        let Some((shown, others)) = chain.split_first() else {
+            return Err(failed("it showed no certificate".to_owned()));
+        };
+        if resumed {
+            // It was verified when the session began; it may have expired since.
+            client
+                .verifier
+                .judge(shown, others, UnixTime::now())
+                .map_err(|refused| ConnectError::Certificate { address, refused: Box::new(refused) })?;
+        }
+        let certificate = Certificate::read(shown).ok();
         let verified = Verified { how: self.entry.verify, names: said, by_host };
         let leg = Leg::new(state, shown_name, certificate.map(Arc::new), Some(verified), resumed);
         Ok(Stream::to_server(stream, leg))

@@ -51,7 +51,14 @@ pub(super) struct Settings {
     entries: Vec<Arc<Entry>>,
     otherwise: Arc<Entry>,
     provider: Arc<CryptoProvider>,
-    clients: Mutex<HashMap<Server, Arc<ClientConfig>>>,
+    clients: Mutex<HashMap<Server, Client>>,
+}
+
+/// The agent as the client of a server.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) verifier: Arc<Verifier>,
 }
 
 /// A server, as sessions with it are kept apart from those with others.
@@ -125,22 +132,23 @@ impl Settings {
         entry: &Entry,
         address: SocketAddr,
         names: Vec<ServerName<'static>>,
-    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+    ) -> Result<Client, rustls::Error> {
         let server = Server { address, names };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(config) = clients.get(&server) {
-            return Ok(Arc::clone(config));
+        if let Some(client) = clients.get(&server) {
+            return Ok(client.clone());
         }
-        let verifier = Verifier {
+        let verifier = Arc::new(Verifier {
             trust: Arc::clone(&entry.trust),
             verify: entry.verify,
             pins: Arc::clone(&entry.pins),
             names: server.names.clone(),
-        };
+        });
+        let shared: Arc<Verifier> = Arc::clone(&verifier);
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(shared);
         let mut config = match &entry.certificate {
             Some(certificate) => {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certificate))))
@@ -148,12 +156,12 @@ impl Settings {
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        let config = Arc::new(config);
+        let client = Client { config: Arc::new(config), verifier };
         if clients.len() >= MOST_SERVERS {
             clients.clear();
         }
-        clients.insert(server, Arc::clone(&config));
-        Ok(config)
+        clients.insert(server, client.clone());
+        Ok(client)
     }
 }
 

@@ -107,7 +107,8 @@ impl Refused {
 }
 
 impl Verifier {
-    fn judge(
+    /// Verifies a certificate, given those that lead to its authority.
+    pub(super) fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],

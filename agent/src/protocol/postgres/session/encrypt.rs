@@ -204,7 +204,10 @@ impl Opening {
         };
         match tls.connect(upstream, hello.server_name.as_deref(), &hello.alpn).await {
             Ok(upstream) => {
-                self.client = tls.accept(hello, &upstream).await.map_err(SessionError::Client)?;
+                let accepted = tls.accept(hello, &upstream).await;
+                // A client that does not take the agent's certificate may come again without TLS.
+                self.client =
+                    accepted.inspect_err(|_| tls.remember_refusal()).map_err(SessionError::Client)?;
                 self.upstream = Some(upstream);
                 Ok(())
             }

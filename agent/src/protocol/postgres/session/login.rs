@@ -6,13 +6,14 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::encrypt::{self, Opening, Purpose};
 use super::lexing::Lexing;
 use super::log::{Log, Note, lossy};
 use super::pipe::Pipe;
 use super::refusal::{self, Refusal};
-use super::{Core, LINGER, Legs, Opened, Relay, linger};
+use super::{Core, LINGER, Legs, Opened, Relay, linger, stopping};
 use crate::identity::Subject;
 use crate::operation::Operation;
 use crate::policy::Decision;
@@ -34,15 +35,25 @@ struct Flow {
     limits: Limits,
     scripts: Arc<sql::Cache>,
     server: std::net::SocketAddr,
+    shutdown: watch::Receiver<bool>,
 }
 
 /// Reads the opening and judges it. `None` when the flow is over with it: a cancel request, TLS that was
 /// passed on, or a client that left.
 pub(super) async fn open(context: FlowContext) -> Result<Option<Relay>, SessionError> {
     let FlowContext {
-        client, upstream, tls, subject, destination, policy, recording, scripts, limits, ..
+        client,
+        upstream,
+        tls,
+        subject,
+        destination,
+        policy,
+        recording,
+        scripts,
+        limits,
+        shutdown,
     } = context;
-    let flow = Flow { subject, policy, recording, limits, scripts, server: destination.address };
+    let flow = Flow { subject, policy, recording, limits, scripts, server: destination.address, shutdown };
     let mut opening = Opening::new(client, Some(upstream));
     let negotiated = match tokio::time::timeout(OPENING, opening.negotiate(&tls)).await {
         Ok(negotiated) => negotiated,
@@ -98,9 +109,15 @@ async fn say(client: &mut Stream, message: &[u8]) {
 }
 
 /// Passes TLS on as it is.
-async fn pass(flow: Flow, opening: Opening) -> Result<(), SessionError> {
+async fn pass(mut flow: Flow, opening: Opening) -> Result<(), SessionError> {
     let Some((client, upstream)) = encrypt::plain(opening) else { return Ok(()) };
-    let ended = tls::pass(client, upstream, &flow.recording).await;
+    let ended = tokio::select! {
+        ended = tls::pass(client, upstream, &flow.recording) => ended,
+        () = stopping(&mut flow.shutdown) => {
+            Log::new(flow.recording).failed(&SessionError::Stopping, 0, 0);
+            return Err(SessionError::Stopping);
+        }
+    };
     let log = Log::new(flow.recording);
     match ended {
         Ok(passed) => {
@@ -179,7 +196,7 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     let database: Arc<str> = database.map_or_else(|| Arc::clone(&user), Into::into);
     let replication = startup.replication();
     let lexing = Lexing::at_start(&startup);
-    let Flow { subject, policy, recording, limits, scripts, server } = flow;
+    let Flow { subject, policy, recording, limits, scripts, server, .. } = flow;
     let generation = policy.generation();
     let rules = policy.load();
     let shown = |text: &[u8]| rules.record_masks().mask_text(&lossy(text)).into_owned();
