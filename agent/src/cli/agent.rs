@@ -39,7 +39,10 @@ pub(super) fn run(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
         .thread_name("interlock")
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(daemon::run(config))?;
+    let ended = runtime.block_on(daemon::run(config));
+    // A thread may wait for a process that it looks at; nobody waits for it.
+    runtime.shutdown_background();
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,7 +14,7 @@ use crate::operation::Protocol;
 use crate::policy::{Destination, Egress, EntryId, FlowPolicy, Treatment};
 use crate::protocol::postgres::{self, Detection};
 use crate::protocol::{FlowContext, PolicyHandle, SessionError};
-use crate::record::{EgressConnection, End, EndReason, FlowStart};
+use crate::record::{EgressConnection, End, EndReason, FlowStart, RecordError};
 
 /// How long a client of an unlisted port may take until its first bytes tell the protocol.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -40,9 +40,9 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
     let intercept::Flow { stream: client, original, entries, process } = accepted;
     let Ok(peer) = client.peer_addr() else { return };
     let known = Known::from(&process);
-    let reader = Arc::clone(&agent);
     // Now, before the process can go away.
-    let Ok(subject) = tokio::task::spawn_blocking(move || reader.identity.subject(&known)).await else {
+    let Some(subject) = agent.identify(known).await else {
+        tracing::warn!(uid = process.uid, pid = process.tgid, "a flow is refused: its process cannot be looked at");
         return copy::reset(&client);
     };
     let destination =
@@ -56,7 +56,9 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
     match treatment {
         Treatment::Intercept(Protocol::Postgres) => intercept(&agent, flow, policy, stopping).await,
         Treatment::Egress(Egress::Deny) => {
-            flow.record_egress(&agent, Egress::Deny);
+            if let Err(error) = flow.record_egress(&agent, Egress::Deny) {
+                tracing::error!(%error, "cannot record a refused connection");
+            }
             copy::reset(&flow.client);
         }
         Treatment::Egress(verdict) => pass(&agent, flow, verdict, stopping).await,
@@ -81,7 +83,8 @@ impl Flow {
         Arc::new(agent.policies.current().flow(&self.entries, &self.subject, &self.destination))
     }
 
-    fn record_egress(&self, agent: &Agent, verdict: Egress) {
+    /// Records that it is let go or refused. One that is let go is on disk when this returns.
+    fn record_egress(&self, agent: &Agent, verdict: Egress) -> Result<(), RecordError> {
         let connection = EgressConnection {
             subject: &self.subject,
             destination: self.destination.address,
@@ -90,8 +93,9 @@ impl Flow {
             entry: self.entries.first().copied(),
             count: 1,
         };
-        if let Err(error) = agent.recorder.egress(&connection) {
-            tracing::error!(%error, "cannot record a connection");
+        match verdict {
+            Egress::Deny => agent.recorder.egress(&connection),
+            Egress::Allow | Egress::Record => agent.recorder.egress_first(&connection),
         }
     }
 }
@@ -190,8 +194,11 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
 
 /// Lets a flow go its way through the proxy, unseen but counted.
 async fn pass(agent: &Agent, flow: Flow, verdict: Egress, mut stopping: watch::Receiver<bool>) {
-    if verdict == Egress::Record {
-        flow.record_egress(agent, verdict);
+    if verdict == Egress::Record
+        && let Err(error) = flow.record_egress(agent, verdict)
+    {
+        tracing::error!(%error, destination = %flow.destination.address, "a flow is refused: it cannot be recorded");
+        return copy::reset(&flow.client);
     }
     let upstream = match TcpStream::connect(flow.destination.address).await {
         Ok(upstream) => upstream,

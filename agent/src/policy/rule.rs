@@ -211,7 +211,7 @@ fn clause(asked: &OneOrMany<Where>, clause: Option<Where>) -> bool {
 }
 
 impl SubjectMatcher {
-    /// How the subject matches. What could not be found out because the process had gone may match.
+    /// How the subject matches. What could not be found out or verified may match.
     pub(crate) fn matches(&self, subject: &Subject) -> Match {
         let unknown = if subject.missing.is_empty() { Match::No } else { Match::May };
         let text = |patterns: &Option<OneOrMany<Text>>, text: &str| match patterns {
@@ -223,7 +223,13 @@ impl SubjectMatcher {
         let path = |patterns: &Option<OneOrMany<Text>>, path: &Path| text(patterns, &path.to_string_lossy());
         let exe = match (&self.exe, &subject.script) {
             (Some(_), Some(script)) => path(&self.exe, script).max(path(&self.exe, &subject.exe)),
-            _ => path(&self.exe, &subject.exe),
+            _ => match &subject.script_claimed {
+                // It says so itself.
+                Some(script) if path(&self.exe, script) == Match::Must && self.exe.is_some() => {
+                    path(&self.exe, &subject.exe).max(Match::May)
+                }
+                _ => path(&self.exe, &subject.exe),
+            },
         };
         let ancestor = match &self.ancestor {
             None => Match::Must,
