@@ -54,6 +54,7 @@ pub type ProgramOf = Box<dyn Fn(u32) -> Option<Program> + Send + Sync>;
 pub struct Reader {
     kernel: ProgramOf,
     hashes: Hashes,
+    names: users::Names,
     mounts: Mutex<Option<(Instant, Arc<Resolver>)>>,
     /// What the kernel side told of programs as they began, by process id.
     programs: Mutex<HashMap<u32, Began>>,
@@ -94,6 +95,7 @@ impl Reader {
         Self {
             kernel,
             hashes: Hashes::default(),
+            names: users::Names::default(),
             mounts: Mutex::default(),
             programs: Mutex::default(),
         }
@@ -143,22 +145,45 @@ impl Reader {
         self.programs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Only what the kernel side told, and the names to it.
+    fn told(&self, known: &Known) -> Subject {
+        let mut missing = Vec::new();
+        let mut name = |found: io::Result<String>, what: &str| {
+            found.unwrap_or_else(|error| {
+                missing.push(format!("{what}: the name service cannot tell: {error}"));
+                String::new()
+            })
+        };
+        Subject {
+            pid: known.pid,
+            start_time_ns: known.start_time_ns,
+            uid: known.uid,
+            user: name(self.names.user(known.uid), "user"),
+            gid: known.gid,
+            group: name(self.names.group(known.gid), "group"),
+            missing,
+            ..Subject::default()
+        }
+    }
+
     /// What the kernel side told of a process, where it cannot be looked at.
     pub fn unseen(&self, known: &Known) -> Subject {
-        Subject { missing: vec!["process: it could not be looked at".to_owned()], ..told(known) }
+        let mut subject = self.told(known);
+        subject.missing.push("process: it could not be looked at".to_owned());
+        subject
     }
 
     /// Everything that can be found out about a process. Never fails: what could not be read is named
     /// in [`Subject::missing`].
     pub fn subject(&self, known: &Known) -> Subject {
-        let mut subject = told(known);
+        let mut subject = self.told(known);
         if let Some(process) = same_process(known) {
             self.read(&process, known, &mut subject);
             // The process may have gone, and its id been taken by another, while it was read.
             if same_process(known).is_some() {
                 return subject;
             }
-            subject = told(known);
+            subject = self.told(known);
         }
         let began = self.programs().get(&known.pid).filter(|began| began.is(known)).map(|began| {
             (began.program, began.exe.clone(), began.argv.clone())
@@ -255,12 +280,18 @@ impl Reader {
         if login.is_some() && login == now.and_then(|now| now.login) {
             subject.login_uid = login;
             subject.login_session = audit_id(pid, "sessionid");
-            subject.login_user = login.map(users::user_name).unwrap_or_default();
+            match login.map(|uid| self.names.user(uid)).transpose() {
+                Ok(name) => subject.login_user = name.unwrap_or_default(),
+                Err(_) => drop(missing.insert("login_uid: the name service cannot tell its name")),
+            }
         } else if login.is_some() {
             missing.insert("login_uid: not seen to be set by root");
         }
 
-        subject.ci = ci_of(process).unwrap_or_default();
+        match memory(pid, "environ") {
+            Ok(environment) => subject.ci = ci::from_environment(&environment).unwrap_or_default(),
+            Err(_) => drop(missing.insert("environment")),
+        }
         self.parents(process.stat().map_or(0, |stat| stat.ppid), subject);
         subject.missing.extend(missing.into_iter().map(str::to_owned));
     }
@@ -287,19 +318,6 @@ fn same_process(known: &Known) -> Option<Process> {
     let process = Process::new(i32::try_from(known.pid).ok()?).ok()?;
     let stat = process.stat().ok()?;
     (known.start_time_ns == 0 || stat.starttime == known.start_time_ns / TICK_NS).then_some(process)
-}
-
-/// Only what the kernel side told.
-fn told(known: &Known) -> Subject {
-    Subject {
-        pid: known.pid,
-        start_time_ns: known.start_time_ns,
-        uid: known.uid,
-        user: users::user_name(known.uid),
-        gid: known.gid,
-        group: users::group_name(known.gid),
-        ..Subject::default()
-    }
 }
 
 fn arguments(mut argv: Vec<String>) -> Vec<String> {
