@@ -1,5 +1,7 @@
 //! What the kernel side reports through its ring buffer.
 
+use crate::FileId;
+
 /// Bytes of the path given to exec that an event holds, the closing zero included.
 pub const FILENAME_MAX: usize = 256;
 /// Bytes of the argument vector that an event holds.
@@ -37,6 +39,10 @@ pub enum Reason {
     Socket = 4,
     /// The kernel had no memory to note the original destination.
     NoMemory = 5,
+    /// It is to be recorded, which is not possible now.
+    Unrecorded = 6,
+    /// Its packets would take another way than to its destination.
+    Rerouted = 7,
 }
 
 /// A designated process has begun a program.
@@ -61,6 +67,12 @@ pub struct ExecEvent {
     pub cgroup: u64,
     /// Entries that take it in.
     pub bits: u64,
+    /// The kernel's count of the process's execs.
+    pub exec_id: u64,
+    /// The executable.
+    pub exe: FileId,
+    /// What was asked for, if that is a script; else zeros.
+    pub script: FileId,
     /// The path as given to exec, closed by a zero.
     pub filename: [u8; FILENAME_MAX],
     /// The arguments, each closed by a zero.
@@ -107,4 +119,6 @@ pub struct ConnectEvent {
     pub cgroup: u64,
     /// Entries that take it in.
     pub bits: u64,
+    /// The kernel's count of the process's execs.
+    pub exec_id: u64,
 }

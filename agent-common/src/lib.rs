@@ -11,7 +11,7 @@ pub use event::{ARGV_MAX, ConnectEvent, ExecEvent, ExitEvent, FILENAME_MAX, Kind
 pub use hash::{TEXT_MAX, fold, seed, text_hash};
 
 /// Version of the pinned maps' layout. Pins of different layouts stand in different directories.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Entries that a selection may have: one bit each in a `u64`.
 pub const MAX_ENTRIES: usize = 64;
@@ -34,6 +34,8 @@ pub const PROCESS_INTERPRETER: u32 = 1 << 1;
 pub const PROCESS_UNKNOWN: u32 = 1 << 2;
 /// An exec event was sent, so an exit event is to follow.
 pub const PROCESS_REPORTED: u32 = 1 << 3;
+/// The login user id in `login` was set by a task of root's.
+pub const PROCESS_LOGIN: u32 = 1 << 4;
 
 /// Where the kernel keeps what the programs read, in bytes from the start of each structure. Found in
 /// the running kernel's type information.
@@ -85,6 +87,14 @@ pub struct Offsets {
     pub sock_net: u32,
     /// `ns.inum`.
     pub net_inum: u32,
+    /// 0 where the kernel has no audit.
+    pub task_loginuid: u32,
+    /// IP options of a socket: source routes among them.
+    pub inet_options: u32,
+    /// 0 where the kernel has no IPv6.
+    pub inet_pinet6: u32,
+    /// Extension headers of an IPv6 socket.
+    pub ipv6_options: u32,
 }
 
 /// What the running kernel can do. Constants to the verifier: code for what is missing is cut out.
@@ -137,8 +147,8 @@ pub struct Rules {
 pub struct Agent {
     /// Process id; 0 when no agent is alive.
     pub tgid: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Not 0 while connections cannot be recorded: then what must be is refused.
+    pub unrecorded: u32,
 }
 
 /// A file, whatever its name: the file system's device number as the kernel has it, and the inode.
@@ -157,8 +167,13 @@ pub struct FileId {
 pub struct Process {
     /// When it was started, in nanoseconds since boot; 0 for one that was there before the programs.
     pub start: u64,
-    /// Entries that took it in, or one it descends from, for good.
+    /// Entries that took it in, or one it descends from, for good: as the process itself found by what
+    /// it did. The two below are of other writers, so that no two of them write the same word.
     pub inherited: u64,
+    /// The same, as a sweep found.
+    pub swept: u64,
+    /// The same, as somebody found who moved it to another cgroup.
+    pub moved: u64,
     /// The kernel's count of execs at the last one seen; tells one program from the next in the same
     /// process. 0 as long as none was seen.
     pub exec_id: u64,
@@ -166,12 +181,37 @@ pub struct Process {
     pub run: u64,
     /// Hash of the path that was given to exec.
     pub path: u64,
-    /// The script, its interpreter and so on, or just the executable.
+    /// The executable; of a script, its (last) interpreter.
+    pub exe: FileId,
+    /// The script, its interpreter and so on, or just the executable; then selected files that it has
+    /// opened as an interpreter.
     pub images: [FileId; IMAGES_MAX],
     /// `PROCESS_*`.
     pub flags: u32,
+    /// How many of `images` the exec came through.
+    pub stages: u32,
+    /// The audit login user id, as it was last seen.
+    pub login: u32,
     /// 0.
     pub reserved: u32,
+}
+
+impl Process {
+    /// Entries that took it in for good.
+    #[inline(always)]
+    pub const fn lasting(&self) -> u64 {
+        self.inherited | self.swept | self.moved
+    }
+}
+
+/// A process that the agent has made part of a run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// [`Process::start`]: another process of the same id is not meant.
+    pub start: u64,
+    /// Hash of the run's name.
+    pub run: u64,
 }
 
 /// Files that an exec under way has come through: the script, its interpreter and so on.
@@ -247,6 +287,8 @@ pub struct Origin {
     pub cgroup: u64,
     /// Every entry that takes the process in.
     pub bits: u64,
+    /// [`Process::exec_id`] at that moment.
+    pub exec_id: u64,
     /// Inode number of the network namespace.
     pub netns: u32,
     /// 0.
@@ -336,10 +378,16 @@ pub enum Counter {
     Accepted,
     /// Exec events' processes: designated at exec.
     Execs,
+    /// Connections and datagrams refused since they could not be recorded.
+    Unrecorded,
+    /// Sockets refused for the source route that they were given.
+    Rerouted,
+    /// Selected cgroups that could not be noted.
+    CgroupsLost,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: u32 = 14;
+pub const COUNTERS: u32 = 17;
 
 #[cfg(feature = "user")]
 #[allow(unsafe_code)]
@@ -357,6 +405,7 @@ mod pod {
         super::Agent,
         super::FileId,
         super::Process,
+        super::Mark,
         super::Stages,
         super::Argument,
         super::CgroupBits,

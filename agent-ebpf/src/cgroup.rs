@@ -1,12 +1,12 @@
 //! Finds selected cgroups among those made while the programs run, before a process can be in them.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use interlock_agent_common::CgroupBits;
+use interlock_agent_common::{CgroupBits, Counter};
 
 use crate::{
     designate::get,
     kernel::{Cgroup, Pointer},
-    maps::{CGROUP_PATHS, CGROUPS, UNITS, rules},
+    maps::{CGROUP_PATHS, CGROUPS, CGROUPS_LOST, UNITS, count, rules},
     process::hash_text,
 };
 
@@ -22,8 +22,13 @@ pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
         path: get(&CGROUP_PATHS, hash_text(ctx.arg::<Pointer>(1))),
         unit: get(&UNITS, hash_text(cgroup.name())),
     };
-    if bits.path | bits.unit != 0 {
-        let _ = CGROUPS.insert(cgroup.id(), bits, 0);
+    if bits.path | bits.unit != 0 && CGROUPS.insert(cgroup.id(), bits, 0).is_err() {
+        // Who is in it cannot be known any more: until the agent has made room everybody is.
+        count(Counter::CgroupsLost);
+        if let Some(lost) = CGROUPS_LOST.get_ptr_mut(0) {
+            // SAFETY: a value of the map; cgroups are made one at a time.
+            unsafe { *lost += 1 };
+        }
     }
     0
 }

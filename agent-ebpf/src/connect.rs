@@ -17,9 +17,9 @@ use interlock_agent_common::{
 };
 
 use crate::{
-    designate::{Hierarchy, designate, is_agent, process},
+    designate::{Hierarchy, Writer, designate, is_agent, process},
     event,
-    kernel::{current, netns},
+    kernel::{current, is_rerouted, netns},
     maps::{AGENT, DESTINATIONS, LISTENERS, ORIGINS, RESOLVERS, count, rules, set_retval_works},
 };
 
@@ -38,6 +38,8 @@ const ONE: u32 = 1_u32.to_be();
 /// What becomes of a connection.
 enum Fate {
     Go,
+    /// The same, of a designated process.
+    Pass,
     Refuse,
     Redirect(Listeners4or6),
 }
@@ -59,8 +61,8 @@ enum Family {
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is readable.
-    let address = unsafe { (*ctx.sock_addr).user_ip4 };
-    connect(&ctx, Family::V4, mapped(address))
+    let (address, own) = unsafe { ((*ctx.sock_addr).user_ip4, (*socket(&ctx)).src_ip4) };
+    connect(&ctx, Family::V4, mapped(address, own))
 }
 
 #[cgroup_sock_addr(connect6)]
@@ -72,20 +74,42 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is readable.
-    let address = unsafe { (*ctx.sock_addr).user_ip4 };
-    send(&ctx, mapped(address))
+    let (address, own) = unsafe { ((*ctx.sock_addr).user_ip4, (*ctx.sock_addr).msg_src_ip4) };
+    send(&ctx, Family::V4, mapped(address, own))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    let (_, address) = address6(&ctx);
-    send(&ctx, address)
+    let (family, address) = address6(&ctx);
+    send(&ctx, family, address)
 }
 
-/// The v4-mapped form. The kernel takes 0.0.0.0 for 127.0.0.1, and so must the rules.
+/// The v4-mapped form. The kernel takes 0.0.0.0 for the address that the socket is bound to (`own`), or
+/// for 127.0.0.1 where that is none or none of a single host. So do the rules; and what they have
+/// looked up is what the kernel is then given ([`settle`]).
 #[inline(always)]
-fn mapped(address: u32) -> [u32; 4] {
-    [0, 0, MAPPED, if address == 0 { LOOPBACK4 } else { address }]
+fn mapped(address: u32, own: u32) -> [u32; 4] {
+    let address = match address {
+        0 if own == 0 || u32::from_be(own) >> 28 >= 0xe => LOOPBACK4,
+        0 => own,
+        address => address,
+    };
+    [0, 0, MAPPED, address]
+}
+
+/// Writes the address that was looked up in the place of 0.0.0.0.
+#[inline(always)]
+fn settle(ctx: &SockAddrContext, family: Family, address: [u32; 4]) {
+    // SAFETY: these fields are readable, and writable, each as a whole.
+    unsafe {
+        match family {
+            Family::V4 if (*ctx.sock_addr).user_ip4 == 0 => {
+                store(&raw mut (*ctx.sock_addr).user_ip4, address[3]);
+            }
+            Family::Mapped if (*ctx.sock_addr).user_ip6[3] == 0 => store6(ctx.sock_addr, address),
+            _ => {}
+        }
+    }
 }
 
 /// The address of an IPv6 context. The kernel takes `::` for `::1`, or for 127.0.0.1 where the socket
@@ -97,13 +121,14 @@ fn address6(ctx: &SockAddrContext) -> (Family, [u32; 4]) {
     if address[0] | address[1] != 0 {
         return (Family::V6, address);
     }
+    let source = unsafe { (*socket(ctx)).src_ip6 };
+    let bound_to_mapped = source[0] | source[1] == 0 && source[2] == MAPPED;
     if address[2] == MAPPED {
-        return (Family::Mapped, mapped(address[3]));
+        return (Family::Mapped, mapped(address[3], if bound_to_mapped { source[3] } else { 0 }));
     }
     if address[2] | address[3] == 0 {
-        let source = unsafe { (*socket(ctx)).src_ip6 };
-        if source[0] | source[1] == 0 && source[2] == MAPPED {
-            return (Family::Mapped, mapped(0));
+        if bound_to_mapped {
+            return (Family::Mapped, mapped(0, 0));
         }
         return (Family::V6, [0, 0, 0, ONE]);
     }
@@ -129,6 +154,10 @@ fn connect(ctx: &SockAddrContext, family: Family, address: [u32; 4]) -> i32 {
     }
     match decide(ctx, family, address, tcp, protocol) {
         Fate::Go => GO,
+        Fate::Pass => {
+            settle(ctx, family, address);
+            GO
+        }
         Fate::Refuse => refuse(ctx, family, tcp),
         Fate::Redirect(to) => {
             unbind_device(ctx);
@@ -142,9 +171,16 @@ fn connect(ctx: &SockAddrContext, family: Family, address: [u32; 4]) -> i32 {
 }
 
 #[inline(always)]
-fn send(ctx: &SockAddrContext, address: [u32; 4]) -> i32 {
-    match decide(ctx, Family::V4, address, false, IPPROTO_UDP) {
+fn send(ctx: &SockAddrContext, family: Family, address: [u32; 4]) -> i32 {
+    match decide(ctx, family, address, false, IPPROTO_UDP) {
         Fate::Go => GO,
+        Fate::Pass => {
+            // What is sent to a mapped address comes as IPv4.
+            if family == Family::V4 {
+                settle(ctx, family, address);
+            }
+            GO
+        }
         Fate::Refuse | Fate::Redirect(_) => {
             if set_retval_works() {
                 // SAFETY: any value is fine.
@@ -167,7 +203,7 @@ fn decide(ctx: &SockAddrContext, family: Family, address: [u32; 4], tcp: bool, p
     }
     let task = current();
     let known = process(rules, task, tgid);
-    let bits = designate(rules, known, task, tgid, Hierarchy::Helper);
+    let bits = designate(rules, known, task, tgid, Hierarchy::Helper, Writer::Own);
     if bits == 0 {
         return Fate::Go;
     }
@@ -175,11 +211,16 @@ fn decide(ctx: &SockAddrContext, family: Family, address: [u32; 4], tcp: bool, p
     let (port, address) = unsafe {
         (u16::from_be((*ctx.sock_addr).user_port as u16), core::mem::transmute::<[u32; 4], [u8; 16]>(address))
     };
-    let origin = origin(ctx, address, port, tgid, start_of(known), bits);
+    let origin = origin(ctx, address, port, tgid, known, bits);
 
     // SAFETY: only its presence counts.
     let lookup = port == 53 && unsafe { RESOLVERS.get(address) }.is_some();
     let mut wanted = bits & redirecting(&address, port);
+    if bits & rules.deny | wanted != 0 && is_rerouted(socket(ctx), family != Family::V4) {
+        count(Counter::Rerouted);
+        event::connection(Kind::Refused, Reason::Rerouted, &origin, protocol);
+        return Fate::Refuse;
+    }
     if lookup && !tcp {
         wanted &= !rules.resolvers;
     }
@@ -195,14 +236,18 @@ fn decide(ctx: &SockAddrContext, family: Family, address: [u32; 4], tcp: bool, p
 }
 
 #[inline(always)]
-fn start_of(process: *const Process) -> u64 {
-    // SAFETY: null or a value of the map.
-    if process.is_null() { 0 } else { unsafe { (*process).start } }
-}
-
-#[inline(always)]
-fn origin(ctx: &SockAddrContext, address: [u8; 16], port: u16, tgid: u32, start: u64, bits: u64) -> Origin {
+fn origin(
+    ctx: &SockAddrContext,
+    address: [u8; 16],
+    port: u16,
+    tgid: u32,
+    process: *const Process,
+    bits: u64,
+) -> Origin {
     let owner = bpf_get_current_uid_gid();
+    // SAFETY: null or a value of the map.
+    let (start, exec_id) =
+        if process.is_null() { (0, 0) } else { unsafe { ((*process).start, (*process).exec_id) } };
     Origin {
         address,
         port: u32::from(port),
@@ -213,6 +258,7 @@ fn origin(ctx: &SockAddrContext, address: [u8; 16], port: u16, tgid: u32, start:
         // SAFETY: no arguments.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         bits,
+        exec_id,
         netns: netns(socket(ctx)),
         reserved: 0,
     }
@@ -241,12 +287,20 @@ fn egress(rules: &Rules, origin: &Origin, protocol: u32, lookup: bool) -> Fate {
         return Fate::Refuse;
     }
     if origin.bits & rules.record != 0 {
+        if AGENT.get(0).is_some_and(|agent| agent.unrecorded != 0) {
+            count(Counter::Unrecorded);
+            event::connection(Kind::Refused, Reason::Unrecorded, origin, protocol);
+            return Fate::Refuse;
+        }
+        if !event::connection(Kind::EgressRecorded, Reason::None, origin, protocol) {
+            count(Counter::Unrecorded);
+            return Fate::Refuse;
+        }
         count(Counter::EgressRecorded);
-        event::connection(Kind::EgressRecorded, Reason::None, origin, protocol);
     } else {
         count(Counter::EgressAllowed);
     }
-    Fate::Go
+    Fate::Pass
 }
 
 #[inline(always)]

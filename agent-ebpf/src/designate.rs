@@ -2,14 +2,15 @@
 
 use aya_ebpf::helpers::bpf_get_current_ancestor_cgroup_id;
 use interlock_agent_common::{
-    CGROUP_LEVELS, Counter, FileId, IMAGES_MAX, PROCESS_IMAGES, PROCESS_INTERPRETER, PROCESS_UNKNOWN,
-    Process, Rules,
+    CGROUP_LEVELS, Counter, FileId, IMAGES_MAX, PROCESS_IMAGES, PROCESS_INTERPRETER, PROCESS_LOGIN,
+    PROCESS_UNKNOWN, Process, Rules,
 };
 
 use crate::{
     kernel::{File, Task},
     maps::{
-        AGENT, ARGUMENTS, CGROUPS, EXES, GIDS, INTERPRETERS, OVERFLOW, PATHS, PROCESSES, RUNS, UIDS, count,
+        AGENT, ARGUMENTS, CGROUPS, CGROUPS_LOST, EXES, GIDS, INTERPRETERS, MARKS, OVERFLOW, PATHS, PROCESSES,
+        RUNS, UIDS, count,
     },
 };
 
@@ -28,7 +29,19 @@ pub(crate) fn is_agent(tgid: u32) -> bool {
     AGENT.get(0).is_some_and(|agent| agent.tgid == tgid && tgid != 0)
 }
 
-/// What is known of a process, or null where nothing can be kept of it.
+/// Which of a process's words a program writes what it finds into: each writer has its own, for the
+/// kernels that must do have no atomic operations for programs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// What the process itself did: connect, fork, exec.
+    Own,
+    /// A sweep.
+    Sweep,
+    /// Whoever moves it to another cgroup, one at a time.
+    Mover,
+}
+
+/// What is known of a process, or null where nothing can be kept of it (or it has ended).
 ///
 /// A process that is not known was there before the programs were, or did not fit into the map. In
 /// the latter case nobody knows any more whose descendant it is, so it is taken to be anyone's.
@@ -45,6 +58,10 @@ pub(crate) fn process(rules: &Rules, task: Task, tgid: u32) -> *mut Process {
             if process.flags & PROCESS_IMAGES == 0 {
                 set_image(process, task.exe());
             }
+            let run = run_of(tgid, start);
+            if run != 0 {
+                process.run = run;
+            }
             return known;
         }
     }
@@ -55,8 +72,37 @@ pub(crate) fn process(rules: &Rules, task: Task, tgid: u32) -> *mut Process {
         process.inherited = rules.descendants;
     }
     set_image(&mut process, task.exe());
+    process.run = run_of(tgid, start);
+    process.login = task.login();
     keep(tgid, &process);
+    if task.live_threads() == 0 {
+        // Its end was told of before, or is being told of now: nobody would remove it.
+        let _ = PROCESSES.remove(tgid);
+        return core::ptr::null_mut();
+    }
     PROCESSES.get_ptr_mut(tgid).unwrap_or(core::ptr::null_mut())
+}
+
+/// The run that the agent has made a process part of; 0 for none.
+#[inline(always)]
+fn run_of(tgid: u32, start: u64) -> u64 {
+    // SAFETY: user space writes whole values, and a torn one would name no run.
+    match unsafe { MARKS.get(tgid) } {
+        Some(mark) if mark.start == start => mark.run,
+        _ => 0,
+    }
+}
+
+/// Looks at the login user id: who has set it since it was last looked at. Only root's word counts,
+/// for any process may set one where none is set.
+#[inline(always)]
+pub(crate) fn see_login(process: &mut Process, task: Task) {
+    let login = task.login();
+    if login != process.login {
+        let (uid, _) = task.owner();
+        process.login = login;
+        process.flags = process.flags & !PROCESS_LOGIN | if uid == 0 { PROCESS_LOGIN } else { 0 };
+    }
 }
 
 /// Puts a process into the map.
@@ -75,6 +121,8 @@ pub(crate) fn keep(tgid: u32, process: &Process) {
 #[inline(always)]
 fn set_image(process: &mut Process, exe: File) {
     process.images[0] = exe.id();
+    process.exe = exe.id();
+    process.stages = 1;
     process.flags |= PROCESS_IMAGES | interpreter_flag(exe);
 }
 
@@ -92,6 +140,7 @@ pub(crate) fn designate(
     task: Task,
     tgid: u32,
     hierarchy: Hierarchy,
+    writer: Writer,
 ) -> u64 {
     if process.is_null() {
         // Not even one's own entry fits: the map is full.
@@ -100,11 +149,31 @@ pub(crate) fn designate(
     // SAFETY: a value of the map.
     let process = unsafe { &mut *process };
     let bits = matching(rules, Some(process), task, tgid, hierarchy);
-    let lasting = bits & rules.descendants;
-    if lasting & !process.inherited != 0 {
-        process.inherited |= lasting;
+    let mut lasting = bits & rules.descendants;
+    if cgroups_lost() {
+        // That it is in the cgroup is only feared: it is to hold as long as the fear does.
+        lasting &= rules.any_cgroup & rules.any_unit;
     }
-    (process.inherited | bits) & rules.active
+    stick(process, lasting, writer);
+    (process.lasting() | bits) & rules.active
+}
+
+/// Makes entries stick to a process.
+#[inline(always)]
+pub(crate) fn stick(process: &mut Process, lasting: u64, writer: Writer) {
+    if lasting & !process.lasting() == 0 {
+        return;
+    }
+    match writer {
+        Writer::Own => process.inherited |= lasting,
+        Writer::Sweep => process.swept |= lasting,
+        Writer::Mover => process.moved |= lasting,
+    }
+}
+
+#[inline(always)]
+fn cgroups_lost() -> bool {
+    CGROUPS_LOST.get(0).is_some_and(|lost| *lost != 0)
 }
 
 #[inline(always)]
@@ -161,6 +230,9 @@ fn by_exe(process: &Process, tgid: u32) -> u64 {
 
 #[inline(always)]
 fn by_cgroup(task: Task, hierarchy: Hierarchy) -> (u64, u64) {
+    if cgroups_lost() {
+        return (u64::MAX, u64::MAX);
+    }
     let mut path = 0;
     let mut unit = 0;
     let cgroup = task.cgroup();

@@ -5,20 +5,31 @@ use aya_ebpf::helpers::{
     generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
 };
 use interlock_agent_common::{
-    ARGV_MAX, ConnectEvent, Counter, ExecEvent, ExitEvent, FILENAME_MAX, Kind, Origin, Reason,
+    ARGV_MAX, ConnectEvent, Counter, ExecEvent, ExitEvent, FILENAME_MAX, FileId, Kind, Origin, Process,
+    Reason,
 };
 
 use crate::{
     kernel::{Pointer, Task},
-    maps::{EVENTS, count},
+    maps::{EVENTS, EVENTS_SIZE, count},
 };
 
-/// Reports a decision on a connection, datagram or socket.
+/// Bytes of the buffer that reports of what was refused may fill. The rest is for what is let go: a
+/// process that is refused a thousand times must not keep others from being recorded.
+const REFUSALS: u64 = EVENTS_SIZE as u64 / 2;
+
+/// Reports a decision on a connection, datagram or socket. `false` when there is no room: one that is
+/// to be recorded must not go its way then.
 #[inline(always)]
-pub(crate) fn connection(kind: Kind, reason: Reason, origin: &Origin, protocol: u32) {
+pub(crate) fn connection(kind: Kind, reason: Reason, origin: &Origin, protocol: u32) -> bool {
+    const WAITING: u64 = 0; // BPF_RB_AVAIL_DATA
+    if kind as u32 != Kind::EgressRecorded as u32 && EVENTS.query(WAITING) > REFUSALS {
+        count(Counter::EventsLost);
+        return false;
+    }
     let Some(mut entry) = EVENTS.reserve::<ConnectEvent>(0) else {
         count(Counter::EventsLost);
-        return;
+        return false;
     };
     entry.write(ConnectEvent {
         kind: kind as u32,
@@ -33,13 +44,15 @@ pub(crate) fn connection(kind: Kind, reason: Reason, origin: &Origin, protocol: 
         start: origin.start,
         cgroup: origin.cgroup,
         bits: origin.bits,
+        exec_id: origin.exec_id,
     });
     entry.submit(0);
+    true
 }
 
 /// Reports that the current process has begun a program.
 #[inline(always)]
-pub(crate) fn exec(task: Task, tgid: u32, start: u64, bits: u64, filename: Pointer) {
+pub(crate) fn exec(task: Task, tgid: u32, process: &Process, bits: u64, filename: Pointer) {
     let Some(mut entry) = EVENTS.reserve::<ExecEvent>(0) else {
         count(Counter::EventsLost);
         return;
@@ -55,7 +68,10 @@ pub(crate) fn exec(task: Task, tgid: u32, start: u64, bits: u64, filename: Point
     unsafe {
         (*event).kind = Kind::Exec as u32;
         (*event).tgid = tgid;
-        (*event).start = start;
+        (*event).start = process.start;
+        (*event).exec_id = process.exec_id;
+        (*event).exe = process.exe;
+        (*event).script = if process.stages > 1 { process.images[0] } else { FileId { ino: 0, dev: 0 } };
         (*event).parent = task.parent();
         (*event).uid = uid;
         (*event).gid = gid;

@@ -68,6 +68,13 @@ impl Task {
         (read(cred, offset!(cred_uid)), read(cred, offset!(cred_gid)))
     }
 
+    /// The audit login user id; `u32::MAX` where none is set.
+    #[inline(always)]
+    pub(crate) fn login(self) -> u32 {
+        let at = offset!(task_loginuid);
+        if at == 0 { u32::MAX } else { read(self.0, at) }
+    }
+
     /// Threads of its process that have not ended.
     #[inline(always)]
     pub(crate) fn live_threads(self) -> u32 {
@@ -195,12 +202,33 @@ impl Cgroup {
     }
 }
 
+/// A socket as the kernel has it. The verifier lets nobody reckon with a socket's pointer; its copy is
+/// just a number.
+#[inline(always)]
+fn sock(socket: *const bpf_sock) -> Pointer {
+    let kept = socket;
+    // SAFETY: the helper reads from this function's stack.
+    unsafe { bpf_probe_read_kernel((&raw const kept).cast::<u64>()) }.unwrap_or_default() as Pointer
+}
+
 /// Inode number of a socket's network namespace.
 #[inline(always)]
 pub(crate) fn netns(socket: *const bpf_sock) -> u32 {
-    // The verifier lets nobody reckon with a socket's pointer; its copy is just a number.
-    let kept = socket;
-    // SAFETY: the helper reads from this function's stack.
-    let copy = unsafe { bpf_probe_read_kernel((&raw const kept).cast::<u64>()) }.unwrap_or_default();
-    read(pointer(copy as Pointer, offset!(sock_net)), offset!(net_inum))
+    read(pointer(sock(socket), offset!(sock_net)), offset!(net_inum))
+}
+
+/// Whether a socket has IP options or (`v6`) extension headers, by which its packets may go another
+/// way than to their destination.
+#[inline(always)]
+pub(crate) fn is_rerouted(socket: *const bpf_sock, v6: bool) -> bool {
+    let sock = sock(socket);
+    if !pointer(sock, offset!(inet_options)).is_null() {
+        return true;
+    }
+    let (pinet6, options) = (offset!(inet_pinet6), offset!(ipv6_options));
+    if !v6 || pinet6 == 0 || options == 0 {
+        return false;
+    }
+    let own = pointer(sock, pinet6);
+    !own.is_null() && !pointer(own, options).is_null()
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use interlock_agent_common::{
     Agent, Argument, COUNTERS, CgroupBits, Counter, DestinationKey, Features, FileId, Listeners, MAX_ENTRIES,
-    Meta, Offsets, Origin, Process, Rules, Stages, TEXT_MAX, Tuple,
+    Mark, Meta, Offsets, Origin, Process, Rules, Stages, TEXT_MAX, Tuple,
 };
 
 /// Set by the agent from the kernel's type information.
@@ -57,9 +57,13 @@ static IDS: Array<[u8; 16]> = Array::with_max_entries(MAX_ENTRIES as u32, 0);
 static META: Array<Meta> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static AGENT: Array<Agent> = Array::with_max_entries(1, 0);
-/// Not 0 once a process could not be tracked: from then on unknown processes are taken in.
+/// Not 0 while a process could not be tracked: as long as that is so unknown processes are taken in.
 #[map]
 pub(crate) static OVERFLOW: Array<u32> = Array::with_max_entries(1, 0);
+/// Counts selected cgroups that could not be noted: while it is not 0 every process counts as one of
+/// theirs.
+#[map]
+pub(crate) static CGROUPS_LOST: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Processes that a sweep found designated.
 #[map]
@@ -79,7 +83,7 @@ pub(crate) static PATHS: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
 pub(crate) static RUNS: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
 /// By cgroup id.
 #[map]
-pub(crate) static CGROUPS: HashMap<u64, CgroupBits> = HashMap::with_max_entries(16384, 0);
+pub(crate) static CGROUPS: HashMap<u64, CgroupBits> = HashMap::with_max_entries(65536, 0);
 /// By hash of the cgroup's path: for cgroups made from now on.
 #[map]
 pub(crate) static CGROUP_PATHS: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
@@ -93,7 +97,11 @@ pub(crate) static INTERPRETERS: HashMap<[u8; 8], u32> = HashMap::with_max_entrie
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(65536, 0);
 #[map]
-pub(crate) static ARGUMENTS: HashMap<u32, Argument> = HashMap::with_max_entries(16384, 0);
+pub(crate) static ARGUMENTS: HashMap<u32, Argument> = HashMap::with_max_entries(65536, 0);
+/// Processes that the agent has made part of a run. The kernel side takes it over into `PROCESSES`,
+/// which nobody else writes.
+#[map]
+pub(crate) static MARKS: HashMap<u32, Mark> = HashMap::with_max_entries(16384, 0);
 /// By process and thread.
 #[map]
 pub(crate) static PENDING: HashMap<u64, Stages> = HashMap::with_max_entries(16384, 0);
@@ -124,8 +132,10 @@ pub(crate) static HANDSHAKES: LruHashMap<Tuple, Origin> = LruHashMap::with_max_e
 
 #[map]
 pub(crate) static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+/// Bytes of the ring buffer.
+pub(crate) const EVENTS_SIZE: u32 = 1 << 20;
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_SIZE, 0);
 
 /// Room for a text. Only tracepoint programs use it, which cannot be preempted.
 #[repr(C)]

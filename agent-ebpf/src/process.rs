@@ -6,15 +6,17 @@ use aya_ebpf::{
     programs::{FEntryContext, RawTracePointContext},
 };
 use interlock_agent_common::{
-    Counter, FileId, IMAGES_MAX, PROCESS_IMAGES, PROCESS_INTERPRETER, PROCESS_REPORTED, PROCESS_UNKNOWN,
-    Process, Stages, TEXT_MAX, fold, seed,
+    Counter, FileId, IMAGES_MAX, PROCESS_IMAGES, PROCESS_INTERPRETER, PROCESS_LOGIN, PROCESS_REPORTED,
+    PROCESS_UNKNOWN, Process, Stages, TEXT_MAX, fold, seed,
 };
 
 use crate::{
-    designate::{Hierarchy, designate, get, interpreter_flag, is_agent, keep, process},
+    designate::{Hierarchy, Writer, designate, get, interpreter_flag, is_agent, keep, process, see_login},
     event,
     kernel::{Exec, File, Pointer, Task, current},
-    maps::{AGENT, ARGUMENTS, EXES, PENDING, PROCESSES, SCRATCH, STAGED, count, exec_stages_seen, rules},
+    maps::{
+        AGENT, ARGUMENTS, EXES, MARKS, PENDING, PROCESSES, SCRATCH, STAGED, count, exec_stages_seen, rules,
+    },
 };
 
 /// A process has forked: the child is what its parent is.
@@ -32,6 +34,7 @@ fn fork(parent: Task, child: Task) -> Option<()> {
     }
     let rules = rules()?;
     let _ = ARGUMENTS.remove(child_id);
+    let _ = MARKS.remove(child_id);
     // SAFETY: integers only.
     let mut new: Process = unsafe { core::mem::zeroed() };
     if !is_agent(parent_id) {
@@ -40,14 +43,18 @@ fn fork(parent: Task, child: Task) -> Option<()> {
             new.inherited = rules.descendants;
             new.flags = PROCESS_UNKNOWN;
         } else {
-            designate(rules, known, parent, parent_id, Hierarchy::Structure);
+            designate(rules, known, parent, parent_id, Hierarchy::Structure, Writer::Own);
             // SAFETY: a value of the map.
             new = unsafe { *known };
+            new.inherited = new.lasting();
+            new.swept = 0;
+            new.moved = 0;
         }
     }
     new.inherited &= rules.assigned;
     new.flags &= !PROCESS_REPORTED;
     new.start = child.start();
+    see_login(&mut new, child);
     keep(child_id, &new);
     Some(())
 }
@@ -113,13 +120,20 @@ fn exec(task: Task, old_thread: u32, exec: Exec) -> Option<()> {
     if process.exec_id == exec_id && stages.is_none() {
         return None; // the other of two programs, while an agent replaces another
     }
-    designate(rules, known, task, tgid, Hierarchy::Structure);
+    designate(rules, known, task, tgid, Hierarchy::Structure, Writer::Own);
+    see_login(process, task);
 
     let file = exec.file();
-    let mut flags = PROCESS_IMAGES | interpreter_flag(file) | process.flags & PROCESS_REPORTED;
+    let mut flags =
+        PROCESS_IMAGES | interpreter_flag(file) | process.flags & (PROCESS_REPORTED | PROCESS_LOGIN);
+    process.exe = file.id();
     match stages {
-        Some(stages) => process.images = stages.images,
+        Some(stages) => {
+            process.images = stages.images;
+            process.stages = stages.count;
+        }
         None => {
+            process.stages = 1;
             // SAFETY: integers only.
             process.images = unsafe { core::mem::zeroed() };
             process.images[0] = file.id();
@@ -139,11 +153,11 @@ fn exec(task: Task, old_thread: u32, exec: Exec) -> Option<()> {
     process.exec_id = exec_id;
     process.flags = flags;
 
-    let bits = designate(rules, known, task, tgid, Hierarchy::Structure);
+    let bits = designate(rules, known, task, tgid, Hierarchy::Structure, Writer::Own);
     if bits != 0 {
         count(Counter::Execs);
         process.flags = flags | PROCESS_REPORTED;
-        event::exec(task, tgid, process.start, bits, exec.filename());
+        event::exec(task, tgid, process, bits, exec.filename());
     }
     Some(())
 }
@@ -216,6 +230,7 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
         let _ = PROCESSES.remove(tgid);
     }
     let _ = ARGUMENTS.remove(tgid);
+    let _ = MARKS.remove(tgid);
     let _ = STAGED.remove(tgid);
     0
 }
@@ -227,9 +242,11 @@ pub fn cgroup_attach(ctx: RawTracePointContext) -> i32 {
     let task = Task(ctx.arg::<Pointer>(2));
     let tgid = task.tgid();
     if let Some(rules) = rules() {
-        if !is_agent(tgid) && rules.active & !(rules.any_cgroup & rules.any_unit) != 0 {
+        // One that has ended can still be moved, but does nothing any more.
+        let asked = rules.active & !(rules.any_cgroup & rules.any_unit) != 0;
+        if asked && !is_agent(tgid) && task.live_threads() != 0 {
             let known = process(rules, task, tgid);
-            designate(rules, known, task, tgid, Hierarchy::Structure);
+            designate(rules, known, task, tgid, Hierarchy::Structure, Writer::Mover);
         }
     }
     0

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use interlock_agent_common::{Counter, Kind, Origin, Reason, Tuple};
 
 use crate::{
-    designate::{Hierarchy, designate, is_agent, process},
+    designate::{Hierarchy, Writer, designate, is_agent, process},
     event,
     kernel::{current, netns},
     maps::{FLOWS, HANDSHAKES, ORIGINS, count, rules},
@@ -168,7 +168,7 @@ pub fn socket_create(ctx: SockContext) -> i32 {
     }
     let task = current();
     let known = process(rules, task, tgid);
-    let bits = designate(rules, known, task, tgid, Hierarchy::Helper);
+    let bits = designate(rules, known, task, tgid, Hierarchy::Helper, Writer::Own);
     if bits & guarding == 0 {
         return 1;
     }
@@ -185,6 +185,8 @@ pub fn socket_create(ctx: SockContext) -> i32 {
         // SAFETY: no arguments.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         bits,
+        // SAFETY: null or a value of the map.
+        exec_id: if known.is_null() { 0 } else { unsafe { (*known).exec_id } },
         netns: netns(ctx.sock),
         reserved: 0,
     };

@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use crate::{
-    designate::{Hierarchy, designate, is_agent, process},
+    designate::{Hierarchy, Writer, designate, is_agent, process, stick},
     kernel::{Pointer, Task},
     maps::{PROCESSES, SWEPT, rules},
 };
@@ -33,22 +33,23 @@ fn visit(task: Task) -> Option<()> {
         return None;
     }
     // SAFETY: a value of the map.
-    let before = unsafe { (*known).inherited };
-    designate(rules, known, task, tgid, Hierarchy::Structure);
-    let parent = task.parent();
-    // SAFETY: read once.
-    if let Some(parent) = unsafe { PROCESSES.get(parent) } {
-        let inherited = parent.inherited & rules.descendants;
-        // SAFETY: a value of the map.
-        unsafe {
-            if inherited & !(*known).inherited != 0 {
-                (*known).inherited |= inherited;
-            }
+    let process = unsafe { &mut *known };
+    // Bits without a meaning go, so that they can be given another.
+    for word in [&mut process.inherited, &mut process.swept, &mut process.moved] {
+        if *word & !rules.assigned != 0 {
+            *word &= rules.assigned;
         }
+    }
+    let before = process.lasting();
+    designate(rules, known, task, tgid, Hierarchy::Structure, Writer::Sweep);
+    // SAFETY: read once.
+    if let Some(parent) = unsafe { PROCESSES.get(task.parent()) } {
+        // SAFETY: a value of the map.
+        stick(unsafe { &mut *known }, parent.lasting() & rules.descendants, Writer::Sweep);
     }
     // SAFETY: values of the maps.
     unsafe {
-        if (*known).inherited != before {
+        if (*known).lasting() != before {
             if let Some(changes) = SWEPT.get_ptr_mut(0) {
                 *changes += 1;
             }

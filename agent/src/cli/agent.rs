@@ -50,7 +50,10 @@ fn serve(load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
         .thread_name("interlock")
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(daemon::run(config))
+    let ended = runtime.block_on(daemon::run(config));
+    // A thread may wait for a process that it looks at; nobody waits for it.
+    runtime.shutdown_background();
+    ended
 }
 
 fn start_logging(filter: &str) -> anyhow::Result<()> {

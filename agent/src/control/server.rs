@@ -1,6 +1,7 @@
 //! The answering side.
 
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,12 +20,71 @@ const MAX_CONNECTIONS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who asks, as the kernel says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Peer {
     /// Process id.
     pub pid: u32,
     /// Effective user id.
     pub uid: u32,
+    /// Holds on to the process, where the kernel has it (since 6.5).
+    handle: Option<OwnedFd>,
+}
+
+impl Peer {
+    fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+        Ok(Self { pid, uid: credentials.uid(), handle: peer_handle(stream)? })
+    }
+
+    /// Whether the process that connected still has its id. The kernel's credentials are those of that
+    /// moment; the connection may have been handed on since, and the process have ended.
+    ///
+    /// Where the kernel cannot hold on to a process it can only be seen that the one which has the id now
+    /// is wholly the same user's.
+    pub fn is_there(&self) -> bool {
+        match &self.handle {
+            Some(handle) => {
+                let file = format!("/proc/self/fdinfo/{}", handle.as_raw_fd());
+                // -1 once it has ended.
+                let pid = |line: &str| line.strip_prefix("Pid:")?.trim().parse::<i64>().ok();
+                std::fs::read_to_string(file)
+                    .is_ok_and(|text| text.lines().find_map(pid) == Some(i64::from(self.pid)))
+            }
+            None => {
+                let status = i32::try_from(self.pid)
+                    .ok()
+                    .and_then(|pid| procfs::process::Process::new(pid).ok()?.status().ok());
+                status.is_some_and(|status| {
+                    [status.ruid, status.euid, status.suid, status.fuid].iter().all(|uid| *uid == self.uid)
+                })
+            }
+        }
+    }
+}
+
+/// A descriptor of the peer's process; `None` where the kernel has none for it.
+#[allow(unsafe_code)]
+fn peer_handle(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut fd: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option's value is one integer, as long as `length` says.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut fd).cast(),
+            &raw mut length,
+        )
+    };
+    match io::Error::last_os_error() {
+        // SAFETY: the call has just made this descriptor for us.
+        _ if result == 0 && fd >= 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(None),
+        error => Err(error),
+    }
 }
 
 /// Carries requests out.
@@ -93,11 +153,7 @@ impl Drop for Server {
 }
 
 async fn answer(stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
-    let credentials = stream.peer_cred()?;
-    let peer = Peer {
-        pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
-        uid: credentials.uid(),
-    };
+    let peer = Peer::of(&stream)?;
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     tokio::time::timeout(TIMEOUT, BufReader::new(read.take(MAX_LINE)).read_line(&mut line)).await??;
@@ -120,6 +176,34 @@ async fn answer(stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_has_ended_is_not_taken_for_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        // Connects, hands the connection on to a child, and ends.
+        let script = "import os, socket, sys, time
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdin.readline()
+if os.fork() == 0: sys.stdin.readline()";
+        let mut client = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(&path)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let peer = Peer::of(&stream).unwrap();
+        assert_eq!(peer.pid, client.id());
+        assert!(peer.is_there());
+        let mut input = client.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, b"\n").unwrap();
+        assert!(client.wait().unwrap().success());
+        assert!(!peer.is_there());
+        // Another process has the id now, of another user.
+        let other = Peer { pid: 1, uid: 4_242, handle: None };
+        assert!(!other.is_there());
+    }
 
     struct Echo;
 

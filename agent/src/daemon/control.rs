@@ -37,9 +37,17 @@ impl Handler for Agent {
                         self.config.policies.display()
                     ));
                 }
+                let gone = || format!("process {} is not the one that asks (any more)", peer.pid);
+                // Before and after: in between its id can have become another process's.
+                if !peer.is_there() {
+                    return Err(gone());
+                }
                 self.interceptor
                     .designate_run(peer.pid, &name)
                     .map_err(|error| format!("process {} could not be designated: {error}", peer.pid))?;
+                if !peer.is_there() {
+                    return Err(gone());
+                }
                 tracing::info!(pid = peer.pid, uid = peer.uid, name, "designated a run");
                 Ok(json!({ "pid": peer.pid, "run": name }))
             }
@@ -64,6 +72,7 @@ impl Agent {
                 "rules": policies.rule_count(),
                 "masks": policies.mask_count(),
                 "rejected": self.policies.last_error(),
+                "not_in_force": self.applied().failure,
             },
             "flows": {
                 "open": count(&self.counts.open),

@@ -78,9 +78,13 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
     let intercept::Flow { stream: client, original, entries, process } = accepted;
     let Ok(peer) = client.peer_addr() else { return };
     let known = Known::from(&process);
-    let reader = Arc::clone(&agent);
     // Now, before the process can go away.
-    let Ok(subject) = tokio::task::spawn_blocking(move || reader.identity.subject(&known)).await else {
+    let Some(subject) = agent.identify(known).await else {
+        tracing::warn!(
+            uid = process.uid,
+            pid = process.tgid,
+            "a flow is refused: its process cannot be looked at"
+        );
         return copy::reset(&client);
     };
     let destination =
@@ -96,7 +100,7 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
         Way::Protocol(Protocol::Postgres) => intercept(&agent, flow, &policy, stopping).await,
         Way::Tls => pass_tls(&agent, flow, stopping).await,
         Way::Egress(Egress::Deny) | Way::Late(Egress::Deny) => {
-            flow.record_egress(&agent, Egress::Deny);
+            flow.record_refused(&agent);
             copy::reset(&flow.client);
         }
         Way::Egress(verdict) => pass(&agent, flow, verdict, false, stopping).await,
@@ -133,15 +137,27 @@ impl Flow {
         })
     }
 
-    fn record_egress(&self, agent: &Agent, verdict: Egress) {
-        agent.record_egress(&EgressConnection {
+    /// Records that it is refused.
+    fn record_refused(&self, agent: &Agent) {
+        if let Err(error) = self.record_egress(agent, Egress::Deny) {
+            tracing::error!(%error, "cannot record a refused connection");
+        }
+    }
+
+    /// Records that it is let go or refused. One that is let go is on disk when this returns.
+    fn record_egress(&self, agent: &Agent, verdict: Egress) -> Result<(), RecordError> {
+        let connection = EgressConnection {
             subject: &self.subject,
             destination: self.destination.address,
             ip_protocol: 6,
             verdict,
             entry: self.entries.first().copied(),
             count: 1,
-        });
+        };
+        match verdict {
+            Egress::Deny => agent.recorder.egress(&connection),
+            Egress::Allow | Egress::Record => agent.recorder.egress_first(&connection),
+        }
     }
 }
 
@@ -297,10 +313,13 @@ async fn pass(
     late: bool,
     mut stopping: watch::Receiver<bool>,
 ) {
-    if verdict == Egress::Record {
-        flow.record_egress(agent, verdict);
-    }
     let address = flow.destination.address;
+    if verdict == Egress::Record
+        && let Err(error) = flow.record_egress(agent, verdict)
+    {
+        tracing::error!(%error, destination = %address, "a flow is refused: it cannot be recorded");
+        return copy::reset(&flow.client);
+    }
     let mut upstream = match TcpStream::connect(address).await {
         Ok(upstream) => upstream,
         Err(error) => {
@@ -318,7 +337,7 @@ async fn pass(
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!(destination = %address, "a client that waited before it spoke is refused");
-                flow.record_egress(agent, Egress::Deny);
+                flow.record_refused(agent);
                 return copy::reset(&flow.client);
             }
             Err(error) => return tracing::debug!(%error, destination = %address, "a passed connection broke"),

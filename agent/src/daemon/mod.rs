@@ -4,27 +4,30 @@ mod control;
 mod copy;
 mod egress;
 mod flow;
+mod limits;
 mod lock;
 mod notify;
+mod selection;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::control::Server;
 use crate::identity::Reader;
-use crate::intercept::{self, Interceptor};
+use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
 use crate::record::Recorder;
 use crate::sql;
 use crate::tls;
+use limits::{Admission, Readers};
 use lock::Lock;
 
 /// How long flows may take to end when the agent stops.
@@ -36,8 +39,11 @@ const SCRIPTS: (usize, usize) = (10_000, 64 << 20);
 /// How often files and cgroups that selectors name are looked at again.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// How often bundles of trusted roots are looked at again: the system's change with package updates.
-const TRUST_REFRESH: Duration = Duration::from_secs(60);
+/// Every how many such looks users and groups that the host did not know are looked up again,
+const ACCOUNTS: u32 = 10;
+
+/// and bundles of trusted roots: the system's change with package updates.
+const TRUST: u32 = 60;
 
 /// What every flow and request works with.
 pub(crate) struct Agent {
@@ -50,8 +56,23 @@ pub(crate) struct Agent {
     scripts: Arc<sql::Cache>,
     limits: Limits,
     counts: Counts,
+    readers: Readers,
+    applied: Mutex<Applied>,
+    /// Connections that the kernel side reports cannot be recorded.
+    egress_fails: AtomicBool,
     shutdown: watch::Sender<bool>,
     since: jiff::Timestamp,
+}
+
+/// What the kernel side works by.
+#[derive(Debug, Default)]
+struct Applied {
+    /// The last selection that was put in force whole, of this agent or an earlier one.
+    last: Option<Selection>,
+    /// That one is what the current policies select.
+    current: bool,
+    /// Why it is not.
+    failure: Option<String>,
 }
 
 /// What `interlock status` counts.
@@ -69,12 +90,23 @@ struct Counts {
 /// It could not start. What an earlier agent attached stays attached then, and refuses.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.run)?;
-    // Looked at before anything is written: a start that fails over and over must not fill the recording.
-    PolicySet::load(&config.policies).context("cannot load the policies")?;
     let cgroup = match &config.cgroup {
         Some(cgroup) => cgroup.clone(),
         None => intercept::cgroup_root().context("cannot tell where to attach; set `cgroup:`")?,
     };
+    let options = intercept::Options { cgroup, pins: intercept::pin_dir(&config.run) };
+    let interceptor = Interceptor::attach(&options).context("cannot attach to the kernel")?;
+    let last = selection::load(&config.state);
+    // First of all what was designated before the host was started again is refused: whatever fails from
+    // here on, it stays so.
+    if interceptor.selects_nothing()?
+        && let Some(last) = &last
+        && let Err(error) = interceptor.hold(last)
+    {
+        tracing::warn!(%error, "the last selection cannot be put in force");
+    }
+    // Looked at before anything is written: a start that fails over and over must not fill the recording.
+    PolicySet::load(&config.policies).context("cannot load the policies")?;
     let recorder = {
         let config = config.clone();
         tokio::task::spawn_blocking(move || Recorder::open(&config)).await?
@@ -86,14 +118,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || tls::Engine::open(&config)).await?
     }
     .context("cannot set up TLS")?;
-    tls.authority().publish(&config).context("cannot publish the host's authority")?;
     let policies = PolicyStore::load(&config.policies, &config.state, tls.hosts())
         .context("cannot load the policies")?;
-    let options = intercept::Options { cgroup, pins: intercept::pin_dir(&config.run) };
-    let interceptor = Interceptor::attach(&options).context("cannot attach to the kernel")?;
-    interceptor.apply(&policies.current().selection()).context("cannot put the policies in force")?;
-    let mut events = interceptor.events().context("the kernel's reports are taken already")?;
-    recorder.policy_loaded(policies.current().hash(), policies.current().files())?;
+    let events = interceptor.events().context("the kernel's reports are taken already")?;
+    let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
     refresh_trust(&config);
     let (shutdown, stopping) = watch::channel(false);
@@ -101,19 +129,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         interceptor,
         policies,
         recorder,
-        identity: Reader::default(),
+        identity: Reader::new(Box::new(move |pid| programs.of(pid))),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),
         counts: Counts::default(),
+        readers: Readers::default(),
+        applied: Mutex::new(Applied { last, ..Applied::default() }),
+        egress_fails: AtomicBool::new(false),
         shutdown,
         since: jiff::Timestamp::now(),
         config,
     });
+    let current = agent.policies.current();
+    agent.recorder.policy_loaded(current.hash(), current.files())?;
+    agent.put_in_force().map_err(|error| anyhow::anyhow!("cannot put the policies in force: {error}"))?;
+    drop(current);
+    let admission = Arc::new(Admission::new());
     let control = Server::bind(&agent.config.run)
         .with_context(|| format!("cannot listen in {}", agent.config.run.display()))?;
     let control = tokio::spawn(control.serve(Arc::clone(&agent)));
-    let (changed, mut changes) = tokio::sync::mpsc::channel(1);
+    let (changed, changes) = tokio::sync::mpsc::channel(1);
     let _watcher = Watcher::watch(&agent.config.policies, move || {
         // A change that is already announced is enough.
         let _ = changed.try_send(());
@@ -122,11 +158,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut refresh = tokio::time::interval(REFRESH);
-    refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut trust = tokio::time::interval(TRUST_REFRESH);
-    trust.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let egress = tokio::spawn(egress::serve(Arc::clone(&agent), events, stopping.clone()));
+    // Apart from the loop below: what they wait for must not keep flows waiting.
+    let upkeep = [
+        tokio::spawn(Arc::clone(&agent).reload_on(changes, signal(SignalKind::hangup())?)),
+        tokio::spawn(Arc::clone(&agent).keep_fresh()),
+    ];
     let mut flows = JoinSet::new();
     tracing::info!(
         policies = agent.policies.current().files().len(),
@@ -138,13 +175,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             accepted = agent.interceptor.accept() => {
-                flows.spawn(flow::serve(Arc::clone(&agent), accepted, stopping.clone()));
+                match admission.admit(accepted.process.uid) {
+                    Some(admitted) => {
+                        let (agent, stopping) = (Arc::clone(&agent), stopping.clone());
+                        flows.spawn(async move {
+                            flow::serve(agent, accepted, stopping).await;
+                            drop(admitted);
+                        });
+                    }
+                    None => copy::reset(&accepted.stream),
+                }
             }
-            Some(event) = events.recv() => egress::note(&agent, event),
-            Some(()) = changes.recv() => drop(agent.in_background(Agent::reload).await),
-            _ = hang_up.recv() => drop(agent.in_background(Agent::reload).await),
-            _ = refresh.tick() => drop(agent.in_background(Agent::refresh).await),
-            _ = trust.tick() => drop(agent.in_background(|agent| refresh_trust(&agent.config)).await),
+            () = agent.interceptor.failed() => {
+                // By now connections are refused. What is open goes with this process.
+                anyhow::bail!("a part of interception has failed: see the log above");
+            }
             Some(ended) = flows.join_next(), if !flows.is_empty() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a flow's task failed");
@@ -156,12 +201,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
 
     notify::stopping();
+    if let Err(error) = agent.interceptor.refuse() {
+        // The kernel side finds out by itself when this process has ended.
+        tracing::warn!(%error, "cannot tell the kernel side to refuse yet");
+    }
     tracing::info!("stopping; designated processes are refused from now on");
+    for task in upkeep {
+        task.abort();
+        let _ = task.await;
+    }
     control.abort();
     let _ = control.await;
     agent.shutdown.send_replace(true);
     let _ = tokio::time::timeout(GRACE, async { while flows.join_next().await.is_some() {} }).await;
     flows.shutdown().await;
+    let _ = tokio::time::timeout(GRACE, egress).await;
     let recorder = Arc::clone(&agent.recorder);
     tokio::task::spawn_blocking(move || recorder.close()).await?.context("cannot close the recording")?;
     Ok(())
@@ -179,7 +233,35 @@ impl Agent {
     /// Does what waits for the kernel or for files off the tasks that serve flows.
     async fn in_background<T: Send + 'static>(self: &Arc<Self>, work: fn(&Self) -> T) -> Option<T> {
         let agent = Arc::clone(self);
-        tokio::task::spawn_blocking(move || work(&agent)).await.ok()
+        let done = tokio::task::spawn_blocking(move || work(&agent)).await;
+        done.inspect_err(|error| tracing::error!(%error, "a task failed")).ok()
+    }
+
+    /// Reads the policies again whenever their files change or a SIGHUP comes.
+    async fn reload_on(self: Arc<Self>, mut changes: tokio::sync::mpsc::Receiver<()>, mut hang_up: Signal) {
+        loop {
+            tokio::select! {
+                Some(()) = changes.recv() => {}
+                _ = hang_up.recv() => {}
+            }
+            drop(self.in_background(Self::reload).await);
+        }
+    }
+
+    /// Looks again and again at what selectors name.
+    async fn keep_fresh(self: Arc<Self>) {
+        let mut refresh = tokio::time::interval(REFRESH);
+        refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for round in 1_u32.. {
+            refresh.tick().await;
+            let _ = self.in_background(Self::refresh).await;
+            if round % ACCOUNTS == 0 {
+                let _ = self.in_background(Self::find_accounts).await;
+            }
+            if round % TRUST == 0 {
+                let _ = self.in_background(|agent| refresh_trust(&agent.config)).await;
+            }
+        }
     }
 
     /// Reads the policies and the files under `tls:` again; the earlier ones stay when anything is wrong
@@ -195,21 +277,19 @@ impl Agent {
 
     fn reload_policies(&self) -> Result<bool, String> {
         match self.policies.reload() {
-            Ok(false) => Ok(false),
-            Ok(true) => {
-                let current = self.policies.current();
-                let applied = self.interceptor.apply(&current.selection());
-                if let Err(error) = applied {
-                    tracing::error!(%error, "the kernel still works by the earlier selection of processes");
-                    return Err(format!(
-                        "the policies were read, but could not be put in force whole: {error}"
-                    ));
+            Ok(changed) => {
+                if changed {
+                    self.applied().current = false;
                 }
-                if let Err(error) = self.recorder.policy_loaded(current.hash(), current.files()) {
-                    tracing::error!(%error, "cannot record that policies changed");
+                self.put_in_force()?;
+                if changed {
+                    let current = self.policies.current();
+                    if let Err(error) = self.recorder.policy_loaded(current.hash(), current.files()) {
+                        tracing::error!(%error, "cannot record that policies changed");
+                    }
+                    tracing::info!(hash = current.hash(), "policies reloaded");
                 }
-                tracing::info!(hash = current.hash(), "policies reloaded");
-                Ok(true)
+                Ok(changed)
             }
             Err(errors) => {
                 tracing::error!("the earlier policies stay in force: {errors}");
@@ -221,9 +301,52 @@ impl Agent {
         }
     }
 
+    /// Tells the kernel side what the current policies select, unless it works by that already.
+    fn put_in_force(&self) -> Result<(), String> {
+        let mut applied = self.applied();
+        if applied.current {
+            return Ok(());
+        }
+        let selection = selection::keep_numbers(self.policies.current().selection(), applied.last.as_ref());
+        if let Err(error) = self.interceptor.apply(&selection) {
+            let failure = format!("the policies were read, but could not be put in force whole: {error}");
+            if applied.failure.as_ref() != Some(&failure) {
+                tracing::error!("{failure}; this is tried again every second");
+            }
+            applied.failure = Some(failure.clone());
+            return Err(failure);
+        }
+        if let Err(error) = selection::save(&self.config.state, &selection) {
+            tracing::warn!(%error, "the selection cannot be kept: after a restart of the host an earlier one counts until the policies are read");
+        }
+        *applied = Applied { last: Some(selection), current: true, failure: None };
+        Ok(())
+    }
+
+    fn applied(&self) -> std::sync::MutexGuard<'_, Applied> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn refresh(&self) {
         if let Err(error) = self.interceptor.refresh() {
             tracing::warn!(%error, "cannot look again at what selectors name");
+        }
+        // The reason is logged when it is a new one.
+        let _ = self.put_in_force();
+    }
+
+    /// Looks again for users and groups that the host did not know.
+    fn find_accounts(&self) {
+        if self.policies.current().selection().entries.iter().any(|entry| entry.impossible) {
+            let _ = self.reload();
+        }
+    }
+
+    /// Tells the kernel side whether connections can be recorded.
+    fn say_whether_recording(&self, works: bool) {
+        match self.interceptor.set_recording(works) {
+            Ok(()) => self.egress_fails.store(!works, Ordering::Relaxed),
+            Err(error) => tracing::error!(%error, "cannot tell the kernel side whether recording works"),
         }
     }
 

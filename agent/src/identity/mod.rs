@@ -10,7 +10,7 @@ mod process;
 mod secrets;
 pub mod users;
 
-pub use process::{Known, Reader};
+pub use process::{Known, ProgramOf, Reader};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,19 +33,25 @@ pub struct Subject {
     pub gid: u32,
     /// Its name, if the host knows one.
     pub group: String,
-    /// The audit login user id (`loginuid`); `None` when not set.
+    /// The audit login user id (`loginuid`); `None` when not set, or not by root: where none is set any
+    /// process may set its own.
     pub login_uid: Option<u32>,
     /// The login user's name.
     pub login_user: String,
     /// The audit session id.
     pub login_session: Option<u32>,
-    /// The executable's path as the kernel has it; of a script, its interpreter.
+    /// The executable's path on this host; of a script, its interpreter. Empty where the file there is not
+    /// the one that the kernel saw begin (in a container, or by a mount of the process's own).
     pub exe: PathBuf,
-    /// The script's path, when the process runs one (`#!`).
+    /// The script's path, when the process was begun by executing one (`#!`).
     pub script: Option<PathBuf>,
-    /// SHA-256 of the executable's content, hex; empty when it could not be read.
+    /// The script that an interpreter's arguments name, where the kernel did not see it executed: a claim,
+    /// for a process can change its arguments, and an interpreter be told to run something else.
+    pub script_claimed: Option<PathBuf>,
+    /// SHA-256 of the executable's content, hex; empty when it could not be read, or is not known to be
+    /// the file that the kernel saw begin.
     pub exe_sha256: String,
-    /// Arguments, secrets in them masked.
+    /// Arguments, secrets in them masked. A process can change its own.
     pub argv: Vec<String>,
     /// Working directory.
     pub cwd: PathBuf,
@@ -55,11 +61,11 @@ pub struct Subject {
     pub unit: String,
     /// The container id that the cgroup names.
     pub container: String,
-    /// Parents, nearest first, up to pid 1.
+    /// Parents, nearest first, up to pid 1. Where one has ended its children are its parent's, or pid 1's.
     pub ancestors: Vec<Ancestor>,
     /// The CI job, if it runs in one.
     pub ci: Ci,
-    /// What could not be found out because the process had gone, if anything.
+    /// What could not be found out or verified, if anything, and why.
     pub missing: Vec<String>,
 }
 
@@ -70,7 +76,7 @@ pub struct Ancestor {
     pub pid: u32,
     /// Real user id.
     pub uid: u32,
-    /// Executable.
+    /// Executable; empty where it could not be verified.
     pub exe: PathBuf,
     /// Arguments, secrets in them masked.
     pub argv: Vec<String>,

@@ -1,17 +1,27 @@
 //! Reads a process and its ancestors from /proc.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use procfs::process::Process;
 
-use crate::intercept::FlowProcess;
+use crate::intercept::{FlowProcess, Program, Resolver};
 
 use super::{Ancestor, Ci, Subject, cgroup, ci, hash::Hashes, secrets, users};
 
 /// Longest command line that is kept, in bytes and in arguments.
 const MAX_ARGV: (usize, usize) = (16 << 10, 256);
+
+/// Most bytes of a command line or an environment that are looked at. A process can claim any number:
+/// `prctl(PR_SET_MM_MAP)` makes all of its memory its environment.
+const MAX_MEMORY: u64 = 128 << 10;
+
+/// How long the mount table is taken to be as it was.
+const MOUNTS: Duration = Duration::from_secs(1);
 
 /// Most ancestors that are followed.
 const MAX_ANCESTORS: usize = 32;
@@ -23,7 +33,7 @@ const MAX_PROGRAMS: usize = 8192;
 const TICK_NS: u64 = 1_000_000_000 / 100;
 
 /// What the kernel side noted when the process called connect(). It is there even if the process is not.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Known {
     /// Thread group id.
     pub pid: u32,
@@ -33,12 +43,19 @@ pub struct Known {
     pub uid: u32,
     /// Real group id.
     pub gid: u32,
+    /// Which of its programs it was: see [`Program::exec_id`].
+    pub exec_id: u64,
 }
 
+/// Says what the kernel side knows of the program of a process.
+pub type ProgramOf = Box<dyn Fn(u32) -> Option<Program> + Send + Sync>;
+
 /// Reads processes; remembers what is dear to compute.
-#[derive(Debug, Default)]
 pub struct Reader {
+    kernel: ProgramOf,
     hashes: Hashes,
+    names: users::Names,
+    mounts: Mutex<Option<(Instant, Arc<Resolver>)>>,
     /// What the kernel side told of programs as they began, by process id.
     programs: Mutex<HashMap<u32, Began>>,
 }
@@ -46,7 +63,7 @@ pub struct Reader {
 /// A program as it began.
 #[derive(Debug)]
 struct Began {
-    start_time_ns: u64,
+    program: Program,
     parent: u32,
     exe: PathBuf,
     argv: Vec<String>,
@@ -55,15 +72,57 @@ struct Began {
 
 impl From<&FlowProcess> for Known {
     fn from(process: &FlowProcess) -> Self {
-        Self { pid: process.tgid, start_time_ns: process.start_time_ns, uid: process.uid, gid: process.gid }
+        Self {
+            pid: process.tgid,
+            start_time_ns: process.start_time_ns,
+            uid: process.uid,
+            gid: process.gid,
+            exec_id: process.exec_id,
+        }
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
     }
 }
 
 impl Reader {
+    /// Reads processes, and believes of what they can change about themselves only what the kernel side
+    /// says too.
+    pub fn new(kernel: ProgramOf) -> Self {
+        Self {
+            kernel,
+            hashes: Hashes::default(),
+            names: users::Names::default(),
+            mounts: Mutex::default(),
+            programs: Mutex::default(),
+        }
+    }
+
+    /// The mount table, by which files are told apart.
+    fn resolver(&self) -> io::Result<Arc<Resolver>> {
+        let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*mounts {
+            Some((read, resolver)) if read.elapsed() < MOUNTS => Ok(Arc::clone(resolver)),
+            _ => {
+                let resolver = Arc::new(Resolver::new()?);
+                *mounts = Some((Instant::now(), Arc::clone(&resolver)));
+                Ok(resolver)
+            }
+        }
+    }
+
+    /// Whether a path of this host is the file that the kernel saw.
+    fn is_file(&self, path: &Path, seen: Option<interlock_agent_common::FileId>) -> bool {
+        let found = self.resolver().and_then(|resolver| resolver.resolve(path));
+        path.is_absolute() && seen.is_some() && found.ok() == seen
+    }
+
     /// Takes note that a designated process began a program, in case it is gone when its flow is looked at.
-    pub fn began(&self, known: &Known, parent: u32, exe: PathBuf, argv: Vec<String>) {
-        let began =
-            Began { start_time_ns: known.start_time_ns, parent, exe, argv: arguments(argv), ended: false };
+    pub fn began(&self, known: &Known, program: Program, parent: u32, exe: PathBuf, argv: Vec<String>) {
+        let began = Began { program, parent, exe, argv: arguments(argv), ended: false };
         let mut programs = self.programs();
         if programs.len() >= MAX_PROGRAMS {
             programs.retain(|_, began| !began.ended);
@@ -76,7 +135,7 @@ impl Reader {
     /// Takes note that such a process has ended. What is known of it is kept until room is needed.
     pub fn ended(&self, pid: u32, start_time_ns: u64) {
         if let Some(began) = self.programs().get_mut(&pid)
-            && began.start_time_ns == start_time_ns
+            && began.program.start_time_ns == start_time_ns
         {
             began.ended = true;
         }
@@ -86,31 +145,58 @@ impl Reader {
         self.programs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Everything that can be found out about a process. Never fails: what could not be read is named
-    /// in [`Subject::missing`].
-    pub fn subject(&self, known: &Known) -> Subject {
-        let mut subject = Subject {
+    /// Only what the kernel side told, and the names to it.
+    fn told(&self, known: &Known) -> Subject {
+        let mut missing = Vec::new();
+        let mut name = |found: io::Result<String>, what: &str| {
+            found.unwrap_or_else(|error| {
+                missing.push(format!("{what}: the name service cannot tell: {error}"));
+                String::new()
+            })
+        };
+        Subject {
             pid: known.pid,
             start_time_ns: known.start_time_ns,
             uid: known.uid,
-            user: users::user_name(known.uid),
+            user: name(self.names.user(known.uid), "user"),
             gid: known.gid,
-            group: users::group_name(known.gid),
+            group: name(self.names.group(known.gid), "group"),
+            missing,
             ..Subject::default()
-        };
+        }
+    }
+
+    /// What the kernel side told of a process, where it cannot be looked at.
+    pub fn unseen(&self, known: &Known) -> Subject {
+        let mut subject = self.told(known);
+        subject.missing.push("process: it could not be looked at".to_owned());
+        subject
+    }
+
+    /// Everything that can be found out about a process. Never fails: what could not be read is named
+    /// in [`Subject::missing`].
+    pub fn subject(&self, known: &Known) -> Subject {
+        let mut subject = self.told(known);
         if let Some(process) = same_process(known) {
-            self.read(&process, &mut subject);
+            self.read(&process, known, &mut subject);
             // The process may have gone, and its id been taken by another, while it was read.
             if same_process(known).is_some() {
                 return subject;
             }
-            subject = Subject { missing: Vec::new(), ..bare(subject) };
+            subject = self.told(known);
         }
-        if let Some(began) = self.programs().get(&known.pid)
-            && began.start_time_ns == known.start_time_ns
-        {
-            subject.exe.clone_from(&began.exe);
-            subject.argv.clone_from(&began.argv);
+        let began = self
+            .programs()
+            .get(&known.pid)
+            .filter(|began| began.is(known))
+            .map(|began| (began.program, began.exe.clone(), began.argv.clone()));
+        if let Some((program, path, argv)) = began {
+            if self.is_file(&path, program.script) {
+                subject.script = Some(path);
+            } else if self.is_file(&path, program.exe) {
+                subject.exe = path.canonicalize().unwrap_or(path);
+            }
+            subject.argv = argv;
         }
         self.parents(self.parent_of(known).unwrap_or(0), &mut subject);
         subject.missing.push("process: it ended before it could be looked at".to_owned());
@@ -119,20 +205,27 @@ impl Reader {
 
     fn parent_of(&self, known: &Known) -> Option<i32> {
         let programs = self.programs();
-        let began = programs.get(&known.pid).filter(|began| began.start_time_ns == known.start_time_ns)?;
+        let began = programs.get(&known.pid).filter(|began| began.is(known))?;
         i32::try_from(began.parent).ok()
     }
 
     /// Follows the ancestors from `parent` on.
     fn parents(&self, mut parent: i32, subject: &mut Subject) {
+        let mut unverified = false;
         while parent > 0 && subject.ancestors.len() < MAX_ANCESTORS {
             let Ok(process) = Process::new(parent) else { break };
             let Ok(stat) = process.stat() else { break };
+            let program = (self.kernel)(parent.unsigned_abs())
+                .filter(|program| program.start_time_ns / TICK_NS == stat.starttime);
+            let exe = process.exe().ok().filter(|exe| self.is_file(exe, program.and_then(|p| p.exe)));
+            if exe.is_none() {
+                unverified = true;
+            }
             subject.ancestors.push(Ancestor {
                 pid: parent.unsigned_abs(),
                 uid: process.status().map_or(u32::MAX, |status| status.ruid),
-                exe: process.exe().unwrap_or_default(),
-                argv: arguments(process.cmdline().unwrap_or_default()),
+                exe: exe.unwrap_or_default(),
+                argv: arguments(command_line(parent).unwrap_or_default()),
             });
             // A job's children may have cleared their environment; the nearest that names it counts.
             if subject.ci.system.is_empty()
@@ -142,16 +235,23 @@ impl Reader {
             }
             parent = stat.ppid;
         }
+        if unverified {
+            subject.missing.push("ancestors: not every executable could be verified".to_owned());
+        }
     }
 
-    fn read(&self, process: &Process, subject: &mut Subject) {
+    fn read(&self, process: &Process, known: &Known, subject: &mut Subject) {
         let mut missing = BTreeSet::new();
         let pid = process.pid;
+        let now = (self.kernel)(known.pid).filter(|now| now.start_time_ns == known.start_time_ns);
+        // The program that connected may have made way for another in the same process.
+        let program = now.filter(|now| now.exec_id == known.exec_id).unwrap_or_default();
         match process.exe() {
-            Ok(exe) => subject.exe = exe,
+            Ok(exe) if self.is_file(&exe, program.exe) => subject.exe = exe,
+            Ok(_) => drop(missing.insert("exe: not the file that the kernel saw begin")),
             Err(_) => drop(missing.insert("exe")),
         }
-        match self.hashes.of(Path::new(&format!("/proc/{pid}/exe"))) {
+        match self.hash(pid, &program) {
             Ok(hash) => subject.exe_sha256 = hash,
             Err(_) => drop(missing.insert("exe_sha256")),
         }
@@ -159,9 +259,12 @@ impl Reader {
             Ok(cwd) => subject.cwd = cwd,
             Err(_) => drop(missing.insert("cwd")),
         }
-        match process.cmdline() {
+        match command_line(pid) {
             Ok(argv) => {
-                subject.script = script(&subject.exe, &argv, &subject.cwd);
+                match script(&subject.exe, &argv, &subject.cwd) {
+                    Some(path) if self.is_file(&path, program.script) => subject.script = Some(path),
+                    claimed => subject.script_claimed = claimed,
+                }
                 subject.argv = arguments(argv);
             }
             Err(_) => drop(missing.insert("argv")),
@@ -175,13 +278,40 @@ impl Reader {
             None => drop(missing.insert("cgroup")),
         }
         // 4294967295 is "not set".
-        subject.login_uid = audit_id(pid, "loginuid");
-        subject.login_session = audit_id(pid, "sessionid");
-        subject.login_user = subject.login_uid.map(users::user_name).unwrap_or_default();
+        let login = audit_id(pid, "loginuid");
+        if login.is_some() && login == now.and_then(|now| now.login) {
+            subject.login_uid = login;
+            subject.login_session = audit_id(pid, "sessionid");
+            match login.map(|uid| self.names.user(uid)).transpose() {
+                Ok(name) => subject.login_user = name.unwrap_or_default(),
+                Err(_) => drop(missing.insert("login_uid: the name service cannot tell its name")),
+            }
+        } else if login.is_some() {
+            missing.insert("login_uid: not seen to be set by root");
+        }
 
-        subject.ci = ci_of(process).unwrap_or_default();
+        match memory(pid, "environ") {
+            Ok(environment) => subject.ci = ci::from_environment(&environment).unwrap_or_default(),
+            Err(_) => drop(missing.insert("environment")),
+        }
         self.parents(process.stat().map_or(0, |stat| stat.ppid), subject);
-        subject.missing = missing.into_iter().map(str::to_owned).collect();
+        subject.missing.extend(missing.into_iter().map(str::to_owned));
+    }
+
+    /// The hash of a process's executable, if that is the file that the kernel saw.
+    fn hash(&self, pid: i32, program: &Program) -> io::Result<String> {
+        let file = File::open(format!("/proc/{pid}/exe"))?;
+        if program.exe.is_none() || self.resolver()?.identify(&file).ok() != program.exe {
+            return Err(io::Error::other("another file than the kernel saw"));
+        }
+        self.hashes.of(file)
+    }
+}
+
+impl Began {
+    /// Whether it is the program that connected.
+    fn is(&self, known: &Known) -> bool {
+        self.program.start_time_ns == known.start_time_ns && self.program.exec_id == known.exec_id
     }
 }
 
@@ -190,12 +320,6 @@ fn same_process(known: &Known) -> Option<Process> {
     let process = Process::new(i32::try_from(known.pid).ok()?).ok()?;
     let stat = process.stat().ok()?;
     (known.start_time_ns == 0 || stat.starttime == known.start_time_ns / TICK_NS).then_some(process)
-}
-
-/// Keeps only what the kernel side told.
-fn bare(subject: Subject) -> Subject {
-    let Subject { pid, start_time_ns, uid, user, gid, group, .. } = subject;
-    Subject { pid, start_time_ns, uid, user, gid, group, ..Subject::default() }
 }
 
 fn arguments(mut argv: Vec<String>) -> Vec<String> {
@@ -253,21 +377,59 @@ fn audit_id(pid: i32, name: &str) -> Option<u32> {
 }
 
 fn ci_of(process: &Process) -> Option<Ci> {
-    ci::from_environment(&std::fs::read(format!("/proc/{}/environ", process.pid)).ok()?)
+    ci::from_environment(&memory(process.pid, "environ").ok()?)
+}
+
+/// The beginning of what a file in /proc shows of a process's memory.
+fn memory(pid: i32, name: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/{name}"))?.take(MAX_MEMORY).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn command_line(pid: i32) -> io::Result<Vec<String>> {
+    let line = memory(pid, "cmdline")?;
+    let line = line.strip_suffix(&[0]).unwrap_or(&line);
+    if line.is_empty() {
+        return Ok(Vec::new());
+    }
+    // As many as are kept, and one to tell that there were more.
+    let arguments = line.split(|byte| *byte == 0).take(MAX_ARGV.1 + 1);
+    Ok(arguments.map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const EXEC: u64 = 3;
+
+    fn known(pid: u32) -> Known {
+        let stat = Process::new(pid as i32).unwrap().stat().unwrap();
+        Known { pid, start_time_ns: stat.starttime * TICK_NS + 1, uid: 0, gid: 0, exec_id: EXEC }
+    }
+
     fn me() -> Known {
-        let stat = Process::myself().unwrap().stat().unwrap();
-        Known { pid: std::process::id(), start_time_ns: stat.starttime * TICK_NS + 1, uid: 0, gid: 0 }
+        known(std::process::id())
+    }
+
+    /// A kernel side that has seen what /proc shows.
+    fn honest() -> Reader {
+        Reader::new(Box::new(|pid| {
+            let exe = Resolver::new().unwrap().resolve(Path::new(&format!("/proc/{pid}/exe"))).ok();
+            let login = audit_id(pid as i32, "loginuid");
+            let start_time_ns = known(pid).start_time_ns;
+            Some(Program { start_time_ns, exec_id: EXEC, exe, script: None, login })
+        }))
+    }
+
+    fn blind() -> Reader {
+        Reader::new(Box::new(|_| None))
     }
 
     #[test]
     fn this_process_is_read_whole() {
-        let subject = Reader::default().subject(&me());
+        let subject = honest().subject(&me());
         assert_eq!(subject.missing, Vec::<String>::new());
         assert_eq!(subject.exe, std::env::current_exe().unwrap());
         assert_eq!(subject.cwd, std::env::current_dir().unwrap());
@@ -278,25 +440,99 @@ mod tests {
     #[test]
     fn another_process_of_the_same_id_is_not_taken_for_it() {
         let known = Known { start_time_ns: 5 * TICK_NS, ..me() };
-        let subject = Reader::default().subject(&known);
+        let subject = blind().subject(&known);
         assert!(subject.exe.as_os_str().is_empty() && subject.argv.is_empty());
         assert_eq!(subject.missing.len(), 1);
     }
 
     #[test]
+    fn what_the_kernel_has_not_seen_is_not_believed() {
+        let honest = honest().subject(&me());
+        // Another file stands there than the one that was executed.
+        let subject = Reader::new(Box::new(|pid| {
+            let exe = Resolver::new().unwrap().resolve(Path::new("/bin/sh")).ok();
+            let start_time_ns = known(pid).start_time_ns;
+            Some(Program { start_time_ns, exec_id: EXEC, exe, ..Program::default() })
+        }))
+        .subject(&me());
+        assert!(subject.exe.as_os_str().is_empty() && subject.exe_sha256.is_empty(), "{subject:?}");
+        assert!(subject.ancestors.iter().all(|ancestor| ancestor.exe != honest.exe));
+        assert!(subject.login_user.is_empty() && subject.login_uid.is_none());
+        assert!(subject.missing.iter().any(|missing| missing.starts_with("exe:")), "{subject:?}");
+        // The connection was another program's in the same process.
+        let subject = self::honest().subject(&Known { exec_id: EXEC - 1, ..me() });
+        assert!(subject.exe.as_os_str().is_empty() && subject.exe_sha256.is_empty(), "{subject:?}");
+    }
+
+    #[test]
+    fn a_script_is_one_if_the_kernel_saw_it_executed() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().canonicalize().unwrap().join("report");
+        std::fs::write(&script, "read x\n").unwrap();
+        let mut child = std::process::Command::new("/bin/bash")
+            .arg(&script)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let known = known(child.id());
+        let seen = |seen: bool| {
+            let script = script.clone();
+            let reader = Reader::new(Box::new(move |pid| {
+                let resolver = Resolver::new().unwrap();
+                let exe = resolver.resolve(Path::new(&format!("/proc/{pid}/exe"))).ok();
+                let script = seen.then(|| resolver.resolve(&script).unwrap());
+                let start_time_ns = self::known(pid).start_time_ns;
+                Some(Program { start_time_ns, exec_id: EXEC, exe, script, login: None })
+            }));
+            // Until the new program is there.
+            loop {
+                let subject = reader.subject(&known);
+                if subject.script.is_some() || subject.script_claimed.is_some() {
+                    break (subject.script, subject.script_claimed);
+                }
+            }
+        };
+        assert_eq!(seen(true), (Some(script.clone()), None));
+        assert_eq!(seen(false), (None, Some(script.clone())));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn memory_is_read_within_bounds() {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "read x"])
+            .arg("y".repeat(100_000))
+            .arg("z".repeat(100_000))
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id() as i32;
+        assert_eq!(memory(pid, "cmdline").unwrap().len() as u64, MAX_MEMORY);
+        assert_eq!(command_line(pid).unwrap()[..3], ["/bin/sh", "-c", "read x"]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_process_that_has_gone_is_known_by_how_it_began() {
-        let reader = Reader::default();
-        let known = Known { pid: 4_194_305, start_time_ns: 7, uid: 0, gid: 0 };
-        let argv = vec!["psql".to_owned(), "--password=hunter2".to_owned()];
-        reader.began(&known, std::process::id(), "/usr/bin/psql".into(), argv);
+        let reader = blind();
+        let known = Known { pid: 4_194_305, start_time_ns: 7, uid: 0, gid: 0, exec_id: EXEC };
+        let argv = vec!["sh".to_owned(), "--password=hunter2".to_owned()];
+        let exe = Resolver::new().unwrap().resolve(Path::new("/bin/sh")).ok();
+        let program = Program { start_time_ns: 7, exec_id: EXEC, exe, ..Program::default() };
+        reader.began(&known, program, std::process::id(), "/bin/sh".into(), argv.clone());
         reader.ended(known.pid, known.start_time_ns);
         let subject = reader.subject(&known);
-        assert_eq!(subject.exe, Path::new("/usr/bin/psql"));
-        assert_eq!(subject.argv, ["psql", "--password=****"]);
+        assert_eq!(subject.exe, Path::new("/bin/sh").canonicalize().unwrap());
+        assert_eq!(subject.argv, ["sh", "--password=****"]);
         assert_eq!(subject.ancestors.first().map(|parent| parent.pid), Some(std::process::id()));
         // Another process of the same id is none of it.
         let other = reader.subject(&Known { start_time_ns: 8, ..known });
         assert!(other.exe.as_os_str().is_empty() && other.ancestors.is_empty());
+        // Nor is a path that names another file than was executed.
+        reader.began(&known, program, std::process::id(), "/bin/true".into(), argv);
+        assert!(reader.subject(&known).exe.as_os_str().is_empty());
     }
 
     #[test]

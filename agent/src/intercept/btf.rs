@@ -207,6 +207,11 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         signal_live: at("signal_struct", "live.counter")?,
         sock_net: at("sock", "__sk_common.skc_net.net")?,
         net_inum: at("net", "ns.inum")?,
+        // Both are choices of who built the kernel.
+        task_loginuid: at("task_struct", "loginuid").unwrap_or(0),
+        inet_options: at("inet_sock", "inet_opt")?,
+        inet_pinet6: at("inet_sock", "pinet6").unwrap_or(0),
+        ipv6_options: at("ipv6_pinfo", "opt").unwrap_or(0),
     })
 }
 

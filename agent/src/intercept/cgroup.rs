@@ -2,7 +2,7 @@
 //! itself stands in it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
@@ -108,12 +108,12 @@ impl Hierarchy {
         Ok(format!("/{}", names.join("/")))
     }
 
-    /// The cgroups that exist of the given paths and names, by id.
+    /// The cgroups that exist of the given paths and names, by id, and whether all were looked through.
     pub(super) fn find(
         &self,
         paths: &HashMap<String, u64>,
         units: &HashMap<String, u64>,
-    ) -> HashMap<u64, CgroupBits> {
+    ) -> (HashMap<u64, CgroupBits>, bool) {
         let mut found: HashMap<u64, CgroupBits> = HashMap::new();
         for (path, bits) in paths {
             if let Ok(id) = id(&self.root.join(path.trim_start_matches('/'))) {
@@ -121,7 +121,7 @@ impl Hierarchy {
             }
         }
         if units.is_empty() {
-            return found;
+            return (found, true);
         }
         let mut seen = 0;
         let mut open = vec![self.root.clone()];
@@ -134,8 +134,8 @@ impl Hierarchy {
                 }
                 seen += 1;
                 if seen > CGROUPS_MAX {
-                    tracing::error!("more than {CGROUPS_MAX} cgroups: units among the rest are not found");
-                    return found;
+                    tracing::error!("more than {CGROUPS_MAX} cgroups: the rest is not looked through");
+                    return (found, false);
                 }
                 let path = entry.path();
                 let bits =
@@ -145,6 +145,22 @@ impl Hierarchy {
                 }
                 open.push(path);
             }
+        }
+        (found, true)
+    }
+
+    /// The ids of all cgroups.
+    pub(super) fn ids(&self) -> HashSet<u64> {
+        let mut found = HashSet::new();
+        let mut open = vec![self.root.clone()];
+        while let Some(directory) = open.pop() {
+            found.extend(id(&directory));
+            let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+            open.extend(
+                entries
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
+            );
         }
         found
     }

@@ -67,6 +67,12 @@ pub enum InterceptError {
     /// Nothing is pinned there.
     #[error("nothing is attached: there is no {0}")]
     NotAttached(PathBuf),
+    /// A process has ended meanwhile.
+    #[error("process {0} has ended")]
+    Gone(u32),
+    /// Others than root could write where the programs are to be pinned.
+    #[error("{0} must belong to root, and nobody else may write to it: remove it and start again")]
+    Exposed(PathBuf),
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {

@@ -11,12 +11,16 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use interlock_agent_common::{ARGV_MAX, ConnectEvent, ExecEvent, ExitEvent, FILENAME_MAX, Kind, Reason};
+use interlock_agent_common::{
+    ARGV_MAX, ConnectEvent, ExecEvent, ExitEvent, FILENAME_MAX, FileId, Kind, Reason,
+};
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
 use super::{
+    alarm::{Alarm, Guard},
     compile::Bits,
     flow::{FlowProcess, address, entries},
+    program::Program,
 };
 use crate::policy::EntryId;
 
@@ -28,6 +32,8 @@ pub enum Event {
     Exec {
         /// The process; its network namespace is not known here (0).
         process: FlowProcess,
+        /// What the kernel knows of the program.
+        program: Program,
         /// Process id of its parent.
         parent: u32,
         /// Entries that take it in.
@@ -60,7 +66,7 @@ pub enum Event {
 }
 
 /// A connection, datagram or socket that the kernel side decided on alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Egressed {
     /// Who made it.
     pub process: FlowProcess,
@@ -73,7 +79,7 @@ pub struct Egressed {
 }
 
 /// Why the kernel side refused something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RefusalReason {
     /// No agent was alive.
     AgentDead,
@@ -85,6 +91,10 @@ pub enum RefusalReason {
     Socket,
     /// The kernel had no memory for the original destination.
     NoMemory,
+    /// It is to be recorded, which is not possible now.
+    Unrecorded,
+    /// The socket has a source route, so its packets would go elsewhere.
+    Rerouted,
 }
 
 /// Lets tokio wait for the ring buffer.
@@ -99,7 +109,9 @@ pub(super) async fn pump(
     mut ring: AsyncFd<RingBuf<MapData>>,
     bits: Arc<RwLock<Bits>>,
     events: mpsc::Sender<Event>,
+    alarm: Arc<Alarm>,
 ) {
+    let _guard = Guard(alarm);
     loop {
         let Ok(mut ready) = ring.readable_mut().await else { return };
         loop {
@@ -159,12 +171,25 @@ fn reason(code: u32) -> Option<RefusalReason> {
         (Reason::Udp, RefusalReason::Udp),
         (Reason::Socket, RefusalReason::Socket),
         (Reason::NoMemory, RefusalReason::NoMemory),
+        (Reason::Unrecorded, RefusalReason::Unrecorded),
+        (Reason::Rerouted, RefusalReason::Rerouted),
     ]
     .into_iter()
     .find_map(|(kernel, reason)| (kernel as u32 == code).then_some(reason))
 }
 
+/// A file's identity, or that of none.
+fn file(data: &[u8], at: usize) -> Option<Option<FileId>> {
+    let id = FileId {
+        ino: u64_at(data, at + offset_of!(FileId, ino))?,
+        dev: u64_at(data, at + offset_of!(FileId, dev))?,
+    };
+    Some((id.ino != 0).then_some(id))
+}
+
 fn exec(data: &[u8], bits: &Bits) -> Option<Event> {
+    let start_time_ns = u64_at(data, offset_of!(ExecEvent, start))?;
+    let exec_id = u64_at(data, offset_of!(ExecEvent, exec_id))?;
     let filename: [u8; FILENAME_MAX] = bytes(data, offset_of!(ExecEvent, filename))?;
     let argv: [u8; ARGV_MAX] = bytes(data, offset_of!(ExecEvent, argv))?;
     let length = (u32_at(data, offset_of!(ExecEvent, argv_len))? as usize).min(ARGV_MAX);
@@ -174,11 +199,19 @@ fn exec(data: &[u8], bits: &Bits) -> Option<Event> {
     Some(Event::Exec {
         process: FlowProcess {
             tgid: u32_at(data, offset_of!(ExecEvent, tgid))?,
-            start_time_ns: u64_at(data, offset_of!(ExecEvent, start))?,
+            start_time_ns,
             uid: u32_at(data, offset_of!(ExecEvent, uid))?,
             gid: u32_at(data, offset_of!(ExecEvent, gid))?,
             cgroup_id: u64_at(data, offset_of!(ExecEvent, cgroup))?,
             netns: 0,
+            exec_id,
+        },
+        program: Program {
+            start_time_ns,
+            exec_id,
+            exe: file(data, offset_of!(ExecEvent, exe))?,
+            script: file(data, offset_of!(ExecEvent, script))?,
+            login: None,
         },
         parent: u32_at(data, offset_of!(ExecEvent, parent))?,
         entries: entries(bits, u64_at(data, offset_of!(ExecEvent, bits))?),
@@ -198,6 +231,7 @@ fn connection(data: &[u8], bits: &Bits) -> Option<Egressed> {
             gid: u32_at(data, offset_of!(ConnectEvent, gid))?,
             cgroup_id: u64_at(data, offset_of!(ConnectEvent, cgroup))?,
             netns: u32_at(data, offset_of!(ConnectEvent, netns))?,
+            exec_id: u64_at(data, offset_of!(ConnectEvent, exec_id))?,
         },
         entries: entries(bits, u64_at(data, offset_of!(ConnectEvent, bits))?),
         destination: address(&to, u32_at(data, offset_of!(ConnectEvent, port))?),

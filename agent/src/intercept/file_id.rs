@@ -1,6 +1,10 @@
 //! Files as the kernel tells them apart.
 
-use std::{fs, io, os::fd::AsRawFd as _, path::Path};
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd as _},
+    path::Path,
+};
 
 use interlock_agent_common::FileId;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -9,20 +13,27 @@ use super::sys::{self, Mount};
 
 /// Finds out the identity of files: the device of the mount they are on (which on btrfs and overlayfs
 /// is not what `stat` tells) and their inode number.
-pub(super) struct Resolver {
+#[derive(Debug)]
+pub(crate) struct Resolver {
     mounts: Vec<Mount>,
 }
 
 impl Resolver {
     /// With the mount table of now.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { mounts: sys::mounts()? })
     }
 
     /// The regular file at a path, symbolic links followed.
-    pub(super) fn resolve(&self, path: &Path) -> io::Result<FileId> {
-        let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let stat = rustix::fs::fstat(&file)?;
+    pub(crate) fn resolve(&self, path: &Path) -> io::Result<FileId> {
+        // For its path only: nothing is asked of whoever serves the file.
+        self.identify(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// An open regular file.
+    pub(crate) fn identify(&self, file: impl AsFd) -> io::Result<FileId> {
+        let file = file.as_fd();
+        let stat = rustix::fs::fstat(file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }

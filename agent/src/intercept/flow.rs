@@ -17,7 +17,11 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{compile::Bits, sys};
+use super::{
+    alarm::{Alarm, Guard},
+    compile::Bits,
+    sys,
+};
 use crate::policy::EntryId;
 
 /// Connections that wait in the kernel for each listener.
@@ -39,7 +43,7 @@ pub struct Flow {
 }
 
 /// The process behind a flow, as the kernel had it when it called connect().
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowProcess {
     /// Process id.
     pub tgid: u32,
@@ -54,6 +58,8 @@ pub struct FlowProcess {
     pub cgroup_id: u64,
     /// Inode number of its network namespace, as in `/proc/PID/ns/net`.
     pub netns: u32,
+    /// Tells one program from the next in the same process: see [`Program`](super::Program).
+    pub exec_id: u64,
 }
 
 /// Opens the listeners of one network namespace: the calling thread's.
@@ -116,6 +122,7 @@ pub(super) struct Acceptor {
     pub(super) origins: Arc<SkStorage<MapData, Origin>>,
     pub(super) bits: Arc<RwLock<Bits>>,
     pub(super) flows: mpsc::Sender<Flow>,
+    pub(super) alarm: Arc<Alarm>,
 }
 
 impl Acceptor {
@@ -127,7 +134,8 @@ impl Acceptor {
                 let listener = TcpListener::from_std(socket)?;
                 let (origins, bits, flows) =
                     (Arc::clone(&self.origins), Arc::clone(&self.bits), self.flows.clone());
-                Ok(tokio::spawn(accept(listener, origins, bits, flows)).abort_handle())
+                let alarm = Arc::clone(&self.alarm);
+                Ok(tokio::spawn(accept(listener, origins, bits, flows, alarm)).abort_handle())
             })
             .collect()
     }
@@ -138,7 +146,9 @@ async fn accept(
     origins: Arc<SkStorage<MapData, Origin>>,
     bits: Arc<RwLock<Bits>>,
     flows: mpsc::Sender<Flow>,
+    alarm: Arc<Alarm>,
 ) {
+    let _guard = Guard(alarm);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -175,6 +185,7 @@ fn flow(stream: TcpStream, origin: &Origin, bits: &Bits) -> Flow {
             gid: origin.gid,
             cgroup_id: origin.cgroup,
             netns: origin.netns,
+            exec_id: origin.exec_id,
         },
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     hash::Hash,
-    io,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,8 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use interlock_agent_common::{
-    Agent, Argument, CgroupBits, DestinationKey, FileId, Listeners, MAX_ENTRIES, Meta, Process, Rules,
+    Agent, Argument, CgroupBits, DestinationKey, FileId, Listeners, MAX_ENTRIES, Mark, Meta,
+    PROCESS_INTERPRETER, Process, Rules,
 };
 
 use super::{
@@ -21,6 +22,7 @@ use super::{
     compile::{self, Bits, Compiled},
     error::InterceptError,
     file_id::Resolver,
+    sys,
 };
 use crate::policy::EntryId;
 
@@ -45,6 +47,8 @@ pub(super) struct Maps {
     meta: Array<MapData, Meta>,
     agent: Array<MapData, Agent>,
     swept: Array<MapData, u64>,
+    overflow: Array<MapData, u32>,
+    cgroups_lost: Array<MapData, u32>,
     uids: Table<u32, u64>,
     gids: Table<u32, u64>,
     exes: Table<FileId, u64>,
@@ -56,6 +60,7 @@ pub(super) struct Maps {
     interpreters: Table<[u8; 8], u32>,
     processes: Table<u32, Process>,
     arguments: Table<u32, Argument>,
+    marks: Table<u32, Mark>,
     destinations: LpmTrie<MapData, DestinationKey, u64>,
     resolvers: Table<[u8; 16], u32>,
     listeners: Table<u32, Listeners>,
@@ -80,6 +85,8 @@ impl Maps {
             meta: take(ebpf, "META")?,
             agent: take(ebpf, "AGENT")?,
             swept: take(ebpf, "SWEPT")?,
+            overflow: take(ebpf, "OVERFLOW")?,
+            cgroups_lost: take(ebpf, "CGROUPS_LOST")?,
             uids: take(ebpf, "UIDS")?,
             gids: take(ebpf, "GIDS")?,
             exes: take(ebpf, "EXES")?,
@@ -91,6 +98,7 @@ impl Maps {
             interpreters: take(ebpf, "INTERPRETERS")?,
             processes: take(ebpf, "PROCESSES")?,
             arguments: take(ebpf, "ARGUMENTS")?,
+            marks: take(ebpf, "MARKS")?,
             destinations: take(ebpf, "DESTINATIONS")?,
             resolvers: take(ebpf, "RESOLVERS")?,
             listeners: take(ebpf, "LISTENERS")?,
@@ -118,7 +126,14 @@ impl Maps {
 
     /// Says which process is the agent; 0 that none is.
     pub(super) fn set_agent(&mut self, tgid: u32) -> Result<(), InterceptError> {
-        self.agent.set(0, Agent { tgid, reserved: 0 }, 0).map_err(InterceptError::map("AGENT"))
+        self.agent.set(0, Agent { tgid, unrecorded: 0 }, 0).map_err(InterceptError::map("AGENT"))
+    }
+
+    /// Says whether connections can be recorded.
+    pub(super) fn set_unrecorded(&mut self, unrecorded: bool) -> Result<(), InterceptError> {
+        let agent = self.agent.get(&0, 0).map_err(InterceptError::map("AGENT"))?;
+        let agent = Agent { unrecorded: u32::from(unrecorded), ..agent };
+        self.agent.set(0, agent, 0).map_err(InterceptError::map("AGENT"))
     }
 
     /// Forgets the listeners of an earlier agent.
@@ -153,39 +168,25 @@ impl Maps {
     fn publish(&mut self, rules: Rules) -> Result<(), InterceptError> {
         let generation = self.generation.get(&0, 0).map_err(InterceptError::map("GENERATION"))?;
         let next = (generation & 1) ^ 1;
+        // Nobody may still read what is written over: it was in force until the last change.
+        sys::wait_for_programs();
         self.rules.set(next, rules, 0).map_err(InterceptError::map("RULES"))?;
         self.generation.set(0, next, 0).map_err(InterceptError::map("GENERATION"))
     }
 
-    /// Frees bits of what they meant: no process may keep them under their new meaning.
+    /// Frees bits of what they meant. From here on no fork hands them down; a sweep takes them from the
+    /// processes that have them.
     pub(super) fn retire(&mut self, mask: u64) -> Result<(), InterceptError> {
         let mut rules = self.rules()?;
-        // From here on a fork does not hand them down any more.
         rules.active &= !mask;
         rules.assigned &= !mask;
         rules.descendants &= !mask;
-        self.publish(rules)?;
-        // Twice: a fork that was under way may have copied one past the first round.
-        for _ in 0..2 {
-            let stale: Vec<(u32, Process)> = self
-                .processes
-                .iter()
-                .flatten()
-                .filter(|(_, process)| process.inherited & mask != 0)
-                .collect();
-            for (tgid, mut process) in stale {
-                process.inherited &= !mask;
-                // One that has ended meanwhile need not be there.
-                const BPF_EXIST: u64 = 2;
-                let _ = self.processes.insert(tgid, process, BPF_EXIST);
-            }
-        }
-        Ok(())
+        self.publish(rules)
     }
 
-    /// Brings a compiled selection into the kernel: first all that it adds, then the switch, then
-    /// away with what it no longer has. At no moment less is taken in than both selections do.
-    pub(super) fn apply(
+    /// Brings a compiled selection into the kernel: first all that it adds, then the switch. At no moment
+    /// less is taken in than both selections do. An error leaves the earlier one in force.
+    pub(super) fn widen(
         &mut self,
         compiled: &Compiled,
         bits: &Bits,
@@ -214,8 +215,19 @@ impl Maps {
         self.find_cgroups(compiled, hierarchy)?;
         self.widen_destinations(compiled).map_err(InterceptError::map("DESTINATIONS"))?;
 
-        self.publish(compiled.rules)?;
+        self.publish(compiled.rules)
+    }
 
+    /// Takes away what only the selection before had.
+    pub(super) fn narrow(&mut self, compiled: &Compiled, exes: &Exes) -> Result<(), InterceptError> {
+        let mut cgroup_paths = HashMap::new();
+        for (path, bits) in &compiled.cgroups {
+            *cgroup_paths.entry(compile::hash(path)?).or_default() |= bits;
+        }
+        let mut units = HashMap::new();
+        for (unit, bits) in &compiled.units {
+            *units.entry(compile::hash(unit)?).or_default() |= bits;
+        }
         let active = compiled.rules.active;
         narrow(&mut self.uids, &compiled.uids).map_err(InterceptError::map("UIDS"))?;
         narrow(&mut self.gids, &compiled.gids).map_err(InterceptError::map("GIDS"))?;
@@ -228,21 +240,77 @@ impl Maps {
         self.narrow_destinations(compiled).map_err(InterceptError::map("DESTINATIONS"))
     }
 
-    /// Notes the cgroups that exist of those selected. The kernel side finds later ones itself.
+    /// Notes the cgroups that exist of those selected. The kernel side finds later ones itself. Where one
+    /// cannot be noted, every process counts as being in it, until [`Maps::make_room`] has noted all.
+    /// Says whether all could be.
     pub(super) fn find_cgroups(
         &mut self,
         compiled: &Compiled,
         hierarchy: &Hierarchy,
-    ) -> Result<(), InterceptError> {
-        for (id, mut bits) in hierarchy.find(&compiled.cgroups, &compiled.units) {
+    ) -> Result<bool, InterceptError> {
+        let (found, mut whole) = hierarchy.find(&compiled.cgroups, &compiled.units);
+        for (id, mut bits) in found {
             let known = self.cgroups.get(&id, 0).unwrap_or_default();
             if bits.path & !known.path | bits.unit & !known.unit != 0 {
                 bits.path |= known.path;
                 bits.unit |= known.unit;
-                self.cgroups.insert(id, bits, 0).map_err(InterceptError::map("CGROUPS"))?;
+                whole &= self.cgroups.insert(id, bits, 0).is_ok();
             }
         }
+        if !whole {
+            tracing::error!(
+                "not all cgroups of selected names can be noted: until there are less, every process counts \
+                 as being in one"
+            );
+            let lost = self.lost_cgroups()?;
+            self.set_lost_cgroups(lost.wrapping_add(1).max(1))?;
+        }
+        Ok(whole)
+    }
+
+    fn lost_cgroups(&self) -> Result<u32, InterceptError> {
+        self.cgroups_lost.get(&0, 0).map_err(InterceptError::map("CGROUPS_LOST"))
+    }
+
+    fn set_lost_cgroups(&mut self, lost: u32) -> Result<(), InterceptError> {
+        self.cgroups_lost.set(0, lost, 0).map_err(InterceptError::map("CGROUPS_LOST"))
+    }
+
+    /// Tries again where selected cgroups could not be noted.
+    pub(super) fn make_room(
+        &mut self,
+        compiled: &Compiled,
+        hierarchy: &Hierarchy,
+    ) -> Result<(), InterceptError> {
+        let lost = self.lost_cgroups()?;
+        if lost == 0 {
+            return Ok(());
+        }
+        let known: Vec<u64> = self.cgroups.keys().flatten().collect();
+        let there = hierarchy.ids();
+        for id in known.into_iter().filter(|id| !there.contains(id)) {
+            remove(&mut self.cgroups, &id).map_err(InterceptError::map("CGROUPS"))?;
+        }
+        // One that is made and lost meanwhile has changed the count.
+        if self.find_cgroups(compiled, hierarchy)? && self.lost_cgroups()? == lost {
+            self.set_lost_cgroups(0)?;
+            // Or it was made and lost between the two lines above: that is seen here.
+            self.find_cgroups(compiled, hierarchy)?;
+        }
         Ok(())
+    }
+
+    /// Whether there were more processes than could be tracked, and there is room again.
+    pub(super) fn can_track_again(&self) -> Result<bool, InterceptError> {
+        /// Three quarters of what the kernel side holds.
+        const ROOM: usize = 65_536 / 4 * 3;
+        let overflow = self.overflow.get(&0, 0).map_err(InterceptError::map("OVERFLOW"))?;
+        Ok(overflow != 0 && self.processes.keys().take(ROOM).count() < ROOM)
+    }
+
+    /// Every process there is is known: unknown ones are new again.
+    pub(super) fn end_overflow(&mut self) -> Result<(), InterceptError> {
+        self.overflow.set(0, 0, 0).map_err(InterceptError::map("OVERFLOW"))
     }
 
     /// A cgroup keeps its path and name as long as it is there, so only bits out of use go.
@@ -345,22 +413,30 @@ impl Maps {
     }
 
     /// Finds processes that already run a selected script: the kernel side knows only their
-    /// interpreter.
+    /// interpreter. To be called after a sweep, by which all of them are known.
+    ///
+    /// # Errors
+    /// One of them could not be noted; the others are.
     pub(super) fn find_scripts(&mut self, exes: &Exes) -> Result<(), InterceptError> {
-        let Ok(resolver) = Resolver::new() else { return Ok(()) };
+        let resolver = Resolver::new().map_err(InterceptError::io("cannot read the mount table"))?;
+        let mut result = Ok(());
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
             // Read before the arguments: if the process has run something else by then, this is stale.
-            let exec_id = self.processes.get(&pid, 0).map_or(0, |process| process.exec_id);
-            if let Some(script) = script_of(&entry.path(), &resolver, exes) {
-                self.arguments
-                    .insert(pid, Argument { exec_id, script }, 0)
-                    .map_err(InterceptError::map("ARGUMENTS"))?;
+            let Ok(process) = self.processes.get(&pid, 0) else { continue };
+            if process.flags & PROCESS_INTERPRETER == 0 {
+                continue;
+            }
+            if let Some(script) = script_of(&entry.path(), &resolver, exes)
+                && let Err(error) =
+                    self.arguments.insert(pid, Argument { exec_id: process.exec_id, script }, 0)
+            {
+                result = Err(InterceptError::map("ARGUMENTS")(error));
             }
         }
-        Ok(())
+        result
     }
 
     /// Processes that sweeps have found so far.
@@ -368,11 +444,20 @@ impl Maps {
         self.swept.get(&0, 0).map_err(InterceptError::map("SWEPT"))
     }
 
+    /// When a process was started, in nanoseconds since boot, if the kernel side knows it.
+    pub(super) fn start_of(&self, pid: u32) -> Option<u64> {
+        self.processes.get(&pid, 0).ok().map(|process| process.start).filter(|start| *start != 0)
+    }
+
     /// Notes that a process belongs to a run.
-    pub(super) fn set_run(&mut self, pid: u32, run: u64) -> Result<(), InterceptError> {
-        let mut process = self.processes.get(&pid, 0).unwrap_or_default();
-        process.run = run;
-        self.processes.insert(pid, process, 0).map_err(InterceptError::map("PROCESSES"))
+    pub(super) fn set_run(&mut self, pid: u32, start: u64, run: u64) -> Result<(), InterceptError> {
+        self.marks.insert(pid, Mark { start, run }, 0).map_err(InterceptError::map("MARKS"))?;
+        if self.start_of(pid) != Some(start) {
+            // It has ended, perhaps before the mark stood there.
+            remove(&mut self.marks, &pid).map_err(InterceptError::map("MARKS"))?;
+            return Err(InterceptError::Gone(pid));
+        }
+        Ok(())
     }
 }
 
@@ -467,7 +552,10 @@ impl Exes {
 fn script_of(process: &Path, resolver: &Resolver, exes: &Exes) -> Option<FileId> {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
     const ARGUMENTS: usize = 8;
-    let line = fs::read(process.join("cmdline")).ok()?;
+    /// Bytes that are read: a process can claim to have any number.
+    const BYTES: u64 = 64 << 10;
+    let mut line = Vec::new();
+    fs::File::open(process.join("cmdline")).ok()?.take(BYTES).read_to_end(&mut line).ok()?;
     line.split(|byte| *byte == 0)
         .skip(1)
         .take(ARGUMENTS)

@@ -5,6 +5,7 @@
 //! to take in, [`Interceptor::accept`] hands out the connections that they redirect.
 //! `docs/interception.md` explains the whole.
 
+mod alarm;
 mod btf;
 mod cgroup;
 mod compile;
@@ -14,6 +15,7 @@ mod file_id;
 mod flow;
 mod maps;
 mod object;
+mod program;
 mod selection;
 mod status;
 mod sys;
@@ -22,7 +24,10 @@ mod watch;
 use std::{
     fs::{self, File},
     io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::SystemTime,
@@ -32,7 +37,9 @@ use aya::maps::{RingBuf, SkStorage};
 use interlock_agent_common::{LAYOUT, Meta};
 use tokio::{sync::mpsc, task::AbortHandle};
 
+pub(crate) use self::file_id::Resolver;
 use self::{
+    alarm::Alarm,
     cgroup::Hierarchy,
     compile::{Bits, Compiled},
     flow::Acceptor,
@@ -45,6 +52,7 @@ pub use self::{
     error::InterceptError,
     event::{Egressed, Event, RefusalReason},
     flow::{Flow, FlowProcess},
+    program::{Program, Programs},
     selection::{Entry, Pattern, Selection},
     status::{InterceptStatus, ProgramStatus},
 };
@@ -95,6 +103,7 @@ pub struct Interceptor {
     flows: tokio::sync::Mutex<mpsc::Receiver<Flow>>,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     tasks: Mutex<Vec<AbortHandle>>,
+    alarm: Arc<Alarm>,
     /// Held as long as this agent serves.
     _lock: File,
 }
@@ -108,11 +117,14 @@ struct State {
     watch: Option<Watch>,
     /// A selection was applied since the last refresh.
     recent: bool,
+    /// The kernel side knows of this agent.
+    live: bool,
 }
 
 impl Interceptor {
     /// Attaches the programs below a cgroup, or takes over those that an earlier agent has pinned, and
-    /// begins to listen. What that agent had selected stays in force until [`Interceptor::apply`].
+    /// begins to listen. What that agent had selected stays in force until [`Interceptor::apply`], which
+    /// is also when connections begin to come: until then they are refused.
     ///
     /// If this process is not below the cgroup it moves to its child `interlock-agent`, for the kernel
     /// must see both ends of a redirected connection there.
@@ -148,20 +160,24 @@ impl Interceptor {
         let ring: RingBuf<_> = maps::take(&mut object.ebpf, "EVENTS")?;
         let (flow_sender, flows) = mpsc::channel(FLOWS);
         let (event_sender, events) = mpsc::channel(EVENTS);
-        let acceptor = Acceptor { origins: Arc::new(origins), bits: Arc::clone(&bits), flows: flow_sender };
+        let alarm = Arc::new(Alarm::new(&pins)?);
+        let acceptor = Acceptor {
+            origins: Arc::new(origins),
+            bits: Arc::clone(&bits),
+            flows: flow_sender,
+            alarm: Arc::clone(&alarm),
+        };
         let (listeners, sockets) = flow::listen().map_err(InterceptError::io("cannot listen"))?;
         let mut tasks = acceptor.serve(sockets).map_err(InterceptError::io("cannot listen"))?;
         let ring = event::register(ring).map_err(InterceptError::io("cannot wait for events"))?;
-        tasks.push(tokio::spawn(event::pump(ring, Arc::clone(&bits), event_sender)).abort_handle());
+        let pump = event::pump(ring, Arc::clone(&bits), event_sender, Arc::clone(&alarm));
+        tasks.push(tokio::spawn(pump).abort_handle());
 
         maps.write_interpreters()?;
         object.attach(&pins, &hierarchy, before.cgroup == hierarchy.id)?;
         maps.set_meta(meta)?;
         maps.clear_listeners()?;
         maps.set_listeners(netns_of("/proc/thread-self/ns/net")?, listeners)?;
-        // From here on connections are redirected.
-        maps.set_agent(std::process::id())?;
-        pins.remove_other_layouts().map_err(InterceptError::io("cannot remove an older layout's pins"))?;
 
         let watch = match object.features.exec_stages {
             0 => Some(Watch::start(&pins)?),
@@ -174,6 +190,7 @@ impl Interceptor {
             compiled: Compiled::default(),
             exes: Exes::default(),
             recent: false,
+            live: false,
         };
         Ok(Self {
             pins,
@@ -184,18 +201,46 @@ impl Interceptor {
             flows: tokio::sync::Mutex::new(flows),
             events: Mutex::new(Some(events)),
             tasks: Mutex::new(tasks),
+            alarm,
             _lock: lock,
         })
     }
 
+    /// Whether no process is selected: nobody has, since the programs were first attached.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn selects_nothing(&self) -> Result<bool, InterceptError> {
+        Ok(self.state().maps.rules()?.active == 0)
+    }
+
     /// Puts a selection into force. Connections are decided by the old one or the new one; in between
     /// by both together, never by less. Processes that are already there are taken in, and what they
-    /// have started.
+    /// have started. From the first time on connections come to [`Interceptor::accept`].
     ///
     /// # Errors
     /// The selection is more than the kernel side can hold, or a map cannot be written. An error before
     /// the switch leaves the old selection in force (and perhaps wider), one after it the new one.
     pub fn apply(&self, selection: &Selection) -> Result<(), InterceptError> {
+        self.hold(selection)?;
+        let mut state = self.state();
+        if !state.live {
+            state.maps.set_agent(std::process::id())?;
+            state.live = true;
+            // Only now: until here they alone have refused what was selected.
+            self.pins
+                .remove_other_layouts()
+                .map_err(InterceptError::io("cannot remove an older layout's pins"))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a selection into force, but does not begin to take connections: they are refused until
+    /// [`Interceptor::apply`].
+    ///
+    /// # Errors
+    /// As for [`Interceptor::apply`].
+    pub fn hold(&self, selection: &Selection) -> Result<(), InterceptError> {
         let entries = compile::merge(selection)?;
         let mut guard = self.state();
         let state = &mut *guard;
@@ -205,6 +250,9 @@ impl Interceptor {
         let exes = Exes::resolve(&compiled.exes)?;
         if reused != 0 {
             state.maps.retire(reused)?;
+            // Twice: a fork that was under way may have handed one on past the first time.
+            state.object.sweep()?;
+            state.object.sweep()?;
         }
         if let Some(watch) = &state.watch {
             watch.add(&compiled.exes)?;
@@ -212,14 +260,45 @@ impl Interceptor {
         // Names for the bits come before the bits.
         *self.bits.write().unwrap_or_else(PoisonError::into_inner) = bits;
         state.maps.refresh_resolvers()?;
-        state.maps.apply(&compiled, &bits, &self.hierarchy, &exes)?;
-        if !exes.files.is_empty() {
-            state.maps.find_scripts(&exes)?;
-        }
+        state.maps.widen(&compiled, &bits, &self.hierarchy, &exes)?;
+        // The switch is done: whatever fails from here on, this is the selection.
         state.compiled = compiled;
         state.exes = exes;
         state.recent = true;
-        state.sweep()
+        let narrowed = state.maps.narrow(&state.compiled, &state.exes);
+        let swept = state.take_in();
+        narrowed.and(swept)
+    }
+
+    /// Refuses from now on what would be redirected, for as long as this agent lives.
+    ///
+    /// # Errors
+    /// A map cannot be written.
+    pub fn refuse(&self) -> Result<(), InterceptError> {
+        self.state().maps.set_agent(0)
+    }
+
+    /// Says whether connections can be recorded. While they cannot, those are refused that the kernel
+    /// side would let go and report (`egress: record`).
+    ///
+    /// # Errors
+    /// A map cannot be written.
+    pub fn set_recording(&self, works: bool) -> Result<(), InterceptError> {
+        self.state().maps.set_unrecorded(!works)
+    }
+
+    /// What the kernel side knows of processes' programs.
+    ///
+    /// # Errors
+    /// The map cannot be opened.
+    pub fn programs(&self) -> Result<Programs, InterceptError> {
+        Programs::open(&self.pins)
+    }
+
+    /// Returns when a part of this has failed that cannot be done without. Connections that would be
+    /// redirected are refused by then; the agent should end.
+    pub async fn failed(&self) {
+        self.alarm.raised().await;
     }
 
     /// Looks again at what changes outside: the files behind selected executables, the host's name
@@ -242,6 +321,12 @@ impl Interceptor {
         if std::mem::take(&mut state.recent) {
             // A cgroup that was being made while the selection changed.
             state.maps.find_cgroups(&state.compiled, &self.hierarchy)?;
+        }
+        state.maps.make_room(&state.compiled, &self.hierarchy)?;
+        if state.maps.can_track_again()? {
+            // First all that are there, which are still taken in; then no more.
+            state.sweep()?;
+            state.maps.end_overflow()?;
         }
         Ok(())
     }
@@ -273,8 +358,14 @@ impl Interceptor {
     pub fn designate_run(&self, pid: u32, name: &str) -> Result<Vec<EntryId>, InterceptError> {
         let run = compile::hash(name)?;
         self.hierarchy.take_in(pid)?;
-        let mut state = self.state();
-        state.maps.set_run(pid, run)?;
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.maps.start_of(pid).is_none() {
+            // It was there before the programs.
+            state.object.sweep()?;
+        }
+        let start = state.maps.start_of(pid).ok_or(InterceptError::Gone(pid))?;
+        state.maps.set_run(pid, start, run)?;
         let rules = &state.compiled.rules;
         let mask = state.compiled.runs.get(&run).copied().unwrap_or(0) | rules.every_run;
         let bits = self.bits.read().unwrap_or_else(PoisonError::into_inner);
@@ -337,6 +428,18 @@ impl Interceptor {
 }
 
 impl State {
+    /// Takes in what is there already, and what runs a selected script.
+    fn take_in(&mut self) -> Result<(), InterceptError> {
+        self.sweep()?;
+        if self.exes.files.is_empty() {
+            return Ok(());
+        }
+        // Only now it is known who is an interpreter.
+        let found = self.maps.find_scripts(&self.exes);
+        self.sweep()?;
+        found
+    }
+
     /// Designates what is there already, until a round finds nothing new: descendants of descendants
     /// may come before their ancestors.
     fn sweep(&mut self) -> Result<(), InterceptError> {
@@ -377,12 +480,27 @@ fn netns_of(path: &str) -> Result<u32, InterceptError> {
     fs::metadata(path).map(|found| found.ino() as u32).map_err(InterceptError::io(path))
 }
 
-/// One agent at a time for a set of pins.
+/// One agent at a time for a set of pins. Their directory is root's alone: whoever could open it could
+/// hold the lock, and whoever could write to it could put programs of his own there.
 fn lock(pins: &Pins) -> Result<File, InterceptError> {
     let failed =
         |error: io::Error| InterceptError::Io { what: pins.base.display().to_string(), source: error };
-    fs::create_dir_all(&pins.base).map_err(failed)?;
-    let lock = File::open(&pins.base).map_err(failed)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&pins.base).map_err(failed)?;
+    let lock = File::from(
+        rustix::fs::open(
+            &pins.base,
+            rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(|error| failed(error.into()))?,
+    );
+    let found = lock.metadata().map_err(failed)?;
+    if found.uid() != 0 || found.mode() & 0o022 != 0 {
+        return Err(InterceptError::Exposed(pins.base.clone()));
+    }
+    if found.mode() & 0o077 != 0 {
+        lock.set_permissions(fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    }
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(InterceptError::Busy(pins.base.clone())),

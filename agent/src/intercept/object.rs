@@ -29,13 +29,14 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/interlock-ebpf"));
 
 /// Maps that outlive the agent.
-const MAPS: [&str; 28] = [
+const MAPS: [&str; 30] = [
     "RULES",
     "GENERATION",
     "IDS",
     "META",
     "AGENT",
     "OVERFLOW",
+    "CGROUPS_LOST",
     "SWEPT",
     "UIDS",
     "GIDS",
@@ -48,6 +49,7 @@ const MAPS: [&str; 28] = [
     "INTERPRETERS",
     "PROCESSES",
     "ARGUMENTS",
+    "MARKS",
     "PENDING",
     "STAGED",
     "DESTINATIONS",

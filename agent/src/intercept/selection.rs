@@ -3,18 +3,19 @@
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::{Egress, EntryId};
 
 /// Which processes are designated, and what becomes of their connections.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     /// At most 64. A process is taken in by every entry all of whose keys hold for it.
     pub entries: Vec<Entry>,
 }
 
 /// One way for a process to be designated. Every key that is given must hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Names the entry over reloads and restarts.
     pub id: EntryId,
@@ -45,7 +46,7 @@ pub struct Entry {
 }
 
 /// A set of addresses and ports.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pattern {
     /// `None` is any address, of both families.
     pub net: Option<IpNet>,

@@ -27,6 +27,9 @@ const COUNTER_NAMES: [&str; COUNTERS as usize] = [
     "untracked",
     "accepted",
     "execs",
+    "unrecorded",
+    "rerouted",
+    "cgroups_lost",
 ];
 
 /// What is attached, and what it has done.
@@ -51,9 +54,12 @@ pub struct InterceptStatus {
     /// `false` when the kernel cannot show each file of an exec: scripts then match by their path as it
     /// was given to exec, or not at all.
     pub exec_stages: bool,
-    /// There were more processes than can be tracked. From then on an unknown process is taken in by
-    /// every entry with `descendants`, until the programs are detached.
+    /// There are more processes than can be tracked. As long as that is so an unknown process is taken in
+    /// by every entry with `descendants`.
     pub overflow: bool,
+    /// There are more cgroups of selected names than can be noted. As long as that is so every process
+    /// counts as one of theirs.
+    pub cgroups_lost: bool,
     /// Processes that are tracked.
     pub processes: u32,
     /// Of these, those that some entry has taken in for good.
@@ -96,6 +102,8 @@ pub(super) fn read(base: &Path) -> Result<InterceptStatus, InterceptError> {
     let meta = object::meta(&pins)?;
     let agent: Agent = array(&pins, "AGENT")?.get(&0, 0).map_err(InterceptError::map("AGENT"))?;
     let overflow: u32 = array(&pins, "OVERFLOW")?.get(&0, 0).map_err(InterceptError::map("OVERFLOW"))?;
+    let cgroups_lost: u32 =
+        array(&pins, "CGROUPS_LOST")?.get(&0, 0).map_err(InterceptError::map("CGROUPS_LOST"))?;
     let generation: u32 =
         array(&pins, "GENERATION")?.get(&0, 0).map_err(InterceptError::map("GENERATION"))?;
     let rules: Rules =
@@ -111,7 +119,7 @@ pub(super) fn read(base: &Path) -> Result<InterceptStatus, InterceptError> {
     let (mut processes, mut designated) = (0, 0);
     for (_, process) in table.iter().flatten() {
         processes += 1;
-        designated += u32::from(process.inherited & rules.active != 0);
+        designated += u32::from(process.lasting() & rules.active != 0);
     }
     Ok(InterceptStatus {
         cgroup: cgroup_path(meta.cgroup),
@@ -127,6 +135,7 @@ pub(super) fn read(base: &Path) -> Result<InterceptStatus, InterceptError> {
             .collect(),
         exec_stages: meta.exec_stages != 0,
         overflow: overflow != 0,
+        cgroups_lost: cgroups_lost != 0,
         processes,
         designated,
         entries,

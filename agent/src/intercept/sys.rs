@@ -100,6 +100,17 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo { id: info.id, program: info.program })
 }
 
+/// Waits until every program that runs now has ended: they run as RCU readers, and this waits for all
+/// of these. Where the kernel cannot (`nohz_full`), a moment must do.
+#[allow(unsafe_code)]
+pub(super) fn wait_for_programs() {
+    const GLOBAL: libc::c_int = 1; // MEMBARRIER_CMD_GLOBAL
+    // SAFETY: no pointers.
+    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 /// A fanotify group that is asked before files are opened.
 #[allow(unsafe_code)]
 pub(super) fn open_watch() -> io::Result<OwnedFd> {

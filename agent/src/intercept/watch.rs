@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
@@ -27,6 +28,9 @@ use super::{error::InterceptError, file_id::Resolver, object::Pins, sys};
 /// `struct fanotify_event_metadata`: length (4), version (1), reserved (1), metadata length (2), mask
 /// (8), file descriptor (4), process id (4).
 const METADATA: usize = 24;
+
+/// How long to wait when the agent is out of file descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The files, by what `stat` tells of them.
 type Files = Arc<Mutex<HashMap<(u64, u64), FileId>>>;
@@ -99,6 +103,11 @@ fn table<V: aya::Pod>(
     BpfHashMap::try_from(Map::HashMap(pins.map(name)?)).map_err(InterceptError::map(name))
 }
 
+/// Whether an error comes from a want that may pass.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
+}
+
 struct Watcher {
     group: File,
     files: Files,
@@ -122,6 +131,11 @@ impl Watcher {
             let length = match self.group.read(&mut buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if is_passing(&error) => {
+                    tracing::warn!("whoever opens a selected executable waits: {error}");
+                    thread::sleep(PAUSE);
+                    continue;
+                }
                 Err(error) => return tracing::error!("executables are not watched any more: {error}"),
             };
             for event in buffer.get(..length).unwrap_or_default().chunks_exact(METADATA) {

@@ -128,7 +128,7 @@ pub enum TlsTreatment {
 
 /// Names one process entry of the policies for good: a digest of its keys. The same entry keeps its
 /// id over reloads and restarts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryId(pub [u8; 16]);
 
 /// A harmless operation, to try expressions on.

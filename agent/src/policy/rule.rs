@@ -311,36 +311,53 @@ fn clause(asked: &OneOrMany<Where>, clause: Option<Where>) -> bool {
 }
 
 impl SubjectMatcher {
-    /// How the subject matches. What could not be found out because the process had gone may match.
+    /// How the subject matches. What could not be found out or verified may match.
     pub(crate) fn matches(&self, subject: &Subject) -> Match {
-        let unknown = if subject.missing.is_empty() { Match::No } else { Match::May };
-        let text = |patterns: &Option<OneOrMany<Text>>, text: &str| match patterns {
+        // `missing` says what, up to the colon; of a process that had gone, nearly all.
+        let unknown = |what: &str| {
+            let named = |missing: &String| {
+                let name = missing.split(':').next().unwrap_or_default();
+                name == what || name == "process"
+            };
+            if subject.missing.iter().any(named) { Match::May } else { Match::No }
+        };
+        let text = |patterns: &Option<OneOrMany<Text>>, text: &str, what: &str| match patterns {
             None => Match::Must,
             Some(patterns) if any_text(patterns, text) => Match::Must,
-            Some(_) if text.is_empty() => unknown,
+            Some(_) if text.is_empty() => unknown(what),
             Some(_) => Match::No,
         };
-        let path = |patterns: &Option<OneOrMany<Text>>, path: &Path| text(patterns, &path.to_string_lossy());
+        let path =
+            |patterns: &Option<OneOrMany<Text>>, path: &Path| text(patterns, &path.to_string_lossy(), "exe");
         let exe = match (&self.exe, &subject.script) {
             (Some(_), Some(script)) => path(&self.exe, script).max(path(&self.exe, &subject.exe)),
-            _ => path(&self.exe, &subject.exe),
+            _ => match &subject.script_claimed {
+                // It says so itself.
+                Some(script) if path(&self.exe, script) == Match::Must && self.exe.is_some() => {
+                    path(&self.exe, &subject.exe).max(Match::May)
+                }
+                _ => path(&self.exe, &subject.exe),
+            },
         };
         let ancestor = match &self.ancestor {
             None => Match::Must,
             Some(_) => {
-                let each = subject.ancestors.iter().map(|ancestor| path(&self.ancestor, &ancestor.exe));
-                each.max().unwrap_or(Match::No).max(unknown)
+                let each = subject
+                    .ancestors
+                    .iter()
+                    .map(|ancestor| text(&self.ancestor, &ancestor.exe.to_string_lossy(), "ancestors"));
+                each.max().unwrap_or(Match::No).max(unknown("ancestors"))
             }
         };
         let ci = self.ci.as_ref().map_or(Match::Must, |matcher| {
             let ci = &subject.ci;
             [
-                text(&matcher.system, &ci.system),
-                text(&matcher.project, &ci.project),
-                text(&matcher.pipeline, &ci.pipeline),
-                text(&matcher.job, &ci.job),
-                text(&matcher.branch, &ci.branch),
-                text(&matcher.actor, &ci.actor),
+                text(&matcher.system, &ci.system, "environment"),
+                text(&matcher.project, &ci.project, "environment"),
+                text(&matcher.pipeline, &ci.pipeline, "environment"),
+                text(&matcher.job, &ci.job, "environment"),
+                text(&matcher.branch, &ci.branch, "environment"),
+                text(&matcher.actor, &ci.actor, "environment"),
             ]
             .into_iter()
             .min()
@@ -350,12 +367,12 @@ impl SubjectMatcher {
             exe,
             ancestor,
             ci,
-            text(&self.user, &subject.user),
-            text(&self.group, &subject.group),
-            text(&self.login_user, &subject.login_user),
-            text(&self.unit, &subject.unit),
-            text(&self.cgroup, &subject.cgroup),
-            text(&self.container, &subject.container),
+            text(&self.user, &subject.user, "user"),
+            text(&self.group, &subject.group, "group"),
+            text(&self.login_user, &subject.login_user, "login_uid"),
+            text(&self.unit, &subject.unit, "cgroup"),
+            text(&self.cgroup, &subject.cgroup, "cgroup"),
+            text(&self.container, &subject.container, "cgroup"),
         ]
         .into_iter()
         .min()

@@ -1,6 +1,7 @@
 //! From `processes`, `destinations` and `egress` to what the kernel side is told.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -23,19 +24,20 @@ const MAX_PATTERNS: usize = 1024;
 /// Looks up users and groups by name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Accounts {
-    pub(crate) user: fn(&str) -> Option<u32>,
-    pub(crate) group: fn(&str) -> Option<u32>,
+    pub(crate) user: fn(&str) -> io::Result<Option<u32>>,
+    pub(crate) group: fn(&str) -> io::Result<Option<u32>>,
 }
 
 impl Accounts {
     /// Those of this host.
     pub(crate) const HOST: Self = Self { user: users::user_id, group: users::group_id };
     /// None at all.
-    pub(crate) const NONE: Self = Self { user: |_| None, group: |_| None };
+    pub(crate) const NONE: Self = Self { user: |_| Ok(None), group: |_| Ok(None) };
 }
 
 /// The entry of one `processes` item, without destinations yet. Names that this host does not have
-/// make it impossible and give a warning.
+/// make it impossible and give a warning; a look-up that fails is an error, for nobody knows then whom
+/// the entry would leave out.
 pub(crate) fn entry(
     process: &At<Process>,
     accounts: Accounts,
@@ -67,19 +69,27 @@ pub(crate) fn entry(
         return None;
     }
     let mut impossible = false;
-    let mut number = |account: &Option<Account>, what: &str, find: fn(&str) -> Option<u32>| match account {
-        None => None,
-        Some(Account::Id(id)) => Some(*id),
-        Some(Account::Name(name)) => {
-            let id = find(name);
-            if id.is_none() {
-                impossible = true;
-                let message = format!("this host has no {what} `{name}`: the entry takes in no process");
-                warnings.push(Problem::warning(decoder.file, process.at, message));
+    let mut number =
+        |account: &Option<Account>, what: &str, find: fn(&str) -> io::Result<Option<u32>>| match account {
+            None => None,
+            Some(Account::Id(id)) => Some(*id),
+            Some(Account::Name(name)) => {
+                let id = find(name).unwrap_or_else(|error| {
+                    decoder.error_help(
+                        process.at,
+                        format!("the {what} `{name}` cannot be looked up: {error}"),
+                        "see to the host's name service, or name the number",
+                    );
+                    None
+                });
+                if id.is_none() {
+                    impossible = true;
+                    let message = format!("this host has no {what} `{name}`: the entry takes in no process");
+                    warnings.push(Problem::warning(decoder.file, process.at, message));
+                }
+                id
             }
-            id
-        }
-    };
+        };
     let uid = number(user, "user", accounts.user);
     let gid = number(group, "group", accounts.group);
     Some(Entry {

@@ -242,6 +242,14 @@ impl Recorder {
         self.host(|batch| batch.egress(connection))
     }
 
+    /// The same for a connection that is about to be let go: the event is on disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; the connection must then be refused.
+    pub fn egress_first(&self, connection: &EgressConnection<'_>) -> Result<(), RecordError> {
+        append(&self.log, None, Class::Command, |batch| batch.egress(connection)).map_err(|(error, _)| error)
+    }
+
     fn host(&self, encode: impl FnOnce(&mut Batch)) -> Result<(), RecordError> {
         append(&self.log, None, Class::Result, encode).map_err(|(error, _)| error)
     }

@@ -110,18 +110,13 @@ pub struct Authority {
 
 impl Authority {
     /// Where the authority's certificate is kept, in PEM.
-    pub fn certificate_path(config: &Config) -> PathBuf {
-        directory(config).join("authority.crt")
+    pub fn certificate_path(state: &Path) -> PathBuf {
+        directory(state).join("authority.crt")
     }
 
     /// Where its key is kept, in PEM.
-    pub fn key_path(config: &Config) -> PathBuf {
-        directory(config).join("authority.key")
-    }
-
-    /// Where the running agent puts a copy of the certificate that everyone can read.
-    pub fn public_path(config: &Config) -> PathBuf {
-        config.run.join("authority.pem")
+    pub fn key_path(state: &Path) -> PathBuf {
+        directory(state).join("authority.key")
     }
 
     /// Reads the authority from the state directory, or makes one there.
@@ -129,7 +124,7 @@ impl Authority {
     /// # Errors
     /// Its files cannot be read or written, others can read the key, or they are no authority's.
     pub fn load_or_create(config: &Config) -> Result<Self, AuthorityError> {
-        let (key, certificate) = (Self::key_path(config), Self::certificate_path(config));
+        let (key, certificate) = (Self::key_path(&config.state), Self::certificate_path(&config.state));
         let metadata = match fs::metadata(&key) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == ErrorKind::NotFound => return Self::create(&key, &certificate),
@@ -193,14 +188,6 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, secret), pem })
     }
 
-    /// Puts the certificate where everyone can read it.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn publish(&self, config: &Config) -> Result<(), AuthorityError> {
-        write(&Self::public_path(config), self.pem.as_bytes(), 0o644)
-    }
-
     /// Its certificate.
     pub fn pem(&self) -> &str {
         &self.pem
@@ -211,8 +198,8 @@ impl Authority {
     }
 }
 
-fn directory(config: &Config) -> PathBuf {
-    config.state.join("tls")
+fn directory(state: &Path) -> PathBuf {
+    state.join("tls")
 }
 
 fn authority(name: &str, valid: Duration) -> CertificateParams {
@@ -275,10 +262,7 @@ mod tests {
         let again = Authority::load_or_create(&config).unwrap();
         assert_eq!(made.pem(), again.pem());
         let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o777;
-        assert_eq!(mode(Authority::key_path(&config)), 0o600);
-        made.publish(&config).unwrap();
-        made.publish(&config).unwrap();
-        assert_eq!(mode(Authority::public_path(&config)), 0o644);
+        assert_eq!(mode(Authority::key_path(&config.state)), 0o600);
         let (_, pem) = x509_parser::pem::parse_x509_pem(made.pem().as_bytes()).unwrap();
         let parsed = pem.parse_x509().unwrap();
         let constraints = parsed.basic_constraints().unwrap().unwrap().value;
@@ -292,7 +276,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path());
         drop(Authority::load_or_create(&config).unwrap());
-        let key = Authority::key_path(&config);
+        let key = Authority::key_path(&config.state);
         fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(
             Authority::load_or_create(&config),

@@ -87,16 +87,6 @@ pub(crate) struct Authority {
     certificates: Vec<Certificate>,
 }
 
-/// Where the agent keeps the authority's certificate.
-pub(crate) fn certificate_path(state: &Path) -> PathBuf {
-    state.join("tls/authority.crt")
-}
-
-/// Where the agent keeps the authority's key.
-fn key_path(state: &Path) -> PathBuf {
-    state.join("tls/authority.key")
-}
-
 impl Authority {
     fn parse(text: &[u8], path: &Path) -> anyhow::Result<Self> {
         let certificates = pem::certificates(text);
@@ -122,7 +112,7 @@ impl Authority {
     }
 
     fn load(host: &Host) -> anyhow::Result<Self> {
-        Self::read(&host.at(&certificate_path(&host.state)))
+        Self::read(&host.at(&crate::tls::Authority::certificate_path(&host.state)))
     }
 
     fn fingerprint(&self) -> String {
@@ -150,7 +140,7 @@ impl Authority {
 /// A file can't be read or written. What was made earlier stays then.
 pub fn refresh(config: &Config) -> anyhow::Result<()> {
     let host = Host::new(config, None);
-    if !certificate_path(&host.state).exists() {
+    if !crate::tls::Authority::certificate_path(&host.state).exists() {
         return Ok(());
     }
     let authority = Authority::load(&host)?;

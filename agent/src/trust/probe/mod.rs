@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::files::{self, Entry};
 use super::manifest::{Change, Manifest};
 use super::store::Family;
-use super::{Authority, Host, key_path, process};
+use super::{Authority, Host, process};
 use crate::config::Config;
 use clients::{CLIENTS, Client};
 use context::Context;
@@ -78,7 +78,7 @@ pub(super) fn status(
     // The authority's key is read: no core dump may hold it.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("cannot turn core dumps off")?;
-    let identity = Identity::mint(&authority, &key_path(&host.state))?;
+    let identity = Identity::mint(&authority, &crate::tls::Authority::key_path(&host.state))?;
     let context = match place {
         Where::Shell => Context::shell(limit),
         Where::Run => Context::run(config, limit),
