@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::credential::CredentialConfig;
+
 /// Where the configuration is looked for unless `--config` names another file.
 pub const DEFAULT_PATH: &str = "/etc/interlock/agent.yaml";
 
@@ -21,6 +23,8 @@ pub struct Config {
     pub run: PathBuf,
     /// Limits of the recording.
     pub record: Record,
+    /// What the agent logs in with on scripts' behalf (docs/credentials.md).
+    pub credentials: Vec<CredentialConfig>,
 }
 
 /// Limits of the recording.
@@ -63,6 +67,7 @@ impl Default for Config {
             state: "/var/lib/interlock".into(),
             run: "/run/interlock".into(),
             record: Record::default(),
+            credentials: Vec::new(),
         }
     }
 }
