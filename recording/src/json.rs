@@ -91,6 +91,10 @@ fn body(body: &Body) -> Value {
                 .collect::<Object>(),
             "auth_method": body.auth_method,
             "server_version": body.server_version,
+            "credential": body.credential,
+            "client_auth": body.client_auth,
+            "login_user": body.login_user,
+            "login_database": body.login_database,
         }),
         Body::Command(body) => command(body),
         Body::Result(body) => json!({

@@ -1,6 +1,7 @@
 //! `interlock agent`: the agent in the foreground.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -25,7 +26,7 @@ pub(super) struct Args {
 }
 
 /// Runs the agent until it is told to stop.
-pub(super) fn run(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args, config: Config, file: &Path) -> anyhow::Result<ExitCode> {
     start_logging(&args.log)?;
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
@@ -39,7 +40,7 @@ pub(super) fn run(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
         .thread_name("interlock")
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(daemon::run(config))?;
+    runtime.block_on(daemon::run(config, file))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,7 +15,7 @@ const PAGE: usize = 4096;
 
 /// A password or key in pages of its own: left out of core dumps, kept from swap where the host lets
 /// us, and overwritten before they go back to the kernel. It shows in no log, error or `Debug` output.
-pub struct Secret {
+pub(crate) struct Secret {
     start: NonNull<u8>,
     mapped: usize,
     used: usize,

@@ -158,6 +158,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
     };
     drop(policy);
     let Flow { client, subject, destination, entries, .. } = flow;
+    let credentials = agent.credentials.for_flow(&entries, &destination, agent.policies.hosts());
     let handle = {
         let (agent, subject, destination) = (Arc::clone(agent), Arc::clone(&subject), destination.clone());
         PolicyHandle::new(agent.policies.generation(), move || {
@@ -170,6 +171,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: Arc<FlowPolicy>, stop
         subject,
         destination,
         policy: handle,
+        credentials,
         recording: session,
         scripts: Arc::clone(&agent.scripts),
         limits: agent.limits,

@@ -7,6 +7,7 @@ mod flow;
 mod lock;
 mod notify;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,8 +19,9 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::control::Server;
+use crate::credential::Credentials;
 use crate::identity::Reader;
-use crate::intercept::{self, Interceptor};
+use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{PolicyStore, Watcher};
 use crate::protocol::Limits;
 use crate::record::Recorder;
@@ -40,6 +42,7 @@ pub(crate) struct Agent {
     config: Config,
     interceptor: Interceptor,
     policies: PolicyStore,
+    credentials: Arc<Credentials>,
     recorder: Arc<Recorder>,
     identity: Reader,
     scripts: Arc<sql::Cache>,
@@ -62,21 +65,25 @@ struct Counts {
 ///
 /// # Errors
 /// It could not start. What an earlier agent attached stays attached then, and refuses.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.run)?;
     let recorder = {
         let config = config.clone();
         tokio::task::spawn_blocking(move || Recorder::open(&config)).await?
     }
     .context("cannot open the recording")?;
-    let policies = PolicyStore::load(&config.policies, &config.state).context("cannot load the policies")?;
+    let (credentials, warnings) =
+        tokio::task::block_in_place(|| Credentials::load(&config.credentials, file))?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let policies = PolicyStore::load(&config.policies, &config.state, credentials.host_names())
+        .context("cannot load the policies")?;
     let cgroup = match &config.cgroup {
         Some(cgroup) => cgroup.clone(),
         None => intercept::cgroup_root().context("cannot tell where to attach; set `cgroup:`")?,
     };
     let options = intercept::Options { cgroup, pins: intercept::pin_dir(&config.run) };
     let interceptor = Interceptor::attach(&options).context("cannot attach to the kernel")?;
-    interceptor.apply(&policies.current().selection()).context("cannot put the policies in force")?;
+    interceptor.apply(&selection(&policies, &credentials)).context("cannot put the policies in force")?;
     let mut events = interceptor.events().context("the kernel's reports are taken already")?;
     recorder.policy_loaded(policies.current().hash(), policies.current().files())?;
 
@@ -84,6 +91,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let agent = Arc::new(Agent {
         interceptor,
         policies,
+        credentials: Arc::new(credentials),
         recorder,
         identity: Reader::default(),
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
@@ -96,6 +104,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let control = Server::bind(&agent.config.run)
         .with_context(|| format!("cannot listen in {}", agent.config.run.display()))?;
     let control = tokio::spawn(control.serve(Arc::clone(&agent)));
+    let credentials = Arc::clone(&agent.credentials);
+    let refreshing = tokio::spawn(async move { credentials.keep_fresh().await });
     let (changed, mut changes) = tokio::sync::mpsc::channel(1);
     let _watcher = Watcher::watch(&agent.config.policies, move || {
         // A change that is already announced is enough.
@@ -138,6 +148,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     notify::stopping();
     tracing::info!("stopping; designated processes are refused from now on");
     control.abort();
+    refreshing.abort();
     let _ = control.await;
     agent.shutdown.send_replace(true);
     let _ = tokio::time::timeout(GRACE, async { while flows.join_next().await.is_some() {} }).await;
@@ -145,6 +156,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let recorder = Arc::clone(&agent.recorder);
     tokio::task::spawn_blocking(move || recorder.close()).await?.context("cannot close the recording")?;
     Ok(())
+}
+
+/// The processes that policies designate, and those that credentials tell apart.
+fn selection(policies: &PolicyStore, credentials: &Credentials) -> Selection {
+    let mut selection = policies.current().selection();
+    // Entries of the same id become one, with the policy's destinations.
+    selection.entries.extend_from_slice(credentials.entries());
+    selection
 }
 
 impl Agent {
@@ -160,7 +179,7 @@ impl Agent {
             Ok(false) => Ok(()),
             Ok(true) => {
                 let current = self.policies.current();
-                let applied = self.interceptor.apply(&current.selection());
+                let applied = self.interceptor.apply(&selection(&self.policies, &self.credentials));
                 if let Err(error) = applied {
                     tracing::error!(%error, "the kernel still works by the earlier selection of processes");
                     return Err(format!(

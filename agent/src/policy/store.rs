@@ -1,5 +1,6 @@
 //! The policies in force, and their replacement when the files change.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -42,33 +43,37 @@ pub struct PolicyStore {
     current: RwLock<Arc<PolicySet>>,
     generation: Arc<AtomicU64>,
     hosts: Arc<Hosts>,
+    /// Host names that others than the policies ask for.
+    names: BTreeSet<Arc<str>>,
     /// Why the last reload failed. Held while one runs, so that no two do.
     rejected: Mutex<Option<Arc<PolicyErrors>>>,
 }
 
 impl PolicyStore {
     /// Reads the policies in `directory`, and the key of keyed hashes, `mask.key`, in the state
-    /// directory (it is made there when there is none).
+    /// directory (it is made there when there is none). `names` are host names to look up besides those
+    /// of the policies.
     ///
     /// # Errors
     /// Something is wrong in a policy, or the key cannot be used.
-    pub fn load(directory: &Path, state: &Path) -> Result<Self, StoreError> {
+    pub fn load(directory: &Path, state: &Path, names: BTreeSet<Arc<str>>) -> Result<Self, StoreError> {
         let key = HashKey::load_or_create(&state.join("mask.key"))?;
-        let store = Self::new(directory, key)?;
+        let store = Self::new(directory, key, names)?;
         Hosts::keep_fresh(&store.hosts).map_err(StoreError::Hosts)?;
         Ok(store)
     }
 
-    fn new(directory: &Path, key: HashKey) -> Result<Self, PolicyErrors> {
+    fn new(directory: &Path, key: HashKey, names: BTreeSet<Arc<str>>) -> Result<Self, PolicyErrors> {
         let set = PolicySet::load(directory)?.with_key(key.clone()).with_generation(1);
         let hosts = Arc::new(Hosts::default());
-        hosts.set_names(set.host_names());
+        hosts.set_names(&set.host_names() | &names);
         Ok(Self {
             directory: directory.to_owned(),
             key,
             current: RwLock::new(Arc::new(set)),
             generation: Arc::new(AtomicU64::new(1)),
             hosts,
+            names,
             rejected: Mutex::new(None),
         })
     }
@@ -113,7 +118,7 @@ impl PolicyStore {
             return Ok(false);
         }
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        self.hosts.set_names(set.host_names());
+        self.hosts.set_names(&set.host_names() | &self.names);
         let set = Arc::new(set.with_key(self.key.clone()).with_generation(generation));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = set;
         self.generation.store(generation, Ordering::Release);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -401,7 +402,7 @@ fn nix_fifo(path: &Path) {
 fn a_store_replaces_policies_whole_or_not_at_all() {
     let directory = directory(&[("p.yaml", POLICY)]);
     let state = tempfile::tempdir().unwrap();
-    let store = PolicyStore::load(directory.path(), state.path()).unwrap();
+    let store = PolicyStore::load(directory.path(), state.path(), BTreeSet::new()).unwrap();
     let generation = store.generation();
     let first = store.current();
     let flow = first.flow_of_all(&Subject::default(), &Asker::destination());

@@ -120,6 +120,12 @@ impl Batch {
             }
             body.string(4, login.auth_method);
             body.string(5, login.server_version);
+            if let Some(brokered) = login.brokered {
+                body.string(16, brokered.credential);
+                body.string(17, brokered.client_auth);
+                body.string(18, brokered.user);
+                body.string(19, brokered.database);
+            }
         });
     }
 

@@ -141,7 +141,13 @@ impl Timeline {
             Some(Body::Login(body)) => {
                 let (user, database) = (printable(&body.user), printable(&body.database));
                 let method = printable(&body.auth_method);
-                writeln!(output, "{at}  logged in as {user} to {database} ({method})")
+                write!(output, "{at}  logged in as {user} to {database} ({method})")?;
+                if !body.credential.is_empty() {
+                    let (credential, shown) = (printable(&body.credential), printable(&body.client_auth));
+                    let (user, database) = (printable(&body.login_user), printable(&body.login_database));
+                    write!(output, ", by credential {credential} as {user} to {database}, client {shown}")?;
+                }
+                writeln!(output)
             }
             Some(Body::Command(body)) => self.command(output, &at, body),
             Some(Body::Result(body)) => self.result(output, &at, body),
@@ -359,6 +365,10 @@ mod tests {
                 user: text(),
                 database: text(),
                 auth_method: text(),
+                credential: text(),
+                client_auth: text(),
+                login_user: text(),
+                login_database: text(),
                 ..Default::default()
             }),
             Body::Command(proto::Command {

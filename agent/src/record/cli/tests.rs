@@ -15,6 +15,7 @@ fn made(directory: &Path) -> (Config, SessionId) {
         parameters: &[],
         auth_method: "trust",
         server_version: "15",
+        brokered: None,
     });
     let command = session.command(&query("SELECT card\nFROM customers", &allow())).expect("recorded");
     let mut rows = session.result_builder();

@@ -9,7 +9,7 @@ use super::pipe::{Edit, Pipe};
 use super::{Core, Phase, Rest};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, HEADER, Header, Reader};
-use crate::record::{self, Login, ResultColumn, Status};
+use crate::record::{self, BrokeredLogin, Login, ResultColumn, Status};
 
 /// A longer row is recorded by its size alone.
 const RECORDED_ROW: usize = 64 << 10;
@@ -151,7 +151,14 @@ impl Core {
                     parameters: &parameters,
                     auth_method: self.auth_method,
                     server_version: &self.server_version,
+                    brokered: self.brokered.as_deref().map(|brokered| BrokeredLogin {
+                        credential: &brokered.credential,
+                        client_auth: brokered.client_auth,
+                        user: &brokered.user,
+                        database: &brokered.database,
+                    }),
                 });
+                self.brokered = None;
                 self.startup = Box::default();
                 self.server_version = String::new();
             }

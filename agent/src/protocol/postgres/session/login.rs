@@ -7,9 +7,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::broker::{self, Asked, Begun, Channels};
 use super::lexing::Lexing;
 use super::log::{Log, Note, lossy};
-use super::pipe::Pipe;
 use super::refusal::{self, Refusal};
 use super::{Core, LINGER, Opened, Relay, linger};
 use crate::operation::Operation;
@@ -20,7 +20,7 @@ use crate::protocol::{FlowContext, SessionError};
 use crate::record::{EndReason, Step};
 
 /// The server's own default for `authentication_timeout`.
-const OPENING: Duration = Duration::from_secs(60);
+pub(super) const OPENING: Duration = Duration::from_secs(60);
 /// How often a client may ask for encryption before it must go on without.
 const MOST_REQUESTS: usize = 4;
 
@@ -165,6 +165,7 @@ async fn start(
     let parameters = startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
 
     let FlowContext { mut client, upstream, recording, subject, policy, limits, scripts, .. } = context;
+    let (credentials, address) = (context.credentials, context.destination.address);
     let mut log = Log::new(recording);
     if let Some(reason) = flow.refuses_plaintext() {
         log.end(EndReason::Refused, &reason, length as u64, 0);
@@ -188,12 +189,24 @@ async fn start(
             return Ok(None);
         }
     }
+    let received = input.len() as u64;
     let early = input.split_off(length);
-    let mut up = Pipe::with(input);
-    up.release(length, &[], &[]);
-    if !early.is_empty() {
-        up.append(&early);
-    }
+    let asked = Asked { startup: &input, user: &user, database: &database };
+    let reconnect = || TcpStream::connect(address);
+    let begun =
+        broker::begin(&mut client, early, upstream, &credentials, asked, Channels::default(), reconnect).await;
+    let Begun { upstream, up, down, brokered } = match begun {
+        Ok(begun) => begun,
+        Err(refused) => {
+            let detail = shown(refused.detail.as_bytes());
+            log.notice(b"FATAL", refused.code.as_bytes(), &detail);
+            log.end(refused.reason, &detail, received, 0);
+            if let Some(message) = &refused.message {
+                say(&mut client, message).await;
+            }
+            return if refused.by_client { Ok(None) } else { Err(SessionError::Login(refused.detail)) };
+        }
+    };
     let core = Core::new(Opened {
         subject,
         policy,
@@ -207,7 +220,8 @@ async fn start(
         replication,
         lexing,
         parameters,
-        received: (length + early.len()) as u64,
+        received,
+        brokered,
     });
-    Ok(Some(Relay { client, upstream, up, down: Pipe::default(), core }))
+    Ok(Some(Relay { client, upstream, up, down, core }))
 }

@@ -5,6 +5,7 @@
 //! mirror of what the server still has to answer.
 
 mod backend;
+mod broker;
 mod catalog;
 mod copy;
 mod frontend;
@@ -29,6 +30,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use self::broker::Brokered;
 use self::catalog::{Catalog, Reading};
 use self::lexing::Lexing;
 use self::log::Log;
@@ -247,6 +249,8 @@ struct Core {
     cell: Vec<u8>,
     /// Of the log-in, until it is recorded.
     auth_method: &'static str,
+    /// How the agent logged in for the client, if it did.
+    brokered: Option<Box<Brokered>>,
     login_failed: bool,
     /// The client has closed its side.
     client_left: bool,
@@ -271,6 +275,7 @@ struct Opened {
     parameters: Box<[(String, String)]>,
     /// Bytes that came so far.
     received: u64,
+    brokered: Option<Box<Brokered>>,
 }
 
 impl Core {
@@ -308,7 +313,8 @@ impl Core {
             copied_in: (0, 0),
             fired: Fired::default(),
             cell: Vec::new(),
-            auth_method: "trust",
+            auth_method: opened.brokered.as_ref().map_or("trust", |brokered| brokered.method),
+            brokered: opened.brokered,
             login_failed: false,
             client_left: false,
             startup: opened.parameters,

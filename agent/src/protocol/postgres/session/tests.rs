@@ -79,6 +79,7 @@ impl Bench {
             lexing: Lexing::at_start(&startup),
             parameters: Box::default(),
             received: 0,
+            brokered: None,
         });
         core.phase = Phase::Ready;
         core
