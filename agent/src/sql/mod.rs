@@ -30,7 +30,7 @@ pub use cache::Cache;
 pub use kind::Kind;
 pub use model::*;
 pub use parser::{MAX_TEXT, MAX_TOKENS};
-pub use secrets::redact_secrets;
+pub use secrets::{Secrets, redact_secrets, redact_text};
 pub use settings::setting_changes_lexing;
 
 use parser::Grammar;

@@ -217,7 +217,7 @@ impl Core {
         let field = |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted);
         let text = |wanted| field(wanted).map(|(_, text)| text).unwrap_or_default();
         let message = lossy(text(b'M'));
-        self.log.notice(text(b'V'), text(b'C'), &message);
+        self.log.notice(text(b'V'), text(b'C'), &self.recordable(&message));
     }
 
     fn notification(&mut self, body: &[u8]) -> Verdict {
@@ -378,6 +378,13 @@ impl Core {
                 .unwrap_or_default()
         };
         let (state, message) = (lossy(text(b'C')).into_owned(), lossy(text(b'M')).into_owned());
+        let message = match self.pending.front().and_then(|front| front.run.as_ref()) {
+            Some(run) => {
+                let statements = run.statements.clone();
+                self.recordable_message(&message, &statements)
+            }
+            None => self.recordable(&message).into_owned(),
+        };
         match self.pending.front().and_then(|front| front.run.take()) {
             Some(run) if run.command.is_some() => {
                 if let Some(command) = run.command {

@@ -18,6 +18,7 @@ use crate::protocol::postgres::operation;
 use crate::protocol::postgres::startup::{self, Packet, StartupError};
 use crate::protocol::{FlowContext, SessionError};
 use crate::record::{EndReason, Step};
+use crate::sql;
 
 /// The server's own default for `authentication_timeout`.
 pub(super) const OPENING: Duration = Duration::from_secs(60);
@@ -161,7 +162,7 @@ async fn start(
     let lexing = Lexing::at_start(&startup);
     let generation = context.policy.generation();
     let flow = context.policy.load();
-    let shown = |text: &[u8]| flow.record_masks().mask_text(&lossy(text)).into_owned();
+    let shown = |text: &[u8]| flow.record_masks().mask_text(&sql::redact_text(&lossy(text))).into_owned();
     let parameters = startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
 
     let FlowContext { mut client, upstream, recording, subject, policy, limits, scripts, .. } = context;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use crate::policy::Decision;
 use crate::protocol::Limits;
 use crate::record::CommandId;
-use crate::sql::{Kind, Script, Statement};
+use crate::sql::{Kind, Script, Secrets, Statement};
 
 use super::masking::RowPlan;
 
@@ -26,6 +26,8 @@ pub(super) struct Prepared {
     pub(super) text: Arc<str>,
     /// The text as it may be recorded.
     pub(super) recorded: Arc<str>,
+    /// Where in the text secrets stand.
+    pub(super) secrets: Secrets,
     /// What it does.
     pub(super) script: Arc<Script>,
     /// Parameter types: as Parse fixed them, then as the server says.
@@ -46,6 +48,7 @@ impl Prepared {
             epoch: None,
             text: statement.text.as_str().into(),
             recorded: Arc::clone(&whole.recorded),
+            secrets: Secrets::of(&statement.text),
             script: Arc::new(Script { statements: vec![statement.clone()] }),
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
