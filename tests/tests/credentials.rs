@@ -663,3 +663,54 @@ fn aws_secrets_manager() {
         assert!(!stage.agent.log().contains(secret));
     }
 }
+
+#[test]
+fn secrets_typed_in_statements_are_not_recorded() {
+    const TYPED: &str = "typed-by-hand-7";
+    let postgres = Postgres::start().unwrap();
+    let stage = Stage::start_with(postgres, "", "").unwrap();
+    let printed = stage
+        .psql(&format!(
+            "CREATE ROLE eve LOGIN PASSWORD '{TYPED}';\nALTER/**/ROLE eve PASSWORD E'\\'{TYPED}';\nALTER ROLE eve PASSWORD $x${TYPED}$x$;\n\
+             ALTER ROLE eve PASSWORD {TYPED};\nALTER ROLE eve PASSWORD {};\n\
+             DO $$BEGIN EXECUTE 'ALTER ROLE eve PASSWORD ' || quote_literal('{TYPED}'); END$$;\n\
+             SET app.token = '{TYPED}';\nSELECT set_config('app.password', '{TYPED}', false);\n\
+             CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1 password={TYPED}' PUBLICATION p;\n\
+             COPY (SELECT 1) TO PROGRAM 'cat > /dev/null # --token {TYPED}';\n\
+             SELECT 1 / 0 AS \"password={TYPED}\";\nALTER ROLE eve PASSWORD '{TYPED}",
+            TYPED.replace('-', "_")
+        ))
+        .unwrap();
+    assert!(printed.stderr.contains("syntax error"), "{}", printed.both());
+    let printed = stage
+        .python(&format!(
+            "import os, psycopg\nc = psycopg.connect(os.environ['PGURL'], autocommit=True)\n\
+             print(c.execute(\"SELECT set_config('app.password', %s, false)\", ['{TYPED}']).fetchone())\n\
+             print(c.execute(\"SELECT set_config('app.password', %s, false)\", ['{TYPED}'], binary=True).fetchone())\n\
+             c.execute('CREATE TABLE users (name text, password text)')\n\
+             c.execute('INSERT INTO users VALUES (%s, NULL)', ['eve'])\n\
+             print(c.execute('UPDATE users SET password = %s WHERE name = %s RETURNING password', ['{TYPED}', 'eve']).fetchone())\n\
+             try:\n    c.execute('UPDATE users SET password = %s::int', ['{TYPED}'])\nexcept psycopg.Error as e:\n    print(e.sqlstate)\n"
+        ))
+        .unwrap()
+        .expect_success();
+    assert_eq!(printed.matches(TYPED).count(), 3, "the client sees what it asked for: {printed}");
+    let options = stage
+        .shell(&format!(
+            "PGOPTIONS='-c app.password={TYPED}' {}/psql -X -c 'SELECT 1'",
+            stage.postgres.programs().display()
+        ))
+        .unwrap();
+    options.expect_success();
+    let explained = stage
+        .agent
+        .interlock(&["policy", "explain", &format!("ALTER ROLE eve PASSWORD '{TYPED}'")])
+        .unwrap();
+    let events = stage.agent.events().unwrap();
+    assert!(events.iter().any(|event| event["text"] == "CREATE ROLE eve LOGIN PASSWORD '***';"));
+    let recorded: Vec<String> = events.iter().map(Value::to_string).collect();
+    let (dashes, underscores) = (TYPED.to_owned(), TYPED.replace('-', "_"));
+    for text in recorded.iter().chain([&stage.agent.log(), &explained.both()]) {
+        assert!(!text.contains(&dashes) && !text.contains(&underscores), "{text}");
+    }
+}

@@ -103,25 +103,41 @@ impl Secrets {
         self.all || self.params.contains(&number)
     }
 
-    /// `message`, which may repeat parts of `text`, without the secrets of that.
-    pub fn redact_repeated<'m>(&self, text: &str, message: &'m str) -> Cow<'m, str> {
-        if self.all {
-            return Cow::Borrowed(REDACTED);
-        }
-        let mut shown = Cow::Borrowed(message);
-        for range in &self.ranges {
-            let Some(secret) = text.get(range.clone()).filter(|secret| !secret.is_empty()) else { continue };
-            // A very short one is in every message; what repeats it, does so in quotes.
-            let short = secret.chars().count() < 3;
-            for quotes in if short { &["'", "\""][..] } else { &[""][..] } {
-                let repeated = format!("{quotes}{secret}{quotes}");
-                if shown.contains(&repeated) {
-                    shown = Cow::Owned(shown.replace(&repeated, &format!("{quotes}{REDACTED}{quotes}")));
-                }
+    /// The secrets themselves, as they stand in `text`: what answers it may repeat them.
+    pub fn words<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
+        let whole = self.all.then_some(text);
+        let parts: Vec<&str> = self.ranges.iter().filter_map(|range| text.get(range.clone())).collect();
+        whole.into_iter().chain(parts).filter(|word| !word.is_empty())
+    }
+}
+
+/// `message`, which may repeat `words`, without them.
+pub fn redact_repeated<'m>(words: &[String], message: &'m str) -> Cow<'m, str> {
+    let mut shown = Cow::Borrowed(message);
+    for word in words {
+        for quotes in if is_short(word) { &["'", "\""][..] } else { &[""][..] } {
+            let repeated = format!("{quotes}{word}{quotes}");
+            if shown.contains(&repeated) {
+                shown = Cow::Owned(shown.replace(&repeated, &format!("{quotes}{REDACTED}{quotes}")));
             }
         }
-        shown
     }
+    shown
+}
+
+/// A value repeats one of `words`.
+pub fn repeats(words: &[String], value: &[u8]) -> bool {
+    words.iter().map(String::as_bytes).any(|word| {
+        value == word
+            || !word.is_empty()
+                && std::str::from_utf8(word).is_ok_and(|word| !is_short(word))
+                && value.windows(word.len()).any(|part| part == word)
+    })
+}
+
+/// It is in every message; what repeats it, does so in quotes.
+fn is_short(word: &str) -> bool {
+    word.chars().count() < 3
 }
 
 fn may_hold_a_secret(text: &str) -> bool {

@@ -177,7 +177,10 @@ fn parameters_and_messages() {
     assert_eq!(params("SELECT crypt($3, salt) FROM t WHERE a = $1"), [3]);
     assert_eq!(params("SELECT $1, $2"), [0_usize; 0]);
 
-    let repeated = |text: &str, message: &str| Secrets::of(text).redact_repeated(text, message).into_owned();
+    let repeated = |text: &str, message: &str| {
+        let words: Vec<String> = Secrets::of(text).words(text).map(str::to_owned).collect();
+        redact_repeated(&words, message).into_owned()
+    };
     assert_eq!(
         repeated("ALTER USER x PASSWORD hunter2", "syntax error at or near \"hunter2\""),
         "syntax error at or near \"***\""

@@ -249,14 +249,22 @@ impl Core {
             [one] => one.command.get().copied(),
             _ => None,
         };
+        let secret = |number| statements.iter().any(|prepared| prepared.secrets.has_param(number));
+        let secrets = (1..).zip(&params).filter(|(number, _)| secret(*number));
+        let secrets = secrets.filter_map(|(_, value)| value.clone()).collect();
         let asked = Asked { statement: head.statement, portal: head.portal, params, of };
         let (command, refusal) = self.judge(Step::Bind, &statements, asked);
         let refusal = refusal.or_else(|| self.unmaskable(&statements));
         if let Some(refusal) = refusal {
             return Ok(self.refuse(message, refusal, Some(command)));
         }
-        let portal =
-            Portal { statements, command: Some(command), generation: self.generation, ..Portal::default() };
+        let portal = Portal {
+            statements,
+            command: Some(command),
+            secrets,
+            generation: self.generation,
+            ..Portal::default()
+        };
         if !self.names.open(head.portal, Arc::new(portal), &self.limits) {
             return Ok(self.refuse(message, too_many(), Some(command)));
         }

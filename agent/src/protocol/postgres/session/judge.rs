@@ -18,8 +18,8 @@ use crate::protocol::postgres::{codec, operation};
 use crate::record::{CommandId, Step};
 use crate::sql::{self, Class, Kind, Script, Secrets};
 
-/// What is recorded in a secret parameter's place.
-const REDACTED: &str = "***";
+/// What is recorded in a secret's place.
+pub(super) const REDACTED: &str = "***";
 
 /// Transaction status: not in a transaction.
 pub(super) const IDLE: u8 = b'I';
@@ -140,7 +140,7 @@ impl Core {
         };
         let secrets = Secrets::of(&text);
         let recorded: Arc<str> = match self.masked(secrets.redact(&text)) {
-            Cow::Borrowed(same) if same.len() == text.len() => Arc::clone(&text),
+            Cow::Borrowed(same) if std::ptr::eq(same, &*text) => Arc::clone(&text),
             masked => masked.into(),
         };
         Arc::new(Prepared {
@@ -172,14 +172,8 @@ impl Core {
 
     /// An error's or notice's message as it may be recorded: without the secrets of the statement that
     /// it is about, which it may quote.
-    pub(super) fn recordable_message(&self, message: &str, statements: &[Arc<Prepared>]) -> String {
-        let mut shown = message.to_owned();
-        for prepared in statements {
-            if let Cow::Owned(without) = prepared.secrets.redact_repeated(&prepared.text, &shown) {
-                shown = without;
-            }
-        }
-        self.recordable(&shown).into_owned()
+    pub(super) fn recordable_message(&self, message: &str, secrets: &[String]) -> String {
+        self.recordable(&sql::redact_repeated(secrets, message)).into_owned()
     }
 
     /// What `prepared` does, with what it runs by name put in.

@@ -82,6 +82,8 @@ pub(super) struct Portal {
     pub(super) statements: Vec<Arc<Prepared>>,
     /// The recorded Bind.
     pub(super) command: Option<CommandId>,
+    /// Those of its parameters that are secrets.
+    pub(super) secrets: Box<[String]>,
     /// Which policies it was judged under.
     pub(super) generation: u64,
     /// It was run before.
