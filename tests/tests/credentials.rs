@@ -120,7 +120,14 @@ fn the_password_is_rotated_and_the_script_goes_on() {
     assert!(logins.len() >= 3);
     for login in &logins {
         assert_eq!(
-            [&login["user"], &login["credential"], &login["client_auth"], &login["login_user"], &login["login_database"], &login["auth_method"]],
+            [
+                &login["user"],
+                &login["credential"],
+                &login["client_auth"],
+                &login["login_user"],
+                &login["login_database"],
+                &login["auth_method"]
+            ],
             ["app", "shop-app", "any", "app", "shop", "scram-sha-256"],
             "{login}"
         );
@@ -206,7 +213,9 @@ show("read", str(read))
     assert!(seen.contains("PermissionError"), "some of it is closed to it");
     let recorded = stage.agent.events().unwrap().iter().map(Value::to_string).collect::<String>();
     assert!(recorded.contains("shop-app"));
-    for text in [&seen, &errors, &recorded, &stage.agent.log(), &stage.agent.interlock(&["status"]).unwrap().both()] {
+    for text in
+        [&seen, &errors, &recorded, &stage.agent.log(), &stage.agent.interlock(&["status"]).unwrap().both()]
+    {
         assert!(!text.contains(ROTATED), "the password shows");
     }
     // Nor does any file of the agent's: recordings, spool, keys.
@@ -276,7 +285,9 @@ fn match_asks_for_the_password_that_the_script_always_had() {
     };
     let theirs = (wrong(None, &postgres, USER), wrong(None, &postgres, "nobody"));
     rotate(&postgres, ROTATED);
-    let rest = format!("client_auth: match\nverifier_file: {verifiers}\nlogin: {{user: app, password: {{file: {file}}}}}");
+    let rest = format!(
+        "client_auth: match\nverifier_file: {verifiers}\nlogin: {{user: app, password: {{file: {file}}}}}"
+    );
     let configuration = entry(&postgres, &rest);
     let stage = Stage::start_with(postgres, "", &configuration).unwrap();
 
@@ -357,7 +368,13 @@ asyncio.run(main())
         )
         .unwrap()
         .expect_success();
-    for line in ["psycopg2 True", "psycopg (1,) UTF8", "cancelled 57014", "asyncpg 2", "refused 3D000 database \"no such\" does not exist"] {
+    for line in [
+        "psycopg2 True",
+        "psycopg (1,) UTF8",
+        "cancelled 57014",
+        "asyncpg 2",
+        "refused 3D000 database \"no such\" does not exist",
+    ] {
         assert!(printed.contains(line), "{line}: {printed}");
     }
     let node = r#"
@@ -495,10 +512,14 @@ fn a_program_that_prints_the_password() {
     rotate(&postgres, ROTATED);
     let program = secrets.write(
         "program",
-        &format!("#!/bin/sh\nprintf '{{\"username\":\"%s\",\"password\":\"%s\"}}' \"$1\" \"$(cat {file})\"\n"),
+        &format!(
+            "#!/bin/sh\nprintf '{{\"username\":\"%s\",\"password\":\"%s\"}}' \"$1\" \"$(cat {file})\"\n"
+        ),
         0o700,
     );
-    let rest = format!("client_auth: any\nlogin: {{password: {{exec: {{command: [{program}, {USER}], output: json}}}}}}");
+    let rest = format!(
+        "client_auth: any\nlogin: {{password: {{exec: {{command: [{program}, {USER}], output: json}}}}}}"
+    );
     let configuration = entry(&postgres, &rest);
     let stage = Stage::start_with(postgres, "", &configuration).unwrap();
     works_as(&stage, USER);
@@ -530,11 +551,19 @@ fn openbao_kv_of_both_versions() {
         rotate(&postgres, ROTATED);
         let put = |password: &str| {
             openbao
-                .run(&["kv", "put", &format!("-mount={mount}"), "shop", &format!("pw={password}"), "login=app"])
+                .run(&[
+                    "kv",
+                    "put",
+                    &format!("-mount={mount}"),
+                    "shop",
+                    &format!("pw={password}"),
+                    "login=app",
+                ])
                 .unwrap()
         };
         put(ROTATED);
-        let source = vault(&openbao, path, &format!("{{token_file: {token}}}"), ", field: pw, user_field: login");
+        let source =
+            vault(&openbao, path, &format!("{{token_file: {token}}}"), ", field: pw, user_field: login");
         let configuration = entry(&postgres, &format!("client_auth: any\nlogin: {{password: {source}}}"));
         let stage = Stage::start_with(postgres, "", &configuration).unwrap();
         works_as(&stage, USER);
@@ -580,9 +609,12 @@ fn openbao_makes_a_login_for_an_approle() {
         )
         .unwrap();
     openbao.run(&["auth", "enable", "approle"]).unwrap();
-    openbao.run(&["write", "auth/approle/role/interlock", "token_policies=interlock", "token_ttl=1h"]).unwrap();
+    openbao
+        .run(&["write", "auth/approle/role/interlock", "token_policies=interlock", "token_ttl=1h"])
+        .unwrap();
     let role_id = openbao.run(&["read", "-field=role_id", "auth/approle/role/interlock/role-id"]).unwrap();
-    let secret_id = openbao.run(&["write", "-f", "-field=secret_id", "auth/approle/role/interlock/secret-id"]).unwrap();
+    let secret_id =
+        openbao.run(&["write", "-f", "-field=secret_id", "auth/approle/role/interlock/secret-id"]).unwrap();
     let secrets = Secrets::new();
     let file = secrets.write("secret-id", &secret_id, 0o600);
     let auth = format!("{{approle: {{role_id: {role_id}, secret_id_file: {file}}}}}");
@@ -597,7 +629,8 @@ fn openbao_makes_a_login_for_an_approle() {
     assert!(first.starts_with("v-approle-app-"), "{first}");
     // The lease can be renewed up to eight seconds; then there is another user, and no log-in is lost.
     wait_for("another user", Duration::from_secs(60), || user() != first).unwrap();
-    let roles = || stage.postgres.admin(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{first}'")).unwrap();
+    let roles =
+        || stage.postgres.admin(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{first}'")).unwrap();
     wait_for("the first lease's end", Duration::from_secs(60), || roles() == "0").unwrap();
     assert!(user().starts_with("v-approle-app-"));
     let log = stage.agent.log();
@@ -702,10 +735,8 @@ fn secrets_typed_in_statements_are_not_recorded() {
         ))
         .unwrap();
     options.expect_success();
-    let explained = stage
-        .agent
-        .interlock(&["policy", "explain", &format!("ALTER ROLE eve PASSWORD '{TYPED}'")])
-        .unwrap();
+    let explained =
+        stage.agent.interlock(&["policy", "explain", &format!("ALTER ROLE eve PASSWORD '{TYPED}'")]).unwrap();
     let events = stage.agent.events().unwrap();
     assert!(events.iter().any(|event| event["text"] == "CREATE ROLE eve LOGIN PASSWORD '***';"));
     let recorded: Vec<String> = events.iter().map(Value::to_string).collect();

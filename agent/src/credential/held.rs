@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::CredentialError;
 use super::secret::Secret;
 use super::source::{Fetched, Source, SourceError, Stamp, Validity};
-use super::CredentialError;
 
 /// How long a source that failed is left in peace, so that a script that tries again and again does not
 /// have it asked as often.
@@ -185,7 +185,9 @@ impl Held {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let login = match current.take() {
             // The same, so that nobody takes it for another.
-            Some(known) if known.login.user == user && known.login.password() == password.expose() => known.login,
+            Some(known) if known.login.user == user && known.login.password() == password.expose() => {
+                known.login
+            }
             known => {
                 if known.is_some() {
                     tracing::info!(credential = %self.name, source = %self.source, user, "a password has changed");

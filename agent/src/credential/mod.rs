@@ -289,12 +289,15 @@ impl Credential {
 }
 
 fn verifiers(config: &CredentialConfig) -> Result<Option<Verifiers>, String> {
-    const HELP: &str = "write `verifier: SCRAM-SHA-256$4096:…` (SELECT rolpassword FROM pg_authid) or `verifier_file`";
+    const HELP: &str =
+        "write `verifier: SCRAM-SHA-256$4096:…` (SELECT rolpassword FROM pg_authid) or `verifier_file`";
     match (config.client_auth, &config.verifier, &config.verifier_file) {
         (ClientAuth::Any, None, None) => Ok(None),
-        (ClientAuth::Any, ..) => Err("`client_auth: any` checks no password; take the verifier out, or write \
+        (ClientAuth::Any, ..) => {
+            Err("`client_auth: any` checks no password; take the verifier out, or write \
                                       `client_auth: match`"
-            .to_owned()),
+                .to_owned())
+        }
         (ClientAuth::Match, None, None) => {
             Err(format!("`client_auth: match` has nothing to check the script's password against; {HELP}"))
         }
@@ -321,8 +324,13 @@ impl FlowCredentials {
     ///
     /// # Errors
     /// Whether one fits cannot be told: the connection must be refused.
-    pub(crate) fn find(&self, user: &str, database: &str) -> Result<Option<&Arc<Credential>>, CredentialError> {
-        let fits = |names: &Option<NameSelector>, name| names.as_ref().is_none_or(|names| names.matches(name));
+    pub(crate) fn find(
+        &self,
+        user: &str,
+        database: &str,
+    ) -> Result<Option<&Arc<Credential>>, CredentialError> {
+        let fits =
+            |names: &Option<NameSelector>, name| names.as_ref().is_none_or(|names| names.matches(name));
         let found = self.0.iter().find(|candidate| {
             let config = &candidate.credential.config;
             fits(&config.user, user) && fits(&config.database, database)

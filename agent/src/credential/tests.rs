@@ -142,7 +142,10 @@ fn what_is_wrong_is_told() {
         ("destination: {cidr: 10.0.0.1, prot: 1}\nclient_auth: any", "`prot`"),
         ("destination: {cidr: 10.0.0.1}", "client_auth"),
         ("destination: {cidr: 10.0.0.1}\nclient_auth: match", "nothing to check"),
-        ("destination: {cidr: 10.0.0.1}\nclient_auth: match\nverifier: hunter2", "is no SCRAM-SHA-256 verifier"),
+        (
+            "destination: {cidr: 10.0.0.1}\nclient_auth: match\nverifier: hunter2",
+            "is no SCRAM-SHA-256 verifier",
+        ),
         (&*format!("{base}\nverifier: {VERIFIER}"), "checks no password"),
         (&*format!("{base}\nsubjects: [{{}}]"), "every process"),
         (&*format!("{base}\nsubjects: [{{ci: x}}]"), "`ci`"),
@@ -153,7 +156,9 @@ fn what_is_wrong_is_told() {
         assert!(error.contains(what) && !error.contains("hunter2"), "{entry}\n{error}");
     }
     let with = |login: &str| {
-        let text = format!("credentials:\n  - name: c\n    destination: {{cidr: 10.0.0.1}}\n    client_auth: any\n    login: {login}\n");
+        let text = format!(
+            "credentials:\n  - name: c\n    destination: {{cidr: 10.0.0.1}}\n    client_auth: any\n    login: {login}\n"
+        );
         bench.load_text(&text).map(|(_, warnings)| warnings.join("\n")).map_err(|error| format!("{error:#}"))
     };
     for (login, what) in [
@@ -162,7 +167,11 @@ fn what_is_wrong_is_told() {
         ("{user: u, password: {fil: /x}}".to_owned(), "fil"),
         ("{user: u, password: {systemd: a/b}}".to_owned(), "systemd"),
         ("{user: u, password: {exec: {command: [sh]}}}".to_owned(), "absolute"),
-        ("{user: u, password: {vault: {address: \"http://v\", path: p, auth: {token_file: /t}}}}".to_owned(), "clear text"),
+        (
+            "{user: u, password: {vault: {address: \"http://v\", path: p, auth: {token_file: /t}}}}"
+                .to_owned(),
+            "clear text",
+        ),
         (format!("{{user: \"\", password: {{file: {secret}}}}}"), "no name to log in with"),
         ("{user: u}".to_owned(), "password"),
     ] {

@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use event::{
-    BrokeredLogin, Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
-    Status, Step,
+    BrokeredLogin, Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice,
+    Outcome, Status, Step,
 };
 pub use interlock_recording::SessionId;
 pub use rows::{ResultBuilder, ResultColumn};

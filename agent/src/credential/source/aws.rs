@@ -24,7 +24,8 @@ pub(in super::super) struct Aws {
 
 impl Aws {
     pub(super) fn new(config: &AwsConfig) -> Result<Self, SourceError> {
-        let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let plain =
+            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if !plain(&config.region) {
             return Err(SourceError::forbidden(
                 format!("{:?} is no AWS region", config.region),
@@ -158,22 +159,32 @@ fn from_instance(metadata: &Server) -> Result<Keys, SourceError> {
     const ROLE: &str = "/latest/meta-data/iam/security-credentials/";
     let refused = |what: &str, status: u16| {
         SourceError::new(
-            format!("the instance metadata service at {} gives no {what} (status {status})", metadata.address()),
+            format!(
+                "the instance metadata service at {} gives no {what} (status {status})",
+                metadata.address()
+            ),
             "give the instance a role, and see that it may use the metadata service",
         )
     };
-    let answer =
-        metadata.send("PUT", "/latest/api/token", &[("x-aws-ec2-metadata-token-ttl-seconds", "60")], Some(b""))?;
-    let token = answer.text().filter(|_| answer.status == 200).ok_or_else(|| refused("token", answer.status))?;
+    let answer = metadata.send(
+        "PUT",
+        "/latest/api/token",
+        &[("x-aws-ec2-metadata-token-ttl-seconds", "60")],
+        Some(b""),
+    )?;
+    let token =
+        answer.text().filter(|_| answer.status == 200).ok_or_else(|| refused("token", answer.status))?;
     let headers = [("x-aws-ec2-metadata-token", token)];
     let role = metadata.send("GET", ROLE, &headers, None)?;
     let plain = |name: &str| {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
     };
     let name = role.text().and_then(|names| names.lines().next());
-    let name = name.filter(|name| role.status == 200 && plain(name)).ok_or_else(|| refused("role", role.status))?;
+    let name =
+        name.filter(|name| role.status == 200 && plain(name)).ok_or_else(|| refused("role", role.status))?;
     let answer = metadata.send("GET", &format!("{ROLE}{name}"), &headers, None)?;
-    let json = answer.json().filter(|_| answer.status == 200).ok_or_else(|| refused("keys", answer.status))?;
+    let json =
+        answer.json().filter(|_| answer.status == 200).ok_or_else(|| refused("keys", answer.status))?;
     let field = |name: &str| {
         text(json.value(), name)
             .map(|value| Zeroizing::new(value.to_owned()))
@@ -241,12 +252,16 @@ mod tests {
     #[test]
     fn regions_and_endpoints_are_checked() {
         assert!(Aws::new(&AwsConfig { region: "eu.evil.com/".into(), ..config(None) }).is_err());
-        assert!(Aws::new(&AwsConfig { endpoint: Some("http://aws.internal".into()), ..config(None) }).is_err());
         assert!(
-            Aws::new(&AwsConfig { keys: AwsKeys::Instance("http://evil.internal".into()), ..config(None) }).is_err()
+            Aws::new(&AwsConfig { endpoint: Some("http://aws.internal".into()), ..config(None) }).is_err()
         );
         assert!(
-            Aws::new(&AwsConfig { keys: AwsKeys::Instance(format!("http://{METADATA}")), ..config(None) }).is_ok()
+            Aws::new(&AwsConfig { keys: AwsKeys::Instance("http://evil.internal".into()), ..config(None) })
+                .is_err()
+        );
+        assert!(
+            Aws::new(&AwsConfig { keys: AwsKeys::Instance(format!("http://{METADATA}")), ..config(None) })
+                .is_ok()
         );
     }
 }

@@ -199,7 +199,10 @@ mod tests {
         let fetched = text("/usr/bin/env | cut -d= -f1 | sort | tr '\\n' ' '").unwrap();
         // The shell sets PWD itself.
         let names = String::from_utf8(fetched.password.expose().to_vec()).unwrap();
-        assert!(names.split_whitespace().all(|name| ["PATH", "PWD", "_", "SHLVL", "OLDPWD"].contains(&name)), "{names}");
+        assert!(
+            names.split_whitespace().all(|name| ["PATH", "PWD", "_", "SHLVL", "OLDPWD"].contains(&name)),
+            "{names}"
+        );
     }
 
     #[test]

@@ -47,7 +47,11 @@ impl File {
 
     /// `$CREDENTIALS_DIRECTORY/NAME` (systemd.exec(5), "Credentials").
     pub(super) fn of_systemd(name: &str) -> Result<Self, SourceError> {
-        let plain = !name.is_empty() && name.len() <= 255 && !name.contains(['/', '\0']) && name != "." && name != "..";
+        let plain = !name.is_empty()
+            && name.len() <= 255
+            && !name.contains(['/', '\0'])
+            && name != "."
+            && name != "..";
         if !plain {
             return Err(SourceError::forbidden(
                 format!("{name:?} is no name of a systemd credential"),
@@ -125,7 +129,10 @@ pub(in super::super) fn read_text(path: &Path) -> Result<Zeroizing<String>, Sour
     let content = read_private(path)?;
     match std::str::from_utf8(&content) {
         Ok(text) => Ok(Zeroizing::new(text.trim().to_owned())),
-        Err(_) => Err(SourceError::forbidden(format!("{} is no text", path.display()), "see whether it is the right file")),
+        Err(_) => Err(SourceError::forbidden(
+            format!("{} is no text", path.display()),
+            "see whether it is the right file",
+        )),
     }
 }
 

@@ -108,7 +108,9 @@ impl Server {
             request = request.header(*name, *value);
         }
         let answer = match body {
-            Some(body) => request.body(body).map_err(|error| unreachable(&error)).map(|request| agent.run(request)),
+            Some(body) => {
+                request.body(body).map_err(|error| unreachable(&error)).map(|request| agent.run(request))
+            }
             None => request.body(()).map_err(|error| unreachable(&error)).map(|request| agent.run(request)),
         };
         let mut answer = answer?.map_err(|error| unreachable(&error))?;
@@ -177,10 +179,20 @@ mod tests {
 
     #[test]
     fn secrets_go_over_the_network_by_tls_alone() {
-        for address in ["https://vault.internal:8200", "http://127.0.0.1:8200/", "http://[::1]:8200", "http://localhost"] {
+        for address in
+            ["https://vault.internal:8200", "http://127.0.0.1:8200/", "http://[::1]:8200", "http://localhost"]
+        {
             assert!(Server::new(address, None, &[]).is_ok(), "{address}");
         }
-        for address in ["http://vault.internal:8200", "http://10.0.0.1", "vault:8200", "", "ftp://h", "https://", "https://u:p@h"] {
+        for address in [
+            "http://vault.internal:8200",
+            "http://10.0.0.1",
+            "vault:8200",
+            "",
+            "ftp://h",
+            "https://",
+            "https://u:p@h",
+        ] {
             assert!(Server::new(address, None, &[]).is_err(), "{address}");
         }
         assert!(Server::new("http://169.254.169.254", None, &["169.254.169.254"]).is_ok());

@@ -151,8 +151,9 @@ fn password(value: &[u8], whence: &str) -> Result<Secret, SourceError> {
             "store it as text",
         ));
     }
-    Secret::new(value)
-        .map_err(|error| SourceError::new(format!("{whence} cannot be kept: {error}"), "see the host's memory limits"))
+    Secret::new(value).map_err(|error| {
+        SourceError::new(format!("{whence} cannot be kept: {error}"), "see the host's memory limits")
+    })
 }
 
 /// Without the newline that editors and `echo` put at the end.
@@ -179,7 +180,11 @@ fn check_unchangeable(path: &Path) -> Result<(), SourceError> {
     }
     if metadata.mode() & 0o022 != 0 {
         return Err(SourceError::forbidden(
-            format!("{} can be changed by others than root (mode {:o})", path.display(), metadata.mode() & 0o7777),
+            format!(
+                "{} can be changed by others than root (mode {:o})",
+                path.display(),
+                metadata.mode() & 0o7777
+            ),
             format!("chmod go-w {}", path.display()),
         ));
     }

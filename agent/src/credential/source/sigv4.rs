@@ -86,8 +86,22 @@ mod tests {
                      c8fPOLn9FX9KSYvKTr4rvx3iSIlTJabIQwj2ICCR/oLxBA==";
         type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, &'a str, &'a str);
         let cases: [Case<'_>; 6] = [
-            ("get-vanilla", "GET", &[], "", "host;x-amz-date", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
-            ("post-vanilla", "POST", &[], "", "host;x-amz-date", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
+            (
+                "get-vanilla",
+                "GET",
+                &[],
+                "",
+                "host;x-amz-date",
+                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+            ),
+            (
+                "post-vanilla",
+                "POST",
+                &[],
+                "",
+                "host;x-amz-date",
+                "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b",
+            ),
             (
                 "get-header-value-trim",
                 "GET",
@@ -124,7 +138,8 @@ mod tests {
         for (name, method, further, body, signed, signature) in cases {
             let mut headers = vec![("Host", "example.amazonaws.com"), ("X-Amz-Date", TIME)];
             headers.extend(further);
-            let header = authorization(&keys, "us-east-1", "service", TIME, method, &headers, body.as_bytes());
+            let header =
+                authorization(&keys, "us-east-1", "service", TIME, method, &headers, body.as_bytes());
             assert_eq!(
                 header,
                 format!(

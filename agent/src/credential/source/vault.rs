@@ -118,7 +118,8 @@ impl Vault {
             (None, Some(_)) => text(data, "username").map(str::to_owned),
             (None, None) => None,
         };
-        let password = password(field(&self.config.field)?.as_bytes(), &format!("the secret {}", self.place()))?;
+        let password =
+            password(field(&self.config.field)?.as_bytes(), &format!("the secret {}", self.place()))?;
         let validity = match lease {
             Some(id) if seconds > 0 => {
                 let whole = Duration::from_secs(seconds);
@@ -137,7 +138,8 @@ impl Vault {
     /// A lease lives no longer than the token that it was made with.
     fn validity(&self, state: &State, lease: Duration) -> Validity {
         let token = state.token.as_ref().and_then(|token| token.until);
-        let left = token.map_or(lease, |(until, _)| lease.min(until.saturating_duration_since(Instant::now())));
+        let left =
+            token.map_or(lease, |(until, _)| lease.min(until.saturating_duration_since(Instant::now())));
         Validity::lasting(left)
     }
 
@@ -238,13 +240,20 @@ impl Vault {
         let errors = json.as_ref().and_then(|json| json.value().get("errors")?.as_array());
         let errors: Vec<&str> = errors.into_iter().flatten().filter_map(Value::as_str).collect();
         let help = match answer.status {
-            400 | 403 => "see that the agent's token or AppRole is good and that its policy lets it read this path",
+            400 | 403 => {
+                "see that the agent's token or AppRole is good and that its policy lets it read this path"
+            }
             404 => "see `path`: of a KV engine of version 2 it has `data/` after the mount",
             503 => "unseal it",
             _ => "see its own log",
         };
         SourceError::new(
-            shown(&format!("Vault does not give {}: status {} {}", self.place(), answer.status, errors.join(", "))),
+            shown(&format!(
+                "Vault does not give {}: status {} {}",
+                self.place(),
+                answer.status,
+                errors.join(", ")
+            )),
             help,
         )
     }
@@ -293,7 +302,8 @@ mod tests {
 
     #[test]
     fn both_versions_of_the_kv_engine() {
-        let first = read(&json!({ "data": { "password": "p" }, "lease_duration": 2_764_800, "lease_id": "" }));
+        let first =
+            read(&json!({ "data": { "password": "p" }, "lease_duration": 2_764_800, "lease_id": "" }));
         let first = first.unwrap();
         assert_eq!((first.password.expose(), first.user), (&b"p"[..], None));
         assert!(first.validity.expires.is_none(), "no lease");

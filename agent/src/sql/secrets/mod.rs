@@ -1,8 +1,8 @@
 //! Secrets that stand in statements, and how they stay out of recordings.
 
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -295,7 +295,9 @@ impl Place<'_> {
     fn is_given_to_a_secret(&self, index: usize) -> bool {
         // Right before it, or before `=`, `:=`, `=>` or TO.
         let name = match self.before(index, 1).and_then(|before| self.kind(before)) {
-            Some(Token::Ascii61 | Token::ColonEquals | Token::EqualsGreater | Token::To) => self.before(index, 2),
+            Some(Token::Ascii61 | Token::ColonEquals | Token::EqualsGreater | Token::To) => {
+                self.before(index, 2)
+            }
             _ => self.before(index, 1),
         };
         let name = name.and_then(|name| self.tokens.get(name));
@@ -317,7 +319,10 @@ impl Place<'_> {
         };
         match &*call.name {
             "set_config" => call.argument == 1 && told(),
-            "format" => call.argument > 0 && self.lone_constant(call).is_some_and(|(text, _)| speaks_of_a_secret(text)),
+            "format" => {
+                call.argument > 0
+                    && self.lone_constant(call).is_some_and(|(text, _)| speaks_of_a_secret(text))
+            }
             _ => false,
         }
     }
@@ -351,10 +356,7 @@ impl Place<'_> {
     /// It stands behind PASSWORD in CREATE or ALTER ROLE, without the quotes that belong there.
     fn is_bare_password(&self, index: usize) -> bool {
         let role = matches!(self.kind(self.statement), Some(Token::Create | Token::Alter))
-            && matches!(
-                self.kind(self.statement + 1),
-                Some(Token::Role | Token::User | Token::GroupP)
-            )
+            && matches!(self.kind(self.statement + 1), Some(Token::Role | Token::User | Token::GroupP))
             && self.kind(self.statement + 2) != Some(Token::Mapping);
         if !role || self.kind(index) == Some(Token::NullP) {
             return false;
@@ -393,10 +395,12 @@ impl Place<'_> {
                 return;
             }
             let within = secrets(inner, nested + 1).ranges;
-            let shifted = within.into_iter().map(|range| range.start + content.start..range.end + content.start);
+            let shifted =
+                within.into_iter().map(|range| range.start + content.start..range.end + content.start);
             found.ranges.extend(shifted);
         }
-        let connects = self.before(index, 1).is_some_and(|before| self.kind(before) == Some(Token::Connection));
+        let connects =
+            self.before(index, 1).is_some_and(|before| self.kind(before) == Some(Token::Connection));
         let dblink = self.calls.iter().find(|call| call.name.starts_with("dblink"));
         let escapes = !literal.starts_with(['\'', '$']) && literal.contains('\\');
         if escapes && (connects || dblink.is_some()) {
@@ -422,7 +426,8 @@ impl Place<'_> {
 
     /// The argument that the constant at `index` is in is more than that constant.
     fn is_composed(&self, call: &Call, index: usize) -> bool {
-        index != call.argument_at || !matches!(self.kind(index + 1), Some(Token::Ascii44 | Token::Ascii41) | None)
+        index != call.argument_at
+            || !matches!(self.kind(index + 1), Some(Token::Ascii44 | Token::Ascii41) | None)
     }
 }
 

@@ -19,7 +19,9 @@ pub(super) fn within_text(text: &str, offset: usize, found: &mut Vec<Range<usize
                 Some(value) => (value.strip_prefix([':', '=', '>']).unwrap_or(value).trim_start(), true),
                 None => (rest.trim_start(), false),
             };
-            found.extend(value_of(text, text.len() - value.len(), assigned).map(|range| shifted(range, offset)));
+            found.extend(
+                value_of(text, text.len() - value.len(), assigned).map(|range| shifted(range, offset)),
+            );
         }
     }
     for (at, _) in text.match_indices("://") {
@@ -155,7 +157,10 @@ mod tests {
             ("password=''it\\''s two'' host=h", "password=''***'' host=h"),
             ("password=two\\ words host=h", "password=*** host=h"),
             ("postgresql://u:p%20w@h/d?sslpassword=x&y=1", "postgresql://u:***@h/d?sslpassword=***&y=1"),
-            ("{\"user\": \"u\", \"db_password\": \"hunter2\"}", "{\"user\": \"u\", \"db_password\": \"***\"}"),
+            (
+                "{\"user\": \"u\", \"db_password\": \"hunter2\"}",
+                "{\"user\": \"u\", \"db_password\": \"***\"}",
+            ),
             ("AWS_SECRET_ACCESS_KEY=abc/d+e x", "AWS_SECRET_ACCESS_KEY=*** x"),
             ("host=h user=password", "host=h user=password"),
             ("the password is long", "the password is long"),
@@ -167,7 +172,10 @@ mod tests {
     #[test]
     fn command_lines() {
         for (text, shown) in [
-            ("curl -H \"Authorization: Bearer abc.def\" http://h", "curl -H \"Authorization: Bearer ***\" http://h"),
+            (
+                "curl -H \"Authorization: Bearer abc.def\" http://h",
+                "curl -H \"Authorization: Bearer ***\" http://h",
+            ),
             ("curl -u bob:hunter2 http://h", "curl -u bob:*** http://h"),
             ("x --password hunter2 --verbose", "x --password *** --verbose"),
             ("x --api-token=hunter2 y", "x --api-token=*** y"),

@@ -133,7 +133,8 @@ pub(crate) async fn log_in(
         }
         5 => {
             allowed.check("md5", allowed.md5)?;
-            let salt: [u8; 4] = rest.try_into().map_err(|_| LoginError::Exchange("no salt of 4 bytes".into()))?;
+            let salt: [u8; 4] =
+                rest.try_into().map_err(|_| LoginError::Exchange("no salt of 4 bytes".into()))?;
             let mut hash = md5_hash(login.user.as_bytes(), login.password(), salt);
             answer(stream, |out| {
                 out.put_slice(hash.as_bytes());
@@ -152,7 +153,9 @@ pub(crate) async fn log_in(
             ));
         }
         other => {
-            return Err(LoginError::NotAllowed(format!("the server asks for unknown authentication {other}")));
+            return Err(LoginError::NotAllowed(format!(
+                "the server asks for unknown authentication {other}"
+            )));
         }
     };
     let message = next(stream, input).await?;
@@ -228,10 +231,7 @@ async fn scram(
 }
 
 /// The next authentication request.
-async fn next(
-    stream: &mut (impl AsyncRead + Unpin),
-    input: &mut BytesMut,
-) -> Result<Message, LoginError> {
+async fn next(stream: &mut (impl AsyncRead + Unpin), input: &mut BytesMut) -> Result<Message, LoginError> {
     for _ in 0..MOST_ASIDE {
         let message = read(stream, input, MAX_MESSAGE).await?;
         match message.tag() {

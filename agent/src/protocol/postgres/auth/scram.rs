@@ -56,7 +56,9 @@ impl<'a> Exchange<'a> {
             ("y", Some(_)) if !plus => return Err(ScramError::Downgraded),
             ("y", None) if !plus => None,
             ("p=tls-server-end-point", Some(binding)) if plus => Some(binding),
-            _ => return Err(ScramError::Malformed("the channel binding flag does not go with the mechanism")),
+            _ => {
+                return Err(ScramError::Malformed("the channel binding flag does not go with the mechanism"));
+            }
         };
         if !identity.is_empty() {
             return Err(match identity.starts_with("a=") {
@@ -109,7 +111,13 @@ impl<'a> Exchange<'a> {
             STANDARD.decode(proof).ok().and_then(|proof| <[u8; KEY]>::try_from(proof).ok());
         let proof = proof.ok_or(ScramError::Malformed("the proof is not 32 bytes in base64"))?;
 
-        let auth = [self.client_first.as_bytes(), b",", self.server_first.as_bytes(), b",", without_proof.as_bytes()];
+        let auth = [
+            self.client_first.as_bytes(),
+            b",",
+            self.server_first.as_bytes(),
+            b",",
+            without_proof.as_bytes(),
+        ];
         let signature = mac(&self.verifier.stored_key, &auth);
         let mut client_key = proof;
         client_key.iter_mut().zip(&signature).for_each(|(key, byte)| *key ^= byte);
@@ -197,7 +205,8 @@ mod tests {
         let unknown = Verifier::mock(&[1; KEY], "bob");
         assert_eq!(exchange(&unknown, "tr0ub4dor", None), Err(ScramError::WrongPassword));
 
-        let mut client = ScramSha256::new(b"tr0ub4dor", ChannelBinding::tls_server_end_point(b"theirs".to_vec()));
+        let mut client =
+            ScramSha256::new(b"tr0ub4dor", ChannelBinding::tls_server_end_point(b"theirs".to_vec()));
         let ours = Exchange::begin(&right, client.message(), true, Some(b"ours"), "n").unwrap();
         client.update(ours.server_first().as_bytes()).unwrap();
         assert_eq!(ours.finish(client.message()), Err(ScramError::OtherChannel));

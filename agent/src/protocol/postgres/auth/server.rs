@@ -95,7 +95,9 @@ pub(crate) async fn authenticate(
     let (mechanism, plus) = match mechanism {
         name if name == SCRAM.as_bytes() => (SCRAM, false),
         name if name == SCRAM_PLUS.as_bytes() && binding.is_some() => (SCRAM_PLUS, true),
-        _ => return Err(ClientError::new("08P01", "client selected an invalid SASL authentication mechanism")),
+        _ => {
+            return Err(ClientError::new("08P01", "client selected an invalid SASL authentication mechanism"));
+        }
     };
     let later;
     let data = match data {

@@ -34,7 +34,11 @@ fn startup() -> Vec<u8> {
 }
 
 /// The agent logs in to a server that sends these messages, one after each of ours.
-async fn against(answers: &[Vec<u8>], allowed: ServerAuth, encrypted: bool) -> (Result<&'static str, LoginError>, Vec<u8>) {
+async fn against(
+    answers: &[Vec<u8>],
+    allowed: ServerAuth,
+    encrypted: bool,
+) -> (Result<&'static str, LoginError>, Vec<u8>) {
     let (mut ours, mut theirs) = tokio::io::duplex(1 << 16);
     let answers = answers.to_vec();
     let server = tokio::spawn(async move {
@@ -171,7 +175,10 @@ async fn what_a_server_says_besides_is_kept_or_passed_over() {
     let version = message(b'v', b"\0\x03\0\0\0\0\0\0");
     let notice = message(b'N', b"SNOTICE\0Mhello\0\0");
     let (mut ours, mut theirs) = tokio::io::duplex(4096);
-    theirs.write_all(&[version.clone(), notice.clone(), ask(0, b""), message(b'S', b"a\0b\0")].concat()).await.unwrap();
+    theirs
+        .write_all(&[version.clone(), notice.clone(), ask(0, b""), message(b'S', b"a\0b\0")].concat())
+        .await
+        .unwrap();
     let mut input = BytesMut::new();
     let greeting = greet(&mut ours, &mut input, &startup()).await.unwrap();
     assert_eq!(&greeting.negotiation[..], version);
@@ -198,11 +205,7 @@ fn the_start_up_message_gets_another_user_and_database() {
     let parameters: Vec<_> = packet.parameters().collect();
     assert_eq!(
         parameters,
-        [
-            (&b"user"[..], &b"app_rw"[..]),
-            (b"database", b"shop_rw"),
-            (b"application_name", b"nightly")
-        ]
+        [(&b"user"[..], &b"app_rw"[..]), (b"database", b"shop_rw"), (b"application_name", b"nightly")]
     );
 }
 

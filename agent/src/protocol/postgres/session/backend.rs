@@ -10,8 +10,8 @@ use super::pipe::{Edit, Pipe};
 use super::{Core, Phase, Rest};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, HEADER, Header, Reader};
-use crate::sql;
 use crate::record::{self, BrokeredLogin, Login, ResultColumn, Status};
+use crate::sql;
 
 /// A longer row is recorded by its size alone.
 const RECORDED_ROW: usize = 64 << 10;

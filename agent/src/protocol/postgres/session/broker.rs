@@ -193,7 +193,8 @@ where
                         // The password was changed, and the source knows it already.
                         login = next;
                         retried = true;
-                        upstream = reconnect().await.map_err(|error| Refused::server(credential, &error.into()))?;
+                        upstream =
+                            reconnect().await.map_err(|error| Refused::server(credential, &error.into()))?;
                         continue;
                     }
                     Ok(None) => return Err(Refused::server(credential, &LoginError::Refused(error))),

@@ -195,7 +195,8 @@ async fn start(
     let asked = Asked { startup: &input, user: &user, database: &database };
     let reconnect = || TcpStream::connect(address);
     let begun =
-        broker::begin(&mut client, early, upstream, &credentials, asked, Channels::default(), reconnect).await;
+        broker::begin(&mut client, early, upstream, &credentials, asked, Channels::default(), reconnect)
+            .await;
     let Begun { upstream, up, down, brokered } = match begun {
         Ok(begun) => begun,
         Err(refused) => {
