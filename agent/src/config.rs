@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::credential::CredentialConfig;
 use crate::tls::TlsConfig;
 
 /// Where the configuration is looked for unless `--config` names another file.
@@ -29,6 +30,8 @@ pub struct Config {
     pub record: Record,
     /// How servers are verified, and what the agent shows them.
     pub tls: TlsConfig,
+    /// What the agent logs in with on scripts' behalf (docs/credentials.md).
+    pub credentials: Vec<CredentialConfig>,
 }
 
 /// Limits of the recording.
@@ -76,6 +79,7 @@ impl Default for Config {
             run: "/run/interlock".into(),
             record: Record::default(),
             tls: TlsConfig::default(),
+            credentials: Vec::new(),
         }
     }
 }

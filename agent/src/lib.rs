@@ -9,6 +9,7 @@ mod civil;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod credential;
 pub mod daemon;
 pub mod identity;
 pub mod intercept;

@@ -97,6 +97,10 @@ fn body(body: &Body) -> Value {
             "server_version": body.server_version,
             "client_tls": body.client_tls.as_ref().map(tls),
             "server_tls": body.server_tls.as_ref().map(tls),
+            "credential": body.credential,
+            "client_auth": body.client_auth,
+            "login_user": body.login_user,
+            "login_database": body.login_database,
         }),
         Body::TlsPassed(body) => json!({
             "side": body.side,

@@ -22,6 +22,11 @@ pub fn venv() -> PathBuf {
     directory().join("venv")
 }
 
+/// The virtual environment with secret stores to test against.
+pub fn secret_servers() -> PathBuf {
+    directory().join("secret-servers")
+}
+
 /// The directory whose `node_modules` has node-postgres.
 pub fn node() -> PathBuf {
     directory().join("node")

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod client;
 pub mod postgres;
 pub mod process;
+pub mod secrets;
 pub mod stage;
 pub mod tls;
 

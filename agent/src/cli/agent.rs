@@ -1,6 +1,7 @@
 //! `interlock agent`: the agent in the foreground.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -26,17 +27,21 @@ pub(super) struct Args {
 }
 
 /// Runs the agent until it is told to stop.
-pub(super) fn run(args: &Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    args: &Args,
+    load: &dyn Fn() -> anyhow::Result<Config>,
+    file: &Path,
+) -> anyhow::Result<ExitCode> {
     start_logging(&args.log)?;
     // In the log, so that the journal has it as an error. Printed, it would be there as information.
-    if let Err(error) = serve(load) {
+    if let Err(error) = serve(load, file) {
         tracing::error!("{error:#}");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
+fn serve(load: &dyn Fn() -> anyhow::Result<Config>, file: &Path) -> anyhow::Result<()> {
     let config = load()?;
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
@@ -50,7 +55,7 @@ fn serve(load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
         .thread_name("interlock")
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(daemon::run(config));
+    let ended = runtime.block_on(daemon::run(config, file));
     // A thread may wait for a process that it looks at; nobody waits for it.
     runtime.shutdown_background();
     ended

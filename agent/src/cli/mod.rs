@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let load = || Config::load(&cli.config);
     match cli.command {
-        Command::Agent(args) => agent::run(&args, &load),
+        Command::Agent(args) => agent::run(&args, &load, &cli.config),
         Command::Status(args) => operate::status(&args, &load()?),
         Command::Run(args) => Ok(run::run(args, &load)),
         Command::Reload(args) => operate::reload(&args, &load()?),

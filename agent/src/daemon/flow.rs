@@ -235,6 +235,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
         }
     };
     let Flow { client, subject, destination, entries, .. } = flow;
+    let credentials = agent.credentials.for_flow(&entries, &destination, agent.policies.hosts());
     let handle = {
         let (agent, subject, destination) = (Arc::clone(agent), Arc::clone(&subject), destination.clone());
         PolicyHandle::new(agent.policies.generation(), move || {
@@ -248,6 +249,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
         subject,
         destination,
         policy: handle,
+        credentials,
         recording: session,
         scripts: Arc::clone(&agent.scripts),
         limits: agent.limits,

@@ -9,6 +9,7 @@ mod lock;
 mod notify;
 mod selection;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::control::Server;
+use crate::credential::Credentials;
 use crate::identity::Reader;
 use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{PolicySet, PolicyStore, Watcher};
@@ -50,6 +52,7 @@ pub(crate) struct Agent {
     config: Config,
     interceptor: Interceptor,
     policies: PolicyStore,
+    credentials: Arc<Credentials>,
     recorder: Arc<Recorder>,
     identity: Reader,
     tls: Arc<tls::Engine>,
@@ -88,7 +91,7 @@ struct Counts {
 ///
 /// # Errors
 /// It could not start. What an earlier agent attached stays attached then, and refuses.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.run)?;
     let cgroup = match &config.cgroup {
         Some(cgroup) => cgroup.clone(),
@@ -118,8 +121,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || tls::Engine::open(&config)).await?
     }
     .context("cannot set up TLS")?;
-    let policies = PolicyStore::load(&config.policies, &config.state, tls.hosts())
-        .context("cannot load the policies")?;
+    let (credentials, warnings) =
+        tokio::task::block_in_place(|| Credentials::load(&config.credentials, file))?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let names = &tls.hosts() | &credentials.host_names();
+    let policies =
+        PolicyStore::load(&config.policies, &config.state, names).context("cannot load the policies")?;
     let events = interceptor.events().context("the kernel's reports are taken already")?;
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
@@ -128,6 +135,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let agent = Arc::new(Agent {
         interceptor,
         policies,
+        credentials: Arc::new(credentials),
         recorder,
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
         tls,
@@ -149,6 +157,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let control = Server::bind(&agent.config.run)
         .with_context(|| format!("cannot listen in {}", agent.config.run.display()))?;
     let control = tokio::spawn(control.serve(Arc::clone(&agent)));
+    let credentials = Arc::clone(&agent.credentials);
+    let refreshing = tokio::spawn(async move { credentials.keep_fresh().await });
     let (changed, changes) = tokio::sync::mpsc::channel(1);
     let _watcher = Watcher::watch(&agent.config.policies, move || {
         // A change that is already announced is enough.
@@ -211,6 +221,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let _ = task.await;
     }
     control.abort();
+    refreshing.abort();
     let _ = control.await;
     agent.shutdown.send_replace(true);
     let _ = tokio::time::timeout(GRACE, async { while flows.join_next().await.is_some() {} }).await;
@@ -227,6 +238,14 @@ fn refresh_trust(config: &Config) {
     if let Err(error) = crate::trust::refresh(config) {
         tracing::warn!("cannot make the bundles of trusted roots: {error:#}");
     }
+}
+
+/// The processes that policies designate, and those that credentials tell apart.
+fn selection(policies: &PolicyStore, credentials: &Credentials) -> Selection {
+    let mut selection = policies.current().selection();
+    // Entries of the same id become one, with the policy's destinations.
+    selection.entries.extend_from_slice(credentials.entries());
+    selection
 }
 
 impl Agent {

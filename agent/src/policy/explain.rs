@@ -21,7 +21,7 @@ const MAX_TRIES: usize = 2000;
 /// What the policies make of one SQL string.
 #[derive(Debug)]
 pub struct Explanation {
-    /// The string.
+    /// The string, secrets in it redacted.
     pub text: String,
     /// Its statements, each as if it stood alone.
     pub statements: Vec<Explained>,
@@ -85,10 +85,14 @@ pub fn explain(flow: &FlowPolicy, asker: &Asker, text: &str) -> Explanation {
         .map(|statement| Explained {
             decision: decide(&statement.text, Script { statements: vec![statement.clone()] }),
             masks: flow.column_masks(statement),
-            statement: statement.clone(),
+            statement: Statement {
+                text: sql::redact_secrets(&statement.text).into_owned(),
+                ..statement.clone()
+            },
         })
         .collect();
-    Explanation { text: text.to_owned(), statements, decision: decide(text, script) }
+    let shown = sql::redact_secrets(text).into_owned();
+    Explanation { text: shown, statements, decision: decide(text, script) }
 }
 
 /// Splits a file into statements at the semicolons that are none of a string, comment, parenthesis or

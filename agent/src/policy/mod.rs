@@ -23,6 +23,7 @@ mod rule;
 mod schedule;
 mod schema;
 mod select;
+mod selector;
 mod store;
 mod tests_file;
 mod values;
@@ -46,6 +47,7 @@ pub use load::{PolicySet, parse_str};
 pub use problem::{PolicyErrors, Position, Problem, Severity};
 
 pub use schema::schema;
+pub(crate) use selector::{DestinationSelector, Meant, NameSelector, ProcessSelector};
 pub use store::{PolicyStore, StoreError, Watcher};
 pub use tests_file::{CaseResult, Difference, TestReport, run_tests};
 

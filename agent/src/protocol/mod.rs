@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::credential::FlowCredentials;
 use crate::identity::Subject;
 use crate::mask::MaskSet;
 use crate::operation::Operation;
@@ -36,6 +37,8 @@ pub struct FlowContext {
     pub destination: Destination,
     /// The rules and masks, as of now and as they change.
     pub policy: PolicyHandle,
+    /// What the agent logs in with for the client, if it does.
+    pub credentials: FlowCredentials,
     /// The flow's recording, begun.
     pub recording: Session,
     /// Statements that were read before, by any flow.
@@ -220,6 +223,9 @@ pub enum SessionError {
         /// What to do about it.
         hint: String,
     },
+    /// The agent could not log in for the client.
+    #[error("{0}")]
+    Login(String),
     /// A command could not be recorded and so was not forwarded.
     #[error("the recording failed: {0}")]
     Recording(String),

@@ -134,6 +134,12 @@ impl Batch {
             if let Some(leg) = login.server_tls {
                 body.message(7, |field| tls(field, leg));
             }
+            if let Some(brokered) = login.brokered {
+                body.string(16, brokered.credential);
+                body.string(17, brokered.client_auth);
+                body.string(18, brokered.user);
+                body.string(19, brokered.database);
+            }
         });
     }
 

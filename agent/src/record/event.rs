@@ -27,7 +27,7 @@ pub struct FlowStart<'a> {
     pub entries: &'a [EntryId],
 }
 
-/// The client has logged in. There is no place for passwords.
+/// The client has logged in, as what it asked for. There is no place for passwords.
 #[derive(Debug, Clone, Copy)]
 pub struct Login<'a> {
     /// The database user.
@@ -44,6 +44,8 @@ pub struct Login<'a> {
     pub client_tls: Option<&'a Leg>,
     /// How the server's leg is encrypted, if it is.
     pub server_tls: Option<&'a Leg>,
+    /// How the agent logged in for the client; `None` where the client's own log-in passed through.
+    pub brokered: Option<BrokeredLogin<'a>>,
 }
 
 /// What was seen of TLS that is passed on as it is.
@@ -61,6 +63,19 @@ pub struct TlsPassed {
     pub certificate: Option<Certificate>,
     /// What could not be seen, and why; may be empty.
     pub note: &'static str,
+}
+
+/// The agent has logged in with a credential of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct BrokeredLogin<'a> {
+    /// The credential's name.
+    pub credential: &'a str,
+    /// What the client had to show: `any` (nothing), `scram-sha-256`, `scram-sha-256-plus`.
+    pub client_auth: &'a str,
+    /// The database user that the agent logged in as.
+    pub user: &'a str,
+    /// The database that it logged in to.
+    pub database: &'a str,
 }
 
 /// The protocol step that a command is. What a statement *does* is in its [`Operation`].

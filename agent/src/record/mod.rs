@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use event::{
-    Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
-    Status, Step, TlsPassed,
+    BrokeredLogin, Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice,
+    Outcome, Status, Step, TlsPassed,
 };
 pub use interlock_recording::SessionId;
 pub use rows::{ResultBuilder, ResultColumn};

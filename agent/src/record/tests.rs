@@ -116,6 +116,12 @@ fn everything_that_is_handed_over_is_recorded() {
         server_version: "15.4",
         client_tls: None,
         server_tls: None,
+        brokered: Some(super::BrokeredLogin {
+            credential: "shop-app",
+            client_auth: "any",
+            user: "app_rw",
+            database: "shop",
+        }),
     });
     let statement = |text: &str, kind| Statement {
         text: text.into(),
@@ -193,6 +199,10 @@ fn everything_that_is_handed_over_is_recorded() {
     assert_eq!((flow.destination.as_str(), flow.protocol.as_str()), ("10.0.0.7:5432", "postgres"));
     assert_eq!(flow.entries, [vec![3; 16]]);
     assert_eq!(login.auth_method, "scram-sha-256");
+    assert_eq!(
+        [&login.credential, &login.client_auth, &login.login_user, &login.login_database],
+        ["shop-app", "any", "app_rw", "shop"]
+    );
     assert_eq!((open.command, open.verdict.as_str(), open.enforced), (1, "deny", false));
     assert_eq!((open.rule.as_deref(), open.matched.len()), (Some("no-drop"), 2));
     assert_eq!(open.observed, [proto::Observed { rule: "no-drop".into(), verdict: "deny".into() }]);

@@ -36,7 +36,7 @@ pub use cache::Cache;
 pub use kind::Kind;
 pub use model::*;
 pub use parser::{MAX_TEXT, MAX_TOKENS};
-pub use secrets::redact_secrets;
+pub use secrets::{Secrets, redact_repeated, redact_secrets, redact_text, repeats};
 pub use settings::setting_changes_lexing;
 
 use parser::Grammar;

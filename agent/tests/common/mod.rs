@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use interlock_agent::config::Config;
+use interlock_agent::credential::FlowCredentials;
 use interlock_agent::identity::Subject;
 use interlock_agent::mask::MaskSet;
 use interlock_agent::operation::Operation;
@@ -212,6 +213,7 @@ impl Relay {
                     subject,
                     destination,
                     policy: policy.clone(),
+                    credentials: FlowCredentials::default(),
                     recording,
                     scripts: Arc::clone(&scripts),
                     limits,

@@ -4,6 +4,7 @@
 //! [`serve`] stands between client and server: start-up in [`startup`], then one poll loop for both
 //! directions (`session`). See `docs/postgres.md` for what is decoded and refused, and how.
 
+pub(crate) mod auth;
 pub mod codec;
 mod operation;
 mod session;

@@ -85,7 +85,13 @@ impl Timeline {
             Some(Body::Login(body)) => {
                 let (user, database) = (printable(&body.user), printable(&body.database));
                 let method = printable(&body.auth_method);
-                writeln!(output, "{at}  logged in as {user} to {database} ({method})")?;
+                write!(output, "{at}  logged in as {user} to {database} ({method})")?;
+                if !body.credential.is_empty() {
+                    let (credential, shown) = (printable(&body.credential), printable(&body.client_auth));
+                    let (user, database) = (printable(&body.login_user), printable(&body.login_database));
+                    write!(output, ", by credential {credential} as {user} to {database}, client {shown}")?;
+                }
+                writeln!(output)?;
                 for (leg, tls) in [("client", &body.client_tls), ("server", &body.server_tls)] {
                     if let Some(tls) = tls {
                         encrypted(output, leg, tls)?;
@@ -354,6 +360,10 @@ mod tests {
                 auth_method: text(),
                 client_tls: Some(tls()),
                 server_tls: Some(tls()),
+                credential: text(),
+                client_auth: text(),
+                login_user: text(),
+                login_database: text(),
                 ..Default::default()
             }),
             Body::TlsPassed(proto::TlsPassed {

@@ -17,6 +17,7 @@ fn made(directory: &Path) -> (Config, SessionId) {
         server_version: "15",
         client_tls: None,
         server_tls: None,
+        brokered: None,
     });
     let command = session.command(&query("SELECT card\nFROM customers", &allow())).expect("recorded");
     let mut rows = session.result_builder();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::judge::REDACTED;
 use super::log::lossy;
 use super::masking::RowPlan;
 use super::pending::{Desync, What};
@@ -9,7 +10,8 @@ use super::pipe::{Edit, Pipe};
 use super::{Core, Phase, Rest};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, HEADER, Header, Reader};
-use crate::record::{self, Login, ResultColumn, Status};
+use crate::record::{self, BrokeredLogin, Login, ResultColumn, Status};
+use crate::sql;
 
 /// A longer row is recorded by its size alone.
 const RECORDED_ROW: usize = 64 << 10;
@@ -157,8 +159,15 @@ impl Core {
                     server_version: &self.server_version,
                     client_tls: self.legs.client.as_deref(),
                     server_tls: self.legs.server.as_deref(),
+                    brokered: self.brokered.as_deref().map(|brokered| BrokeredLogin {
+                        credential: &brokered.credential,
+                        client_auth: brokered.client_auth,
+                        user: &brokered.user,
+                        database: &brokered.database,
+                    }),
                 });
                 self.legs = super::Legs::default();
+                self.brokered = None;
                 self.startup = Box::default();
                 self.server_version = String::new();
             }
@@ -319,6 +328,14 @@ impl Core {
                 .unwrap_or_default()
         };
         let (state, message) = (lossy(text(b'C')).into_owned(), lossy(text(b'M')).into_owned());
+        let secrets = self.pending.front().map(|front| match (&front.what, &front.run) {
+            (What::Parse(Some(prepared)), _) => {
+                prepared.secrets.words(&prepared.text).map(str::to_owned).collect()
+            }
+            (_, Some(run)) => run.secrets(),
+            (_, None) => Vec::new(),
+        });
+        let message = self.recordable_message(&message, &secrets.unwrap_or_default());
         let run = self.pending.front().and_then(|front| front.run.take());
         if let Some(prepared) = run.as_ref().and_then(|run| run.statements.first())
             && let [statement] = prepared.script.statements.as_slice()
@@ -457,12 +474,12 @@ impl Core {
             self.current = Some(plan);
         }
         let masks = self.flow.masks();
-        let Some(plan) = self.current.as_ref().filter(|plan| plan.masks) else {
+        if self.current.as_ref().is_none_or(|plan| !plan.masks) {
             if self.current.is_none() && !masks.is_empty() {
                 return Err(malformed("a row came whose columns are not known, so it cannot be masked"));
             }
             return self.plain_row(header, body);
-        };
+        }
         if !whole {
             if header.body > self.limits.row {
                 return Err(malformed(format_args!(
@@ -472,13 +489,16 @@ impl Core {
             }
             return Ok(Verdict::NeedMore);
         }
+        let secrets = self.running_secrets();
+        let masks = self.flow.masks();
+        let Some(plan) = &self.current else { return Err(Desync { tag: b'D' }.into()) };
         let start = self.scratch.len();
         let changed = Self::mask_row(masks, plan, body, &mut self.cell, &mut self.scratch, &mut self.fired)
             .map_err(malformed)?;
         let shown = if changed { self.scratch.get(start + HEADER..).unwrap_or_default() } else { body };
         // Masks in observe mode hold for the recording alone: then rows are only counted.
         if Arc::ptr_eq(masks, self.flow.record_masks()) {
-            record_row(&mut self.log.rows, header.total(), shown);
+            record_row(&mut self.log.rows, header.total(), shown, &secrets);
         } else {
             self.log.rows.count_row(header.total() as u64);
         }
@@ -494,8 +514,18 @@ impl Core {
         if body.len() < header.body {
             return Ok(Verdict::NeedMore);
         }
-        record_row(&mut self.log.rows, header.total(), body);
+        let secrets = self.running_secrets();
+        record_row(&mut self.log.rows, header.total(), body, &secrets);
         Ok(Verdict::Pass)
+    }
+
+    /// The secrets that the running statement was given, as long as its rows are recorded.
+    fn running_secrets(&mut self) -> Vec<String> {
+        if !self.log.rows.wants_row() {
+            return Vec::new();
+        }
+        let run = self.pending.front().and_then(|front| front.run.as_ref());
+        run.map(|run| run.secrets()).unwrap_or_default()
     }
 
     fn function_result(&mut self, body: &[u8]) -> Verdict {
@@ -513,11 +543,18 @@ impl Core {
     }
 }
 
-fn record_row(rows: &mut record::ResultBuilder, bytes: usize, body: &[u8]) {
+fn record_row(rows: &mut record::ResultBuilder, bytes: usize, body: &[u8], secrets: &[String]) {
     if rows.wants_row()
         && let Ok(values) = codec::values(body)
     {
-        rows.push_row(bytes as u64, values.map(|value| value.ok().flatten()));
+        let shown = |value: &'_ [u8]| !secrets.is_empty() && sql::repeats(secrets, value);
+        rows.push_row(
+            bytes as u64,
+            values.map(|value| {
+                let value = value.ok().flatten()?;
+                Some(if shown(value) { REDACTED.as_bytes() } else { value })
+            }),
+        );
     } else {
         rows.count_row(bytes as u64);
     }

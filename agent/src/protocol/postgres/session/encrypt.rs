@@ -4,6 +4,7 @@
 //! The server is asked before the client is answered, so that the client gets the server's own answer.
 //! What came in the clear is never read as if it had come encrypted (CVE-2021-23214, CVE-2021-23222).
 
+use std::io;
 use std::net::SocketAddr;
 
 use bytes::{Buf, BytesMut};
@@ -13,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::policy::TlsTreatment;
 use crate::protocol::SessionError;
 use crate::protocol::postgres::startup::{self, Packet, StartupError};
-use crate::tls::{ClientLeg, ConnectError, FlowTls, Hello, Stream};
+use crate::tls::{ClientLeg, ConnectError, FlowTls, Hello, Leg, Stream};
 
 /// How often a client may ask for encryption before it must go on without.
 const MOST_REQUESTS: usize = 4;
@@ -243,6 +244,18 @@ impl Opening {
         *upstream = tls.connect(plain, None, &[]).await.map_err(|error| unreachable_by_tls(&error))?;
         Ok(())
     }
+}
+
+/// Another connection to the server of a flow, encrypted as the first one was.
+pub(super) async fn again(tls: &FlowTls, server: SocketAddr, first: Option<&Leg>) -> io::Result<Stream> {
+    let mut upstream = Stream::from(TcpStream::connect(server).await?);
+    let Some(first) = first else { return Ok(upstream) };
+    if !ask(&mut upstream).await.map_err(io::Error::other)? {
+        return Err(io::Error::other("the server has no TLS any more"));
+    }
+    let plain = upstream.take_plain().ok_or(io::ErrorKind::NotConnected)?;
+    let alpn: Vec<Vec<u8>> = first.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
+    tls.connect(plain, first.server_name.as_deref(), &alpn).await.map_err(io::Error::other)
 }
 
 /// Asks the server for TLS. Not a byte more than its answer is read: what follows is TLS.

@@ -283,6 +283,9 @@ impl Core {
             _ => None,
         };
         let kept = self.flow.depends_on_params().then(|| params.clone());
+        let secret = |number| statements.iter().any(|prepared| prepared.secrets.has_param(number));
+        let secrets = (1..).zip(&params).filter(|(number, _)| secret(*number));
+        let secrets = secrets.filter_map(|(_, value)| value.clone()).collect();
         let asked = Asked { statement: head.statement, portal: head.portal, params, of };
         let (command, refusal) = self.judge(Step::Bind, &statements, asked);
         let refusal = refusal.or_else(|| self.unmaskable(&statements));
@@ -298,6 +301,7 @@ impl Core {
             statements,
             command: Some(command),
             params: kept,
+            secrets,
             judged: Some(Instant::now()),
             generation: self.generation,
             order: self.names.next_order(),

@@ -17,7 +17,10 @@ use crate::operation::{Operation, Protocol};
 use crate::policy::{Decision, Verdict};
 use crate::protocol::postgres::{codec, operation};
 use crate::record::{CommandId, Step};
-use crate::sql::{self, Class, Kind, Script, Statement};
+use crate::sql::{self, Class, Kind, Script, Secrets, Statement};
+
+/// What is recorded in a secret's place.
+pub(super) const REDACTED: &str = "***";
 
 /// Transaction status: not in a transaction.
 pub(super) const IDLE: u8 = b'I';
@@ -134,15 +137,17 @@ impl Core {
         } else {
             script
         };
-        let recorded: Arc<str> = match self.recordable(&text) {
-            Cow::Borrowed(_) => Arc::clone(&text),
-            Cow::Owned(masked) => masked.into(),
+        let secrets = Secrets::of(&text);
+        let recorded: Arc<str> = match self.masked(secrets.redact(&text)) {
+            Cow::Borrowed(same) if std::ptr::eq(same, &*text) => Arc::clone(&text),
+            masked => masked.into(),
         };
         Arc::new(Prepared {
             order: self.names.next_order(),
             epoch,
             text,
             recorded,
+            secrets,
             script,
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
@@ -154,11 +159,21 @@ impl Core {
 
     /// A text as it may be recorded.
     pub(super) fn recordable<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.masked(sql::redact_secrets(text))
+    }
+
+    fn masked<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
         let masks = self.flow.record_masks();
-        match sql::redact_secrets(text) {
+        match text {
             Cow::Borrowed(text) => masks.mask_text(text),
             Cow::Owned(text) => Cow::Owned(masks.mask_text(&text).into_owned()),
         }
+    }
+
+    /// An error's or notice's message as it may be recorded: without the secrets of the statement that
+    /// it is about, which it may quote.
+    pub(super) fn recordable_message(&self, message: &str, secrets: &[String]) -> String {
+        self.recordable(&sql::redact_repeated(secrets, message)).into_owned()
     }
 
     /// What `prepared` does, with what it runs by name put in.
@@ -202,12 +217,19 @@ impl Core {
             Judged { operation: Some(operation), decision, recorded: text }
         });
         let masks = self.flow.record_masks();
-        let params = if masks.has_detectors() {
-            let mask = |value: &String| super::masking::recorded_parameter(masks, value);
-            params.iter().map(|value| value.as_ref().map(mask)).collect()
-        } else {
-            params.to_vec()
+        let secret = |number| statements.iter().any(|prepared| prepared.secrets.has_param(number));
+        let detects = masks.has_detectors();
+        let mask = |(number, value): (usize, &Option<String>)| {
+            let value = value.as_ref()?;
+            Some(if secret(number) {
+                REDACTED.to_owned()
+            } else if detects {
+                super::masking::recorded_parameter(masks, value)
+            } else {
+                value.clone()
+            })
         };
+        let params = (1..).zip(params.iter()).map(mask).collect();
         let refers = asked.of.is_some();
         let note = Note {
             statement: lossy(asked.statement).into_owned(),

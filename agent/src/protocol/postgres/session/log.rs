@@ -146,6 +146,7 @@ impl Log {
             SessionError::Client(_) => EndReason::ClientClosed,
             SessionError::Server(_) => EndReason::ServerClosed,
             SessionError::Frontend(_) | SessionError::Backend(_) => EndReason::ProtocolError,
+            SessionError::Login(_) => EndReason::LoginFailed,
             SessionError::Recording(_) => EndReason::RecordingFailed,
             SessionError::Refused { .. } => EndReason::Refused,
             SessionError::Stopping => EndReason::Shutdown,

@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::broker::{self, Asked, Begun, Channels};
 use super::encrypt::{self, Opening, Purpose};
 use super::lexing::Lexing;
 use super::log::{Log, Note, lossy};
-use super::pipe::Pipe;
 use super::refusal::{self, Refusal};
 use super::{Core, LINGER, Legs, Opened, Relay, linger, stopping};
 use crate::identity::Subject;
@@ -19,13 +19,14 @@ use crate::operation::Operation;
 use crate::policy::Decision;
 use crate::protocol::postgres::operation;
 use crate::protocol::postgres::startup::{self, Packet};
+use crate::credential::FlowCredentials;
 use crate::protocol::{FlowContext, Limits, PolicyHandle, SessionError};
 use crate::record::{EndReason, Session, Step};
 use crate::sql;
-use crate::tls::{self, FlowTls, Stream};
+use crate::tls::{self, FlowTls, Leg, Stream, Verify};
 
 /// The server's own default for `authentication_timeout`.
-const OPENING: Duration = Duration::from_secs(60);
+pub(super) const OPENING: Duration = Duration::from_secs(60);
 
 /// What a flow's opening works with, but for its connections.
 struct Flow {
@@ -35,6 +36,8 @@ struct Flow {
     limits: Limits,
     scripts: Arc<sql::Cache>,
     server: std::net::SocketAddr,
+    tls: FlowTls,
+    credentials: FlowCredentials,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -45,6 +48,7 @@ pub(super) async fn open(context: FlowContext) -> Result<Option<Relay>, SessionE
         client,
         upstream,
         tls,
+        credentials,
         subject,
         destination,
         policy,
@@ -53,9 +57,10 @@ pub(super) async fn open(context: FlowContext) -> Result<Option<Relay>, SessionE
         limits,
         shutdown,
     } = context;
-    let flow = Flow { subject, policy, recording, limits, scripts, server: destination.address, shutdown };
+    let server = destination.address;
+    let flow = Flow { subject, policy, recording, limits, scripts, server, tls, credentials, shutdown };
     let mut opening = Opening::new(client, Some(upstream));
-    let negotiated = match tokio::time::timeout(OPENING, opening.negotiate(&tls)).await {
+    let negotiated = match tokio::time::timeout(OPENING, opening.negotiate(&flow.tls)).await {
         Ok(negotiated) => negotiated,
         Err(_) => Err(SessionError::Frontend("no start-up message within 60 s".to_owned())),
     };
@@ -196,10 +201,10 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     let database: Arc<str> = database.map_or_else(|| Arc::clone(&user), Into::into);
     let replication = startup.replication();
     let lexing = Lexing::at_start(&startup);
-    let Flow { subject, policy, recording, limits, scripts, server, .. } = flow;
+    let Flow { subject, policy, recording, limits, scripts, server, tls, credentials, .. } = flow;
     let generation = policy.generation();
     let rules = policy.load();
-    let shown = |text: &[u8]| rules.record_masks().mask_text(&lossy(text)).into_owned();
+    let shown = |text: &[u8]| rules.record_masks().mask_text(&sql::redact_text(&lossy(text))).into_owned();
     let parameters = startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
 
     let mut log = Log::new(recording);
@@ -227,12 +232,35 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
             return Ok(None);
         }
     }
+    let received = input.len() as u64;
     let early = input.split_off(length);
-    let mut up = Pipe::with(input);
-    up.release(length, &[], &[]);
-    if !early.is_empty() {
-        up.append(&early);
-    }
+    let asked = Asked { startup: &input, user: &user, database: &database };
+    let legs = Legs { client: client.take_leg(), server: upstream.take_leg() };
+    let bound = |leg: &Option<Box<Leg>>| leg.as_ref()?.certificate.as_ref()?.end_point.clone();
+    let (client_bound, server_bound) = (bound(&legs.client), bound(&legs.server));
+    let channels = Channels {
+        client: client_bound.as_deref(),
+        server: server_bound.as_deref(),
+        // By a name of the configuration's: the script's own would be whoever the script says.
+        server_verified: legs.server.as_ref().and_then(|leg| leg.verified.as_ref()).is_some_and(|verified| {
+            verified.how != Verify::None && verified.by_host
+        }),
+    };
+    let reconnect = || encrypt::again(&tls, server, legs.server.as_deref());
+    let begun =
+        broker::begin(&mut client, early, upstream, &credentials, asked, channels, reconnect).await;
+    let Begun { upstream, up, down, brokered } = match begun {
+        Ok(begun) => begun,
+        Err(refused) => {
+            let detail = shown(refused.detail.as_bytes());
+            log.notice(b"FATAL", refused.code.as_bytes(), &detail);
+            log.end(refused.reason, &detail, received, 0);
+            if let Some(message) = &refused.message {
+                say(&mut client, message).await;
+            }
+            return if refused.by_client { Ok(None) } else { Err(SessionError::Login(refused.detail)) };
+        }
+    };
     let core = Core::new(Opened {
         subject,
         policy,
@@ -246,8 +274,9 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
         replication,
         lexing,
         parameters,
-        received: (length + early.len()) as u64,
-        legs: Legs { client: client.take_leg(), server: upstream.take_leg() },
+        received,
+        legs,
+        brokered,
     });
-    Ok(Some(Relay { client, upstream, up, down: Pipe::default(), core }))
+    Ok(Some(Relay { client, upstream, up, down, core }))
 }

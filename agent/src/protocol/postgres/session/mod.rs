@@ -5,6 +5,7 @@
 //! mirror of what the server still has to answer.
 
 mod backend;
+mod broker;
 mod catalog;
 mod copy;
 mod encrypt;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use self::broker::Brokered;
 use self::catalog::{Catalog, Changes, Reading};
 use self::frontend::LastDescribed;
 use self::lexing::Lexing;
@@ -271,6 +273,8 @@ struct Core {
     cell: Vec<u8>,
     /// Of the log-in, until it is recorded.
     auth_method: &'static str,
+    /// How the agent logged in for the client, if it did.
+    brokered: Option<Box<Brokered>>,
     login_failed: bool,
     /// The client has closed its side.
     client_left: bool,
@@ -305,6 +309,7 @@ struct Opened {
     /// Bytes that came so far.
     received: u64,
     legs: Legs,
+    brokered: Option<Box<Brokered>>,
 }
 
 impl Core {
@@ -347,7 +352,8 @@ impl Core {
             copied_in: (0, 0),
             fired: Fired::default(),
             cell: Vec::new(),
-            auth_method: "trust",
+            auth_method: opened.brokered.as_ref().map_or("trust", |brokered| brokered.method),
+            brokered: opened.brokered,
             login_failed: false,
             client_left: false,
             startup: opened.parameters,

@@ -30,6 +30,13 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// The secrets that what runs was given, in its text and as parameters: answers may repeat them.
+    pub(super) fn secrets(&self) -> Vec<String> {
+        let stated = self.statements.iter().flat_map(|prepared| prepared.secrets.words(&prepared.text));
+        let given = self.portal.iter().flat_map(|portal| portal.secrets.iter());
+        stated.map(str::to_owned).chain(given.cloned()).collect()
+    }
+
     pub(super) fn new(command: Option<CommandId>) -> Self {
         Self {
             command,

@@ -16,7 +16,7 @@ use std::time::Instant;
 use crate::policy::Decision;
 use crate::protocol::Limits;
 use crate::record::CommandId;
-use crate::sql::{Kind, Script, Statement};
+use crate::sql::{Kind, Script, Secrets, Statement};
 
 /// Of longer names the server takes this many bytes (`NAMEDATALEN`), those of the protocol's messages
 /// included.
@@ -40,6 +40,8 @@ pub(super) struct Prepared {
     pub(super) text: Arc<str>,
     /// The text as it may be recorded.
     pub(super) recorded: Arc<str>,
+    /// Where in the text secrets stand.
+    pub(super) secrets: Secrets,
     /// What it does.
     pub(super) script: Arc<Script>,
     /// Parameter types: as Parse fixed them, then as the server says.
@@ -62,6 +64,7 @@ impl Prepared {
             epoch: None,
             text: statement.text.as_str().into(),
             recorded: Arc::clone(&whole.recorded),
+            secrets: Secrets::of(&statement.text),
             script: Arc::new(Script { statements: vec![statement.clone()] }),
             types: OnceLock::new(),
             dead: AtomicBool::new(false),
@@ -98,6 +101,8 @@ pub(super) struct Portal {
     pub(super) command: Option<CommandId>,
     /// Its parameters as text, where a rule looks at them.
     pub(super) params: Option<Vec<Option<String>>>,
+    /// Those of its parameters that are secrets.
+    pub(super) secrets: Box<[String]>,
     /// When it was judged,
     pub(super) judged: Option<Instant>,
     /// and under which policies.

@@ -80,6 +80,7 @@ impl Bench {
             parameters: Box::default(),
             received: 0,
             legs: Legs::default(),
+            brokered: None,
         });
         core.phase = Phase::Ready;
         core
