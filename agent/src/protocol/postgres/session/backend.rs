@@ -312,6 +312,11 @@ impl Core {
         let (state, message) = (lossy(text(b'C')).into_owned(), lossy(text(b'M')).into_owned());
         match self.pending.front().and_then(|front| front.run.take()) {
             Some(run) if run.command.is_some() => {
+                if let [text] = run.statements.as_slice()
+                    && super::notice::is_syntax_error(body)
+                {
+                    self.rejected(text.order);
+                }
                 if let Some(command) = run.command {
                     self.log.result(
                         command,
