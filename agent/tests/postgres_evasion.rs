@@ -230,6 +230,9 @@ fn names_that_code_on_the_server_makes() {
         client.ask(&[parse("u", PLAIN), bind("", "u", &[]), execute("", 0), sync()].concat())[2].texts(),
         ["plain"]
     );
+    // A text that the server rejects as well makes nothing unknown.
+    client.ask(&query("selec 1"));
+    assert_eq!(client.rows("execute s"), [["x"]]);
     client.ask(&query("begin; declare d cursor for select 1 + 1"));
     client.ask(&query("fetch d"));
     client.ask(&query("rollback"));

@@ -344,6 +344,11 @@ impl Core {
         }
         match run {
             Some(run) if run.command.is_some() => {
+                if let [text] = run.statements.as_slice()
+                    && super::notice::is_syntax_error(body)
+                {
+                    self.rejected(text.order);
+                }
                 if let Some(command) = run.command {
                     self.log.result(
                         command,

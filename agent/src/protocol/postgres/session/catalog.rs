@@ -63,6 +63,8 @@ pub(super) struct Catalog {
     tables: HashMap<u32, Table>,
     masked: HashMap<(u32, i16), Treat>,
     by_name: HashMap<String, ColumnMask>,
+    /// Tables by their names.
+    of_name: HashMap<String, Vec<u32>>,
     /// The newest table when it was read.
     newest: u32,
     read: Option<Instant>,
@@ -272,6 +274,7 @@ impl Reading {
         }
         let catalog = &mut self.catalog;
         for (&oid, table) in &catalog.tables {
+            catalog.of_name.entry(table.name.clone()).or_default().push(oid);
             let system = table.schema == "pg_catalog";
             for column in &table.columns {
                 let key = (oid, column.number);
@@ -421,13 +424,11 @@ impl Catalog {
 
     /// The tables that a name in a statement may mean.
     pub(super) fn tables(&self, relation: &Relation) -> impl Iterator<Item = (u32, &Table)> {
-        self.tables
-            .iter()
-            .filter(|(_, table)| {
-                (relation.name == table.name || relation.name == "*")
-                    && relation.schema.as_ref().is_none_or(|schema| *schema == table.schema)
-            })
-            .map(|(&oid, table)| (oid, table))
+        let all = (relation.name == "*").then(|| self.tables.iter().map(|(&oid, table)| (oid, table)));
+        let named = self.of_name.get(&relation.name).into_iter().flatten();
+        let named = named.filter_map(|oid| Some((*oid, self.tables.get(oid)?)));
+        let in_schema = |table: &Table| relation.schema.as_ref().is_none_or(|schema| *schema == table.schema);
+        all.into_iter().flatten().chain(named).filter(move |(_, table)| in_schema(table))
     }
 
     /// A column in a statement may be a masked one.

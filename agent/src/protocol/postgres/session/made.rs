@@ -87,8 +87,11 @@ fn makes_anew(statement: &Statement) -> bool {
             | Kind::CreateIndex
             | Kind::CreateStatistics
     ) || statement.kind == Kind::Select && statement.kinds.contains(&Kind::SelectInto);
-    let text = statement.text.to_ascii_lowercase();
-    makes && !text.contains("replace") && !text.contains("exists")
+    let names_what_is_there = || {
+        let text = statement.text.to_ascii_lowercase();
+        text.contains("replace") || text.contains("exists")
+    };
+    makes && !names_what_is_there()
 }
 
 /// Other sessions may see masked columns in what it makes.

@@ -25,6 +25,14 @@ pub(super) struct RowPlan {
     reusable: bool,
 }
 
+/// A text that could not be read was sent, and nothing since that made names unknown.
+#[derive(Debug)]
+pub(super) struct Unread {
+    order: u64,
+    /// What was known before it.
+    before: ((u64, u64), bool),
+}
+
 #[derive(Debug)]
 struct FieldPlan {
     kind: u32,
@@ -195,6 +203,7 @@ impl Core {
     /// A text that is run may make and free names unseen: code that could have made them stand for masked
     /// columns. And it may make relations of which the catalog does not tell yet.
     pub(super) fn note_hidden(&mut self, prepared: &Prepared) {
+        let before = (self.names.hidden(), self.made.unsure);
         for statement in &prepared.script.statements {
             let catalog = self.catalog.as_ref();
             let touches = catalog.is_none_or(|catalog| catalog.touches(statement));
@@ -218,6 +227,18 @@ impl Core {
             } else if call {
                 self.names.hide(false);
             }
+        }
+        if (self.names.hidden(), self.made.unsure) != before {
+            let unread = prepared.script.statements.iter().all(|one| one.kind == Kind::Unparsed);
+            self.unread = unread.then_some(Unread { order: prepared.order, before });
+        }
+    }
+
+    /// The server has rejected a text, too, that could not be read: nothing of it was run.
+    pub(super) fn rejected(&mut self, prepared: u64) {
+        if let Some(unread) = self.unread.take_if(|unread| unread.order == prepared) {
+            self.names.not_hidden(unread.before.0);
+            self.made.unsure = unread.before.1;
         }
     }
 

@@ -38,7 +38,7 @@ use self::frontend::LastDescribed;
 use self::lexing::Lexing;
 use self::log::Log;
 use self::made::Made;
-use self::masking::RowPlan;
+use self::masking::{RowPlan, Unread};
 use self::pending::Pending;
 use self::pipe::{Edit, Pipe};
 use self::refusal::Refusal;
@@ -255,6 +255,7 @@ struct Core {
     reading: Option<Box<Reading>>,
     /// What the session made since.
     made: Made,
+    unread: Option<Unread>,
     /// What flows change of that database's catalog.
     changes: Changes,
     plans: Vec<Arc<RowPlan>>,
@@ -343,6 +344,7 @@ impl Core {
             catalog_tried: false,
             reading: None,
             made: Made::default(),
+            unread: None,
             plans: Vec::new(),
             described: None,
             opaque: false,

@@ -248,6 +248,13 @@ impl Core {
     }
 }
 
+/// The server's parser has rejected the text that the client sent, all of it.
+pub(super) fn is_syntax_error(body: &[u8]) -> bool {
+    let is = |wanted: u8, text: &[u8]| codec::notice_fields(body).any(|field| field == (wanted, text));
+    let within = codec::notice_fields(body).any(|(code, _)| matches!(code, b'q' | b'W'));
+    is(b'C', b"42601") && is(b'R', b"scanner_yyerror") && !within
+}
+
 /// What may be left of a message.
 struct Left {
     /// Its primary text, or how much of it.

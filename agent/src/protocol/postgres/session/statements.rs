@@ -291,6 +291,16 @@ impl Names {
         }
     }
 
+    /// When code was run that may have made and freed names.
+    pub(super) fn hidden(&self) -> (u64, u64) {
+        (self.hidden, self.hidden_sql)
+    }
+
+    /// What was noted since was not run after all.
+    pub(super) fn not_hidden(&mut self, before: (u64, u64)) {
+        (self.hidden, self.hidden_sql) = before;
+    }
+
     /// Whether what `prepared` was made under is it, whatever code was run.
     fn certain(prepared: &Prepared, hidden: u64) -> bool {
         hidden == 0 || prepared.order > hidden && prepared.made.load(Ordering::Relaxed)
