@@ -353,13 +353,19 @@ fn openings() {
     assert_eq!(client.until_ready()[1].texts(), ["early"]);
 
     // What is no start-up packet of version 3 is told so.
-    for opening in [&[0x16, 3, 1, 0, 5][..], &[0, 0, 0, 9, 0, 2, 0, 0, 0], b"GET / HTTP/1.1\r\n\r\n"] {
+    for opening in [&[0, 0, 0, 9, 0, 2, 0, 0, 0][..], b"GET / HTTP/1.1\r\n\r\n"] {
         let mut client = Client::open(relay.address);
         client.send(opening);
         let answer = client.next().unwrap();
         assert_eq!((answer.tag, answer.field(b'C')), (b'E', Some("08P01".into())));
         assert_eq!(client.next(), None);
     }
+    // What begins as TLS and is none gets an alert.
+    let mut client = Client::open(relay.address);
+    client.send(&[0x16, 3, 1, 0, 4, 2, 0, 0, 0]);
+    let mut answer = [0];
+    std::io::Read::read_exact(&mut client.stream, &mut answer).unwrap();
+    assert_eq!(answer, [21]);
     // A log-in that the server refuses.
     let mut client = Client::open(relay.address);
     client.startup(&[("database", "nowhere")]);

