@@ -71,8 +71,7 @@ pub(crate) fn exec(task: Task, tgid: u32, process: &Process, bits: u64, filename
         (*event).start = process.start;
         (*event).exec_id = process.exec_id;
         (*event).exe = process.exe;
-        (*event).script =
-            if process.stages > 1 { process.images[0] } else { FileId { ino: 0, dev: 0 } };
+        (*event).script = if process.stages > 1 { process.images[0] } else { FileId { ino: 0, dev: 0 } };
         (*event).parent = task.parent();
         (*event).uid = uid;
         (*event).gid = gid;

@@ -42,7 +42,11 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
     let known = Known::from(&process);
     // Now, before the process can go away.
     let Some(subject) = agent.identify(known).await else {
-        tracing::warn!(uid = process.uid, pid = process.tgid, "a flow is refused: its process cannot be looked at");
+        tracing::warn!(
+            uid = process.uid,
+            pid = process.tgid,
+            "a flow is refused: its process cannot be looked at"
+        );
         return copy::reset(&client);
     };
     let destination =

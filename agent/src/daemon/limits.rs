@@ -111,7 +111,8 @@ impl Readers {
     fn of(&self, uid: u32) -> Arc<Semaphore> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if users.len() >= USERS {
-            users.retain(|_, readers| Arc::strong_count(readers) > 1 || readers.available_permits() < READERS);
+            users
+                .retain(|_, readers| Arc::strong_count(readers) > 1 || readers.available_permits() < READERS);
         }
         Arc::clone(users.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(READERS))))
     }

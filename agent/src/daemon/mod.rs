@@ -127,9 +127,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     let current = agent.policies.current();
     agent.recorder.policy_loaded(current.hash(), current.files())?;
-    agent
-        .put_in_force()
-        .map_err(|error| anyhow::anyhow!("cannot put the policies in force: {error}"))?;
+    agent.put_in_force().map_err(|error| anyhow::anyhow!("cannot put the policies in force: {error}"))?;
     drop(current);
     let admission = Arc::new(Admission::new());
     let control = Server::bind(&agent.config.run)
@@ -272,8 +270,7 @@ impl Agent {
         if applied.current {
             return Ok(());
         }
-        let selection =
-            selection::keep_numbers(self.policies.current().selection(), applied.last.as_ref());
+        let selection = selection::keep_numbers(self.policies.current().selection(), applied.last.as_ref());
         if let Err(error) = self.interceptor.apply(&selection) {
             let failure = format!("the policies were read, but could not be put in force whole: {error}");
             if applied.failure.as_ref() != Some(&failure) {

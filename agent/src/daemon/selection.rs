@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn a_user_who_is_not_known_now_keeps_his_number() {
         let last = Selection { entries: vec![entry(1, Some(1000), false), entry(2, None, true)] };
-        let now = Selection { entries: vec![entry(1, None, true), entry(2, None, true), entry(3, None, true)] };
+        let now =
+            Selection { entries: vec![entry(1, None, true), entry(2, None, true), entry(3, None, true)] };
         let kept = keep_numbers(now.clone(), Some(&last));
         assert_eq!(kept.entries[0], entry(1, Some(1000), false));
         assert!(kept.entries[1].impossible && kept.entries[2].impossible);

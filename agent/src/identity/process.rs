@@ -185,9 +185,11 @@ impl Reader {
             }
             subject = self.told(known);
         }
-        let began = self.programs().get(&known.pid).filter(|began| began.is(known)).map(|began| {
-            (began.program, began.exe.clone(), began.argv.clone())
-        });
+        let began = self
+            .programs()
+            .get(&known.pid)
+            .filter(|began| began.is(known))
+            .map(|began| (began.program, began.exe.clone(), began.argv.clone()));
         if let Some((program, path, argv)) = began {
             if self.is_file(&path, program.script) {
                 subject.script = Some(path);

@@ -1,6 +1,10 @@
 //! Files as the kernel tells them apart.
 
-use std::{fs, io, os::fd::{AsFd, AsRawFd as _}, path::Path};
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd as _},
+    path::Path,
+};
 
 use interlock_agent_common::FileId;
 use rustix::fs::{FileType, Mode, OFlags};

@@ -37,6 +37,7 @@ use aya::maps::{RingBuf, SkStorage};
 use interlock_agent_common::{LAYOUT, Meta};
 use tokio::{sync::mpsc, task::AbortHandle};
 
+pub(crate) use self::file_id::Resolver;
 use self::{
     alarm::Alarm,
     cgroup::Hierarchy,
@@ -55,7 +56,6 @@ pub use self::{
     selection::{Entry, Pattern, Selection},
     status::{InterceptStatus, ProgramStatus},
 };
-pub(crate) use self::file_id::Resolver;
 use crate::policy::EntryId;
 
 /// Flows that wait to be served before the listeners' own queues fill.

@@ -227,7 +227,8 @@ impl SubjectMatcher {
             Some(_) if text.is_empty() => unknown(what),
             Some(_) => Match::No,
         };
-        let path = |patterns: &Option<OneOrMany<Text>>, path: &Path| text(patterns, &path.to_string_lossy(), "exe");
+        let path =
+            |patterns: &Option<OneOrMany<Text>>, path: &Path| text(patterns, &path.to_string_lossy(), "exe");
         let exe = match (&self.exe, &subject.script) {
             (Some(_), Some(script)) => path(&self.exe, script).max(path(&self.exe, &subject.exe)),
             _ => match &subject.script_claimed {

@@ -69,26 +69,27 @@ pub(crate) fn entry(
         return None;
     }
     let mut impossible = false;
-    let mut number = |account: &Option<Account>, what: &str, find: fn(&str) -> io::Result<Option<u32>>| match account {
-        None => None,
-        Some(Account::Id(id)) => Some(*id),
-        Some(Account::Name(name)) => {
-            let id = find(name).unwrap_or_else(|error| {
-                decoder.error_help(
-                    process.at,
-                    format!("the {what} `{name}` cannot be looked up: {error}"),
-                    "see to the host's name service, or name the number",
-                );
-                None
-            });
-            if id.is_none() {
-                impossible = true;
-                let message = format!("this host has no {what} `{name}`: the entry takes in no process");
-                warnings.push(Problem::warning(decoder.file, process.at, message));
+    let mut number =
+        |account: &Option<Account>, what: &str, find: fn(&str) -> io::Result<Option<u32>>| match account {
+            None => None,
+            Some(Account::Id(id)) => Some(*id),
+            Some(Account::Name(name)) => {
+                let id = find(name).unwrap_or_else(|error| {
+                    decoder.error_help(
+                        process.at,
+                        format!("the {what} `{name}` cannot be looked up: {error}"),
+                        "see to the host's name service, or name the number",
+                    );
+                    None
+                });
+                if id.is_none() {
+                    impossible = true;
+                    let message = format!("this host has no {what} `{name}`: the entry takes in no process");
+                    warnings.push(Problem::warning(decoder.file, process.at, message));
+                }
+                id
             }
-            id
-        }
-    };
+        };
     let uid = number(user, "user", accounts.user);
     let gid = number(group, "group", accounts.group);
     Some(Entry {
