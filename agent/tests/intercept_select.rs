@@ -504,3 +504,34 @@ async fn what_fails_after_the_switch_does_not_undo_it() {
     // Somebody who only reads it is not.
     assert_eq!(arguments.keys().count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_processes_fit_again_unknown_ones_are_strangers_again() {
+    use interlock_agent_common::Process;
+    let bed = Bed::new();
+    fs::create_dir(bed.cgroup.join("others")).unwrap();
+    let interceptor = bed.attach();
+    interceptor.apply(&selection([bed.clients()])).unwrap();
+    let quick = "s = socket.socket(); s.setblocking(False); s.connect_ex(('192.0.2.7', 5432)); say(s.getsockname()[0])";
+    let mut processes = pinned::<u32, Process>(&bed, "PROCESSES");
+    // Ids that no process can have.
+    let mut filled = 0;
+    while processes.insert((1 << 30) + filled, Process::default(), 0).is_ok() {
+        filled += 1;
+    }
+    assert_eq!(
+        bed.client_in("others", quick).line().await,
+        "127.0.0.1",
+        "whose descendant it is nobody knows"
+    );
+    interceptor.refresh().unwrap();
+    assert!(interceptor.status().unwrap().overflow, "there is no room yet");
+    for n in 0..filled {
+        processes.remove(&((1 << 30) + n)).unwrap();
+    }
+    interceptor.refresh().unwrap();
+    assert!(!interceptor.status().unwrap().overflow);
+    // Started by one that was not there meanwhile: this test's process is the agent, and exempt.
+    assert_ne!(bed.client_in("others", quick).line().await, "127.0.0.1");
+    assert_eq!(bed.client(quick).line().await, "127.0.0.1");
+}
