@@ -215,3 +215,54 @@ async fn programs_of_designated_processes_are_reported() {
     .await;
     assert_eq!(ended, child.start_time_ns);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_recorded_does_not_go() {
+    let bed = Bed::new();
+    std::fs::create_dir(bed.cgroup.join("denied")).unwrap();
+    let interceptor = bed.attach();
+    let record = intercept_support::Entry { egress: Egress::Record, ..bed.clients() };
+    let deny =
+        intercept_support::Entry { egress: Egress::Deny, cgroup: Some(bed.path("denied")), ..entry(2) };
+    interceptor.apply(&selection([record, deny])).unwrap();
+    // Nobody takes the reports: what is refused does not take the room of what is let go.
+    let flood = |count: u32| {
+        format!(
+            r"
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sent = 0
+for n in range({count}):
+    try: s.sendto(b'y', ('127.0.0.1', 9 + n % 1000)); sent += 1
+    except OSError as e: pass
+say(sent)"
+        )
+    };
+    assert_eq!(bed.client_in("denied", &flood(40_000)).line().await, "0");
+    let mut client = bed.client(&flood(40_000));
+    let sent: usize = client.line().await.parse().unwrap();
+    assert!(sent > 0 && sent < 40_000, "{sent}");
+    let refused = format!("say(attempt(('127.0.0.1', {}), kind=socket.SOCK_DGRAM))", 9);
+    assert_eq!(bed.client(&refused).line().await, "ECONNREFUSED");
+    assert!(interceptor.status().unwrap().counters["unrecorded"] > 0);
+    // Each that has gone is told of.
+    let mut events = interceptor.events().unwrap();
+    let pid = client.child.id();
+    for _ in 0..sent {
+        event(&mut events, |event| match event {
+            Event::EgressRecorded(seen) if seen.process.tgid == pid => Some(()),
+            _ => None,
+        })
+        .await;
+    }
+    assert_eq!(bed.client(&refused).line().await, "sent");
+    // The agent says that it cannot record.
+    interceptor.set_recording(false).unwrap();
+    assert_eq!(bed.client(&refused).line().await, "ECONNREFUSED");
+    let reason = event(&mut events, |event| match event {
+        Event::Refused { reason, .. } => Some(reason),
+        _ => None,
+    })
+    .await;
+    assert_eq!(reason, RefusalReason::Unrecorded);
+    interceptor.set_recording(true).unwrap();
+    assert_eq!(bed.client(&refused).line().await, "sent");
+}

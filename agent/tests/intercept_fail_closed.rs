@@ -232,14 +232,22 @@ async fn a_stopped_interceptor_refuses_and_a_new_one_takes_over() {
     drop(interceptor);
     let mut client = bed.client(&asking(real.port()));
     assert_eq!(ask(&mut client).await, "ECONNREFUSED");
-    // What was selected is in force before anything is applied.
+    // What was selected is in force before anything is applied, and refused.
     let interceptor = bed.attach();
+    assert!(!interceptor.selects_nothing().unwrap());
+    assert_eq!(ask(&mut client).await, "ECONNREFUSED");
+    interceptor.hold(&entries()).unwrap();
+    assert_eq!(ask(&mut client).await, "ECONNREFUSED");
+    interceptor.apply(&entries()).unwrap();
     client.tell("");
     let flow = answer(&interceptor).await;
     assert_eq!(flow.entries, [entry(1).id]);
     assert_eq!(client.line().await, "proxy");
     assert_eq!(links(&interceptor.status().unwrap().programs), before, "replaced in place");
+    // On its way out it refuses while it still lives.
+    interceptor.refuse().unwrap();
     interceptor.apply(&entries()).unwrap();
+    assert_eq!(ask(&mut client).await, "ECONNREFUSED");
     assert_eq!(reached.load(SeqCst), 0);
 }
 
@@ -320,4 +328,34 @@ async fn another_network_namespace_is_refused_until_it_has_a_listener() {
     assert_eq!(flow.original, "192.0.2.7:5432".parse().unwrap());
     assert_eq!(flow.process.netns, inode);
     assert_eq!(client.line().await, "proxy ('192.0.2.7', 5432)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_programs_go_only_when_the_new_ones_refuse() {
+    let bed = Bed::new();
+    let older = bed.pins.join("v1/links");
+    let interceptor = bed.attach();
+    fs::create_dir_all(&older).unwrap();
+    interceptor.hold(&selection([bed.clients()])).unwrap();
+    assert!(older.exists());
+    interceptor.apply(&selection([bed.clients()])).unwrap();
+    assert!(!bed.pins.join("v1").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_are_roots_alone() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    let bed = Bed::new();
+    let mode = || fs::metadata(&bed.pins).unwrap().mode() & 0o777;
+    drop(bed.attach());
+    assert_eq!(mode(), 0o700);
+    fs::set_permissions(&bed.pins, fs::Permissions::from_mode(0o755)).unwrap();
+    drop(bed.attach());
+    assert_eq!(mode(), 0o700, "an earlier version left it open to be locked");
+    // Somebody else was there first.
+    Interceptor::detach(&bed.pins).unwrap();
+    fs::create_dir(&bed.pins).unwrap();
+    chown(&bed.pins, Some(65_534), None).unwrap();
+    assert!(matches!(Interceptor::attach(&bed.options()), Err(InterceptError::Exposed(_))));
+    fs::remove_dir(&bed.pins).unwrap();
 }

@@ -157,3 +157,80 @@ async fn who_connects_to_the_proxy_itself_is_turned_away() {
     let mut direct = tokio::net::TcpStream::connect(flow.stream.local_addr().unwrap()).await.unwrap();
     assert_eq!(direct.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed without a word");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unspecified_address_of_a_bound_socket_is_its_own() {
+    let bed = Bed::new();
+    let interceptor = bed.attach();
+    let (real, reached) = real_server("127.0.0.5:0");
+    let (elsewhere, _) = real_server("127.0.0.6:0");
+    let mut clients = bed.clients();
+    clients.destinations = vec![to("127.0.0.5/32", 0), to("127.0.0.1/32", 0)];
+    interceptor.apply(&selection([clients])).unwrap();
+    for (family, own, address, original) in [
+        ("AF_INET", "127.0.0.5", "0.0.0.0", "127.0.0.5"),
+        ("AF_INET6", "::ffff:127.0.0.5", "::ffff:0.0.0.0", "127.0.0.5"),
+        // Bound to a group, it has no address of its own.
+        ("AF_INET", "224.0.0.1", "0.0.0.0", "127.0.0.1"),
+        ("AF_INET6", "::1", "::ffff:0.0.0.0", "127.0.0.1"),
+    ] {
+        let mut client = bed.client(&format!(
+            "s = socket.socket(socket.{family}); s.bind(('{own}', 0)); s.connect(('{address}', {}))\nsay(s.recv(9).decode(), s.getpeername()[0])",
+            real.port()
+        ));
+        let flow = answer(&interceptor).await;
+        assert_eq!(flow.original.ip(), original.parse::<std::net::IpAddr>().unwrap(), "{family} {own}");
+        assert_eq!(
+            client.line().await.trim_start_matches("proxy ::ffff:").trim_start_matches("proxy "),
+            original
+        );
+    }
+    assert_eq!(reached.load(std::sync::atomic::Ordering::SeqCst), 0);
+    // One that is not listed is reached there.
+    let mut client = bed.client(&format!(
+        "s = socket.socket(); s.bind(('127.0.0.6', 0)); s.connect(('0.0.0.0', {}))\nsay(s.recv(9).decode(), s.getpeername()[0])",
+        elsewhere.port()
+    ));
+    assert_eq!(client.line().await, "real 127.0.0.6");
+    // Datagrams: bound, and by a source given with the datagram (IP_PKTINFO).
+    let mut client = bed.client(&format!(
+        r"
+for family, own, address in (socket.AF_INET, '127.0.0.5', '0.0.0.0'), (socket.AF_INET6, '::ffff:127.0.0.5', '::ffff:0.0.0.0'):
+    s = socket.socket(family, socket.SOCK_DGRAM); s.bind((own, 0))
+    try: s.sendto(b'y', (address, {port})); say('sent')
+    except OSError as e: say(errno.errorcode[e.errno])
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+info = struct.pack('I4s4s', 0, socket.inet_aton('127.0.0.5'), bytes(4))
+try: s.sendmsg([b'y'], [(socket.IPPROTO_IP, 8, info)], 0, ('0.0.0.0', {port})); say('sent')
+except OSError as e: say(errno.errorcode[e.errno])",
+        port = real.port()
+    ));
+    for _ in 0..3 {
+        assert_eq!(client.line().await, "ECONNREFUSED");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn source_routes_are_refused() {
+    let bed = Bed::new();
+    let interceptor = bed.attach();
+    interceptor.apply(&selection([bed.clients()])).unwrap();
+    let mut client = bed.client(
+        r"
+route = bytes([0x83, 7, 4]) + socket.inet_aton('198.51.100.1') + b'\0'
+hop = bytes([0, 0, 1, 4, 0, 0, 0, 0])
+for family, level, option, value, address in (
+    (socket.AF_INET, socket.IPPROTO_IP, 4, route, '192.0.2.7'),
+    (socket.AF_INET6, socket.IPPROTO_IP, 4, route, '::ffff:192.0.2.7'),
+    (socket.AF_INET6, socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, hop, '2001:db8::7'),
+):
+    s = socket.socket(family)
+    s.setsockopt(level, option, value)
+    try: s.connect((address, 5432)); say('connected')
+    except OSError as e: say(errno.errorcode[e.errno])",
+    );
+    for _ in 0..3 {
+        assert_eq!(client.line().await, "ECONNREFUSED");
+    }
+    assert_eq!(interceptor.status().unwrap().counters["rerouted"], 3);
+}

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use intercept_support::{Bed, Client, Entry, entry, real_server, selection};
+use intercept_support::{Bed, Client, Entry, answer, entry, real_server, selection};
 use interlock_agent::intercept::{Interceptor, Pattern};
 
 struct Try {
@@ -431,4 +431,107 @@ async fn a_changed_selection_decides_at_once() {
         test.apply([]);
         assert_eq!(test.says(test.bed.client_in("clients", &test.script)).await, "real");
     }
+}
+
+/// A pinned map, to be filled as a hostile user would.
+fn pinned<K: aya::Pod, V: aya::Pod>(bed: &Bed, name: &str) -> aya::maps::HashMap<aya::maps::MapData, K, V> {
+    let layout = std::fs::read_dir(&bed.pins).unwrap().next().unwrap().unwrap().path();
+    let map = aya::maps::MapData::from_pin(layout.join("maps").join(name)).unwrap();
+    aya::maps::HashMap::try_from(aya::maps::Map::HashMap(map)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_cgroups_than_can_be_noted_let_nobody_out() {
+    let bed = Bed::new();
+    let interceptor = bed.attach();
+    let unit = Entry { unit: Some("nightly.service".to_owned()), ..entry(1) };
+    interceptor.apply(&selection([unit])).unwrap();
+    interceptor.refresh().unwrap();
+    let mut cgroups = pinned::<u64, [u64; 2]>(&bed, "CGROUPS");
+    let gone = 1_u64 << 60;
+    let mut filled = 0;
+    while cgroups.insert(gone + filled, [0, 1], 0).is_ok() {
+        filled += 1;
+    }
+    assert!(filled > 1000);
+    std::fs::create_dir(bed.cgroup.join("nightly.service")).unwrap();
+    std::fs::create_dir(bed.cgroup.join("others")).unwrap();
+    assert!(interceptor.status().unwrap().cgroups_lost);
+    let script = "for _ in sys.stdin: say(attempt(('192.0.2.7', 5432)))";
+    let mut client = bed.client_in("nightly.service", script);
+    client.tell("");
+    answer(&interceptor).await;
+    assert_eq!(client.line().await, "proxy");
+    // Everybody else is taken in too, but only for now.
+    let quick = "s = socket.socket(); s.setblocking(False)\nsay(errno.errorcode[s.connect_ex(('192.0.2.7', 5432))], s.getsockname()[0])";
+    assert!(bed.client_in("others", quick).line().await.ends_with("127.0.0.1"));
+    answer(&interceptor).await;
+    interceptor.refresh().unwrap();
+    assert!(!interceptor.status().unwrap().cgroups_lost, "those that are gone have made room");
+    client.tell("");
+    answer(&interceptor).await;
+    assert_eq!(client.line().await, "proxy");
+    assert!(!bed.client_in("others", quick).line().await.ends_with("127.0.0.1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_after_the_switch_does_not_undo_it() {
+    let bed = Bed::new();
+    let interceptor = bed.attach();
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("report.py");
+    std::fs::write(&script, "import sys\nsys.stdin.readline()\n").unwrap();
+    interceptor.apply(&selection([])).unwrap();
+    let mut command = std::process::Command::new("python3");
+    command.arg(&script);
+    let running = Client::spawn(command);
+    // No room to note who runs it.
+    let mut arguments = pinned::<u32, [u64; 3]>(&bed, "ARGUMENTS");
+    let mut filled = 0;
+    while arguments.insert((1 << 30) + filled, [0; 3], 0).is_ok() {
+        filled += 1;
+    }
+    let exe = Entry { exe: Some(script.clone()), ..entry(1) };
+    interceptor.apply(&selection([exe.clone()])).unwrap_err();
+    interceptor.refresh().unwrap();
+    let files = pinned::<[u64; 2], u64>(&bed, "EXES");
+    assert_eq!(files.keys().count(), 1, "the new selection's files are there");
+    for n in 0..filled {
+        arguments.remove(&((1 << 30) + n)).unwrap();
+    }
+    interceptor.apply(&selection([exe])).unwrap();
+    assert!(arguments.get(&running.child.id(), 0).is_ok(), "it is found at the next try");
+    // Somebody who only reads it is not.
+    assert_eq!(arguments.keys().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_processes_fit_again_unknown_ones_are_strangers_again() {
+    use interlock_agent_common::Process;
+    let bed = Bed::new();
+    fs::create_dir(bed.cgroup.join("others")).unwrap();
+    let interceptor = bed.attach();
+    interceptor.apply(&selection([bed.clients()])).unwrap();
+    let quick = "s = socket.socket(); s.setblocking(False); s.connect_ex(('192.0.2.7', 5432)); say(s.getsockname()[0])";
+    let mut processes = pinned::<u32, Process>(&bed, "PROCESSES");
+    // Ids that no process can have.
+    let mut filled = 0;
+    while processes.insert((1 << 30) + filled, Process::default(), 0).is_ok() {
+        filled += 1;
+    }
+    assert_eq!(
+        bed.client_in("others", quick).line().await,
+        "127.0.0.1",
+        "whose descendant it is nobody knows"
+    );
+    interceptor.refresh().unwrap();
+    assert!(interceptor.status().unwrap().overflow, "there is no room yet");
+    for n in 0..filled {
+        processes.remove(&((1 << 30) + n)).unwrap();
+    }
+    interceptor.refresh().unwrap();
+    assert!(!interceptor.status().unwrap().overflow);
+    // Started by one that was not there meanwhile: this test's process is the agent, and exempt.
+    assert_ne!(bed.client_in("others", quick).line().await, "127.0.0.1");
+    assert_eq!(bed.client(quick).line().await, "127.0.0.1");
 }

@@ -281,3 +281,37 @@ fn no_other_way_to_the_same_server() {
         assert!(finished.both().contains("payroll"), "{host}: {}", finished.both());
     }
 }
+
+/// All of a process's memory as its environment: whoever reads /proc/PID/environ whole reads gigabytes.
+#[test]
+fn a_process_cannot_fill_the_agents_memory() {
+    let stage = stage();
+    let script = r#"
+import ctypes, mmap, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+libc.sbrk.restype = ctypes.c_void_p
+SIZE = 4 << 30
+area = libc.mmap(None, SIZE, 1, 2 | 32 | 0x4000, -1, 0)
+stat = [int(x) if x.lstrip('-').isdigit() else 0 for x in open('/proc/self/stat').read().rsplit(')')[1].split()]
+at = lambda n: stat[n - 3]
+words = [at(26), at(27), at(45), at(46), at(47), libc.sbrk(0), at(28), area, area + SIZE - 1, area, area + SIZE - 1]
+class Map(ctypes.Structure):
+    _fields_ = [('words', ctypes.c_uint64 * 11), ('auxv', ctypes.c_uint64), ('size', ctypes.c_uint32), ('exe', ctypes.c_int32)]
+it = Map((ctypes.c_uint64 * 11)(*words), 0, 0, -1)
+if libc.prctl(35, 14, ctypes.byref(it), ctypes.c_ulong(ctypes.sizeof(it)), 0) != 0:
+    raise OSError(ctypes.get_errno(), 'prctl')
+sockets = []
+for _ in range(4):
+    s = socket.create_connection(('127.0.0.1', int(os.environ['PGPORT'])))
+    s.sendall(bytes([0, 0, 0, 8, 4, 210, 22, 47]))
+    sockets.append(s.recv(1))
+print('answered', *sockets)"#;
+    let printed = stage.python(script).unwrap().expect_success();
+    assert!(printed.contains("answered"), "{printed}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", stage.agent.pid().unwrap())).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let most: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(most < 1 << 20, "the agent has held {most} kB");
+}

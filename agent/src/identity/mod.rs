@@ -76,7 +76,7 @@ pub struct Ancestor {
     pub pid: u32,
     /// Real user id.
     pub uid: u32,
-    /// Executable; empty where it could not be verified.
+    /// Executable; empty where it could not be verified, as for [`Subject::exe`].
     pub exe: PathBuf,
     /// Arguments, secrets in them masked.
     pub argv: Vec<String>,

@@ -429,11 +429,13 @@ impl Maps {
             if process.flags & PROCESS_INTERPRETER == 0 {
                 continue;
             }
-            if let Some(script) = script_of(&entry.path(), &resolver, exes)
-                && let Err(error) =
-                    self.arguments.insert(pid, Argument { exec_id: process.exec_id, script }, 0)
-            {
+            let Some(script) = script_of(&entry.path(), &resolver, exes) else { continue };
+            if let Err(error) = self.arguments.insert(pid, Argument { exec_id: process.exec_id, script }, 0) {
                 result = Err(InterceptError::map("ARGUMENTS")(error));
+            }
+            if self.start_of(pid) != Some(process.start) {
+                // It has ended, perhaps before this stood there: nobody else would remove it.
+                remove(&mut self.arguments, &pid).map_err(InterceptError::map("ARGUMENTS"))?;
             }
         }
         result

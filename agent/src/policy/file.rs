@@ -177,13 +177,13 @@ record! {
 record! {
     /// The process behind a connection, by globs.
     pub(crate) struct SubjectMatcher {
-        /// Its executable, or the script that it runs.
+        /// Its executable, or the script that was executed, as far as the kernel saw it.
         exe: Option<OneOrMany<Text>>,
         /// Its real user's name.
         user: Option<OneOrMany<Text>>,
         /// Its real group's name.
         group: Option<OneOrMany<Text>>,
-        /// The name of the user who logged in.
+        /// Who logged in (the audit login user), where root has set it.
         login_user: Option<OneOrMany<Text>>,
         /// Its systemd unit.
         unit: Option<OneOrMany<Text>>,
@@ -191,7 +191,7 @@ record! {
         cgroup: Option<OneOrMany<Text>>,
         /// Its container's id.
         container: Option<OneOrMany<Text>>,
-        /// The executable of any of its parents.
+        /// The executable of any of its parents (a process can see to it that it has others).
         ancestor: Option<OneOrMany<Text>>,
         /// The CI job that it belongs to, as its environment claims.
         ci: Option<CiMatcher>,

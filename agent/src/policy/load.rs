@@ -592,3 +592,25 @@ fn distrust(name: &str, metadata: &Metadata, trust: Trust) -> Result<Option<Prob
         Trust::Anyone => Ok(Some(Problem::warning(name, Position::WHOLE, message).help(help))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "version: 1\nprocesses: [{user: deploy}]\n";
+
+    fn load(user: fn(&str) -> std::io::Result<Option<u32>>) -> Result<PolicySet, PolicyErrors> {
+        let mut loader = Loader::new(Accounts { user, ..Accounts::NONE });
+        loader.file("p.yaml", POLICY);
+        loader.finish()
+    }
+
+    #[test]
+    fn a_user_that_cannot_be_looked_up_is_no_user_that_is_not_there() {
+        let entries = |set: PolicySet| set.selection().entries;
+        assert_eq!(entries(load(|_| Ok(Some(7))).unwrap())[0].uid, Some(7));
+        assert!(entries(load(|_| Ok(None)).unwrap())[0].impossible);
+        let error = load(|_| Err(std::io::Error::other("no answer"))).unwrap_err().to_string();
+        assert!(error.contains("p.yaml:2:13: the user `deploy` cannot be looked up: no answer"), "{error}");
+    }
+}

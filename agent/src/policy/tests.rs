@@ -584,6 +584,35 @@ fn a_subject_that_could_not_be_found_out_may_match() {
 }
 
 #[test]
+fn a_script_that_a_process_claims_to_run_is_denied_but_not_allowed() {
+    let rules = |action: &str, default: &str| {
+        let text = format!(
+            "version: 1\ndefault: {default}\nrules: [{{name: r, action: {action}, match: {{subject: {{exe: /opt/report.py}}}}}}]"
+        );
+        set(&text)
+    };
+    let passes = |set: &PolicySet, subject: &Subject| {
+        let flow = set.flow_of_all(subject, &destination());
+        flow.decide(&operation(vec![statement(Kind::Select, |_| {})]), subject).passes()
+    };
+    let seen = Subject {
+        exe: "/usr/bin/python3".into(),
+        script: Some("/opt/report.py".into()),
+        ..Subject::default()
+    };
+    let claimed = Subject { script: None, script_claimed: Some("/opt/report.py".into()), ..seen.clone() };
+    let other = Subject { script_claimed: None, ..claimed.clone() };
+    let (deny, allow) = (rules("deny", "allow"), rules("allow", "deny"));
+    assert_eq!([&seen, &claimed, &other].map(|subject| passes(&deny, subject)), [false, false, true]);
+    assert_eq!([&seen, &claimed, &other].map(|subject| passes(&allow, subject)), [true, false, false]);
+    // What is missing counts for itself alone.
+    let unseen = Subject { exe: "".into(), missing: vec!["exe: another".into()], ..other.clone() };
+    assert_eq!([passes(&deny, &unseen), passes(&allow, &unseen)], [false, false]);
+    let elsewhere = Subject { missing: vec!["login_uid: not seen".into()], exe: "".into(), ..other };
+    assert!(passes(&deny, &elsewhere));
+}
+
+#[test]
 fn time_windows_hold_at_their_time() {
     let flow = rules("rules: [{name: night, action: deny, match: {time: {from: \"22:00\", to: \"06:00\"}}}]");
     let at = |time: &str| {
