@@ -260,7 +260,7 @@ impl Core {
                     self.names.prepared(&prepared);
                 }
             }
-            (b'2', What::Bind) | (b'3', What::ClosePortal) => {
+            (b'2', What::Bind(_)) | (b'3', What::ClosePortal) => {
                 self.pending.pop();
             }
             (b'3', What::CloseStatement { .. }) => {
@@ -384,6 +384,8 @@ impl Core {
             (What::Parse(Some(prepared)), _) => {
                 prepared.secrets.words(&prepared.text).map(str::to_owned).collect()
             }
+            // A parameter that is no value of its type.
+            (What::Bind(portal), _) => portal.given_secrets().collect(),
             (_, Some(run)) => run.secrets(),
             (_, None) => Vec::new(),
         });

@@ -265,10 +265,11 @@ impl Core {
             generation: self.generation,
             ..Portal::default()
         };
-        if !self.names.open(head.portal, Arc::new(portal), &self.limits) {
+        let portal = Arc::new(portal);
+        if !self.names.open(head.portal, Arc::clone(&portal), &self.limits) {
             return Ok(self.refuse(message, too_many(), Some(command)));
         }
-        self.pending.push(Entry::new(What::Bind));
+        self.pending.push(Entry::new(What::Bind(portal)));
         Ok(Taken::Pass)
     }
 

@@ -37,8 +37,8 @@ pub(super) enum What {
     Function,
     /// Parse; the statement becomes known when it succeeds.
     Parse(Option<Arc<Prepared>>),
-    /// Bind.
-    Bind,
+    /// Bind, which makes this portal.
+    Bind(Arc<Portal>),
     /// Describe of a statement.
     DescribeStatement(Option<Arc<Prepared>>),
     /// Describe of a portal.
@@ -248,7 +248,7 @@ mod tests {
             'Q' => What::Query,
             'F' => What::Function,
             'P' => What::Parse(None),
-            'B' => What::Bind,
+            'B' => What::Bind(Arc::default()),
             'E' => What::Execute,
             'S' => What::Sync,
             'd' => What::CopyData,
@@ -262,7 +262,7 @@ mod tests {
             What::Query => 'Q',
             What::Function => 'F',
             What::Parse(_) => 'P',
-            What::Bind => 'B',
+            What::Bind(_) => 'B',
             What::Execute => 'E',
             What::Sync => 'S',
             What::CopyData => 'd',
