@@ -1,5 +1,6 @@
 //! `credentials:` in agent.yaml. The documentation of these fields is the reference.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -29,7 +30,7 @@ pub struct CredentialConfig {
     /// With `client_auth: match`: what the script's own password is checked against, as PostgreSQL keeps
     /// it, `SCRAM-SHA-256$4096:…`.
     #[serde(default)]
-    pub verifier: Option<String>,
+    pub verifier: Option<VerifierText>,
     /// The same in a file of root's: one verifier, or lines of a user's name and a verifier.
     #[serde(default)]
     pub verifier_file: Option<PathBuf>,
@@ -48,6 +49,17 @@ pub enum ClientAuth {
     Any,
     /// The password that it always had.
     Match,
+}
+
+/// A verifier as it is written. It shows in no `Debug` output.
+#[derive(Clone, Deserialize, schemars::JsonSchema)]
+#[serde(transparent)]
+pub struct VerifierText(pub String);
+
+impl fmt::Debug for VerifierText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("VerifierText(..)")
+    }
 }
 
 /// What the agent logs in as.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use config::{
     ApproleConfig, AwsConfig, AwsKeys, ClientAuth, CredentialConfig, ExecConfig, ExecOutput, LoginConfig,
-    ServerAuth, SourceConfig, VaultAuth, VaultConfig,
+    ServerAuth, SourceConfig, VaultAuth, VaultConfig, VerifierText,
 };
 pub(crate) use held::Login;
 pub use source::SourceError;
@@ -304,7 +304,7 @@ fn verifiers(config: &CredentialConfig) -> Result<Option<Verifiers>, String> {
         (ClientAuth::Match, Some(_), Some(_)) => {
             Err("`verifier` and `verifier_file` cannot both be given; keep one".to_owned())
         }
-        (ClientAuth::Match, Some(text), None) => match Verifier::parse(text) {
+        (ClientAuth::Match, Some(text), None) => match Verifier::parse(&text.0) {
             Some(verifier) => Ok(Some(Verifiers::One(verifier))),
             None => Err(format!("`verifier` is no SCRAM-SHA-256 verifier; {HELP}")),
         },

@@ -286,6 +286,10 @@ impl Place<'_> {
                     && (self.is_set(index) || self.is_bare_password(index))
                 {
                     found.ranges.push(range);
+                } else if let Some((range, name)) = slice(self.text, token)
+                    && name.starts_with('"')
+                {
+                    within_text(name, range.start, &mut found.ranges);
                 }
             }
         }

@@ -96,7 +96,10 @@ pub(crate) async fn authenticate(
         name if name == SCRAM.as_bytes() => (SCRAM, false),
         name if name == SCRAM_PLUS.as_bytes() && binding.is_some() => (SCRAM_PLUS, true),
         _ => {
-            return Err(ClientError::new("08P01", "client selected an invalid SASL authentication mechanism"));
+            return Err(ClientError::new(
+                "08P01",
+                "client selected an invalid SASL authentication mechanism",
+            ));
         }
     };
     let later;

@@ -332,6 +332,8 @@ impl Core {
             (What::Parse(Some(prepared)), _) => {
                 prepared.secrets.words(&prepared.text).map(str::to_owned).collect()
             }
+            // A parameter that is no value of its type.
+            (What::Bind(portal), _) => portal.given_secrets().collect(),
             (_, Some(run)) => run.secrets(),
             (_, None) => Vec::new(),
         });

@@ -249,7 +249,7 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     let reconnect = || encrypt::again(&tls, server, legs.server.as_deref());
     let begun =
         broker::begin(&mut client, early, upstream, &credentials, asked, channels, reconnect).await;
-    let Begun { upstream, up, down, brokered } = match begun {
+    let Begun { mut upstream, up, down, brokered } = match begun {
         Ok(begun) => begun,
         Err(refused) => {
             let detail = shown(refused.detail.as_bytes());
@@ -261,6 +261,9 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
             return if refused.by_client { Ok(None) } else { Err(SessionError::Login(refused.detail)) };
         }
     };
+    // Of another connection, if the first was refused.
+    let server_leg = upstream.take_leg().or(legs.server);
+    let legs = Legs { client: legs.client, server: server_leg };
     let core = Core::new(Opened {
         subject,
         policy,

@@ -148,6 +148,14 @@ pub(super) struct Found {
     pub(super) unknown: bool,
 }
 
+impl Portal {
+    /// The secrets that it was given, in its statement's text and as parameters.
+    pub(super) fn given_secrets(&self) -> impl Iterator<Item = String> {
+        let stated = self.statements.iter().flat_map(|prepared| prepared.secrets.words(&prepared.text));
+        stated.map(str::to_owned).chain(self.secrets.iter().cloned())
+    }
+}
+
 /// All names of a session.
 #[derive(Debug, Default)]
 pub(super) struct Names {
