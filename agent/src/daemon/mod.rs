@@ -240,14 +240,6 @@ fn refresh_trust(config: &Config) {
     }
 }
 
-/// The processes that policies designate, and those that credentials tell apart.
-fn selection(policies: &PolicyStore, credentials: &Credentials) -> Selection {
-    let mut selection = policies.current().selection();
-    // Entries of the same id become one, with the policy's destinations.
-    selection.entries.extend_from_slice(credentials.entries());
-    selection
-}
-
 impl Agent {
     /// Does what waits for the kernel or for files off the tasks that serve flows.
     async fn in_background<T: Send + 'static>(self: &Arc<Self>, work: fn(&Self) -> T) -> Option<T> {
@@ -321,12 +313,20 @@ impl Agent {
     }
 
     /// Tells the kernel side what the current policies select, unless it works by that already.
+    /// The processes that policies designate, and those that credentials tell apart.
+    fn selection(&self) -> Selection {
+        let mut selection = self.policies.current().selection();
+        // Entries of the same id become one, with the policy's destinations.
+        selection.entries.extend_from_slice(self.credentials.entries());
+        selection
+    }
+
     fn put_in_force(&self) -> Result<(), String> {
         let mut applied = self.applied();
         if applied.current {
             return Ok(());
         }
-        let selection = selection::keep_numbers(self.policies.current().selection(), applied.last.as_ref());
+        let selection = selection::keep_numbers(self.selection(), applied.last.as_ref());
         if let Err(error) = self.interceptor.apply(&selection) {
             let failure = format!("the policies were read, but could not be put in force whole: {error}");
             if applied.failure.as_ref() != Some(&failure) {
@@ -356,7 +356,7 @@ impl Agent {
 
     /// Looks again for users and groups that the host did not know.
     fn find_accounts(&self) {
-        if self.policies.current().selection().entries.iter().any(|entry| entry.impossible) {
+        if self.selection().entries.iter().any(|entry| entry.impossible) {
             let _ = self.reload();
         }
     }

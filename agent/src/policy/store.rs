@@ -67,7 +67,7 @@ impl PolicyStore {
     fn new(directory: &Path, key: HashKey) -> Result<Self, PolicyErrors> {
         let set = PolicySet::load(directory)?.with_key(key.clone());
         let hosts = Arc::new(Hosts::default());
-        hosts.set_names(&set.host_names() | &names);
+        hosts.set_names(set.host_names());
         Ok(Self {
             directory: directory.to_owned(),
             key,

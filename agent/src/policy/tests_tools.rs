@@ -1,6 +1,5 @@
 //! Tests of the tools around policies, through the statements' own texts.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

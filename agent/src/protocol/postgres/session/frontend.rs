@@ -352,6 +352,7 @@ impl Core {
             }
         }
         let mut run = Run::new(Some(command));
+        run.given = found.portals.iter().flat_map(|portal| portal.secrets.iter().cloned()).collect();
         run.statements.clone_from(&found.statements);
         run.unknown = found.unknown;
         run.plan = match &self.described {

@@ -14,12 +14,12 @@ use super::lexing::Lexing;
 use super::log::{Log, Note, lossy};
 use super::refusal::{self, Refusal};
 use super::{Core, LINGER, Legs, Opened, Relay, linger, stopping};
+use crate::credential::FlowCredentials;
 use crate::identity::Subject;
 use crate::operation::Operation;
 use crate::policy::Decision;
 use crate::protocol::postgres::operation;
 use crate::protocol::postgres::startup::{self, Packet};
-use crate::credential::FlowCredentials;
 use crate::protocol::{FlowContext, Limits, PolicyHandle, SessionError};
 use crate::record::{EndReason, Session, Step};
 use crate::sql;
@@ -242,13 +242,14 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
         client: client_bound.as_deref(),
         server: server_bound.as_deref(),
         // By a name of the configuration's: the script's own would be whoever the script says.
-        server_verified: legs.server.as_ref().and_then(|leg| leg.verified.as_ref()).is_some_and(|verified| {
-            verified.how != Verify::None && verified.by_host
-        }),
+        server_verified: legs
+            .server
+            .as_ref()
+            .and_then(|leg| leg.verified.as_ref())
+            .is_some_and(|verified| verified.how != Verify::None && verified.by_host),
     };
     let reconnect = || encrypt::again(&tls, server, legs.server.as_deref());
-    let begun =
-        broker::begin(&mut client, early, upstream, &credentials, asked, channels, reconnect).await;
+    let begun = broker::begin(&mut client, early, upstream, &credentials, asked, channels, reconnect).await;
     let Begun { mut upstream, up, down, brokered } = match begun {
         Ok(begun) => begun,
         Err(refused) => {

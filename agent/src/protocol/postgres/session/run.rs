@@ -19,6 +19,8 @@ pub(super) struct Run {
     pub(super) since: Instant,
     /// What runs: a Query's own text; of an Execute what its portal may run.
     pub(super) statements: Vec<Arc<Prepared>>,
+    /// For an Execute: those of its parameters that are secrets.
+    pub(super) given: Vec<String>,
     /// For an Execute: it may run something else.
     pub(super) unknown: bool,
     /// For an Execute: what its portal's description, which comes before its rows, makes of them.
@@ -33,8 +35,7 @@ impl Run {
     /// The secrets that what runs was given, in its text and as parameters: answers may repeat them.
     pub(super) fn secrets(&self) -> Vec<String> {
         let stated = self.statements.iter().flat_map(|prepared| prepared.secrets.words(&prepared.text));
-        let given = self.portal.iter().flat_map(|portal| portal.secrets.iter());
-        stated.map(str::to_owned).chain(given.cloned()).collect()
+        stated.map(str::to_owned).chain(self.given.iter().cloned()).collect()
     }
 
     pub(super) fn new(command: Option<CommandId>) -> Self {
@@ -42,6 +43,7 @@ impl Run {
             command,
             since: Instant::now(),
             statements: Vec::new(),
+            given: Vec::new(),
             unknown: false,
             plan: Described::default(),
             index: 0,
