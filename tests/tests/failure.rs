@@ -248,7 +248,7 @@ fn a_full_recording_refuses_new_work() {
     // What else is to be recorded and cannot be is refused, by the proxy and by the kernel side. (What is
     // short may still find room, when a segment has been sealed.)
     let (mut refused, mut arrived) = (0, [1, 1]);
-    for _ in 0..400 {
+    for _ in 0..2000 {
         greet(&stage, other);
         refused += usize::from(!greet(&stage, elsewhere).success());
         for (arrived, server) in arrived.iter_mut().zip(&servers) {

@@ -312,7 +312,6 @@ impl Agent {
         }
     }
 
-    /// Tells the kernel side what the current policies select, unless it works by that already.
     /// The processes that policies designate, and those that credentials tell apart.
     fn selection(&self) -> Selection {
         let mut selection = self.policies.current().selection();
@@ -321,6 +320,7 @@ impl Agent {
         selection
     }
 
+    /// Tells the kernel side what the current policies select, unless it works by that already.
     fn put_in_force(&self) -> Result<(), String> {
         let mut applied = self.applied();
         if applied.current {

@@ -424,7 +424,7 @@ impl Core {
         if message.body.len() < 4 && !message.whole() {
             return Ok(Taken::NeedMore);
         }
-        self.lexing.doubt();
+        self.lexing.change();
         let function = Reader::new(message.body).oid()?;
         let mut called = None;
         if let Some(name) = operation::reads_by_argument(function) {

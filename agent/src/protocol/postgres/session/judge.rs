@@ -285,11 +285,25 @@ impl Core {
         (self.log.command(note), refusal)
     }
 
+    /// What it runs, by name or in its own text, says that it changes how texts are read, or does not say
+    /// what it runs.
+    fn changes_reading(&self, prepared: &Prepared) -> bool {
+        (0..prepared.script.statements.len()).any(|index| {
+            let running = self.names.running_one(prepared, index);
+            running.unknown
+                || running.statements.iter().any(|statement| {
+                    statement.changes_lexing || statement.dynamic || statement.kinds.contains(&Kind::Unparsed)
+                })
+        })
+    }
+
     /// Remembers what a passed text leaves behind: statements and cursors that it makes, settings that
     /// it changes. `false` when there is no room.
     pub(super) fn remember(&mut self, prepared: &Arc<Prepared>) -> bool {
         let mut room = true;
-        if !prepared.script.statements.iter().all(runs_nothing) {
+        if self.changes_reading(prepared) {
+            self.lexing.change();
+        } else if !prepared.script.statements.iter().all(runs_nothing) {
             self.lexing.doubt();
         }
         self.note_hidden(prepared);

@@ -20,6 +20,9 @@ pub(super) struct Lexing {
     /// Something that may change a setting is under way: any statement that can run code of which the
     /// text says nothing (functions, triggers, views).
     in_doubt: bool,
+    /// A statement whose own text says that it changes a setting, or does not say what it runs, is under
+    /// way.
+    changing: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,13 @@ fn encoding(name: &[u8]) -> Encoding {
 impl Lexing {
     /// As the start-up message asks for; the server reports what came of it before the first command.
     pub(super) fn at_start(startup: &Startup<'_>) -> Self {
-        let mut lexing = Self { conforming: true, encoding: Encoding::Utf8, tainted: false, in_doubt: false };
+        let mut lexing = Self {
+            conforming: true,
+            encoding: Encoding::Utf8,
+            tainted: false,
+            in_doubt: false,
+            changing: false,
+        };
         for (name, value) in startup.options() {
             lexing.reported(name.as_bytes(), value.as_bytes());
         }
@@ -86,7 +95,7 @@ impl Lexing {
 
     /// The server may send text in which ASCII bytes are parts of letters.
     pub(super) fn splits_letters(&self) -> bool {
-        self.encoding == Encoding::Other || self.in_doubt || self.tainted
+        self.encoding == Encoding::Other || self.changing || self.tainted
     }
 
     /// A statement that may change a setting has been sent.
@@ -94,9 +103,16 @@ impl Lexing {
         self.in_doubt = true;
     }
 
+    /// One has been sent that does so, as far as its text tells.
+    pub(super) fn change(&mut self) {
+        self.in_doubt = true;
+        self.changing = true;
+    }
+
     /// The server has answered all: what it reported is what holds.
     pub(super) fn settled(&mut self) {
         self.in_doubt = false;
+        self.changing = false;
     }
 
     /// The text as the server will read it; `busy` says that it may not have reported all yet.
@@ -135,7 +151,13 @@ mod tests {
     use super::*;
 
     fn plain() -> Lexing {
-        Lexing { conforming: true, encoding: Encoding::Utf8, tainted: false, in_doubt: false }
+        Lexing {
+            conforming: true,
+            encoding: Encoding::Utf8,
+            tainted: false,
+            in_doubt: false,
+            changing: false,
+        }
     }
 
     #[test]
