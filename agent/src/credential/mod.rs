@@ -2,7 +2,7 @@
 //! where its secret comes from, and how it is kept and refreshed.
 //!
 //! [`Credentials::load`] once per agent, [`Credentials::for_flow`] once per flow. A protocol asks
-//! [`FlowCredentials::find`] once it knows the user, then [`Credential::login`]. See
+//! `FlowCredentials::find` once it knows the user, then `Credential::login`. See
 //! `docs/credentials.md`.
 
 mod config;
