@@ -78,6 +78,7 @@ const TEST: &[Need] = &[
         present: || which("node").is_some() && which("npm").is_some(),
         packages: &["nodejs", "npm"],
     },
+    Need { what: "openssl", present: || which("openssl").is_some(), packages: &["openssl"] },
     Need { what: "certutil", present: || which("certutil").is_some(), packages: &["libnss3-tools"] },
     Need { what: "a JDK", present: || which("javac").is_some(), packages: &["default-jdk-headless"] },
     Need {
