@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
 
-use interlock_tests::postgres::{Auth, Options, PASSWORD};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use interlock_tests::postgres::{Auth, Options, PASSWORD, USER};
+use interlock_tests::process::{LIMIT, finish};
 use interlock_tests::tls::{self, Authority, Bed, Pair, Special, TRUSTING};
-use interlock_tests::{Postgres, Stage};
+use interlock_tests::{Postgres, Stage, temporary_directory};
 
 /// A server with a certificate for these names.
 fn bed(auth: Auth, tls: &str, names: &[&str]) -> Bed {
@@ -309,4 +313,77 @@ fn tls_1_2_works_on_both_legs() {
     let login = bed.login().unwrap();
     assert_eq!(login["client_tls"]["version"], "TLSv1.2", "{login}");
     assert_eq!(login["server_tls"]["version"], "TLSv1.2", "{login}");
+}
+
+/// A verifier of the password, as the server would keep it.
+fn verifier(password: &str) -> String {
+    let script = format!(
+        "import base64, hashlib, hmac\nsalt = b'0123456789abcdef'\n\
+         salted = hashlib.pbkdf2_hmac('sha256', {password:?}.encode(), salt, 4096)\n\
+         key = lambda name: hmac.new(salted, name, 'sha256').digest()\n\
+         b = lambda value: base64.b64encode(value).decode()\n\
+         print(f'SCRAM-SHA-256$4096:{{b(salt)}}${{b(hashlib.sha256(key(b\"Client Key\")).digest())}}:{{b(key(b\"Server Key\"))}}')"
+    );
+    let made = finish(Command::new("python3").args(["-c", &script]), "", LIMIT).unwrap();
+    made.expect_success().trim().to_owned()
+}
+
+/// With a credential of its own the agent binds both log-ins to their connections, whatever the client
+/// asks for; and it stays under TLS when it has to come again with a newer password.
+#[test]
+fn the_agent_logs_in_on_both_legs() {
+    let secrets = temporary_directory("secret").unwrap();
+    let file = secrets.path().join("password");
+    let write = |password: &str| {
+        std::fs::write(&file, password).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    for (shown, ways) in [
+        (
+            "client_auth: any".to_owned(),
+            &[
+                ("sslmode=disable", "", "any"),
+                ("sslmode=prefer", "TLSv1.3", "any"),
+                ("sslmode=require channel_binding=prefer", "TLSv1.3", "any"),
+            ][..],
+        ),
+        (
+            format!("client_auth: match\n    verifier: {}", verifier(PASSWORD)),
+            &[
+                ("sslmode=disable", "", "scram-sha-256"),
+                ("sslmode=require channel_binding=disable", "TLSv1.3", "scram-sha-256"),
+                ("sslmode=require channel_binding=prefer", "TLSv1.3", "scram-sha-256-plus"),
+                ("sslmode=require channel_binding=require", "TLSv1.3", "scram-sha-256-plus"),
+            ][..],
+        ),
+    ] {
+        write("the-first");
+        let credentials = format!(
+            "credentials:\n  - name: app\n    destination: {{cidr: 127.0.0.1, port: PORT, protocol: postgres}}\n    {shown}\n    \
+             login: {{user: {USER}, password: {{file: {}}}}}\n",
+            file.display()
+        );
+        let bed = with(
+            Auth::Scram,
+            &format!("{TRUSTING}{credentials}"),
+            "rules: []",
+            &Options::default(),
+            |authority| authority.issue(&["localhost", "127.0.0.1"], Special::default()),
+        );
+        for (number, (settings, version, client_auth)) in ways.iter().enumerate() {
+            // The agent has the last password still, and learns of the new one when it is refused.
+            let password = format!("number-{number}");
+            bed.stage.postgres.admin(&format!("ALTER ROLE {USER} PASSWORD '{password}'")).unwrap();
+            write(&password);
+            gets_in(&bed, settings, version);
+            let events = bed.stage.agent.events().unwrap();
+            let login = events.iter().rev().find(|event| event["event"] == "login").unwrap();
+            assert_eq!(login["client_auth"], *client_auth, "{settings}");
+            assert_eq!(login["credential"], "app");
+            let bound = if version.is_empty() { "scram-sha-256" } else { "scram-sha-256-plus" };
+            assert_eq!(login["auth_method"], bound, "{settings}");
+        }
+        let recorded = bed.events().unwrap();
+        assert!(!recorded.contains("number-") && !bed.stage.agent.log().contains("number-"));
+    }
 }
