@@ -148,7 +148,7 @@ fn status_tells_what_is_attached_where() {
     let printed = stage.agent.interlock(&["status"]).unwrap().expect_success();
     assert!(printed.contains(cgroup) && printed.lines().count() <= 10, "{printed}");
     let all = stage.agent.interlock(&["status", "--verbose"]).unwrap().expect_success();
-    assert!(all.starts_with(&printed) && all.contains("connect4"), "{all}");
+    assert!(all.lines().count() > printed.lines().count() && all.contains("connect4"), "{all}");
     let reloaded = stage.agent.reload().unwrap().expect_success();
     assert_eq!(reloaded, "1 file, 1 rule, 0 masks in force (unchanged)\n");
     let reloaded = stage.agent.json(&["reload", "--json"]).unwrap().remove(0);

@@ -14,7 +14,7 @@ use super::Agent;
 use crate::identity::{Known, Subject};
 use crate::intercept::{Egressed, Event, RefusalReason};
 use crate::policy::Egress;
-use crate::record::EgressConnection;
+use crate::record::{EgressConnection, RecordError};
 
 /// How long reports that are alike are gathered.
 const GATHER: Duration = Duration::from_millis(200);
@@ -111,7 +111,8 @@ async fn record(agent: &Arc<Agent>, gathered: &mut Gathered) {
     let connections = std::mem::take(&mut gathered.connections);
     let mut failure = None;
     for (alike, count) in connections {
-        if failure.is_some() {
+        // What was refused can wait; what has gone is recorded if there is any room at all.
+        if failure.is_some() && alike.verdict == Egress::Deny {
             gathered.connections.insert(alike, count);
             continue;
         }
@@ -130,9 +131,11 @@ async fn record(agent: &Arc<Agent>, gathered: &mut Gathered) {
                 subject
             }
         };
-        if let Err(error) = alike.record(agent, &subject, count) {
+        if let Err((error, recorded)) = alike.record(agent, &subject, count) {
             failure = Some(error);
-            gathered.connections.insert(alike, count);
+            if !recorded {
+                gathered.connections.insert(alike, count);
+            }
         }
     }
     match (failure, agent.egress_fails.load(std::sync::atomic::Ordering::Relaxed)) {
@@ -140,14 +143,14 @@ async fn record(agent: &Arc<Agent>, gathered: &mut Gathered) {
             tracing::error!(%error, "connections cannot be recorded: those that must be are refused");
             agent.say_whether_recording(false);
         }
-        // What is kept says by itself when recording works again.
-        (None, true) => agent.say_whether_recording(true),
+        (None, true) if agent.recorder.status().refusing.is_none() => agent.say_whether_recording(true),
         _ => {}
     }
 }
 
 impl Alike {
-    fn record(&self, agent: &Agent, subject: &Subject, count: u64) -> Result<(), crate::record::RecordError> {
+    /// Fails where there is no room for new work, and says whether it was recorded all the same.
+    fn record(&self, agent: &Agent, subject: &Subject, count: u64) -> Result<(), (RecordError, bool)> {
         let Self { connection, verdict, reason } = self;
         if *verdict == Egress::Deny {
             tracing::info!(
@@ -159,14 +162,19 @@ impl Alike {
                 "refused"
             );
         }
-        agent.recorder.egress(&EgressConnection {
+        let connection = EgressConnection {
             subject,
             destination: connection.destination,
             ip_protocol: u8::try_from(connection.protocol).unwrap_or(u8::MAX),
             verdict: *verdict,
             entry: connection.entries.first().copied(),
             count,
-        })
+        };
+        let recorder = &agent.recorder;
+        if *verdict == Egress::Deny {
+            return recorder.egress(&connection).map_err(|error| (error, false));
+        }
+        recorder.egress_first(&connection).map_err(|error| (error, recorder.egress_gone(&connection).is_ok()))
     }
 }
 

@@ -250,6 +250,14 @@ impl Recorder {
         append(&self.log, None, Class::Command, |batch| batch.egress(connection)).map_err(|(error, _)| error)
     }
 
+    /// The same for a connection that has been let go already: it may take all the room that is kept free.
+    ///
+    /// # Errors
+    /// As for [`Session::command`].
+    pub fn egress_gone(&self, connection: &EgressConnection<'_>) -> Result<(), RecordError> {
+        append(&self.log, None, Class::Terminal, |batch| batch.egress(connection)).map_err(|(error, _)| error)
+    }
+
     fn host(&self, encode: impl FnOnce(&mut Batch)) -> Result<(), RecordError> {
         append(&self.log, None, Class::Result, encode).map_err(|(error, _)| error)
     }
