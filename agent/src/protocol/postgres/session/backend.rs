@@ -113,14 +113,20 @@ impl Core {
         if self.phase == Phase::Login { self.login_message(header, body) } else { self.answer(header, body) }
     }
 
+    fn logs_in_by(&mut self, method: &'static str) {
+        if let Some(login) = &mut self.login {
+            login.method = method;
+        }
+    }
+
     fn login_message(&mut self, header: Header, body: &[u8]) -> Result<Verdict, SessionError> {
         match header.tag {
             b'R' => match Reader::new(body).i32().map_err(malformed)? {
                 0 => {}
-                3 => self.auth_method = "cleartext",
-                5 => self.auth_method = "md5",
+                3 => self.logs_in_by("cleartext"),
+                5 => self.logs_in_by("md5"),
                 10 => {
-                    self.auth_method = "scram-sha-256";
+                    self.logs_in_by("scram-sha-256");
                     if let Some(offer) = self.sasl.offered(body)? {
                         codec::put_message(&mut self.scratch, b'R', |out| out.extend_from_slice(&offer));
                         return Ok(Verdict::Drop);
@@ -149,27 +155,24 @@ impl Core {
             b'Z' => {
                 self.status = body.first().copied().unwrap_or(super::judge::IDLE);
                 self.phase = Phase::Ready;
+                let Some(login) = self.login.take() else { return Err(Desync { tag: b'Z' }.into()) };
                 let parameters: Vec<_> =
-                    self.startup.iter().map(|(name, value)| (&**name, &**value)).collect();
+                    login.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
                 self.log.session().login(&Login {
                     user: &self.user,
                     database: &self.database,
                     parameters: &parameters,
-                    auth_method: self.auth_method,
-                    server_version: &self.server_version,
-                    client_tls: self.legs.client.as_deref(),
-                    server_tls: self.legs.server.as_deref(),
-                    brokered: self.brokered.as_deref().map(|brokered| BrokeredLogin {
+                    auth_method: login.method,
+                    server_version: &login.server_version,
+                    client_tls: login.legs.client.as_deref(),
+                    server_tls: login.legs.server.as_deref(),
+                    brokered: login.brokered.as_deref().map(|brokered| BrokeredLogin {
                         credential: &brokered.credential,
                         client_auth: brokered.client_auth,
                         user: &brokered.user,
                         database: &brokered.database,
                     }),
                 });
-                self.legs = super::Legs::default();
-                self.brokered = None;
-                self.startup = Box::default();
-                self.server_version = String::new();
             }
             tag => return Err(Desync { tag }.into()),
         }

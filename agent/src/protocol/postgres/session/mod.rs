@@ -272,17 +272,23 @@ struct Core {
     fired: Fired,
     /// One masked value.
     cell: Vec<u8>,
-    /// Of the log-in, until it is recorded.
-    auth_method: &'static str,
-    /// How the agent logged in for the client, if it did.
-    brokered: Option<Box<Brokered>>,
+    /// The log-in, until it is recorded.
+    login: Option<Box<LogIn>>,
     login_failed: bool,
     /// The client has closed its side.
     client_left: bool,
-    startup: Box<[(String, String)]>,
+    sasl: scram::Sasl,
+}
+
+/// What is recorded of a log-in. An open flow does not keep it.
+struct LogIn {
+    method: &'static str,
+    /// How the agent logged in for the client, if it did.
+    brokered: Option<Box<Brokered>>,
+    /// Start-up parameters, masked.
+    parameters: Box<[(String, String)]>,
     server_version: String,
     legs: Legs,
-    sasl: scram::Sasl,
 }
 
 /// How the legs are encrypted; forgotten once it is recorded.
@@ -354,14 +360,16 @@ impl Core {
             copied_in: (0, 0),
             fired: Fired::default(),
             cell: Vec::new(),
-            auth_method: opened.brokered.as_ref().map_or("trust", |brokered| brokered.method),
-            brokered: opened.brokered,
+            sasl: scram::Sasl::new(opened.legs.server.is_some()),
+            login: Some(Box::new(LogIn {
+                method: opened.brokered.as_ref().map_or("trust", |brokered| brokered.method),
+                brokered: opened.brokered,
+                parameters: opened.parameters,
+                server_version: String::new(),
+                legs: opened.legs,
+            })),
             login_failed: false,
             client_left: false,
-            startup: opened.parameters,
-            server_version: String::new(),
-            sasl: scram::Sasl::new(opened.legs.server.is_some()),
-            legs: opened.legs,
         }
     }
 

@@ -197,8 +197,10 @@ impl Core {
         let value = reader.cstr()?;
         self.lexing.reported(name, value);
         if self.phase == super::Phase::Login {
-            if name == b"server_version" {
-                self.server_version = lossy(value).into_owned();
+            if name == b"server_version"
+                && let Some(login) = &mut self.login
+            {
+                login.server_version = lossy(value).into_owned();
             }
             return Ok(Verdict::Pass);
         }

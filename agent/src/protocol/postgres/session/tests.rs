@@ -239,5 +239,5 @@ fn a_flow_is_small() {
     }
     // With its two read buffers of 4 KiB an idle flow stays below 16 KiB.
     let size = size(serve);
-    assert!(size < 7 << 10, "{size} bytes");
+    assert!(size < 6 << 10, "{size} bytes");
 }
