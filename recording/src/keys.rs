@@ -34,6 +34,8 @@ pub enum Domain {
     Footer,
     /// The checkpoint in `HEAD`.
     Checkpoint,
+    /// What a host asks of a collector when it is enrolled.
+    Enrolment,
 }
 
 /// A key could not be read or made.
@@ -75,6 +77,7 @@ impl Domain {
         match self {
             Self::Footer => b"interlock recording v1 segment footer\0",
             Self::Checkpoint => b"interlock recording v1 checkpoint\0",
+            Self::Enrolment => b"interlock enrolment v1\0",
         }
     }
 }
@@ -166,6 +169,11 @@ impl PublicKey {
         VerifyingKey::from_public_key_pem(&pem)
             .map(Self)
             .map_err(|_| KeyError::Form { path: path.into(), kind: "public" })
+    }
+
+    /// The key of these 32 bytes; `None` if they are none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        VerifyingKey::from_bytes(bytes.try_into().ok()?).ok().map(Self)
     }
 
     /// The key's 32 bytes.

@@ -1,0 +1,3 @@
+//! The collector: receives agents' recordings, keeps, proves, searches and shows them.
+
+pub mod cli;

@@ -1,0 +1,331 @@
+//! The agents: who they are, which certificates count, where their recordings stand, how they are.
+
+use interlock_recording::{PublicKey, chain, hex};
+use sqlx::any::AnyRow;
+use sqlx::Row as _;
+
+use super::{Store, StoreError, Write, now_ns};
+
+/// An agent.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// The host's id: SHA-256 of its public key, hexadecimal.
+    pub host: String,
+    /// The host's name, as it says.
+    pub name: String,
+    /// The host's public key, 32 bytes.
+    pub public_key: Vec<u8>,
+    /// It may ship.
+    pub active: bool,
+    /// When it was enrolled.
+    pub enrolled_ns: i64,
+    /// When its certificate expires.
+    pub certificate_expires_ns: i64,
+    /// The segment that is expected next.
+    pub next_segment: i64,
+    /// The index of the event that is expected next in a sealed segment.
+    pub next_index: i64,
+    /// The chain's hash before it.
+    pub chain_hash: Vec<u8>,
+    /// SHA-256 of the header of the last sealed segment; empty before the first.
+    pub header_sha256: Vec<u8>,
+    /// The index of the event that is expected next live.
+    pub live_index: i64,
+    /// The chain's hash before it.
+    pub live_hash: Vec<u8>,
+    /// Why nothing more is taken from it.
+    pub dispute: Option<String>,
+    /// When it was last heard of.
+    pub last_seen_ns: i64,
+    /// Its version.
+    pub version: String,
+    /// Its kernel.
+    pub kernel: String,
+    /// The policies in force on it.
+    pub policy_hash: String,
+    /// How far its clock is ahead of the collector's.
+    pub clock_ahead_ns: i64,
+    /// Bytes of its spool.
+    pub spool_bytes: i64,
+    /// And how many there may be.
+    pub spool_limit: i64,
+    /// Flows that are open on it.
+    pub flows: i64,
+    /// It refuses commands for want of room.
+    pub spool_full: bool,
+}
+
+const COLUMNS: &str = "host, name, public_key, state, enrolled_ns, certificate_expires_ns, next_segment, \
+     next_index, chain_hash, header_sha256, live_index, live_hash, dispute, last_seen_ns, version, kernel, \
+     policy_hash, clock_ahead_ns, spool_bytes, spool_limit, flows, spool_full";
+
+impl Agent {
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            host: row.try_get(0)?,
+            name: row.try_get(1)?,
+            public_key: row.try_get(2)?,
+            active: row.try_get::<String, _>(3)? == "active",
+            enrolled_ns: row.try_get(4)?,
+            certificate_expires_ns: row.try_get(5)?,
+            next_segment: row.try_get(6)?,
+            next_index: row.try_get(7)?,
+            chain_hash: row.try_get(8)?,
+            header_sha256: row.try_get(9)?,
+            live_index: row.try_get(10)?,
+            live_hash: row.try_get(11)?,
+            dispute: row.try_get(12)?,
+            last_seen_ns: row.try_get(13)?,
+            version: row.try_get(14)?,
+            kernel: row.try_get(15)?,
+            policy_hash: row.try_get(16)?,
+            clock_ahead_ns: row.try_get(17)?,
+            spool_bytes: row.try_get(18)?,
+            spool_limit: row.try_get(19)?,
+            flows: row.try_get(20)?,
+            spool_full: row.try_get::<i64, _>(21)? != 0,
+        })
+    }
+}
+
+/// An agent that is enrolled, or enrolled anew.
+#[derive(Debug)]
+pub struct Enrolment<'e> {
+    /// The host's key.
+    pub key: &'e PublicKey,
+    /// The host's name.
+    pub name: &'e str,
+    /// The agent's version.
+    pub version: &'e str,
+    /// The hash of the token that was used.
+    pub token_sha256: &'e str,
+    /// The serial number of the certificate that was issued, hexadecimal.
+    pub serial: &'e str,
+    /// When that expires.
+    pub expires_ns: i64,
+}
+
+/// How an agent says it is.
+#[derive(Debug, Clone, Default)]
+pub struct HealthReport {
+    /// The policies in force.
+    pub policy_hash: String,
+    /// How far its clock is ahead.
+    pub clock_ahead_ns: i64,
+    /// Bytes of its spool.
+    pub spool_bytes: i64,
+    /// And how many there may be.
+    pub spool_limit: i64,
+    /// Open flows.
+    pub flows: i64,
+    /// Commands are refused for want of room.
+    pub spool_full: bool,
+}
+
+impl Write<'_> {
+    /// Adds an agent, or gives a known one new certificates; gives whether it is new. A known one goes on
+    /// where its recording stands.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn enrol(&mut self, enrolment: &Enrolment<'_>) -> Result<bool, StoreError> {
+        let host = hex(&enrolment.key.fingerprint());
+        let known = sqlx::query(
+            "UPDATE agents SET state = 'active', name = $2, version = $3, token_sha256 = $4, serial = $5, \
+             former_serial = NULL, certificate_expires_ns = $6 WHERE host = $1",
+        )
+        .bind(&host)
+        .bind(enrolment.name)
+        .bind(enrolment.version)
+        .bind(enrolment.token_sha256)
+        .bind(enrolment.serial)
+        .bind(enrolment.expires_ns)
+        .execute(self.on())
+        .await?;
+        if known.rows_affected() == 1 {
+            return Ok(false);
+        }
+        let genesis = chain::genesis(enrolment.key).to_vec();
+        sqlx::query(
+            "INSERT INTO agents (host, name, public_key, state, enrolled_ns, token_sha256, serial, \
+             certificate_expires_ns, next_segment, next_index, chain_hash, header_sha256, live_index, live_hash, \
+             last_seen_ns, version, kernel, policy_hash, clock_ahead_ns, spool_bytes, spool_limit, flows, \
+             spool_full) VALUES ($1, $2, $3, 'active', $4, $5, $6, $7, 0, 0, $8, $9, 0, $10, 0, $11, '', '', 0, 0, \
+             0, 0, 0)",
+        )
+        .bind(&host)
+        .bind(enrolment.name)
+        .bind(enrolment.key.as_bytes().to_vec())
+        .bind(now_ns())
+        .bind(enrolment.token_sha256)
+        .bind(enrolment.serial)
+        .bind(enrolment.expires_ns)
+        .bind(genesis.clone())
+        .bind(Vec::new())
+        .bind(genesis)
+        .bind(enrolment.version)
+        .execute(self.on())
+        .await?;
+        Ok(true)
+    }
+
+    /// Notes a renewed certificate; the one before counts until this one has been used.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn renewed(&mut self, host: &str, serial: &str, expires_ns: i64) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE agents SET former_serial = serial, serial = $2, certificate_expires_ns = $3 WHERE host = $1",
+        )
+        .bind(host)
+        .bind(serial)
+        .bind(expires_ns)
+        .execute(self.on())
+        .await?;
+        Ok(())
+    }
+
+    /// Lets an agent ship no more; gives whether there was one that could.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn revoke_agent(&mut self, host: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query("UPDATE agents SET state = 'revoked' WHERE host = $1 AND state = 'active'")
+            .bind(host)
+            .execute(self.on())
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Notes that what an agent ships contradicts what was taken before.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn dispute(&mut self, host: &str, reason: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agents SET dispute = $2 WHERE host = $1 AND dispute IS NULL")
+            .bind(host)
+            .bind(reason)
+            .execute(self.on())
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that an agent said hello.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn seen(&mut self, host: &str, name: &str, version: &str, kernel: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agents SET last_seen_ns = $2, name = $3, version = $4, kernel = $5 WHERE host = $1")
+            .bind(host)
+            .bind(now_ns())
+            .bind(name)
+            .bind(version)
+            .bind(kernel)
+            .execute(self.on())
+            .await?;
+        Ok(())
+    }
+
+    /// Notes how an agent is.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn health(&mut self, host: &str, health: &HealthReport) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE agents SET last_seen_ns = $2, policy_hash = $3, clock_ahead_ns = $4, spool_bytes = $5, \
+             spool_limit = $6, flows = $7, spool_full = $8 WHERE host = $1",
+        )
+        .bind(host)
+        .bind(now_ns())
+        .bind(&health.policy_hash)
+        .bind(health.clock_ahead_ns)
+        .bind(health.spool_bytes)
+        .bind(health.spool_limit)
+        .bind(health.flows)
+        .bind(i64::from(health.spool_full))
+        .execute(self.on())
+        .await?;
+        Ok(())
+    }
+
+    /// An agent, locked until the transaction ends.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn agent(&mut self, host: &str) -> Result<Option<Agent>, StoreError> {
+        // The update takes the row's lock in either database.
+        sqlx::query("UPDATE agents SET host = host WHERE host = $1").bind(host).execute(self.on()).await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM agents WHERE host = $1")))
+            .bind(host)
+            .fetch_optional(self.on())
+            .await?;
+        row.as_ref().map(Agent::read).transpose()
+    }
+}
+
+impl Store {
+    /// All agents, by name.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn agents(&self) -> Result<Vec<Agent>, StoreError> {
+        let rows =
+            sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM agents ORDER BY name, host")))
+                .fetch_all(self.pool())
+                .await?;
+        rows.iter().map(Agent::read).collect()
+    }
+
+    /// One agent.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn agent(&self, host: &str) -> Result<Option<Agent>, StoreError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM agents WHERE host = $1")))
+            .bind(host)
+            .fetch_optional(self.pool())
+            .await?;
+        row.as_ref().map(Agent::read).transpose()
+    }
+
+    /// The agent whose certificate has this serial number, if the certificate counts: the agent is active
+    /// and it is its newest, or the one before while the newest has not been used. The first use of the
+    /// newest ends the one before.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn admit(&self, host: &str, serial: &str) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT serial, former_serial FROM agents WHERE host = $1 AND state = 'active' \
+             AND (serial = $2 OR former_serial = $2)",
+        )
+        .bind(host)
+        .bind(serial)
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(false) };
+        let newest = row.try_get::<String, _>(0)? == serial;
+        if newest && row.try_get::<Option<String>, _>(1)?.is_some() {
+            let mut write = self.write().await?;
+            sqlx::query("UPDATE agents SET former_serial = NULL WHERE host = $1 AND serial = $2")
+                .bind(host)
+                .bind(serial)
+                .execute(write.on())
+                .await?;
+            write.commit().await?;
+        }
+        Ok(true)
+    }
+
+    /// Whether an agent may still ship.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn is_active(&self, host: &str) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT 1 FROM agents WHERE host = $1 AND state = 'active'")
+            .bind(host)
+            .fetch_optional(self.pool())
+            .await?;
+        Ok(row.is_some())
+    }
+}

@@ -1,0 +1,294 @@
+//! The tables, for SQLite and PostgreSQL alike.
+//!
+//! Times are nanoseconds since the Unix epoch. `host` is a host's id: SHA-256 of its public key,
+//! hexadecimal. `event` is an event's index in its host's log. A statement below is run as it stands but
+//! for `{blob}` and `{serial}`, which the two databases call by different names.
+
+/// One step of the schema. A step that has been released is never altered; a new one is added.
+pub(super) const STEPS: &[&str] = &[FIRST];
+
+/// Full-text search, which the two databases do in different ways.
+pub(super) const SQLITE_SEARCH: &str = "
+CREATE VIRTUAL TABLE IF NOT EXISTS command_search USING fts5(
+    text, content='commands', content_rowid='id', tokenize=\"unicode61 remove_diacritics 2 tokenchars '_'\");
+CREATE TRIGGER IF NOT EXISTS command_search_added AFTER INSERT ON commands BEGIN
+    INSERT INTO command_search(rowid, text) VALUES (new.id, new.search);
+END;
+CREATE TRIGGER IF NOT EXISTS command_search_removed AFTER DELETE ON commands BEGIN
+    INSERT INTO command_search(command_search, rowid, text) VALUES ('delete', old.id, old.search);
+END;
+";
+
+const FIRST: &str = "
+-- Things of which there is one each: the ledger's key and the like stand in files, not here.
+CREATE TABLE facts (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
+
+CREATE TABLE enrolment_tokens (
+    -- SHA-256 of the secret, hexadecimal.
+    secret_sha256 TEXT PRIMARY KEY,
+    label TEXT NOT NULL,
+    created_ns BIGINT NOT NULL,
+    created_by TEXT NOT NULL,
+    expires_ns BIGINT NOT NULL,
+    uses_left BIGINT NOT NULL
+);
+
+CREATE TABLE agents (
+    host TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    public_key {blob} NOT NULL,
+    -- active, revoked
+    state TEXT NOT NULL,
+    enrolled_ns BIGINT NOT NULL,
+    -- The token (its hash) that it was last enrolled with.
+    token_sha256 TEXT NOT NULL,
+    -- Serial numbers of the certificates that count: the newest, and the one before until the newest has
+    -- been used.
+    serial TEXT NOT NULL,
+    former_serial TEXT,
+    certificate_expires_ns BIGINT NOT NULL,
+    -- Where the chain of sealed segments stands.
+    next_segment BIGINT NOT NULL,
+    next_index BIGINT NOT NULL,
+    chain_hash {blob} NOT NULL,
+    header_sha256 {blob} NOT NULL,
+    -- Where the live records stand: equal to or beyond the sealed ones.
+    live_index BIGINT NOT NULL,
+    live_hash {blob} NOT NULL,
+    -- The newest HEAD of the host.
+    head {blob},
+    -- Why nothing more is taken from it: its recording contradicts what was taken before.
+    dispute TEXT,
+    -- As it last said.
+    last_seen_ns BIGINT NOT NULL,
+    version TEXT NOT NULL,
+    kernel TEXT NOT NULL,
+    policy_hash TEXT NOT NULL,
+    clock_ahead_ns BIGINT NOT NULL,
+    spool_bytes BIGINT NOT NULL,
+    spool_limit BIGINT NOT NULL,
+    flows BIGINT NOT NULL,
+    spool_full BIGINT NOT NULL
+);
+
+CREATE TABLE segments (
+    host TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    first_index BIGINT NOT NULL,
+    events BIGINT NOT NULL,
+    bytes BIGINT NOT NULL,
+    file_sha256 {blob} NOT NULL,
+    final_hash {blob} NOT NULL,
+    first_ns BIGINT NOT NULL,
+    last_ns BIGINT NOT NULL,
+    received_ns BIGINT NOT NULL,
+    -- Its entry in the ledger.
+    entry BIGINT NOT NULL,
+    -- kept, or deleted (a tombstone stands in the ledger).
+    state TEXT NOT NULL,
+    PRIMARY KEY (host, number)
+);
+
+-- Live records of a segment that is not sealed yet; removed when it has been taken sealed.
+CREATE TABLE live_records (
+    host TEXT NOT NULL,
+    first_index BIGINT NOT NULL,
+    segment BIGINT NOT NULL,
+    events BIGINT NOT NULL,
+    records {blob} NOT NULL,
+    received_ns BIGINT NOT NULL,
+    PRIMARY KEY (host, first_index)
+);
+
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    started_ns BIGINT NOT NULL,
+    ended_ns BIGINT,
+    end_reason TEXT,
+    first_segment BIGINT NOT NULL,
+    last_segment BIGINT NOT NULL,
+    first_event BIGINT NOT NULL,
+    last_event BIGINT NOT NULL,
+    pid BIGINT NOT NULL,
+    user_name TEXT NOT NULL,
+    login_user TEXT NOT NULL,
+    exe TEXT NOT NULL,
+    command_line TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    host_names TEXT NOT NULL,
+    protocol TEXT NOT NULL,
+    db_user TEXT NOT NULL,
+    database_name TEXT NOT NULL,
+    policy_hash TEXT NOT NULL,
+    commands BIGINT NOT NULL,
+    denied BIGINT NOT NULL,
+    -- Commands that a rule in observe mode would have had refused or held.
+    observed BIGINT NOT NULL,
+    masked_values BIGINT NOT NULL,
+    rows_returned BIGINT NOT NULL
+);
+CREATE INDEX sessions_by_time ON sessions (started_ns);
+CREATE INDEX sessions_by_host ON sessions (host, started_ns);
+CREATE INDEX sessions_by_user ON sessions (user_name, started_ns);
+CREATE INDEX sessions_by_db_user ON sessions (db_user, started_ns);
+CREATE INDEX sessions_by_database ON sessions (database_name, started_ns);
+CREATE INDEX sessions_with_denials ON sessions (started_ns) WHERE denied > 0;
+CREATE INDEX sessions_open ON sessions (host) WHERE ended_ns IS NULL;
+
+CREATE TABLE commands (
+    id {serial},
+    host TEXT NOT NULL,
+    event BIGINT NOT NULL,
+    segment BIGINT NOT NULL,
+    session TEXT NOT NULL,
+    -- Its number within the session, and the one that it goes on with (0: none).
+    number BIGINT NOT NULL,
+    goes_on BIGINT NOT NULL,
+    -- query, prepare, bind, execute …
+    step TEXT NOT NULL,
+    at_ns BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    -- The verdict that a rule in observe mode would have given; empty when none matched.
+    observed TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    text TEXT NOT NULL,
+    -- What full-text search reads: the text, objects and rules.
+    search TEXT NOT NULL,
+    -- How it ended; empty while it has not.
+    status TEXT NOT NULL,
+    duration_ns BIGINT NOT NULL,
+    rows_returned BIGINT NOT NULL,
+    sqlstate TEXT NOT NULL
+);
+CREATE UNIQUE INDEX commands_by_event ON commands (host, event);
+CREATE INDEX commands_by_session ON commands (session, number);
+CREATE INDEX commands_by_time ON commands (at_ns);
+CREATE INDEX commands_by_rule ON commands (rule, at_ns);
+CREATE INDEX commands_refused ON commands (at_ns) WHERE verdict <> 'allow';
+
+-- How often each rule decided.
+CREATE TABLE rule_counts (
+    host TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    observed BIGINT NOT NULL,
+    count BIGINT NOT NULL,
+    last_ns BIGINT NOT NULL,
+    PRIMARY KEY (host, rule, verdict, observed)
+);
+
+-- Events of hosts, and connections that no session is about.
+CREATE TABLE host_events (
+    host TEXT NOT NULL,
+    event BIGINT NOT NULL,
+    at_ns BIGINT NOT NULL,
+    -- The event's name in the recording format, such as policy_loaded or egress.
+    kind TEXT NOT NULL,
+    -- The event as JSON.
+    detail TEXT NOT NULL,
+    PRIMARY KEY (host, event)
+);
+CREATE INDEX host_events_by_time ON host_events (at_ns);
+
+-- The ledger: entries, the nodes of its Merkle tree, signed checkpoints.
+CREATE TABLE ledger_entries (
+    number BIGINT PRIMARY KEY,
+    at_ns BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    host TEXT NOT NULL,
+    entry {blob} NOT NULL
+);
+CREATE INDEX ledger_entries_by_host ON ledger_entries (host, number);
+CREATE TABLE ledger_nodes (
+    level BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    hash {blob} NOT NULL,
+    PRIMARY KEY (level, number)
+);
+CREATE TABLE checkpoints (
+    size BIGINT PRIMARY KEY,
+    at_ns BIGINT NOT NULL,
+    note TEXT NOT NULL
+);
+
+-- What was found wrong with a recording or with the collector itself.
+CREATE TABLE findings (
+    id {serial},
+    at_ns BIGINT NOT NULL,
+    host TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    entry BIGINT,
+    acknowledged_by TEXT,
+    acknowledged_ns BIGINT
+);
+
+CREATE TABLE users (
+    name TEXT PRIMARY KEY,
+    password_hash TEXT NOT NULL,
+    -- admin, reviewer, auditor or viewer
+    role TEXT NOT NULL,
+    -- active, disabled
+    state TEXT NOT NULL,
+    totp_secret TEXT,
+    -- The last time step whose code was used, so that none is used twice.
+    totp_step BIGINT NOT NULL,
+    created_ns BIGINT NOT NULL,
+    created_by TEXT NOT NULL,
+    last_sign_in_ns BIGINT
+);
+
+-- Signed-in browsers. The token itself is known to the browser only.
+CREATE TABLE sign_ins (
+    token_sha256 TEXT PRIMARY KEY,
+    user_name TEXT NOT NULL,
+    created_ns BIGINT NOT NULL,
+    expires_ns BIGINT NOT NULL,
+    last_used_ns BIGINT NOT NULL,
+    address TEXT NOT NULL,
+    user_agent TEXT NOT NULL
+);
+CREATE INDEX sign_ins_by_user ON sign_ins (user_name);
+
+CREATE TABLE api_tokens (
+    token_sha256 TEXT PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    label TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    role TEXT NOT NULL,
+    created_ns BIGINT NOT NULL,
+    expires_ns BIGINT NOT NULL,
+    last_used_ns BIGINT
+);
+
+-- Everything that is done in the collector.
+CREATE TABLE audit (
+    id {serial},
+    at_ns BIGINT NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    target TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    address TEXT NOT NULL
+);
+CREATE INDEX audit_by_time ON audit (at_ns);
+
+CREATE TABLE legal_holds (
+    id {serial},
+    label TEXT NOT NULL,
+    -- Empty for every host.
+    host TEXT NOT NULL,
+    from_ns BIGINT NOT NULL,
+    until_ns BIGINT NOT NULL,
+    created_by TEXT NOT NULL,
+    created_ns BIGINT NOT NULL,
+    released_by TEXT,
+    released_ns BIGINT
+);
+";

@@ -1,0 +1,30 @@
+//! What agents and collectors say to one another: enrolment and the shipping of recordings.
+//!
+//! The messages are described in `proto/interlock/shipping/v1/shipping.proto`.
+
+/// The messages and the services, made from the `.proto` file.
+#[expect(missing_docs, clippy::doc_markdown, reason = "the descriptions stand in the .proto file")]
+pub mod v1 {
+    tonic::include_proto!("interlock.shipping.v1");
+}
+mod token;
+
+pub use token::{ParseTokenError, Token};
+
+/// Bytes of a sealed segment's file in one message, at most.
+pub const MAX_PART: usize = 256 << 10;
+/// Bytes of live records in one message, at most.
+pub const MAX_LIVE: usize = 1 << 20;
+/// A message's size in bytes, at most: the largest ones and what is around them.
+pub const MAX_MESSAGE: usize = MAX_LIVE + (64 << 10);
+/// The application protocol of the collector's port for agents (HTTP/2, RFC 9113).
+pub const ALPN: &[u8] = b"h2";
+/// What the host key signs at enrolment: SHA-256 of the token's secret, then of the certificate request.
+pub fn enrolment_message(secret: &str, certificate_request: &[u8]) -> [u8; 64] {
+    use sha2::{Digest as _, Sha256};
+    let mut message = [0; 64];
+    let (of_secret, of_request) = message.split_at_mut(32);
+    of_secret.copy_from_slice(&Sha256::digest(secret.as_bytes()));
+    of_request.copy_from_slice(&Sha256::digest(certificate_request));
+    message
+}
