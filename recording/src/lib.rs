@@ -12,6 +12,8 @@ mod id;
 pub mod json;
 mod keys;
 pub mod log;
+pub mod merkle;
+pub mod note;
 /// The events, made from `proto/interlock/recording/v1/recording.proto`, where each field is described.
 #[expect(missing_docs, clippy::doc_markdown, reason = "the descriptions stand in the .proto file")]
 pub mod proto {
