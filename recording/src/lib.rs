@@ -28,7 +28,7 @@ pub mod proto {
 pub mod query;
 pub mod segment;
 pub mod text;
-mod verify;
+pub mod verify;
 pub mod wire;
 
 pub use id::{ParseSessionIdError, SessionId};
