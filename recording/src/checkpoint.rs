@@ -40,10 +40,14 @@ pub enum CheckpointError {
 /// # Errors
 /// The file cannot be written.
 pub fn write(directory: &Path, checkpoint: &Checkpoint, key: &HostKey) -> io::Result<()> {
+    write_new(directory, HEAD, &encode(checkpoint, key), 0o600)
+}
+
+/// The content of a `HEAD` file.
+pub fn encode(checkpoint: &Checkpoint, key: &HostKey) -> Vec<u8> {
     let body = checkpoint.encode_to_vec();
     let signature = key.sign(Domain::Checkpoint, &body);
-    let content = [MAGIC.as_slice(), &(body.len() as u32).to_le_bytes(), &body, &signature].concat();
-    write_new(directory, HEAD, &content, 0o600)
+    [MAGIC.as_slice(), &(body.len() as u32).to_le_bytes(), &body, &signature].concat()
 }
 
 /// Reads `HEAD` from `directory` and checks its signature.

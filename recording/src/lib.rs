@@ -11,6 +11,7 @@ pub mod csv;
 mod id;
 pub mod json;
 mod keys;
+pub mod ledger;
 pub mod log;
 pub mod merkle;
 pub mod note;
@@ -18,11 +19,16 @@ pub mod note;
 #[expect(missing_docs, clippy::doc_markdown, reason = "the descriptions stand in the .proto file")]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/interlock.recording.v1.rs"));
+
+    /// The ledger's entries, made from `proto/interlock/ledger/v1/ledger.proto`.
+    pub mod ledger {
+        include!(concat!(env!("OUT_DIR"), "/interlock.ledger.v1.rs"));
+    }
 }
 pub mod query;
 pub mod segment;
 pub mod text;
-mod verify;
+pub mod verify;
 pub mod wire;
 
 pub use id::{ParseSessionIdError, SessionId};

@@ -1,13 +1,16 @@
 //! Proves a recording whole, or says what is wrong with it and where.
 
+mod check;
+mod position;
+mod weight;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use prost::Message as _;
 use serde::Serialize;
 
-use crate::chain::{Hash, genesis, link};
+use crate::chain::Hash;
 use crate::checkpoint::{self, CheckpointError};
 use crate::keys::{PublicKey, hex};
 use crate::log::{self, SegmentFile};
@@ -15,7 +18,12 @@ use crate::proto::event::Body;
 use crate::proto::{Checkpoint, Event};
 use crate::segment::{FrameError, SegmentReader};
 use crate::{SessionId, log::Listing};
+pub use check::{CheckError, Checked, CheckedRun, CheckedSegment, Limits, check_records, check_segment};
+use position::judge;
+pub use position::{Boundary, Position, session_step};
 
+/// What an event may take up in memory, in bytes. More than any that an agent writes.
+const EVENT_MEMORY: u64 = 1 << 30;
 /// Problems beyond this many are counted, not kept.
 const MAX_PROBLEMS: usize = 1000;
 /// Sessions that may be open at one time; bounds the memory that a made-up recording can ask for.
@@ -123,18 +131,16 @@ pub fn fuzz_segment(bytes: &[u8]) {
         verifier.segment(reader, &Place { name: "fuzz".into(), number: 0, last: true });
     }
     verifier.finish(0);
+    let limits = Limits { body_bytes: 1 << 20, event_memory: 1 << 20 };
+    let each = |_: Checked<'_>| Ok::<_, std::convert::Infallible>(());
+    let _ = check_segment(io::Cursor::new(bytes), key.public(), None, &limits, each);
+    // The same as records that were sent by themselves, under a HEAD that covers everything.
+    let covers =
+        Checkpoint { host: key.public().fingerprint().to_vec(), events: u64::MAX, ..Checkpoint::default() };
+    let head = checkpoint::encode(&covers, &key);
+    let _ = check_records(bytes, &head, key.public(), &Position::genesis(key.public()), &limits, each);
     // A checkpoint's parser takes hostile bytes as well.
     let _ = checkpoint::parse(bytes, key.public());
-}
-
-/// Where the log stands.
-#[derive(Debug, Clone)]
-struct Position {
-    /// The next event's index.
-    index: u64,
-    hash: Hash,
-    /// SHA-256 of the header of the segment before; empty before the first.
-    header_sha256: Vec<u8>,
 }
 
 struct Place {
@@ -147,7 +153,7 @@ struct Verifier<'k> {
     key: &'k PublicKey,
     head: Result<Checkpoint, CheckpointError>,
     /// Where the next segment must begin; `None` after something that leaves it open.
-    expected: Option<Position>,
+    expected: Option<Boundary>,
     /// What became of the place that HEAD names.
     head_hash: Option<Hash>,
     head_header: Option<Hash>,
@@ -178,7 +184,7 @@ impl<'k> Verifier<'k> {
         Self {
             key,
             head,
-            expected: Some(Position { index: 0, hash: genesis(key), header_sha256: Vec::new() }),
+            expected: Some(Boundary::genesis(key)),
             head_hash: None,
             head_header: None,
             last_segment: None,
@@ -228,7 +234,7 @@ impl<'k> Verifier<'k> {
         } else {
             format!("the segments {first} to {last} are missing")
         };
-        let event = self.expected.as_ref().map(|position| position.index);
+        let event = self.expected.map(|boundary| boundary.position.index);
         let file = Some(log::segment_name(first, true));
         self.problem(Problem { kind: ProblemKind::Missing, file, event, session: None, detail });
         self.expected = None;
@@ -258,18 +264,16 @@ impl<'k> Verifier<'k> {
             let detail = format!("the file holds segment {}, by its header", header.segment);
             self.file_problem(ProblemKind::Reordered, &place.name, detail);
         }
-        if let Some(expected) = &self.expected {
-            let links = header.first_index == expected.index
-                && header.previous_hash == expected.hash
-                && header.previous_header_sha256 == expected.header_sha256;
-            if !links {
-                let detail = format!(
-                    "the segment does not go on where the one before ends (event {}): this file or the one \
-                     before was altered, exchanged or cut",
-                    expected.index
-                );
-                self.file_problem(ProblemKind::Reordered, &place.name, detail);
-            }
+        let begins = Boundary::before(&header);
+        if let Some(expected) = self.expected
+            && begins.is_none_or(|begins| Boundary { segment: expected.segment, ..begins } != expected)
+        {
+            let detail = format!(
+                "the segment does not go on where the one before ends (event {}): this file or the one before was \
+                 altered, exchanged or cut",
+                expected.position.index
+            );
+            self.file_problem(ProblemKind::Reordered, &place.name, detail);
         }
         if let Ok(head) = &self.head
             && head.segment == place.number
@@ -289,14 +293,18 @@ impl<'k> Verifier<'k> {
         } else {
             self.report.open_segments += 1;
         }
-        let Ok(start) = Hash::try_from(header.previous_hash.as_slice()) else {
+        let Some(begins) = begins else {
             self.file_problem(ProblemKind::Altered, &place.name, "the header is damaged".into());
             self.expected = None;
             return;
         };
 
-        let mut position =
-            Position { index: header.first_index, hash: start, header_sha256: header_sha256.to_vec() };
+        let mut position = begins.position;
+        let after = |position| Boundary {
+            segment: place.number.saturating_add(1),
+            position,
+            header_sha256: Some(header_sha256),
+        };
         let problems = self.report.problems.len() as u64 + self.report.further_problems;
         self.pass(&position);
         let mut broken = false;
@@ -334,7 +342,7 @@ impl<'k> Verifier<'k> {
         self.report.events += count;
 
         let Some(signed) = signed else {
-            self.expected = (!broken).then_some(position);
+            self.expected = (!broken).then(|| after(position));
             return;
         };
         let footer = &signed.footer;
@@ -364,11 +372,10 @@ impl<'k> Verifier<'k> {
         }
         // What was signed tells where the next segment begins, whatever became of the body.
         self.expected = match Hash::try_from(footer.final_hash.as_slice()) {
-            Ok(hash) if signed_well => Some(Position {
-                index: header.first_index.saturating_add(footer.events),
-                hash,
-                header_sha256: header_sha256.to_vec(),
-            }),
+            Ok(hash) if signed_well => {
+                let index = header.first_index.saturating_add(footer.events);
+                Some(after(Position { index, hash }))
+            }
             _ => None,
         };
         if let Ok(head) = &self.head
@@ -383,52 +390,23 @@ impl<'k> Verifier<'k> {
 
     /// Checks one event and moves `position` behind it.
     fn event(&mut self, bytes: &[u8], stored: &Hash, position: &mut Position, place: &Place) {
-        let event = Event::decode(bytes);
-        let session = event.as_ref().ok().and_then(|event| SessionId::from_slice(&event.session));
-        let problem = |kind, detail| Problem {
-            kind,
-            file: Some(place.name.clone()),
-            event: Some(position.index),
-            session: session.map(|session| session.to_string()),
-            detail,
-        };
-        let chained = link(&position.hash, bytes) == *stored;
-        let mut found = None;
-        match &event {
-            Ok(event) if event.index == position.index => {
-                if !chained {
-                    let detail =
-                        "the event was altered: it does not give the hash that stands with it".into();
-                    found = Some(problem(ProblemKind::Altered, detail));
-                }
+        let judged = judge(position, bytes, stored, EVENT_MEMORY);
+        let session = judged.event.as_ref().and_then(|event| SessionId::from_slice(&event.session));
+        match (judged.wrong, &judged.event) {
+            (Some((kind, detail)), _) => self.problem(Problem {
+                kind,
+                file: Some(place.name.clone()),
+                event: Some(position.index),
+                session: session.map(|session| session.to_string()),
+                detail,
+            }),
+            (None, Some(event)) => {
+                self.beyond_head(event, place);
+                self.in_session(event, session, place);
             }
-            Ok(event) if event.index > position.index => {
-                let detail =
-                    format!("event {} stands here: the events before it are missing or moved", event.index);
-                found = Some(problem(ProblemKind::Missing, detail));
-            }
-            Ok(event) => {
-                let detail = format!("event {} stands here: it was moved or is there twice", event.index);
-                found = Some(problem(ProblemKind::Reordered, detail));
-            }
-            Err(error) => {
-                found = Some(problem(ProblemKind::Altered, format!("the event cannot be decoded: {error}")));
-            }
+            (None, None) => {}
         }
-        let clean = found.is_none();
-        if let Some(found) = found {
-            self.problem(found);
-        }
-        position.index = match &event {
-            Ok(event) if event.index > position.index => event.index.saturating_add(1),
-            _ => position.index.saturating_add(1),
-        };
-        // From here on each event is judged by itself.
-        position.hash = *stored;
-        if clean && let Ok(event) = &event {
-            self.beyond_head(event, place);
-            self.in_session(event, session, place);
-        }
+        *position = judged.next;
         self.pass(position);
     }
 
@@ -464,26 +442,18 @@ impl<'k> Verifier<'k> {
     fn in_session(&mut self, event: &Event, session: Option<SessionId>, place: &Place) {
         let Some(session) = session else { return };
         let next = self.sessions.get(&session).copied();
-        let wrong = match (&event.body, next) {
-            (Some(Body::FlowStarted(_)), None) if event.sequence == 0 => {
-                self.report.sessions += 1;
-                None
-            }
-            (_, Some(next)) if event.sequence == next => None,
-            // What is missing in the log is missing in its sessions; that was said where it is missing.
-            _ if !self.report.problems.is_empty() => None,
-            (_, Some(next)) => {
-                Some(format!("the session's event {next} is due, {} stands here", event.sequence))
-            }
-            (_, None) => Some("the session has not begun".into()),
-        };
-        if let Some(detail) = wrong {
+        let step = session_step(next, event);
+        self.report.sessions += u64::from(next.is_none() && step.is_ok());
+        // What is missing in the log is missing in its sessions; that was said where it is missing.
+        if let Err(detail) = &step
+            && self.report.problems.is_empty()
+        {
             self.problem(Problem {
                 kind: ProblemKind::Missing,
                 file: Some(place.name.clone()),
                 event: Some(event.index),
                 session: Some(session.to_string()),
-                detail,
+                detail: detail.clone(),
             });
         }
         if matches!(event.body, Some(Body::SessionEnded(_))) {
@@ -496,7 +466,7 @@ impl<'k> Verifier<'k> {
     /// `now` is what a second look at HEAD showed.
     fn finish(mut self, now: u64) -> Report {
         let head = std::mem::replace(&mut self.head, Err(CheckpointError::Missing));
-        let end = self.expected.as_ref().map(|position| position.index);
+        let end = self.expected.map(|boundary| boundary.position.index);
         match head {
             Ok(head) => {
                 self.head(&head, end);
