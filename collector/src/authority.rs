@@ -90,8 +90,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), AuthorityError> {
     {
         return Err(io(error));
     }
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(io)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(io)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(io)?;
     fs::rename(&temporary, path).map_err(io)
 }
@@ -127,7 +126,11 @@ impl Authority {
             Ok(metadata) => {
                 let mode = metadata.mode() & 0o777;
                 if mode & 0o077 != 0 {
-                    return Err(AuthorityError::Exposed { path: key_path, directory: directory.into(), mode });
+                    return Err(AuthorityError::Exposed {
+                        path: key_path,
+                        directory: directory.into(),
+                        mode,
+                    });
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -189,7 +192,9 @@ impl Authority {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
                 Err(_) => SanType::DnsName(
-                    name.as_str().try_into().map_err(invalid("agents.names: a name in it is no host name"))?,
+                    name.as_str()
+                        .try_into()
+                        .map_err(invalid("agents.names: a name in it is no host name"))?,
                 ),
             });
         }

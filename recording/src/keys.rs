@@ -196,11 +196,6 @@ impl PublicKey {
         VerifyingKey::from_bytes(bytes.try_into().ok()?).ok().map(Self)
     }
 
-    /// The key of these 32 bytes; `None` if they are none.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        VerifyingKey::from_bytes(bytes.try_into().ok()?).ok().map(Self)
-    }
-
     /// The key's 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()

@@ -267,8 +267,11 @@ impl<'r> SegmentReader<'r> {
     }
 }
 
-/// Reads one record; `limit` is where the records must end.
-pub(crate) fn read_frame<'b, R: Read + ?Sized>(
+/// Reads one record into `event`, and moves `offset` behind it; `limit` is where the records must end.
+///
+/// # Errors
+/// The record is incomplete or cannot be read.
+pub fn read_frame<'b, R: Read + ?Sized>(
     reader: &mut R,
     event: &'b mut Vec<u8>,
     offset: &mut u64,

@@ -1,13 +1,13 @@
 //! The ledger: entries, the nodes of the tree over them, and signed checkpoints.
 
 use interlock_recording::chain::Hash;
-use interlock_recording::ledger::{self, LedgerError};
 use interlock_recording::ledger::proto::entry::Body;
+use interlock_recording::ledger::{self, LedgerError};
 use interlock_recording::merkle::{Frontier, MerkleError, Node, Plan};
 use interlock_recording::note::{Checkpoint, Note, NoteError, Signer};
 use sqlx::Row as _;
 
-use super::{Store, StoreError, Write, now_ns};
+use super::{Store, StoreError, Write, hash, now_ns, number};
 
 /// The ledger cannot be read or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -76,10 +76,6 @@ fn kind_of(body: &Body) -> (&'static str, &[u8]) {
 
 const SIZE: &str = "SELECT COALESCE(MAX(number) + 1, 0) FROM ledger_entries";
 
-fn number(value: i64) -> Result<u64, StoreError> {
-    u64::try_from(value).map_err(|_| StoreError::Damaged("a negative number in the ledger"))
-}
-
 impl Write<'_> {
     /// Adds entries to the ledger and gives the number of the first. Other writers to it wait.
     ///
@@ -99,14 +95,16 @@ impl Write<'_> {
             let (kind, host) = kind_of(&body);
             let host = interlock_recording::hex(host);
             let entry = ledger::encode(at_ns.unsigned_abs(), body)?;
-            sqlx::query("INSERT INTO ledger_entries (number, at_ns, kind, host, entry) VALUES ($1, $2, $3, $4, $5)")
-                .bind(frontier.size() as i64)
-                .bind(at_ns)
-                .bind(kind)
-                .bind(host)
-                .bind(entry.bytes)
-                .execute(self.on())
-                .await?;
+            sqlx::query(
+                "INSERT INTO ledger_entries (number, at_ns, kind, host, entry) VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(frontier.size() as i64)
+            .bind(at_ns)
+            .bind(kind)
+            .bind(host)
+            .bind(entry.bytes)
+            .execute(self.on())
+            .await?;
             for (node, hash) in frontier.append(entry.leaf) {
                 sqlx::query("INSERT INTO ledger_nodes (level, number, hash) VALUES ($1, $2, $3)")
                     .bind(i64::from(node.level))
@@ -117,6 +115,14 @@ impl Write<'_> {
             }
         }
         Ok(size)
+    }
+
+    /// Whether the ledger has no entries yet.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn ledger_is_empty(&mut self) -> Result<bool, StoreError> {
+        Ok(number(sqlx::query(SIZE).fetch_one(self.on()).await?.try_get(0)?)? == 0)
     }
 
     async fn node(&mut self, node: Node) -> Result<Option<Hash>, StoreError> {
@@ -152,7 +158,9 @@ impl Write<'_> {
             peaks.push(self.node(node).await?.ok_or(MerkleError::NotStored(node))?);
         }
         let root = Frontier::resume(size, peaks)?.root();
-        let mut note = Checkpoint { origin: signer.public().name().to_owned(), size, root, extensions: Vec::new() }.note()?;
+        let mut note =
+            Checkpoint { origin: signer.public().name().to_owned(), size, root, extensions: Vec::new() }
+                .note()?;
         let at_ns = now_ns();
         note.sign(signer, (at_ns / 1_000_000_000).unsigned_abs());
         let note = note.to_string();
@@ -164,10 +172,6 @@ impl Write<'_> {
             .await?;
         Ok(note)
     }
-}
-
-fn hash(bytes: Vec<u8>) -> Result<Hash, StoreError> {
-    bytes.try_into().map_err(|_| StoreError::Damaged("a hash that is none"))
 }
 
 impl Store {
@@ -224,15 +228,35 @@ impl Store {
     pub async fn prove(&self, plan: &Plan) -> Result<Vec<Hash>, LedgerStoreError> {
         let mut hashes = std::collections::HashMap::new();
         for &node in plan.nodes() {
-            let row = sqlx::query("SELECT hash FROM ledger_nodes WHERE level = $1 AND number = $2")
-                .bind(i64::from(node.level))
-                .bind(node.index as i64)
-                .fetch_optional(self.pool())
-                .await?;
-            if let Some(row) = row {
-                hashes.insert(node, hash(row.try_get(0)?)?);
+            if let Some(hash) = self.ledger_node(node).await? {
+                hashes.insert(node, hash);
             }
         }
         Ok(plan.finish(|node| hashes.get(&node).copied())?)
+    }
+}
+
+impl Store {
+    /// Every checkpoint: its number of entries, and the note.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn checkpoints(&self) -> Result<Vec<(u64, String)>, StoreError> {
+        let rows =
+            sqlx::query("SELECT size, note FROM checkpoints ORDER BY size").fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok((number(row.try_get(0)?)?, row.try_get(1)?))).collect()
+    }
+
+    /// The hash of a node of the ledger's tree.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn ledger_node(&self, node: Node) -> Result<Option<Hash>, StoreError> {
+        let row = sqlx::query("SELECT hash FROM ledger_nodes WHERE level = $1 AND number = $2")
+            .bind(i64::from(node.level))
+            .bind(node.index as i64)
+            .fetch_optional(self.pool())
+            .await?;
+        row.map(|row| hash(row.try_get(0)?)).transpose()
     }
 }
