@@ -34,6 +34,8 @@ pub enum Domain {
     Footer,
     /// The checkpoint in `HEAD`.
     Checkpoint,
+    /// What `SHIPPED` says.
+    Shipped,
 }
 
 /// A key could not be read or made.
@@ -75,6 +77,7 @@ impl Domain {
         match self {
             Self::Footer => b"interlock recording v1 segment footer\0",
             Self::Checkpoint => b"interlock recording v1 checkpoint\0",
+            Self::Shipped => b"interlock recording v1 shipped\0",
         }
     }
 }
