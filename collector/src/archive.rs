@@ -104,8 +104,8 @@ impl Archive {
     /// # Errors
     /// It cannot be read or removed.
     pub fn clear(&self) -> Result<(), ArchiveError> {
-        for entry in fs::read_dir(&archive.incoming).map_err(io_error("read", &archive.incoming))? {
-            let path = entry.map_err(io_error("read", &archive.incoming))?.path();
+        for entry in fs::read_dir(&self.incoming).map_err(io_error("read", &self.incoming))? {
+            let path = entry.map_err(io_error("read", &self.incoming))?.path();
             fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
         Ok(())

@@ -27,12 +27,15 @@ pub mod proto {
 }
 pub mod query;
 pub mod segment;
+pub mod shipped;
+mod signed;
 pub mod text;
 pub mod verify;
 pub mod wire;
 
 pub use id::{ParseSessionIdError, SessionId};
 pub use keys::{Domain, HostKey, KeyError, PublicKey, fill_random, hex};
+pub use signed::SignedFileError;
 #[cfg(feature = "fuzz")]
 pub use verify::fuzz_segment;
 pub use verify::{Problem, ProblemKind, Report, VerifyError, verify};

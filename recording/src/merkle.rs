@@ -544,8 +544,8 @@ mod tests {
             prop_assert!(!check(&all[at], at, size, &proof[..proof.len() - 1], &top));
             let wrong = other.index(second);
             prop_assert!(wrong == at || !check(&all[at], wrong, size, &proof, &top), "another place");
-            let mut bad = proof.clone();
-            let place = place.index(bad.len());
+            let place = place.index(proof.len());
+            let mut bad = proof;
             bad[place] = flip(&bad[place]);
             prop_assert!(!check(&all[at], at, size, &bad, &top));
 
@@ -561,7 +561,7 @@ mod tests {
             prop_assert!(!check(&old, &top, &[proof.as_slice(), &[top]].concat()));
             if let Some((_, shorter)) = proof.split_last() {
                 prop_assert!(!check(&old, &top, shorter));
-                let mut bad = proof.clone();
+                let mut bad = proof;
                 let place = place % bad.len();
                 bad[place] = flip(&bad[place]);
                 prop_assert!(!check(&old, &top, &bad));

@@ -38,8 +38,7 @@ fn take(bytes: &[u8], from: Option<&Boundary>) -> Result<(CheckedSegment, Vec<u6
 fn kind(result: Result<impl Sized, CheckError>) -> Option<ProblemKind> {
     match result {
         Err(CheckError::Problem(problem)) => Some(problem.kind),
-        Err(other) => panic!("{other}"),
-        Ok(_) => None,
+        _ => None,
     }
 }
 

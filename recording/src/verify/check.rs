@@ -9,10 +9,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use super::position::judge;
 use super::{Boundary, Position, Problem, ProblemKind};
 use crate::chain::Hash;
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint;
 use crate::keys::PublicKey;
 use crate::proto::{Checkpoint, Event};
 use crate::segment::{FrameError, SegmentError, SegmentReader, read_frame};
+use crate::signed::SignedFileError;
 
 /// What a hostile host may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,7 +251,7 @@ pub fn check_records<E>(
 ) -> Result<CheckedRun, CheckError<E>> {
     let head = checkpoint::parse(head, host).map_err(|error| {
         let kind = match &error {
-            CheckpointError::Signature => ProblemKind::Signature,
+            SignedFileError::Signature => ProblemKind::Signature,
             _ => ProblemKind::Altered,
         };
         problem(kind, None, format!("HEAD {error}"))
