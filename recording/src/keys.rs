@@ -34,13 +34,10 @@ pub enum Domain {
     Footer,
     /// The checkpoint in `HEAD`.
     Checkpoint,
-<<<<<<< HEAD
     /// What a host asks of a collector when it is enrolled.
     Enrolment,
-=======
     /// What `SHIPPED` says.
     Shipped,
->>>>>>> proof
 }
 
 /// A key could not be read or made.
@@ -82,11 +79,8 @@ impl Domain {
         match self {
             Self::Footer => b"interlock recording v1 segment footer\0",
             Self::Checkpoint => b"interlock recording v1 checkpoint\0",
-<<<<<<< HEAD
             Self::Enrolment => b"interlock enrolment v1\0",
-=======
             Self::Shipped => b"interlock recording v1 shipped\0",
->>>>>>> proof
         }
     }
 }
