@@ -81,7 +81,6 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
         let started = LedgerStarted { origin: name.clone(), public_key: signer.public().as_bytes().to_vec() };
         write.append(vec![Body::LedgerStarted(started)]).await?;
     }
-    write.sign_checkpoint(&signer).await?;
     write.commit().await?;
     let intake = Intake {
         store: Arc::new(store),
@@ -118,6 +117,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let _lock = lock(config)?;
     let parts = open(config).await?;
     parts.intake.archive.clear()?;
+    let mut write = parts.intake.store.write().await?;
+    write.sign_checkpoint(&parts.intake.signer).await?;
+    write.commit().await?;
     let (stop, stopped) = watch::channel(false);
     let waits = |mut stopped: watch::Receiver<bool>| async move {
         let _ = stopped.wait_for(|stop| *stop).await;

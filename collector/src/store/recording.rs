@@ -269,3 +269,16 @@ impl Store {
         }))
     }
 }
+
+impl Store {
+    /// How many commands of a session are indexed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn command_count(&self, session: &str) -> Result<i64, StoreError> {
+        let row = sqlx::query("SELECT COUNT(*) FROM commands WHERE session = $1")
+            .bind(session)
+            .fetch_one(self.pool());
+        Ok(row.await?.try_get(0)?)
+    }
+}
