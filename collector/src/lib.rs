@@ -8,6 +8,7 @@ pub mod audit;
 pub mod authority;
 pub mod cli;
 pub mod config;
+pub mod evidence;
 pub mod intake;
 pub mod serve;
 pub mod store;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod agents;
+mod evidence;
 mod ledger;
 mod output;
 mod tokens;
@@ -59,6 +60,8 @@ enum Command {
     /// Show and check the ledger: the append-only log over all that was taken in.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Write an evidence bundle: sessions with all that proves them, in one file.
+    Evidence(evidence::Evidence),
     /// Check everything that is kept against the ledger. The same as `ledger verify`.
     Verify(ledger::Verify),
     /// Print the configuration's JSON Schema.
@@ -115,6 +118,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tokens(command) => tokens::run(&config, command).await,
         Command::Agents(command) => agents::run(&config, command).await,
         Command::Ledger(command) => ledger::run(&config, command).await,
+        Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
         Command::Schema | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
     }

@@ -247,6 +247,10 @@ pub struct SessionPlace {
     pub last_segment: u64,
     /// Its first event.
     pub first_event: u64,
+    /// Its last event so far.
+    pub last_event: u64,
+    /// Its end was recorded.
+    pub ended: bool,
 }
 
 impl Store {
@@ -256,7 +260,10 @@ impl Store {
     /// The database fails.
     pub async fn session_place(&self, session: &str) -> Result<Option<SessionPlace>, StoreError> {
         let row =
-            sqlx::query("SELECT host, first_segment, last_segment, first_event FROM sessions WHERE id = $1")
+            sqlx::query(
+            "SELECT host, first_segment, last_segment, first_event, last_event, ended_ns IS NOT NULL FROM sessions \
+             WHERE id = $1",
+        )
                 .bind(session)
                 .fetch_optional(self.pool())
                 .await?;
@@ -266,7 +273,26 @@ impl Store {
             first_segment: number(row.try_get(1)?)?,
             last_segment: number(row.try_get(2)?)?,
             first_event: number(row.try_get(3)?)?,
+            last_event: number(row.try_get(4)?)?,
+            ended: row.try_get::<i64, _>(5)? != 0,
         }))
+    }
+
+    /// The segment in which the host's agent started next after `event`, once that has come in sealed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn next_start(&self, host: &str, event: u64) -> Result<Option<u64>, StoreError> {
+        let row = sqlx::query(
+            "SELECT s.number FROM host_events e JOIN segments s ON s.host = e.host AND s.first_index <= e.event \
+             AND e.event < s.first_index + s.events \
+             WHERE e.host = $1 AND e.event > $2 AND e.kind = 'agent_started' ORDER BY e.event LIMIT 1",
+        )
+        .bind(host)
+        .bind(i64::try_from(event).unwrap_or(i64::MAX))
+        .fetch_optional(self.pool())
+        .await?;
+        row.map(|row| number(row.try_get(0)?)).transpose()
     }
 }
 

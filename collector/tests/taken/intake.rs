@@ -1,12 +1,10 @@
 //! Taking in: over real TLS and HTTP/2, with agents that are honest, interrupted, or hostile.
 
-#[path = "../../recording/tests/support/mod.rs"]
-mod made;
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::made::{self, Log};
+use crate::support::{Collector, Identity, request};
 use interlock_collector::config::Config;
 use interlock_collector::{audit, serve};
 use interlock_recording::HostKey;
@@ -16,10 +14,8 @@ use interlock_recording::segment::SegmentReader;
 use interlock_shipping::v1::shipping_client::ShippingClient;
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{Live, RenewRequest, SealedPart};
-use made::Log;
 use prost::Message as _;
 use rcgen::KeyPair;
-use support::{Collector, Identity, request};
 use tonic::Code;
 
 fn sealed(directory: &Path, number: u64) -> Vec<u8> {
