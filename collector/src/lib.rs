@@ -10,5 +10,6 @@ pub mod cli;
 pub mod config;
 pub mod evidence;
 pub mod intake;
+pub mod retention;
 pub mod serve;
 pub mod store;

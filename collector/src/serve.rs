@@ -2,6 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use tokio::sync::watch;
 
 use crate::archive::Archive;
 use crate::authority::Authority;
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use crate::intake::{self, Connected, Intake};
 use crate::store::{LedgerStoreError, Store};
+use crate::{audit, retention};
 
 /// How often a checkpoint is signed over what has come to the ledger.
 const CHECKPOINT: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The parts of a collector, opened.
 pub struct Parts {
@@ -132,7 +135,12 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         let (intake, names, stopped) = (Arc::clone(&parts.intake), names(config), waits(stopped.clone()));
         async move { intake::serve(intake, listener, &names, stopped).await }
     });
-    let checkpoints = tokio::spawn(sign_checkpoints(Arc::clone(&parts.intake), stopped.clone()));
+    let checkpoints = tokio::spawn(sign_checkpoints(
+        Arc::clone(&parts.intake),
+        config.checkpoints.clone(),
+        stopped.clone(),
+    ));
+    let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone()));
     tracing::info!(name = parts.name, "agents connect to {address}");
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -148,6 +156,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let _ = stop.send(true);
+    chores.abort();
     // Calls of agents do not end by themselves; what they have not been told is kept comes again.
     let _ = tokio::time::timeout(Duration::from_secs(2), async {
         if !agents.is_finished() {
@@ -173,21 +182,67 @@ fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
 /// nothing had happened.
 async fn sign_checkpoints(
     intake: Arc<Intake>,
+    export: Option<PathBuf>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), LedgerStoreError> {
-    let mut changed = intake.connected.changed();
+    let mut exported = None;
     loop {
+        let mut write = intake.store.write().await?;
+        match write.sign_checkpoint(&intake.signer).await {
+            Ok(note) => {
+                write.commit().await?;
+                if let Some(directory) = &export
+                    && exported.as_ref() != Some(&note)
+                {
+                    match export_checkpoint(directory, &note) {
+                        Ok(()) => exported = Some(note),
+                        // It is tried again with the next round; the ledger goes on.
+                        Err(error) => tracing::error!(
+                            "the checkpoint was not written into {} (checkpoints): {error}",
+                            directory.display()
+                        ),
+                    }
+                }
+            }
+            Err(error @ LedgerStoreError::RolledBack { .. }) => return Err(error),
+            Err(error) => tracing::error!("no checkpoint was signed: {error}"),
+        }
         tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
             () = tokio::time::sleep(CHECKPOINT) => {}
         }
-        let mut write = intake.store.write().await?;
-        match write.sign_checkpoint(&intake.signer).await {
-            Ok(_) => write.commit().await?,
-            Err(error @ LedgerStoreError::RolledBack { .. }) => return Err(error),
-            Err(error) => tracing::error!("no checkpoint was signed: {error}"),
+    }
+}
+
+/// Writes a checkpoint under its own name, which is never written again, and as `latest`.
+fn export_checkpoint(directory: &Path, note: &str) -> std::io::Result<()> {
+    let size = note.lines().nth(1).unwrap_or_default();
+    for name in [format!("checkpoint-{size}"), "latest".to_owned()] {
+        let temporary = directory.join(format!(".{name}.tmp"));
+        std::fs::write(&temporary, note)?;
+        std::fs::rename(&temporary, directory.join(name))?;
+    }
+    Ok(())
+}
+
+/// What is done now and then: retention, and the check of all that is kept.
+async fn chores(intake: Arc<Intake>, rules: Vec<Retention>) {
+    if let Err(error) = retention::sweep(&intake).await {
+        tracing::error!("files of deleted segments are left: {error}");
+    }
+    let (mut hourly, mut daily) = (tokio::time::interval(HOUR), tokio::time::interval(24 * HOUR));
+    loop {
+        tokio::select! {
+            _ = hourly.tick() => match retention::apply(&intake, &rules).await {
+                Ok(0) => {}
+                Ok(deleted) => tracing::info!("retention deleted {deleted} segments"),
+                Err(error) => tracing::error!("retention: {error}"),
+            },
+            _ = daily.tick() => {
+                if let Err(error) = audit::watch(&intake).await {
+                    tracing::error!("what is kept could not be checked: {error}");
+                }
+            }
         }
-        // Nothing is written while nothing comes, but for what other collectors or commands bring.
-        let _ = tokio::time::timeout(10 * CHECKPOINT, changed.changed()).await;
     }
 }

@@ -31,7 +31,7 @@ pub(super) enum Command {
 }
 
 /// The one agent that is meant.
-fn find<'a>(agents: &'a [Agent], host: &str) -> anyhow::Result<&'a Agent> {
+pub(super) fn find<'a>(agents: &'a [Agent], host: &str) -> anyhow::Result<&'a Agent> {
     let mut found = agents.iter().filter(|agent| agent.host.starts_with(host) || agent.name == host);
     let first = found.next();
     let first = first.ok_or_else(|| {

@@ -7,6 +7,7 @@ mod agents;
 mod index;
 mod ledger;
 mod recording;
+mod retention;
 mod schema;
 mod tokens;
 
@@ -22,6 +23,7 @@ pub use agents::{Agent, Enrolment, HealthReport};
 pub use index::Batch;
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use recording::{KeptSegment, LiveRun, SessionPlace, TakenSegment};
+pub use retention::{Expired, Hold};
 pub use tokens::{EnrolmentToken, TokenError};
 
 /// The database failed.
@@ -106,7 +108,7 @@ impl Store {
                         connection
                             .execute(
                                 "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                                 PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;",
+                                 PRAGMA secure_delete = FAST; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;",
                             )
                             .await?;
                     }
