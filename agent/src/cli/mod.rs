@@ -7,6 +7,7 @@ mod operate;
 pub(crate) mod output;
 mod report;
 mod run;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
     Trust(crate::trust::cli::Args),
     /// Read, replay, export and verify recordings.
     Sessions(crate::record::cli::Args),
+    /// Verify an evidence bundle that a collector has given out.
+    Verify(verify::Args),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -94,6 +97,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy(args) => crate::policy::cli::run(args, &load),
         Command::Trust(args) => crate::trust::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
+        Command::Verify(args) => verify::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), "interlock", &mut script);
@@ -123,15 +127,22 @@ mod tests {
             "interlock sessions replay --last --json",
             "interlock sessions list --observed deny --wide",
             "interlock sessions egress --verdict deny",
+            "interlock verify evidence.tar",
+            "interlock verify evidence.tar --collector-key c.vkey --host-key a.pub --host-key b.pub --json",
+            "interlock verify evidence.tar --checkpoint kept --consistency proof.json",
             "interlock status --wait 10 --verbose",
             "interlock reload --json",
             "interlock config check --config x",
         ] {
             assert!(parses(line), "{line}");
         }
-        for line in
-            ["interlock sessions show", "interlock sessions show --last 01", "interlock status -v --json"]
-        {
+        for line in [
+            "interlock verify",
+            "interlock verify x --consistency p",
+            "interlock sessions show",
+            "interlock sessions show --last 01",
+            "interlock status -v --json",
+        ] {
             assert!(!parses(line), "{line}");
         }
     }
