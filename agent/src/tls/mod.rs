@@ -28,7 +28,9 @@ use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 
+pub(crate) use authority::Secret;
 pub use authority::{Authority, AuthorityError};
+pub(crate) use certificate::shown;
 pub use certificate::{Certificate, Names};
 pub use config::{ClientLeg, ServerLeg, TlsConfig, Upstream, Verify};
 pub use passthrough::{PassError, Passed, pass};
