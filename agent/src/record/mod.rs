@@ -13,6 +13,8 @@ mod rows;
 mod shipped;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_shipped;
 mod worker;
 
 use std::cell::RefCell;
