@@ -108,6 +108,9 @@ fn troubles(status: &Value) -> Vec<String> {
         let since = plain(&status["shipping"]["error_since"]);
         found.push(format!("NOT SHIPPING since {since}: {reason}"));
     }
+    if let Some(reason) = status["shipping"]["not_removed"].as_str() {
+        found.push(format!("warning: {reason}"));
+    }
     if status["serving"] == false && !kernel.is_null() {
         found.push(
             "REFUSING: designated processes cannot connect until an agent runs, or `interlock detach` \

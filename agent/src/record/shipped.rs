@@ -1,12 +1,13 @@
 //! What becomes of segments that a collector has taken: they stay for a while, and make room.
 
-use std::fs::{self, File};
 use std::path::Path;
 
 use interlock_recording::PublicKey;
 use interlock_recording::log::{self as segments, SegmentFile};
+use interlock_recording::segment::SegmentReader;
+use interlock_recording::shipped::{self, ShippedError};
 
-use super::log::Limits;
+use super::log::{Limits, Log, wall_ns};
 use super::{RecordError, Recorder};
 
 /// Segments that a collector has taken and that are still here.
@@ -38,38 +39,37 @@ impl Recorder {
     /// # Errors
     /// The directory cannot be read.
     pub fn kept(&self, taken: u64) -> Result<Kept, RecordError> {
-        self.taken(taken).map(|(kept, _, _)| kept)
+        self.taken(taken).map(|(kept, _)| kept)
     }
 
-    /// Sealed segments before `taken`, with the number of the newest sealed segment of all.
-    fn taken(&self, taken: u64) -> Result<(Kept, Vec<SegmentFile>, Option<u64>), RecordError> {
+    /// Sealed segments before `taken`.
+    fn taken(&self, taken: u64) -> Result<(Kept, Vec<SegmentFile>), RecordError> {
         let directory = &self.log.directory;
         let listing = segments::list(directory).map_err(|error| RecordError::io("read", directory, error))?;
-        let newest =
-            listing.segments.iter().rev().find(|segment| segment.sealed).map(|segment| segment.number);
         let oldest = listing.segments.first().map_or(0, |segment| segment.number);
+        // The last segment stays in any case: the log goes on from it.
+        let last = listing.segments.last().map_or(0, |segment| segment.number);
+        let goes = |file: &SegmentFile| file.sealed && file.number < taken && file.number < last;
         // An open segment before it: what comes then is not to be touched.
-        let files = listing.segments.into_iter().take_while(|file| file.sealed && file.number < taken);
-        let files: Vec<_> = files.collect();
+        let files: Vec<_> = listing.segments.into_iter().take_while(goes).collect();
         let bytes = files.iter().map(|segment| segment.bytes).sum();
-        Ok((Kept { oldest, segments: files.len() as u64, bytes, removed: 0 }, files, newest))
+        Ok((Kept { oldest, segments: files.len() as u64, bytes, removed: 0 }, files))
     }
 
     /// Removes sealed segments before `taken`, the oldest first, until no more than `keep` bytes of them are
-    /// left and commands have room. The newest sealed segment always stays: after a crash the log goes on
-    /// from it.
+    /// left and commands have room. That `collector` has them is signed first (`SHIPPED`), so that what is
+    /// left can still be verified.
     ///
     /// `taken` is what the collector has on durable storage; what it has not is never touched.
     ///
     /// # Errors
-    /// The directory cannot be read, or a file cannot be removed.
-    pub fn remove_taken(&self, taken: u64, keep: u64) -> Result<Kept, RecordError> {
-        let (mut kept, files, newest) = self.taken(taken)?;
+    /// The directory cannot be read or written, or what is in it is not as it must be.
+    pub fn remove_taken(&self, taken: u64, keep: u64, collector: &str) -> Result<Kept, RecordError> {
+        let (mut kept, files) = self.taken(taken)?;
         let mut used = self.log.figures().used;
-        let mut going = Vec::new();
+        let mut last = None;
         for segment in files {
-            let may_stay = kept.bytes <= keep && used <= pressure(&self.log.limits);
-            if may_stay || Some(segment.number) == newest {
+            if kept.bytes <= keep && used <= pressure(&self.log.limits) {
                 break;
             }
             kept.segments -= 1;
@@ -77,10 +77,10 @@ impl Recorder {
             kept.removed += 1;
             kept.oldest = segment.number + 1;
             used = used.saturating_sub(segment.bytes);
-            going.push(segment);
+            last = Some(segment);
         }
-        if !going.is_empty() {
-            self.remove(&going)?;
+        if let Some(last) = last {
+            self.remove_up_to(&last, collector)?;
         }
         Ok(kept)
     }
@@ -90,17 +90,20 @@ impl Recorder {
         self.log.figures().used > pressure(&self.log.limits)
     }
 
-    fn remove(&self, going: &[SegmentFile]) -> Result<(), RecordError> {
-        for segment in going {
-            fs::remove_file(&segment.path)
-                .map_err(|error| RecordError::io("remove", &segment.path, error))?;
-            self.log.freed(segment.bytes);
-            tracing::debug!(segment = segment.number, bytes = segment.bytes, "removed what was shipped");
-        }
-        let directory = &self.log.directory;
-        File::open(directory)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| RecordError::io("write", directory, error))
+    fn remove_up_to(&self, last: &SegmentFile, collector: &str) -> Result<(), RecordError> {
+        let Log { directory, key, .. } = &*self.log;
+        let damaged = |what: &str| RecordError::State(format!("{} {what}", last.path.display()));
+        let reader = SegmentReader::open(&last.path).map_err(|error| damaged(&error.to_string()))?;
+        let end = reader.footer().and_then(|footer| footer.footer.final_hash.as_slice().try_into().ok());
+        let end = end.ok_or_else(|| damaged("has a damaged footer"))?;
+        let failed = |error: ShippedError| match error {
+            ShippedError::Io { action, path, error } => RecordError::io(action, &path, error),
+            error => RecordError::State(error.to_string()),
+        };
+        shipped::write(directory, collector, last.number, &end, wall_ns(), key).map_err(failed)?;
+        let freed = shipped::prune(directory, key.public()).map_err(failed)?;
+        self.log.freed(freed);
+        Ok(())
     }
 }
 

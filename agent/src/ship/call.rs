@@ -295,7 +295,7 @@ impl Call<'_> {
         }
         self.tell_health();
         if self.confirmed {
-            self.shipper.make_room(self.taken).await;
+            self.shipper.make_room(self.enrolment, self.taken).await?;
         }
         self.renew().await
     }

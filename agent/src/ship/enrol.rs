@@ -14,13 +14,12 @@ use x509_parser::prelude::{FromDer as _, X509Certificate, X509CertificationReque
 use zeroize::Zeroizing;
 
 use super::enrolment::Enrolment;
-use super::{Address, Fault, connect};
-use crate::tls::shown;
+use super::{Address, Fault, connect, printable};
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Names and keys of a collector are shorter by far.
-const LONGEST: usize = 1024;
+/// A collector's name, and its ledger's key, in bytes.
+const LONGEST: (usize, usize) = (253, 1024);
 
 /// Has the collector at `address` make this host one of its agents.
 pub(super) async fn enrol(address: Address, token: &Token, host_key: &HostKey) -> Result<Enrolment, Fault> {
@@ -43,10 +42,10 @@ pub(super) async fn enrol(address: Address, token: &Token, host_key: &HostKey) -
         return Err(bad_answer("the authority in its answer is not the one that the token names"));
     }
     check(&certificate, &certificate_request)?;
-    if reply.collector.len() > LONGEST || reply.ledger_key.len() > LONGEST {
+    if reply.collector.len() > LONGEST.0 || reply.ledger_key.len() > LONGEST.1 {
         return Err(bad_answer("the names in its answer are too long"));
     }
-    let (collector, ledger_key) = (shown(&reply.collector), shown(&reply.ledger_key));
+    let (collector, ledger_key) = (printable(&reply.collector), printable(&reply.ledger_key));
     Ok(Enrolment { address, collector, ledger_key, authority, certificate, key })
 }
 
@@ -69,7 +68,7 @@ async fn within<T>(
 ) -> Result<tonic::Response<T>, Fault> {
     match tokio::time::timeout(ANSWER, call).await {
         Ok(Err(status)) if status.code() == Code::InvalidArgument => {
-            Err(Fault::Refused(shown(status.message())))
+            Err(Fault::Refused(printable(status.message())))
         }
         Ok(answer) => answer.map_err(|status| Fault::of_call(&status)),
         Err(_) => Err(Fault::Stalled(ANSWER)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError};
 use tonic::{Code, Status};
 
-use crate::tls::shown;
+use super::printable;
 
 /// Why nothing is shipped.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ impl Fault {
                 address,
                 reason: format!(
                     "TLS 1.3 cannot be agreed on ({}): is this the collector's port for agents?",
-                    shown(&other.to_string())
+                    printable(&other.to_string())
                 ),
             },
             None => Self::Unreachable { address, reason: error.to_string() },
@@ -89,7 +89,7 @@ impl Fault {
         if let Some(alert) = find_alert(status) {
             return Self::alert(alert);
         }
-        let words = shown(status.message());
+        let words = printable(status.message());
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => Self::Refused(words),
             Code::FailedPrecondition | Code::DataLoss | Code::OutOfRange => {
@@ -126,8 +126,8 @@ fn certificate_words(error: &CertificateError) -> String {
              the collector has a new authority, and this host must be enrolled anew"
                 .to_owned()
         }
-        CertificateError::Other(other) => shown(&other.to_string()),
-        other => shown(&other.to_string()),
+        CertificateError::Other(other) => printable(&other.to_string()),
+        other => printable(&other.to_string()),
     }
 }
 

@@ -41,3 +41,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 async fn asked_to_finish(finishing: &mut tokio::sync::watch::Receiver<bool>) {
     drop(finishing.wait_for(|finishing| *finishing).await);
 }
+
+/// What another host says, for logs and errors: of bounded length, and nothing that a terminal would act on.
+fn printable(text: &str) -> String {
+    text.chars().take(1000).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

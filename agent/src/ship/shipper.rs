@@ -11,7 +11,7 @@ use super::call::{self, Ended};
 use super::enrolment::{Enrolment, Mark, Stamp, Store};
 use super::status::Shipping;
 use super::{Fault, asked_to_finish, blocking, connect, source};
-use crate::record::{RecordError, Recorder};
+use crate::record::{Kept, RecordError, Recorder};
 
 /// How often it is looked whether the host has been enrolled, or enrolled anew.
 const LOOK: Duration = Duration::from_secs(1);
@@ -209,7 +209,7 @@ impl Shipper {
     /// The collector has taken more segments.
     pub(super) async fn taken(&self, enrolment: &Enrolment, taken: Mark) -> Result<(), Fault> {
         self.note(enrolment, taken).await?;
-        self.prune(taken).await
+        self.prune(enrolment, taken).await
     }
 
     async fn note(&self, enrolment: &Enrolment, taken: Mark) -> Result<(), Fault> {
@@ -223,25 +223,29 @@ impl Shipper {
     }
 
     /// Removes what was taken when commands want the room.
-    pub(super) async fn make_room(&self, taken: Mark) {
-        if self.recorder.wants_room()
-            && let Err(fault) = self.prune(taken).await
-        {
-            tracing::warn!("{fault}");
-        }
+    pub(super) async fn make_room(&self, enrolment: &Enrolment, taken: Mark) -> Result<(), Fault> {
+        if self.recorder.wants_room() { self.prune(enrolment, taken).await } else { Ok(()) }
     }
 
-    async fn prune(&self, taken: Mark) -> Result<(), Fault> {
+    /// Removes what need not stay. That this fails keeps nothing from being shipped.
+    async fn prune(&self, enrolment: &Enrolment, taken: Mark) -> Result<(), Fault> {
         let (recorder, keep) = (Arc::clone(&self.recorder), self.keep);
-        let kept = blocking(move || recorder.remove_taken(taken.segment, keep)).await?.map_err(not_read)?;
-        if kept.removed > 0 {
-            tracing::info!(
-                segments = kept.removed,
-                oldest = kept.oldest,
-                "removed segments that are shipped"
-            );
+        let collector = enrolment.collector.clone();
+        let removed = blocking(move || recorder.remove_taken(taken.segment, keep, &collector)).await?;
+        let error = match removed {
+            Ok(kept) => {
+                if kept.removed > 0 {
+                    let Kept { removed, oldest, .. } = kept;
+                    tracing::debug!(segments = removed, oldest, "removed segments that are shipped");
+                }
+                self.shipping.kept(kept);
+                None
+            }
+            Err(error) => Some(format!("segments that are shipped cannot be removed: {error}")),
+        };
+        if let Some(error) = self.shipping.not_removed(error) {
+            tracing::error!("{error}");
         }
-        self.shipping.kept(kept);
         Ok(())
     }
 

@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use interlock_recording::PublicKey;
 use interlock_recording::chain::MAX_EVENT;
-use interlock_recording::checkpoint::{self, CheckpointError, HEAD};
+use interlock_recording::checkpoint::{self, HEAD};
 use interlock_recording::log::{self as segments, segment_name};
 use interlock_recording::proto::{Checkpoint, SegmentHeader};
 use interlock_recording::segment::FRAME_OVERHEAD;
+use interlock_recording::{PublicKey, SignedFileError};
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{Live, SealedPart};
 use interlock_shipping::{MAX_LIVE, MAX_PART};
@@ -74,9 +74,9 @@ fn damaged(path: &Path, what: impl std::fmt::Display) -> Fault {
 /// Reads `HEAD`.
 pub(super) fn head(directory: &Path, key: &PublicKey) -> Result<Head, Fault> {
     let path = directory.join(HEAD);
-    let read = || -> Result<Head, CheckpointError> {
+    let read = || -> Result<Head, SignedFileError> {
         if std::fs::metadata(&path)?.len() > MAX_HEAD {
-            return Err(CheckpointError::Damaged);
+            return Err(SignedFileError::Damaged);
         }
         let content = std::fs::read(&path)?;
         let checkpoint = checkpoint::parse(&content, key)?;

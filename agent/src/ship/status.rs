@@ -48,6 +48,8 @@ pub struct ShipStatus {
     pub kept_segments: u64,
     /// Their bytes.
     pub kept_bytes: u64,
+    /// Why what it has cannot be removed here, when that is to be done.
+    pub not_removed: Option<String>,
     /// Why nothing is shipped now.
     pub error: Option<String>,
     /// Since when.
@@ -156,6 +158,14 @@ impl Shipping {
     pub(super) fn kept(&self, kept: Kept) {
         let status = &mut self.lock().status;
         (status.kept_segments, status.kept_bytes) = (kept.segments, kept.bytes);
+    }
+
+    /// Notes why nothing can be removed, or that something can; gives the reason if it is a new one.
+    pub(super) fn not_removed(&self, reason: Option<String>) -> Option<String> {
+        let status = &mut self.lock().status;
+        let news = reason.clone().filter(|_| status.not_removed != reason);
+        status.not_removed = reason;
+        news
     }
 
     /// Notes where the recording stands, once in a while.

@@ -30,7 +30,6 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 
 pub(crate) use authority::Secret;
 pub use authority::{Authority, AuthorityError};
-pub(crate) use certificate::shown;
 pub use certificate::{Certificate, Names};
 pub use config::{ClientLeg, ServerLeg, TlsConfig, Upstream, Verify};
 pub use passthrough::{PassError, Passed, pass};
