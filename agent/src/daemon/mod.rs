@@ -37,7 +37,7 @@ use lock::Lock;
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How long what was recorded last may take to be shipped then.
-const LAST_SHIPPED: Duration = Duration::from_secs(3);
+const LAST_SHIPPED: Duration = Duration::from_secs(5);
 
 /// Statements that are remembered as read: how many, and bytes of text in all.
 const SCRIPTS: (usize, usize) = (10_000, 64 << 20);

@@ -237,7 +237,7 @@ impl Source {
         if self.live.is_none() {
             let Some(file) = self.open(self.next, false)? else {
                 // Sealed since it was looked for, or there is none yet.
-                if self.next < head.checkpoint.segment && self.open(self.next, true)?.is_none() {
+                if self.next <= head.checkpoint.segment && self.open(self.next, true)?.is_none() {
                     return Err(damaged(&path, "the segment is missing"));
                 }
                 return Ok(None);
