@@ -5,6 +5,7 @@ pub mod agent;
 pub mod cache;
 pub mod cgroup;
 pub mod client;
+pub mod collector;
 pub mod postgres;
 pub mod process;
 pub mod secrets;
@@ -13,6 +14,7 @@ pub mod tls;
 
 pub use agent::Agent;
 pub use cgroup::Cgroup;
+pub use collector::Collector;
 pub use postgres::Postgres;
 pub use stage::Stage;
 

@@ -5,7 +5,7 @@ mod config;
 mod man;
 mod operate;
 pub(crate) mod output;
-mod report;
+pub(crate) mod report;
 mod run;
 pub(crate) mod verify;
 
@@ -42,6 +42,8 @@ enum Command {
     Status(operate::StatusArgs),
     /// Run a command as a designated process.
     Run(run::Args),
+    /// Enrol this host with a collector, which then gets its recordings.
+    Enroll(crate::ship::cli::Args),
     /// Have the agent read its policies again.
     Reload(operate::ReloadArgs),
     /// Take everything out of the kernel. Designated processes are no longer held.
@@ -91,6 +93,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => agent::run(&args, &load, &cli.config),
         Command::Status(args) => operate::status(&args, &load()?),
         Command::Run(args) => Ok(run::run(args, &load)),
+        Command::Enroll(args) => crate::ship::cli::run(args, &load()?),
         Command::Reload(args) => operate::reload(&args, &load()?),
         Command::Detach(args) => operate::detach(&args, &load()?),
         Command::Config(args) => config::run(&args, &cli.config),
@@ -132,6 +135,10 @@ mod tests {
             "interlock verify evidence.tar --checkpoint kept --consistency proof.json",
             "interlock status --wait 10 --verbose",
             "interlock reload --json",
+            "interlock enroll https://c.example:7443 --token ilk1.x.y",
+            "interlock enroll c.example --token-file -",
+            "interlock enroll --status --json",
+            "interlock enroll --leave",
             "interlock config check --config x",
         ] {
             assert!(parses(line), "{line}");
@@ -142,6 +149,12 @@ mod tests {
             "interlock sessions show",
             "interlock sessions show --last 01",
             "interlock status -v --json",
+            "interlock sessions show",
+            "interlock sessions show --last 01",
+            "interlock status -v --json",
+            "interlock enroll",
+            "interlock enroll c.example --leave",
+            "interlock enroll c.example --token a --token-file -",
         ] {
             assert!(!parses(line), "{line}");
         }

@@ -43,6 +43,22 @@ fn serving(text: &mut String, status: &Value) {
         plain(&recording["path"]),
         recording["events"]
     );
+    let _ = writeln!(text, "  shipping   {}", shipping(&status["shipping"]));
+}
+
+/// Where the recording goes to, and how far that is.
+pub(crate) fn shipping(shipping: &Value) -> String {
+    if shipping["enrolled"] != true {
+        return "not enrolled: recordings stay on this host".to_owned();
+    }
+    let lag = &shipping["lag"];
+    let behind = if lag["events"] == 0 {
+        "all is there".to_owned()
+    } else {
+        format!("{} events behind ({}, {} s)", lag["events"], bytes(&lag["bytes"]), lag["seconds"])
+    };
+    let connected = if shipping["connected_since"].is_string() { "" } else { "; not connected" };
+    format!("to {}; {behind}{connected}", plain(&shipping["url"]))
 }
 
 fn attached(text: &mut String, status: &Value) {
@@ -87,6 +103,13 @@ fn troubles(status: &Value) -> Vec<String> {
     }
     if status["recording"]["lost"].as_u64().is_some_and(|lost| lost > 0) {
         found.push(format!("LOST {} events that could not be written", status["recording"]["lost"]));
+    }
+    if let Some(reason) = status["shipping"]["error"].as_str() {
+        let since = plain(&status["shipping"]["error_since"]);
+        found.push(format!("NOT SHIPPING since {since}: {reason}"));
+    }
+    if let Some(reason) = status["shipping"]["not_removed"].as_str() {
+        found.push(format!("warning: {reason}"));
     }
     if status["serving"] == false && !kernel.is_null() {
         found.push(

@@ -22,7 +22,7 @@ use interlock_agent::identity::Subject;
 use interlock_agent::mask::MaskSet;
 use interlock_agent::operation::Operation;
 use interlock_agent::policy::{Decision, Destination, TlsTreatment, Verdict};
-use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, Rules, postgres};
+use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, Rules, Stop, postgres};
 use interlock_agent::record::{FlowStart, Recorder};
 use interlock_agent::tls::Engine;
 use interlock_recording::segment::SegmentReader;
@@ -191,6 +191,8 @@ impl Relay {
         let scripts = Arc::new(interlock_agent::sql::Cache::new(1000, 1 << 20));
         runtime.spawn(async move {
             let (_stop, shutdown) = tokio::sync::watch::channel(false);
+            let (_cut, cut_off) = tokio::sync::watch::channel(None);
+            let stop = Stop::new(shutdown, cut_off);
             while let Ok((client, peer)) = listener.accept().await {
                 let Ok(upstream) = TcpStream::connect(server).await else { continue };
                 let destination = Destination { address: server, hosts: Vec::new() };
@@ -217,7 +219,7 @@ impl Relay {
                     recording,
                     scripts: Arc::clone(&scripts),
                     limits,
-                    shutdown: shutdown.clone(),
+                    stop: stop.clone(),
                 };
                 tokio::spawn(async move {
                     if let Err(error) = postgres::serve(context).await {
