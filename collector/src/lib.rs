@@ -1,7 +1,15 @@
 //! The collector: receives agents' recordings, keeps, proves, searches and shows them.
+//!
+//! `intake` is what agents talk to, `web` what people talk to; between them stand the `store` (one database)
+//! and the `archive` (segment files as they came). `docs/collector.md` describes the whole.
 
 pub mod archive;
+pub mod audit;
+pub mod authority;
 pub mod cli;
+pub mod config;
+pub mod evidence;
 pub mod intake;
+pub mod serve;
 pub mod store;
 pub mod web;

@@ -36,6 +36,8 @@ pub enum Domain {
     Checkpoint,
     /// What a host asks of a collector when it is enrolled.
     Enrolment,
+    /// What `SHIPPED` says.
+    Shipped,
 }
 
 /// A key could not be read or made.
@@ -78,8 +80,52 @@ impl Domain {
             Self::Footer => b"interlock recording v1 segment footer\0",
             Self::Checkpoint => b"interlock recording v1 checkpoint\0",
             Self::Enrolment => b"interlock enrolment v1\0",
+            Self::Shipped => b"interlock recording v1 shipped\0",
         }
     }
+}
+
+/// Reads the private key `name` in `directory`, or makes it (PKCS#8 PEM, mode 0600) from the system's
+/// randomness.
+pub(crate) fn load_or_create(directory: &Path, name: &str) -> Result<SigningKey, KeyError> {
+    let path = directory.join(name);
+    let io = |action| {
+        let path = path.clone();
+        move |error| KeyError::Io { action, path, error }
+    };
+    let form = || KeyError::Form { path: path.clone(), kind: "private" };
+    match fs::symlink_metadata(&path) {
+        Ok(metadata) => {
+            let mode = metadata.mode() & 0o777;
+            if mode & 0o077 != 0 {
+                return Err(KeyError::Exposed { path, mode });
+            }
+            let pem = fs::read_to_string(&path).map_err(io("read"))?;
+            SigningKey::from_pkcs8_pem(&pem).map_err(|_| form())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut seed = [0; 32];
+            fill_random(&mut seed).map_err(io("make"))?;
+            let key = SigningKey::from_bytes(&seed);
+            let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| form())?;
+            write_new(directory, name, pem.as_bytes(), 0o600).map_err(io("write"))?;
+            Ok(key)
+        }
+        Err(error) => Err(io("read")(error)),
+    }
+}
+
+/// Writes the public half of a key beside it, unless it stands there.
+pub(crate) fn write_public(directory: &Path, name: &str, content: &str) -> Result<(), KeyError> {
+    let path = directory.join(name);
+    if fs::read(&path).ok().as_deref() == Some(content.as_bytes()) {
+        return Ok(());
+    }
+    write_new(directory, name, content.as_bytes(), 0o644).map_err(|error| KeyError::Io {
+        action: "write",
+        path,
+        error,
+    })
 }
 
 // === impl HostKey ===
@@ -98,41 +144,9 @@ impl HostKey {
     /// # Errors
     /// The file cannot be read or written, is no key, or can be read by others.
     pub fn load_or_create(directory: &Path) -> Result<Self, KeyError> {
-        let path = directory.join("host.key");
-        let io = |action| {
-            let path = path.clone();
-            move |error| KeyError::Io { action, path, error }
-        };
-        let form = || KeyError::Form { path: path.clone(), kind: "private" };
-        let key = match fs::symlink_metadata(&path) {
-            Ok(metadata) => {
-                let mode = metadata.mode() & 0o777;
-                if mode & 0o077 != 0 {
-                    return Err(KeyError::Exposed { path, mode });
-                }
-                let pem = fs::read_to_string(&path).map_err(io("read"))?;
-                SigningKey::from_pkcs8_pem(&pem).map_err(|_| form())?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut seed = [0; 32];
-                fill_random(&mut seed).map_err(io("make"))?;
-                let key = SigningKey::from_bytes(&seed);
-                let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| form())?;
-                write_new(directory, "host.key", pem.as_bytes(), 0o600).map_err(io("write"))?;
-                key
-            }
-            Err(error) => return Err(io("read")(error)),
-        };
+        let key = load_or_create(directory, "host.key")?;
         let public = PublicKey(key.verifying_key());
-        let public_path = directory.join("host.pub");
-        let pem = public.0.to_public_key_pem(LineEnding::LF).map_err(|_| form())?;
-        if fs::read(&public_path).ok().as_deref() != Some(pem.as_bytes()) {
-            write_new(directory, "host.pub", pem.as_bytes(), 0o644).map_err(|error| KeyError::Io {
-                action: "write",
-                path: public_path,
-                error,
-            })?;
-        }
+        write_public(directory, "host.pub", &public.to_pem())?;
         Ok(Self { key, public })
     }
 
@@ -166,12 +180,21 @@ impl PublicKey {
             path: path.into(),
             error,
         })?;
-        VerifyingKey::from_public_key_pem(&pem)
-            .map(Self)
-            .map_err(|_| KeyError::Form { path: path.into(), kind: "public" })
+        Self::from_pem(&pem).ok_or_else(|| KeyError::Form { path: path.into(), kind: "public" })
     }
 
-    /// The key of these 32 bytes; `None` if they are none.
+    /// A public key in PEM form; `None` when it is none.
+    pub fn from_pem(pem: &str) -> Option<Self> {
+        VerifyingKey::from_public_key_pem(pem).ok().map(Self)
+    }
+
+    /// The key in PEM form (SubjectPublicKeyInfo), as in `host.pub`.
+    pub fn to_pem(&self) -> String {
+        // An ed25519 key's form is of fixed size, so there is nothing that could fail.
+        self.0.to_public_key_pem(LineEnding::LF).unwrap_or_default()
+    }
+
+    /// A public key from its 32 bytes; `None` when they are none.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         VerifyingKey::from_bytes(bytes.try_into().ok()?).ok().map(Self)
     }

@@ -70,7 +70,7 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
                 };
                 listing.segments.push(SegmentFile { number, path, sealed, bytes });
             }
-            None if name == crate::checkpoint::HEAD => {}
+            None if name == crate::checkpoint::HEAD || name == crate::shipped::SHIPPED => {}
             None => listing.strangers.push(path),
         }
     }

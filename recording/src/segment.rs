@@ -244,10 +244,10 @@ impl<'r> SegmentReader<'r> {
                 // A sealed body ends with its footer's count of bytes, whatever the compressor would
                 // still make of the rest.
                 let limit = self.footer.as_ref().map_or(0, |signed| signed.footer.body_bytes);
-                return frame(decoder, &mut self.event, &mut self.offset, Some(limit));
+                return read_frame(decoder, &mut self.event, &mut self.offset, Some(limit));
             }
         };
-        frame(reader, &mut self.event, &mut self.offset, None)
+        read_frame(reader, &mut self.event, &mut self.offset, None)
     }
 
     /// After the last record of a sealed segment: SHA-256 of the compressed body, read to its end.
@@ -267,8 +267,11 @@ impl<'r> SegmentReader<'r> {
     }
 }
 
-/// Reads one record; `limit` is where the records must end.
-fn frame<'b, R: Read + ?Sized>(
+/// Reads one record into `event`, and moves `offset` behind it; `limit` is where the records must end.
+///
+/// # Errors
+/// The record is incomplete or cannot be read.
+pub fn read_frame<'b, R: Read + ?Sized>(
     reader: &mut R,
     event: &'b mut Vec<u8>,
     offset: &mut u64,

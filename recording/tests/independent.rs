@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use interlock_recording::log::segment_name;
+use interlock_recording::segment::SegmentReader;
+use interlock_recording::shipped::{self, SHIPPED};
 use support::recording;
 
 /// A public key of the test's host in PEM form: the fixed beginning of a SubjectPublicKeyInfo (RFC 8410)
@@ -67,6 +69,19 @@ fn main() {
     assert_eq!(found.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&found.stdout).contains("event 13 was altered"), "{found:?}");
     fs::write(&open, kept).expect("written");
+
+    let first = SegmentReader::open(&sessions.join(segment_name(0, true))).expect("opens");
+    let hash = first.footer().expect("sealed").footer.final_hash.as_slice().try_into().expect("a hash");
+    shipped::write(&sessions, "c.test", 0, &hash, 5, &host).expect("written");
+    shipped::prune(&sessions, host.public()).expect("removed");
+    let whole = python(&sessions, &key);
+    assert_eq!(String::from_utf8_lossy(&whole.stdout), "whole: 8 events, 1 sessions\n");
+    let signed = fs::read(sessions.join(SHIPPED)).expect("read");
+    let mut forged = signed.clone();
+    forged[12] ^= 1;
+    fs::write(sessions.join(SHIPPED), forged).expect("written");
+    assert_eq!(python(&sessions, &key).status.code(), Some(1));
+    fs::write(sessions.join(SHIPPED), signed).expect("written");
 
     fs::remove_file(sessions.join(segment_name(1, true))).expect("removed");
     assert_eq!(python(&sessions, &key).status.code(), Some(1));

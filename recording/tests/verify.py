@@ -89,10 +89,23 @@ if content[:8] != b"ILKHEAD1" or not signed(b"interlock recording v1 checkpoint"
 head = fields(checkpoint)
 
 index, chain, previous_header = 0, sha256(b"interlock recording v1 genesis\0", public), b""
-at_head = chain if head.get(4, 0) == 0 else None
-headers, sessions = {}, {}
+headers, sessions, begin, shipped = {}, {}, 0, {}
 names = sorted(name for name in os.listdir(directory) if name.endswith((".seg", ".open")))
-for number, name in enumerate(names):
+if os.path.exists(os.path.join(directory, "SHIPPED")):
+    with open(os.path.join(directory, "SHIPPED"), "rb") as file:
+        content = file.read()
+    message, end = part(content, 8)
+    if content[:8] != b"ILKSHIP1" or not signed(b"interlock recording v1 shipped", message, content[end:]):
+        problems.append("SHIPPED is not signed by this host")
+    else:
+        shipped = fields(message)
+        begin, index, chain, previous_header = (shipped.get(number) for number in (2, 3, 4, 5))
+        # What has not been removed yet is not needed.
+        names = [name for name in names if int(name.split(".")[0]) >= begin]
+        if shipped.get(1) != host or index > head.get(4, 0):
+            problems.append("SHIPPED is not of this recording, or HEAD is older")
+at_head = chain if head.get(4, 0) == index else None
+for number, name in enumerate(names, begin):
     with open(os.path.join(directory, name), "rb") as file:
         content = file.read()
     sealed = content[:8] == b"ILKSEAL1"
@@ -122,7 +135,7 @@ for number, name in enumerate(names):
         event, stored = body[at + 4 : at + 4 + length], body[at + 4 + length : at + 36 + length]
         at += 36 + length
         if at > len(body):
-            if sealed or number + 1 != len(names):
+            if sealed or number + 1 != begin + len(names):
                 problems.append(f"{name}: the record of event {index} is incomplete")
             break
         found = fields(event)
@@ -131,7 +144,8 @@ for number, name in enumerate(names):
         elif sha256(chain, event) != stored:
             problems.append(f"{name}: event {index} was altered")
         session, sequence = found.get(4), found.get(5, 0)
-        if session and sessions.get(session, 0) != sequence:
+        # A session can have begun in what was shipped.
+        if session and sessions.get(session, sequence if shipped else 0) != sequence:
             problems.append(f"{name}: event {index} is not the next of session {session.hex()}")
         if session:
             sessions[session] = sequence + 1
@@ -147,5 +161,6 @@ if head.get(4, 0) > index or head.get(2, 0) not in headers:
 elif at_head != head.get(5) or headers[head.get(2, 0)] != head.get(3) or head.get(1) != host:
     problems.append("HEAD is not of this recording")
 
-print("\n".join(problems) or f"whole: {index} events, {len(sessions)} sessions")
+first = shipped.get(3, 0)
+print("\n".join(problems) or f"whole: {index - first} events, {len(sessions)} sessions")
 sys.exit(1 if problems else 0)

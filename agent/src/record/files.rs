@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use interlock_recording::chain::{self, Hash};
-use interlock_recording::checkpoint::{self, CheckpointError};
-use interlock_recording::log::{self as segments, SegmentFile, segment_name};
+use interlock_recording::log::{self as segments, Listing, SegmentFile, segment_name};
 use interlock_recording::proto::{Checkpoint, Event, SegmentHeader};
 use interlock_recording::segment::{self, FORMAT, FrameError, SegmentReader};
-use interlock_recording::{HostKey, log};
+use interlock_recording::shipped::{self, SHIPPED, ShippedError};
+use interlock_recording::verify::Boundary;
+use interlock_recording::{HostKey, SignedFileError, checkpoint, log};
 use prost::Message as _;
 
 use super::RecordError;
@@ -164,7 +165,7 @@ pub(super) struct Left {
 
 /// Finds where the log ends, and cuts off what a crash left of an incomplete last record.
 pub(super) fn recover(directory: &Path, key: &HostKey) -> Result<Left, RecordError> {
-    let listing = log::list(directory).map_err(|error| RecordError::io("read", directory, error))?;
+    let (begins, listing) = remaining(directory, key)?;
     for path in &listing.strangers {
         if path.extension().is_some_and(|extension| extension == "tmp") {
             fs::remove_file(path).map_err(|error| RecordError::io("remove", path, error))?;
@@ -172,13 +173,13 @@ pub(super) fn recover(directory: &Path, key: &HostKey) -> Result<Left, RecordErr
     }
     let head = match checkpoint::read(directory, key.public()) {
         Ok(head) => Some(head),
-        Err(CheckpointError::Missing) => None,
+        Err(SignedFileError::Missing) => None,
         Err(error) => return Err(refuse(directory, &format!("HEAD {error}"))),
     };
     let mut left = Left {
-        position: Position { index: 0, hash: chain::genesis(key.public()) },
-        next: 0,
-        previous_header: None,
+        position: Position { index: begins.position.index, hash: begins.position.hash },
+        next: begins.segment,
+        previous_header: begins.header_sha256,
         bytes: 0,
         unsealed: Vec::new(),
         crashed: None,
@@ -224,6 +225,32 @@ pub(super) fn recover(directory: &Path, key: &HostKey) -> Result<Left, RecordErr
         None if left.position.index > 0 => Err(refuse(directory, "HEAD is missing")),
         _ => Ok(left),
     }
+}
+
+/// Where the log begins here, and what is here of it. Segments that were shipped before a crash kept them
+/// from being removed are removed now.
+fn remaining(directory: &Path, key: &HostKey) -> Result<(Boundary, Listing), RecordError> {
+    let unreadable = |error| RecordError::io("read", directory, error);
+    let begins = match shipped::read(directory, key.public()) {
+        Ok((_, begins)) => begins,
+        Err(SignedFileError::Missing) => {
+            return Ok((Boundary::genesis(key.public()), log::list(directory).map_err(unreadable)?));
+        }
+        Err(error) => return Err(refuse(directory, &format!("{SHIPPED} {error}"))),
+    };
+    let listing = log::list(directory).map_err(unreadable)?;
+    if !listing.segments.iter().any(|segment| segment.number == begins.segment) {
+        let what = format!(
+            "{} is missing, with which it begins since what was before was shipped",
+            segment_name(begins.segment, true)
+        );
+        return Err(refuse(directory, &what));
+    }
+    shipped::prune(directory, key.public()).map_err(|error| match error {
+        ShippedError::Io { action, path, error } => RecordError::io(action, &path, error),
+        error => refuse(directory, &error.to_string()),
+    })?;
+    Ok((begins, log::list(directory).map_err(unreadable)?))
 }
 
 fn refuse(directory: &Path, what: &str) -> RecordError {
@@ -273,7 +300,7 @@ fn after_open(
         .map_err(|error| refuse(directory, &format!("the file {name} {error}")))?;
     let header = reader.header();
     let links = header.segment == file.number
-        && (file.number == left.next || left.previous_header.is_none())
+        && file.number == left.next
         && header.first_index == left.position.index
         && header.previous_hash == left.position.hash
         && header.previous_header_sha256 == left.previous_header.map(Vec::from).unwrap_or_default();

@@ -12,6 +12,8 @@ mod log;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_shipped;
 mod worker;
 
 use std::cell::RefCell;

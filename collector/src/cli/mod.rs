@@ -1,8 +1,142 @@
 //! The command line.
 
+mod agents;
+mod evidence;
+mod ledger;
+mod output;
+mod tokens;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_PATH};
+
+/// Receives the recordings of Interlock's agents, keeps them, proves them whole, and shows them to
+/// reviewers and auditors.
+///
+/// Without a configuration file it keeps everything in one directory and needs no other service.
+#[derive(Debug, Parser)]
+#[command(
+    name = "interlock-collector",
+    version,
+    about,
+    long_about,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 it went well; 1 it did not, or a check found something; 2 wrong usage; \
+    3 a check could not be made."
+)]
+pub struct Cli {
+    /// The collector's configuration file.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = DEFAULT_PATH,
+        env = "INTERLOCK_COLLECTOR_CONFIG"
+    )]
+    config: PathBuf,
+    /// The directory of keys, database and recordings, in the place of the configuration's.
+    #[arg(long, global = true, value_name = "DIR", env = "INTERLOCK_COLLECTOR_STATE")]
+    state: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the collector in the foreground.
+    Serve,
+    /// Make and list the tokens that agents are enrolled with.
+    #[command(subcommand)]
+    Tokens(tokens::Command),
+    /// List and revoke agents.
+    #[command(subcommand)]
+    Agents(agents::Command),
+    /// Show and check the ledger: the append-only log over all that was taken in.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
+    /// Write an evidence bundle: sessions with all that proves them, in one file.
+    Evidence(evidence::Evidence),
+    /// Check everything that is kept against the ledger. The same as `ledger verify`.
+    Verify(ledger::Verify),
+    /// Print the configuration's JSON Schema.
+    Schema,
+    /// Print shell completions.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The command line's definition, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    let run = || -> anyhow::Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(run(cli))
+    };
+    run().unwrap_or_else(|error| {
+        output::complain(format_args!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Command::Schema => {
+            output::print(&format!("{:#}\n", schemars::schema_for!(Config).to_value()));
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut command(), "interlock-collector", &mut script);
+            output::print(&String::from_utf8_lossy(&script));
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let mut config = Config::load(&cli.config)?;
+    if let Some(state) = cli.state {
+        config.state = state;
+    }
+    match cli.command {
+        Command::Serve => {
+            output::log();
+            crate::serve::serve(&config).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Tokens(command) => tokens::run(&config, command).await,
+        Command::Agents(command) => agents::run(&config, command).await,
+        Command::Ledger(command) => ledger::run(&config, command).await,
+        Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
+        Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
+        Command::Schema | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Who acts, when somebody acts on the collector's own host: for the audit trail.
+fn actor() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    match std::env::var("SUDO_USER") {
+        Ok(user) if uid == 0 => format!("uid 0 (sudo by {user})"),
+        _ => format!("uid {uid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_definition_holds() {
+        super::command().debug_assert();
+    }
 }

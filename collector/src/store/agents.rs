@@ -1,10 +1,11 @@
 //! The agents: who they are, which certificates count, where their recordings stand, how they are.
 
+use interlock_recording::verify::{Boundary, Position};
 use interlock_recording::{PublicKey, chain, hex};
-use sqlx::any::AnyRow;
 use sqlx::Row as _;
+use sqlx::any::AnyRow;
 
-use super::{Store, StoreError, Write, now_ns};
+use super::{Store, StoreError, Write, hash, now_ns, number};
 
 /// An agent.
 #[derive(Debug, Clone)]
@@ -21,18 +22,10 @@ pub struct Agent {
     pub enrolled_ns: i64,
     /// When its certificate expires.
     pub certificate_expires_ns: i64,
-    /// The segment that is expected next.
-    pub next_segment: i64,
-    /// The index of the event that is expected next in a sealed segment.
-    pub next_index: i64,
-    /// The chain's hash before it.
-    pub chain_hash: Vec<u8>,
-    /// SHA-256 of the header of the last sealed segment; empty before the first.
-    pub header_sha256: Vec<u8>,
-    /// The index of the event that is expected next live.
-    pub live_index: i64,
-    /// The chain's hash before it.
-    pub live_hash: Vec<u8>,
+    /// Where the next sealed segment must begin.
+    pub sealed: Boundary,
+    /// Where the next live records must begin.
+    pub live: Position,
     /// Why nothing more is taken from it.
     pub dispute: Option<String>,
     /// When it was last heard of.
@@ -68,12 +61,15 @@ impl Agent {
             active: row.try_get::<String, _>(3)? == "active",
             enrolled_ns: row.try_get(4)?,
             certificate_expires_ns: row.try_get(5)?,
-            next_segment: row.try_get(6)?,
-            next_index: row.try_get(7)?,
-            chain_hash: row.try_get(8)?,
-            header_sha256: row.try_get(9)?,
-            live_index: row.try_get(10)?,
-            live_hash: row.try_get(11)?,
+            sealed: Boundary {
+                segment: number(row.try_get(6)?)?,
+                position: Position { index: number(row.try_get(7)?)?, hash: hash(row.try_get(8)?)? },
+                header_sha256: match row.try_get::<Vec<u8>, _>(9)? {
+                    none if none.is_empty() => None,
+                    bytes => Some(hash(bytes)?),
+                },
+            },
+            live: Position { index: number(row.try_get(10)?)?, hash: hash(row.try_get(11)?)? },
             dispute: row.try_get(12)?,
             last_seen_ns: row.try_get(13)?,
             version: row.try_get(14)?,
@@ -214,15 +210,23 @@ impl Write<'_> {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn seen(&mut self, host: &str, name: &str, version: &str, kernel: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE agents SET last_seen_ns = $2, name = $3, version = $4, kernel = $5 WHERE host = $1")
-            .bind(host)
-            .bind(now_ns())
-            .bind(name)
-            .bind(version)
-            .bind(kernel)
-            .execute(self.on())
-            .await?;
+    pub async fn seen(
+        &mut self,
+        host: &str,
+        name: &str,
+        version: &str,
+        kernel: &str,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE agents SET last_seen_ns = $2, name = $3, version = $4, kernel = $5 WHERE host = $1",
+        )
+        .bind(host)
+        .bind(now_ns())
+        .bind(name)
+        .bind(version)
+        .bind(kernel)
+        .execute(self.on())
+        .await?;
         Ok(())
     }
 

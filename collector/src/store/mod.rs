@@ -24,6 +24,7 @@ mod users;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use interlock_recording::chain::Hash;
 use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Executor as _, Row as _};
 use tokio::sync::{Mutex, MutexGuard};
@@ -35,14 +36,14 @@ pub use commands::{CommandFilter, CommandItem};
 pub use findings::Finding;
 pub use holds::{Hold, NewHold};
 pub use index::Batch;
-pub use ledger::EntryKind;
+pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
-pub use recording::{LiveRun, TakenSegment};
+pub use recording::{KeptSegment, LiveRun, SessionPlace, TakenSegment};
 pub use rules::{HostEvent, RuleCount};
 pub use sessions::{SessionFilter, SessionItem};
 pub use sign_ins::{NewSignIn, SignIn};
-pub use users::{Credentials, User};
 pub use tokens::{EnrolmentToken, TokenError};
+pub use users::{Credentials, User};
 
 /// The database failed.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +55,9 @@ pub enum StoreError {
     #[error("the database holds {0}, which cannot be: it was altered, or is another program's")]
     Damaged(&'static str),
     /// The database is newer than this program.
-    #[error("the database has schema {found}, this version knows {known}: run the newer version of interlock-collector")]
+    #[error(
+        "the database has schema {found}, this version knows {known}: run the newer version of interlock-collector"
+    )]
     Newer {
         /// Its schema.
         found: usize,
@@ -84,8 +87,15 @@ pub struct Store {
 /// A transaction that writes.
 pub struct Write<'s> {
     transaction: sqlx::Transaction<'static, sqlx::Any>,
-    dialect: Dialect,
     _writer: Option<MutexGuard<'s, ()>>,
+}
+
+fn number(value: i64) -> Result<u64, StoreError> {
+    u64::try_from(value).map_err(|_| StoreError::Damaged("a negative number"))
+}
+
+fn hash(bytes: Vec<u8>) -> Result<Hash, StoreError> {
+    bytes.try_into().map_err(|_| StoreError::Damaged("a hash that is none"))
 }
 
 /// Now, in nanoseconds since the Unix epoch.
@@ -137,7 +147,8 @@ impl Store {
         transaction.execute("CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY)").await?;
         let row = sqlx::query("SELECT COUNT(*) FROM schema_steps").fetch_one(&mut *transaction).await?;
         let done = usize::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StoreError::Damaged("a schema"))?;
-        let steps = schema::STEPS.get(done..).ok_or(StoreError::Newer { found: done, known: schema::STEPS.len() })?;
+        let steps =
+            schema::STEPS.get(done..).ok_or(StoreError::Newer { found: done, known: schema::STEPS.len() })?;
         for (number, step) in (done..).zip(steps) {
             let (blob, serial) = match self.dialect {
                 Dialect::Sqlite => ("BLOB", "INTEGER PRIMARY KEY"),
@@ -181,7 +192,7 @@ impl Store {
             // Takes the write lock at once: a transaction that read first could not be promoted.
             sqlx::query("UPDATE facts SET value = value WHERE name = ''").execute(&mut *transaction).await?;
         }
-        Ok(Write { transaction, dialect: self.dialect, _writer: writer })
+        Ok(Write { transaction, _writer: writer })
     }
 }
 
@@ -221,6 +232,50 @@ impl Write<'_> {
         .bind(address)
         .execute(self.on())
         .await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// A fact by its name.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn fact(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let row = sqlx::query("SELECT value FROM facts WHERE name = $1")
+            .bind(name)
+            .fetch_optional(self.pool())
+            .await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
+    }
+}
+
+impl Write<'_> {
+    /// Sets a fact.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn set_fact(&mut self, name: &str, value: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2",
+        )
+        .bind(name)
+        .bind(value)
+        .execute(self.on())
+        .await?;
+        Ok(())
+    }
+
+    /// Sets a fact that has not been set.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn set_fact_once(&mut self, name: &str, value: &str) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+            .bind(name)
+            .bind(value)
+            .execute(self.on())
+            .await?;
         Ok(())
     }
 }

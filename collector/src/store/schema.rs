@@ -98,7 +98,12 @@ CREATE TABLE live_records (
     first_index BIGINT NOT NULL,
     segment BIGINT NOT NULL,
     events BIGINT NOT NULL,
+    -- The segment's header, with its first records: header, records and the newest HEAD make the
+    -- open segment that the agent would have had, should the host be lost.
+    header {blob},
     records {blob} NOT NULL,
+    -- The chain's hash after them: the sealed segment must pass through it.
+    end_hash {blob} NOT NULL,
     received_ns BIGINT NOT NULL,
     PRIMARY KEY (host, first_index)
 );

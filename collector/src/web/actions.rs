@@ -350,7 +350,9 @@ pub(super) async fn revoke_agent(state: &State, actor: &Actor, host: &str) -> Re
         return Err(Problem::not_found("agent that is enrolled"));
     }
     write.audit(&actor.trail(), "agent.revoke", host, "", &actor.address).await?;
-    Ok(write.commit().await?)
+    write.commit().await?;
+    state.connected.end(host);
+    Ok(())
 }
 
 /// Holds what was recorded on a host (by name or id; on all when empty) between two times.

@@ -18,6 +18,12 @@ impl Number for i64 {
     }
 }
 
+impl Number for u64 {
+    fn number(&self) -> i64 {
+        i64::try_from(*self).unwrap_or(i64::MAX)
+    }
+}
+
 impl<N: Number + ?Sized> Number for &N {
     fn number(&self) -> i64 {
         (**self).number()

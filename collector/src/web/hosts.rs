@@ -110,7 +110,8 @@ impl Shown {
 
     /// Events that were recorded and are not sealed here yet.
     fn lag(&self) -> i64 {
-        (self.agent.live_index - self.agent.next_index).max(0)
+        let lag = self.agent.live.index.saturating_sub(self.agent.sealed.position.index);
+        i64::try_from(lag).unwrap_or(i64::MAX)
     }
 }
 

@@ -18,8 +18,9 @@ use clap::{Subcommand, ValueEnum};
 use interlock_recording::log::{self, Reader};
 use interlock_recording::proto::event::Body;
 use interlock_recording::query::{self, Filter, Picker, Summary};
+use interlock_recording::shipped::{self, SHIPPED};
 use interlock_recording::text::{SafeJson, printable};
-use interlock_recording::{PublicKey, Report, SessionId, csv, json};
+use interlock_recording::{PublicKey, Report, SessionId, SignedFileError, csv, json};
 use serde::Serialize;
 
 use super::{KEYS, SESSIONS};
@@ -224,6 +225,11 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
         Some(state) => Ok(state),
         None => load().map(|config| config.state),
     };
+    if let Ok(state) = &state
+        && !verifies
+    {
+        tell_shipped(state);
+    }
     let mut out = BufWriter::new(io::stdout().lock());
     let style = show::Style::new(output::colours(&io::stdout()));
     let result = state.and_then(|state| match args.command {
@@ -278,6 +284,23 @@ fn directory(state: &Path) -> anyhow::Result<PathBuf> {
             state.display()
         ),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", directory.display())),
+    }
+}
+
+/// Says so where part of the recording has gone to a collector: what is printed is not all of it.
+fn tell_shipped(state: &Path) {
+    let host = PublicKey::load(&state.join(KEYS).join("host.pub"));
+    let Ok(host) = host else { return };
+    match shipped::read(&state.join(SESSIONS), &host) {
+        Ok((shipped, _)) => output::complain(format_args!(
+            "what was recorded up to event {} is no longer on this host: it was shipped to {}, where it can be read",
+            shipped.first_index.wrapping_sub(1),
+            printable(&shipped.collector)
+        )),
+        Err(SignedFileError::Missing | SignedFileError::Io(_)) => {}
+        Err(error) => {
+            output::complain(format_args!("{SHIPPED} {error}; `interlock sessions verify` tells more"));
+        }
     }
 }
 

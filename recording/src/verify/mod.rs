@@ -1,21 +1,31 @@
 //! Proves a recording whole, or says what is wrong with it and where.
 
+mod check;
+mod position;
+mod report;
+mod weight;
+
 use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
-use prost::Message as _;
-use serde::Serialize;
-
-use crate::chain::{Hash, genesis, link};
-use crate::checkpoint::{self, CheckpointError};
+use crate::chain::Hash;
+use crate::checkpoint;
 use crate::keys::{PublicKey, hex};
 use crate::log::{self, SegmentFile};
 use crate::proto::event::Body;
-use crate::proto::{Checkpoint, Event};
-use crate::segment::{FrameError, SegmentReader};
-use crate::{SessionId, log::Listing};
+use crate::proto::{Checkpoint, Event, Shipped};
+use crate::segment::{FrameError, SegmentError, SegmentReader};
+use crate::shipped::{self, SHIPPED};
+use crate::signed::SignedFileError;
+use crate::{SessionId, json, log::Listing};
+pub use check::{CheckError, Checked, CheckedRun, CheckedSegment, Limits, check_records, check_segment};
+use position::judge;
+pub use position::{Boundary, Position, session_step};
+pub use report::{Problem, ProblemKind, Report, VerifyError};
 
+/// What an event may take up in memory, in bytes. More than any that an agent writes.
+const EVENT_MEMORY: u64 = 1 << 30;
 /// Problems beyond this many are counted, not kept.
 const MAX_PROBLEMS: usize = 1000;
 /// Sessions that may be open at one time; bounds the memory that a made-up recording can ask for.
@@ -23,80 +33,6 @@ const MAX_OPEN_SESSIONS: usize = 1 << 20;
 /// `HEAD` is rewritten about every second. An event this much later than the `HEAD` that does not cover
 /// it shows that `HEAD` was put back.
 const HEAD_LAG_NS: u64 = 30_000_000_000;
-
-/// What a verification found.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// Nothing is wrong.
-    pub ok: bool,
-    /// The host whose key the recording was verified against: SHA-256 of the public key.
-    pub host: String,
-    /// Segments.
-    pub segments: u64,
-    /// Segments that are not sealed yet.
-    pub open_segments: u64,
-    /// Events.
-    pub events: u64,
-    /// Events at the end, beyond the last signed checkpoint: written in the second before the agent was
-    /// last seen. Their chain holds, but nothing signed proves yet that none is missing after them.
-    pub unattested: u64,
-    /// Sessions that began.
-    pub sessions: u64,
-    /// Sessions without an end: still going on, or cut off when the agent was killed.
-    pub unfinished_sessions: u64,
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-    /// Problems beyond those that are listed.
-    pub further_problems: u64,
-    /// What is remarkable but not wrong.
-    pub notes: Vec<String>,
-}
-
-/// Something wrong with a recording.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// What kind of thing.
-    pub kind: ProblemKind,
-    /// The file's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
-    /// The event's index in the log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub event: Option<u64>,
-    /// The event's session.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub session: Option<String>,
-    /// What exactly is wrong.
-    pub detail: String,
-}
-
-/// Kinds of problems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProblemKind {
-    /// Something is not as it was written.
-    Altered,
-    /// Events or segments are not there.
-    Missing,
-    /// Events or segments are not where they belong, or there twice.
-    Reordered,
-    /// The end is not there.
-    Truncated,
-    /// `HEAD` was put back to an earlier one.
-    RolledBack,
-    /// A signature is not this host's.
-    Signature,
-    /// A file cannot be read.
-    Unreadable,
-}
-
-/// A recording could not be verified at all.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the directory of recordings {path}: {error}")]
-pub struct VerifyError {
-    path: PathBuf,
-    error: io::Error,
-}
 
 /// Verifies the recording in `directory` against the host's key. Streams: memory does not grow with the
 /// recording's size. An agent may go on appending meanwhile.
@@ -107,8 +43,9 @@ pub fn verify(directory: &Path, key: &PublicKey) -> Result<Report, VerifyError> 
     // HEAD before the listing: what is appended in between is beyond HEAD, not missing.
     let head = checkpoint::read(directory, key);
     let listing = log::list(directory).map_err(|error| VerifyError { path: directory.into(), error })?;
+    let shipped = shipped::read(directory, key);
     let mut verifier = Verifier::new(key, head);
-    verifier.run(&listing);
+    verifier.run(&listing, shipped);
     // An agent may have sealed segments since, and have moved HEAD first.
     let now = checkpoint::read(directory, key).map_or(0, |head| head.events);
     Ok(verifier.finish(now))
@@ -118,23 +55,21 @@ pub fn verify(directory: &Path, key: &PublicKey) -> Result<Report, VerifyError> 
 #[cfg(feature = "fuzz")]
 pub fn fuzz_segment(bytes: &[u8]) {
     let key = crate::HostKey::from_seed(&[7; 32]);
-    let mut verifier = Verifier::new(key.public(), Err(CheckpointError::Missing));
-    if let Ok(reader) = SegmentReader::new(io::Cursor::new(bytes)) {
+    let mut verifier = Verifier::new(key.public(), Err(SignedFileError::Missing));
+    if let Ok(reader) = SegmentReader::new(std::io::Cursor::new(bytes)) {
         verifier.segment(reader, &Place { name: "fuzz".into(), number: 0, last: true });
     }
     verifier.finish(0);
+    let limits = Limits { body_bytes: 1 << 20, event_memory: 1 << 20 };
+    let each = |_: Checked<'_>| Ok::<_, std::convert::Infallible>(());
+    let _ = check_segment(std::io::Cursor::new(bytes), key.public(), None, &limits, each);
+    // The same as records that were sent by themselves, under a HEAD that covers everything.
+    let covers =
+        Checkpoint { host: key.public().fingerprint().to_vec(), events: u64::MAX, ..Checkpoint::default() };
+    let head = checkpoint::encode(&covers, &key);
+    let _ = check_records(bytes, &head, key.public(), &Position::genesis(key.public()), &limits, each);
     // A checkpoint's parser takes hostile bytes as well.
     let _ = checkpoint::parse(bytes, key.public());
-}
-
-/// Where the log stands.
-#[derive(Debug, Clone)]
-struct Position {
-    /// The next event's index.
-    index: u64,
-    hash: Hash,
-    /// SHA-256 of the header of the segment before; empty before the first.
-    header_sha256: Vec<u8>,
 }
 
 struct Place {
@@ -145,9 +80,9 @@ struct Place {
 
 struct Verifier<'k> {
     key: &'k PublicKey,
-    head: Result<Checkpoint, CheckpointError>,
+    head: Result<Checkpoint, SignedFileError>,
     /// Where the next segment must begin; `None` after something that leaves it open.
-    expected: Option<Position>,
+    expected: Option<Boundary>,
     /// What became of the place that HEAD names.
     head_hash: Option<Hash>,
     head_header: Option<Hash>,
@@ -161,13 +96,14 @@ struct Verifier<'k> {
 }
 
 impl<'k> Verifier<'k> {
-    fn new(key: &'k PublicKey, head: Result<Checkpoint, CheckpointError>) -> Self {
+    fn new(key: &'k PublicKey, head: Result<Checkpoint, SignedFileError>) -> Self {
         let report = Report {
             ok: false,
             host: hex(&key.fingerprint()),
             segments: 0,
             open_segments: 0,
             events: 0,
+            shipped_events: 0,
             unattested: 0,
             sessions: 0,
             unfinished_sessions: 0,
@@ -178,7 +114,7 @@ impl<'k> Verifier<'k> {
         Self {
             key,
             head,
-            expected: Some(Position { index: 0, hash: genesis(key), header_sha256: Vec::new() }),
+            expected: Some(Boundary::genesis(key)),
             head_hash: None,
             head_header: None,
             last_segment: None,
@@ -201,15 +137,44 @@ impl<'k> Verifier<'k> {
         self.problem(Problem { kind, file: Some(file.into()), event: None, session: None, detail });
     }
 
-    fn run(&mut self, listing: &Listing) {
+    fn run(&mut self, listing: &Listing, shipped: Result<(Shipped, Boundary), SignedFileError>) {
         let last = listing.segments.last().map(|segment| segment.number);
+        let first = listing.segments.first().map_or(0, |segment| segment.number);
+        let mut start = match shipped {
+            Ok((shipped, start)) => {
+                self.shipped(&shipped);
+                Some(start)
+            }
+            Err(SignedFileError::Missing) => None,
+            Err(error) => {
+                let kind = kind_of(&error);
+                let detail = format!("{SHIPPED} {error}: it does not show that anything was shipped");
+                self.file_problem(kind, SHIPPED, detail);
+                None
+            }
+        };
         let mut next = 0;
+        if let Some(start) = start
+            && 0 < first
+            && first < start.segment
+        {
+            // Removing went this far. What is left of it is tied to what follows by where it ends.
+            next = first;
+            self.expected = None;
+        }
         for segment in &listing.segments {
+            if let Some(begins) = start.take_if(|start| segment.number >= start.segment) {
+                self.begin_at(begins);
+                next = begins.segment;
+            }
             if segment.number != next {
                 self.missing_segments(next, segment.number - 1);
             }
             next = segment.number.saturating_add(1);
             self.segment_file(segment, last == Some(segment.number));
+        }
+        if let Some(begins) = start {
+            self.begin_at(begins);
         }
         for file in &listing.superseded {
             self.report.notes.push(format!(
@@ -222,13 +187,47 @@ impl<'k> Verifier<'k> {
         }
     }
 
+    fn shipped(&mut self, shipped: &Shipped) {
+        self.report.shipped_events = shipped.first_index;
+        self.report.notes.push(format!(
+            "the segments before {} (events 0 to {}) were shipped to {:?} by {} and may be removed here: what was \
+             in them the collector's copy shows",
+            shipped.segment,
+            shipped.first_index.wrapping_sub(1),
+            shipped.collector,
+            json::time(shipped.wall_ns)
+        ));
+        if let Ok(head) = &self.head
+            && head.events < shipped.first_index
+        {
+            // HEAD is written before a segment is sealed, and nothing is shipped before that.
+            self.covered = Some((shipped.first_index, SHIPPED.into()));
+        }
+    }
+
+    /// From here on the log is to be here.
+    fn begin_at(&mut self, begins: Boundary) {
+        if let Some(before) = self.expected
+            && before.position.index != 0
+            && before != begins
+        {
+            let detail = format!(
+                "the segments before {} do not lead to where it says that they end (event {})",
+                begins.segment, begins.position.index
+            );
+            self.file_problem(ProblemKind::Reordered, SHIPPED, detail);
+        }
+        self.expected = Some(begins);
+        self.pass(&begins.position);
+    }
+
     fn missing_segments(&mut self, first: u64, last: u64) {
         let detail = if first == last {
             "the segment is missing".to_owned()
         } else {
             format!("the segments {first} to {last} are missing")
         };
-        let event = self.expected.as_ref().map(|position| position.index);
+        let event = self.expected.map(|boundary| boundary.position.index);
         let file = Some(log::segment_name(first, true));
         self.problem(Problem { kind: ProblemKind::Missing, file, event, session: None, detail });
         self.expected = None;
@@ -240,11 +239,21 @@ impl<'k> Verifier<'k> {
         let place = Place { name: name_of(&segment.path), number: segment.number, last };
         match log::open(segment) {
             Ok((reader, _)) => self.segment(reader, &place),
+            Err(SegmentError::Io(error)) if error.kind() == ErrorKind::NotFound && self.gone(segment) => {
+                self.report.segments -= 1;
+                self.expected = None;
+            }
             Err(error) => {
                 self.file_problem(ProblemKind::Unreadable, &place.name, format!("the file {error}"));
                 self.expected = None;
             }
         }
+    }
+
+    /// An agent has shipped and removed the segment since it was listed.
+    fn gone(&self, segment: &SegmentFile) -> bool {
+        let directory = segment.path.parent().unwrap_or(Path::new("."));
+        shipped::read(directory, self.key).is_ok_and(|(_, begins)| segment.number < begins.segment)
     }
 
     fn segment(&mut self, mut reader: SegmentReader<'_>, place: &Place) {
@@ -258,18 +267,16 @@ impl<'k> Verifier<'k> {
             let detail = format!("the file holds segment {}, by its header", header.segment);
             self.file_problem(ProblemKind::Reordered, &place.name, detail);
         }
-        if let Some(expected) = &self.expected {
-            let links = header.first_index == expected.index
-                && header.previous_hash == expected.hash
-                && header.previous_header_sha256 == expected.header_sha256;
-            if !links {
-                let detail = format!(
-                    "the segment does not go on where the one before ends (event {}): this file or the one \
-                     before was altered, exchanged or cut",
-                    expected.index
-                );
-                self.file_problem(ProblemKind::Reordered, &place.name, detail);
-            }
+        let begins = Boundary::before(&header);
+        if let Some(expected) = self.expected
+            && begins.is_none_or(|begins| Boundary { segment: expected.segment, ..begins } != expected)
+        {
+            let detail = format!(
+                "the segment does not go on where the one before ends (event {}): this file or the one before was \
+                 altered, exchanged or cut",
+                expected.position.index
+            );
+            self.file_problem(ProblemKind::Reordered, &place.name, detail);
         }
         if let Ok(head) = &self.head
             && head.segment == place.number
@@ -289,14 +296,18 @@ impl<'k> Verifier<'k> {
         } else {
             self.report.open_segments += 1;
         }
-        let Ok(start) = Hash::try_from(header.previous_hash.as_slice()) else {
+        let Some(begins) = begins else {
             self.file_problem(ProblemKind::Altered, &place.name, "the header is damaged".into());
             self.expected = None;
             return;
         };
 
-        let mut position =
-            Position { index: header.first_index, hash: start, header_sha256: header_sha256.to_vec() };
+        let mut position = begins.position;
+        let after = |position| Boundary {
+            segment: place.number.saturating_add(1),
+            position,
+            header_sha256: Some(header_sha256),
+        };
         let problems = self.report.problems.len() as u64 + self.report.further_problems;
         self.pass(&position);
         let mut broken = false;
@@ -334,7 +345,7 @@ impl<'k> Verifier<'k> {
         self.report.events += count;
 
         let Some(signed) = signed else {
-            self.expected = (!broken).then_some(position);
+            self.expected = (!broken).then(|| after(position));
             return;
         };
         let footer = &signed.footer;
@@ -364,11 +375,10 @@ impl<'k> Verifier<'k> {
         }
         // What was signed tells where the next segment begins, whatever became of the body.
         self.expected = match Hash::try_from(footer.final_hash.as_slice()) {
-            Ok(hash) if signed_well => Some(Position {
-                index: header.first_index.saturating_add(footer.events),
-                hash,
-                header_sha256: header_sha256.to_vec(),
-            }),
+            Ok(hash) if signed_well => {
+                let index = header.first_index.saturating_add(footer.events);
+                Some(after(Position { index, hash }))
+            }
             _ => None,
         };
         if let Ok(head) = &self.head
@@ -383,52 +393,23 @@ impl<'k> Verifier<'k> {
 
     /// Checks one event and moves `position` behind it.
     fn event(&mut self, bytes: &[u8], stored: &Hash, position: &mut Position, place: &Place) {
-        let event = Event::decode(bytes);
-        let session = event.as_ref().ok().and_then(|event| SessionId::from_slice(&event.session));
-        let problem = |kind, detail| Problem {
-            kind,
-            file: Some(place.name.clone()),
-            event: Some(position.index),
-            session: session.map(|session| session.to_string()),
-            detail,
-        };
-        let chained = link(&position.hash, bytes) == *stored;
-        let mut found = None;
-        match &event {
-            Ok(event) if event.index == position.index => {
-                if !chained {
-                    let detail =
-                        "the event was altered: it does not give the hash that stands with it".into();
-                    found = Some(problem(ProblemKind::Altered, detail));
-                }
+        let judged = judge(position, bytes, stored, EVENT_MEMORY);
+        let session = judged.event.as_ref().and_then(|event| SessionId::from_slice(&event.session));
+        match (judged.wrong, &judged.event) {
+            (Some((kind, detail)), _) => self.problem(Problem {
+                kind,
+                file: Some(place.name.clone()),
+                event: Some(position.index),
+                session: session.map(|session| session.to_string()),
+                detail,
+            }),
+            (None, Some(event)) => {
+                self.beyond_head(event, place);
+                self.in_session(event, session, place);
             }
-            Ok(event) if event.index > position.index => {
-                let detail =
-                    format!("event {} stands here: the events before it are missing or moved", event.index);
-                found = Some(problem(ProblemKind::Missing, detail));
-            }
-            Ok(event) => {
-                let detail = format!("event {} stands here: it was moved or is there twice", event.index);
-                found = Some(problem(ProblemKind::Reordered, detail));
-            }
-            Err(error) => {
-                found = Some(problem(ProblemKind::Altered, format!("the event cannot be decoded: {error}")));
-            }
+            (None, None) => {}
         }
-        let clean = found.is_none();
-        if let Some(found) = found {
-            self.problem(found);
-        }
-        position.index = match &event {
-            Ok(event) if event.index > position.index => event.index.saturating_add(1),
-            _ => position.index.saturating_add(1),
-        };
-        // From here on each event is judged by itself.
-        position.hash = *stored;
-        if clean && let Ok(event) = &event {
-            self.beyond_head(event, place);
-            self.in_session(event, session, place);
-        }
+        *position = judged.next;
         self.pass(position);
     }
 
@@ -464,26 +445,22 @@ impl<'k> Verifier<'k> {
     fn in_session(&mut self, event: &Event, session: Option<SessionId>, place: &Place) {
         let Some(session) = session else { return };
         let next = self.sessions.get(&session).copied();
-        let wrong = match (&event.body, next) {
-            (Some(Body::FlowStarted(_)), None) if event.sequence == 0 => {
-                self.report.sessions += 1;
-                None
-            }
-            (_, Some(next)) if event.sequence == next => None,
-            // What is missing in the log is missing in its sessions; that was said where it is missing.
-            _ if !self.report.problems.is_empty() => None,
-            (_, Some(next)) => {
-                Some(format!("the session's event {next} is due, {} stands here", event.sequence))
-            }
-            (_, None) => Some("the session has not begun".into()),
-        };
-        if let Some(detail) = wrong {
+        let mut step = session_step(next, event);
+        self.report.sessions += u64::from(next.is_none() && step.is_ok());
+        if next.is_none() && self.report.shipped_events > 0 {
+            // It can have begun in what was shipped. From here on it has no gaps.
+            step = session_step(Some(event.sequence), event);
+        }
+        // What is missing in the log is missing in its sessions; that was said where it is missing.
+        if let Err(detail) = &step
+            && self.report.problems.is_empty()
+        {
             self.problem(Problem {
                 kind: ProblemKind::Missing,
                 file: Some(place.name.clone()),
                 event: Some(event.index),
                 session: Some(session.to_string()),
-                detail,
+                detail: detail.clone(),
             });
         }
         if matches!(event.body, Some(Body::SessionEnded(_))) {
@@ -495,22 +472,16 @@ impl<'k> Verifier<'k> {
 
     /// `now` is what a second look at HEAD showed.
     fn finish(mut self, now: u64) -> Report {
-        let head = std::mem::replace(&mut self.head, Err(CheckpointError::Missing));
-        let end = self.expected.as_ref().map(|position| position.index);
+        let head = std::mem::replace(&mut self.head, Err(SignedFileError::Missing));
+        let end = self.expected.map(|boundary| boundary.position.index);
         match head {
             Ok(head) => {
                 self.head(&head, end);
                 self.rolled_back(head.events.max(now));
             }
-            // The very first start can be cut off before HEAD is there.
-            Err(CheckpointError::Missing) if self.report.events == 0 => {}
+            // Not even without any events: whoever emptied the directory would leave the same behind.
             Err(error) => {
-                let kind = match &error {
-                    CheckpointError::Io(_) => ProblemKind::Unreadable,
-                    CheckpointError::Missing => ProblemKind::Missing,
-                    CheckpointError::Damaged => ProblemKind::Altered,
-                    CheckpointError::Signature => ProblemKind::Signature,
-                };
+                let kind = kind_of(&error);
                 let detail = format!("HEAD {error}: the end of the recording cannot be proven");
                 self.file_problem(kind, checkpoint::HEAD, detail);
                 self.report.unattested = 0;
@@ -595,6 +566,15 @@ impl<'k> Verifier<'k> {
             );
         }
         self.report.unattested = end.map_or(0, |end| end.saturating_sub(head.events));
+    }
+}
+
+fn kind_of(error: &SignedFileError) -> ProblemKind {
+    match error {
+        SignedFileError::Io(_) => ProblemKind::Unreadable,
+        SignedFileError::Missing => ProblemKind::Missing,
+        SignedFileError::Damaged => ProblemKind::Altered,
+        SignedFileError::Signature => ProblemKind::Signature,
     }
 }
 

@@ -1,0 +1,318 @@
+//! Checking all that is kept: the ledger against its checkpoints, segments against the ledger.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use interlock_recording::ledger::proto::entry::Body;
+use interlock_recording::ledger::proto::{SegmentTaken, Tombstone};
+use interlock_recording::ledger::{self, decode, open_checkpoint};
+use interlock_recording::merkle::{Frontier, Plan};
+use interlock_recording::note::Checkpoint;
+use interlock_recording::verify::{Boundary, CheckError, Limits, check_segment};
+use interlock_recording::{PublicKey, hex};
+use sha2::{Digest as _, Sha256};
+
+use crate::intake::Intake;
+use crate::store::LedgerStoreError;
+
+/// Problems that are listed; more are counted.
+const MAX_PROBLEMS: usize = 1000;
+/// Entries that are read at one time.
+const PAGE: u32 = 1000;
+
+/// What was found.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Report {
+    /// Nothing is wrong.
+    pub ok: bool,
+    /// Entries in the ledger.
+    pub entries: u64,
+    /// The newest checkpoint's number of entries.
+    pub signed: u64,
+    /// Hosts that were ever enrolled.
+    pub hosts: u64,
+    /// Segments that are kept.
+    pub segments: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Segments that were deleted, by their tombstones.
+    pub deleted: u64,
+    /// What is wrong.
+    pub problems: Vec<String>,
+    /// Problems beyond these.
+    pub further_problems: u64,
+}
+
+impl Report {
+    fn problem(&mut self, problem: String) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        } else {
+            self.further_problems += 1;
+        }
+    }
+}
+
+/// A host, as the ledger tells of it.
+#[derive(Debug, Default)]
+struct Host {
+    key: Option<PublicKey>,
+    taken: Vec<(u64, SegmentTaken)>,
+    deleted: HashMap<u64, Tombstone>,
+}
+
+/// Checks everything that is kept. `earlier` is the content of a checkpoint that was kept elsewhere: the
+/// ledger must go on from it.
+///
+/// # Errors
+/// The database cannot be read. Whatever is wrong in it is in the report.
+pub async fn verify(intake: &Intake, earlier: Option<&[u8]>) -> Result<Report, LedgerStoreError> {
+    let mut report = Report::default();
+    let hosts = entries(intake, &mut report).await?;
+    if let Some(earlier) = earlier {
+        consistency(intake, earlier, &mut report).await?;
+    }
+    report.hosts = hosts.len() as u64;
+    for (id, host) in &hosts {
+        segments(intake, id, host, &mut report).await?;
+    }
+    for agent in intake.store.agents().await? {
+        if !hosts.contains_key(&agent.host) {
+            report.problem(format!(
+                "host {} is in the database, and the ledger knows nothing of it",
+                agent.host
+            ));
+        }
+    }
+    report.ok = report.problems.is_empty();
+    Ok(report)
+}
+
+/// Walks the ledger: its tree is made anew, and compared with every checkpoint and every node.
+async fn entries(intake: &Intake, report: &mut Report) -> Result<HashMap<String, Host>, LedgerStoreError> {
+    let key = intake.signer.public();
+    let mut checkpoints: HashMap<u64, Checkpoint> = HashMap::new();
+    for (size, note) in intake.store.checkpoints().await? {
+        match open_checkpoint(note.as_bytes(), key) {
+            Ok(checkpoint) if checkpoint.size == size => {
+                report.signed = report.signed.max(size);
+                checkpoints.insert(size, checkpoint);
+            }
+            Ok(_) => report.problem(format!("the checkpoint that stands over {size} entries is over others")),
+            Err(error) => report.problem(format!("the checkpoint over {size} entries: {error}")),
+        }
+    }
+    let mut frontier = Frontier::new();
+    let mut hosts: HashMap<String, Host> = HashMap::new();
+    loop {
+        let page = intake.store.ledger_entries(frontier.size(), PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
+        for entry in page {
+            if entry.number != frontier.size() {
+                report.problem(format!("entry {} of the ledger is missing", frontier.size()));
+                return Ok(hosts);
+            }
+            for (node, hash) in frontier.append(ledger::leaf_hash(&entry.bytes)) {
+                if intake.store.ledger_node(node).await? != Some(hash) {
+                    report.problem(format!(
+                        "entry {} was altered: it does not have the hash that stands in the tree (level {}, node {})",
+                        entry.number, node.level, node.index
+                    ));
+                }
+            }
+            if let Some(checkpoint) = checkpoints.remove(&frontier.size())
+                && checkpoint.root != frontier.root()
+            {
+                report.problem(format!(
+                    "the entries before {} are not those that were signed: their root is another",
+                    frontier.size()
+                ));
+            }
+            match decode(&entry.bytes) {
+                Ok(decoded) => note(entry.number, decoded.body, &mut hosts),
+                Err(error) => report.problem(format!("entry {}: {error}", entry.number)),
+            }
+        }
+    }
+    report.entries = frontier.size();
+    let mut beyond: Vec<u64> = checkpoints.into_keys().collect();
+    beyond.sort_unstable();
+    if let Some(size) = beyond.last() {
+        report.problem(format!(
+            "the ledger ends at entry {}, and a checkpoint is over {size}: its end was removed, or the database \
+             was put back to an earlier one",
+            report.entries
+        ));
+    }
+    Ok(hosts)
+}
+
+fn note(number: u64, body: Option<Body>, hosts: &mut HashMap<String, Host>) {
+    match body {
+        Some(Body::HostEnrolled(body)) => {
+            hosts.entry(hex(&body.host)).or_default().key = PublicKey::from_bytes(&body.public_key);
+        }
+        Some(Body::SegmentTaken(body)) => {
+            hosts.entry(hex(&body.host)).or_default().taken.push((number, body));
+        }
+        Some(Body::Tombstone(body)) => {
+            hosts.entry(hex(&body.host)).or_default().deleted.insert(body.segment, body);
+        }
+        _ => {}
+    }
+}
+
+/// The ledger must go on from a checkpoint that was kept elsewhere.
+async fn consistency(intake: &Intake, earlier: &[u8], report: &mut Report) -> Result<(), LedgerStoreError> {
+    let earlier = match open_checkpoint(earlier, intake.signer.public()) {
+        Ok(earlier) => earlier,
+        Err(error) => {
+            report.problem(format!("the checkpoint that was given: {error}"));
+            return Ok(());
+        }
+    };
+    let Some(newest) = intake.store.checkpoint(None).await? else {
+        report.problem("there is no checkpoint, and one was given".to_owned());
+        return Ok(());
+    };
+    let newest = match open_checkpoint(newest.to_string().as_bytes(), intake.signer.public()) {
+        Ok(newest) => newest,
+        // Told already.
+        Err(_) => return Ok(()),
+    };
+    if newest.size < earlier.size {
+        report.problem(format!(
+            "the checkpoint that was given is over {} entries, the newest here over {}: the ledger was put back",
+            earlier.size, newest.size
+        ));
+        return Ok(());
+    }
+    let plan = Plan::consistency(earlier.size, newest.size)?;
+    let proof = intake.store.prove(&plan).await?;
+    if let Err(error) = ledger::verify_consistency(&earlier, &newest, &proof) {
+        report.problem(format!("the ledger does not go on from the checkpoint that was given: {error}"));
+    }
+    Ok(())
+}
+
+/// A host's segments: each file as the ledger has it, and one chain through all of them.
+async fn segments(
+    intake: &Intake,
+    id: &str,
+    host: &Host,
+    report: &mut Report,
+) -> Result<(), LedgerStoreError> {
+    let Some(key) = &host.key else {
+        report.problem(format!("host {id}: the ledger has segments of it, and no enrolment"));
+        return Ok(());
+    };
+    let mut kept: HashMap<u64, _> = intake
+        .store
+        .segments(id, 0, u64::MAX)
+        .await?
+        .into_iter()
+        .map(|segment| (segment.number, segment))
+        .collect();
+    let mut expected = Some(Boundary::genesis(key));
+    for (entry, taken) in &host.taken {
+        let number = taken.segment;
+        let row = kept.remove(&number);
+        if let Some(from) = &expected
+            && (from.segment != number || from.position.index != taken.first_index)
+        {
+            report.problem(format!(
+                "host {id}: the ledger's entry {entry} (segment {number}) does not go on from \
+                                    the one before"
+            ));
+        }
+        if host.deleted.contains_key(&number) {
+            report.deleted += 1;
+            expected = boundary(taken);
+            continue;
+        }
+        match row {
+            Some(row) if row.entry == *entry && !row.deleted => {}
+            Some(_) => report.problem(format!(
+                "host {id}, segment {number}: the database says something else of it than the ledger"
+            )),
+            None => {
+                report.problem(format!("host {id}, segment {number}: the database knows nothing of it"));
+            }
+        }
+        let path = intake.archive.path(id, number);
+        let (key, entry, from) = (key.clone(), taken.clone(), expected);
+        let checked = tokio::task::spawn_blocking(move || file(&path, &key, &entry, from.as_ref())).await;
+        match checked {
+            Ok(Ok(events)) => {
+                report.segments += 1;
+                report.events += events;
+            }
+            Ok(Err(error)) => report.problem(format!("host {id}, segment {number}: {error}")),
+            Err(error) => report.problem(format!("host {id}, segment {number}: its check failed: {error}")),
+        }
+        expected = boundary(taken);
+    }
+    let mut strangers: Vec<u64> = kept.into_keys().collect();
+    strangers.sort_unstable();
+    for number in strangers {
+        report.problem(format!("host {id}, segment {number}: it is in the database, and not in the ledger"));
+    }
+    Ok(())
+}
+
+/// Where the next segment begins, by the ledger.
+fn boundary(taken: &SegmentTaken) -> Option<Boundary> {
+    Some(Boundary {
+        segment: taken.segment.checked_add(1)?,
+        position: interlock_recording::verify::Position {
+            index: taken.first_index.checked_add(taken.events)?,
+            hash: taken.final_hash.as_slice().try_into().ok()?,
+        },
+        header_sha256: Some(taken.header_sha256.as_slice().try_into().ok()?),
+    })
+}
+
+/// A file's size in bytes and SHA-256.
+fn hash(file: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
+    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 128 << 10]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok((bytes, hash.finalize().into())),
+            Ok(read) => {
+                hash.update(buffer.get(..read).unwrap_or_default());
+                bytes += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Checks a segment's file; gives its number of events.
+fn file(path: &Path, key: &PublicKey, taken: &SegmentTaken, from: Option<&Boundary>) -> Result<u64, String> {
+    let open = || File::open(path);
+    let hashed = match open().and_then(|mut file| hash(&mut file)) {
+        Ok(hashed) => Ok(hashed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err("its file is missing, and no tombstone says why".to_owned());
+        }
+        Err(error) => Err(error),
+    };
+    let (bytes, hash) = hashed.map_err(|error| format!("its file cannot be read: {error}"))?;
+    if bytes != taken.file_bytes || hash.as_slice() != taken.file_sha256 {
+        return Err("its file is not the one that was taken: it was altered".to_owned());
+    }
+    let file = open().map_err(|error| format!("its file cannot be read: {error}"))?;
+    let checked = check_segment(BufReader::new(file), key, from, &Limits::default(), |_| {
+        Ok::<_, std::convert::Infallible>(())
+    });
+    match checked {
+        Ok(checked) => Ok(checked.events),
+        Err(CheckError::Problem(problem)) => Err(problem.detail),
+        Err(error) => Err(error.to_string()),
+    }
+}

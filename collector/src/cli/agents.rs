@@ -1,0 +1,126 @@
+//! `interlock-collector agents`.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use interlock_recording::json;
+use interlock_recording::ledger::proto::HostRevoked;
+use interlock_recording::ledger::proto::entry::Body;
+
+use super::{actor, output};
+use crate::config::Config;
+use crate::serve;
+use crate::store::Agent;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the agents.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let an agent ship no more. What it has shipped stays.
+    Revoke {
+        /// The host's id, its beginning, or its name.
+        host: String,
+        /// Why; it stands in the ledger.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+/// The one agent that is meant.
+fn find<'a>(agents: &'a [Agent], host: &str) -> anyhow::Result<&'a Agent> {
+    let mut found = agents.iter().filter(|agent| agent.host.starts_with(host) || agent.name == host);
+    let first = found.next();
+    let first = first.ok_or_else(|| {
+        anyhow::anyhow!("there is no agent {host:?}; `interlock-collector agents list` lists them")
+    })?;
+    anyhow::ensure!(found.next().is_none(), "{host:?} stands for several agents: give more of the id");
+    Ok(first)
+}
+
+fn state(agent: &Agent) -> &'static str {
+    match (agent.active, &agent.dispute) {
+        (false, _) => "revoked",
+        (true, Some(_)) => "disputed",
+        (true, None) => "active",
+    }
+}
+
+pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
+    let parts = serve::open(config).await?;
+    let store = &parts.intake.store;
+    let agents = store.agents().await?;
+    match command {
+        Command::List { json: true } => {
+            let agents: Vec<_> = agents
+                .iter()
+                .map(|agent| {
+                    serde_json::json!({
+                        "host": agent.host,
+                        "name": agent.name,
+                        "state": state(agent),
+                        "dispute": agent.dispute,
+                        "enrolled": json::time(agent.enrolled_ns.unsigned_abs()),
+                        "last_seen": (agent.last_seen_ns > 0)
+                            .then(|| json::time(agent.last_seen_ns.unsigned_abs())),
+                        "certificate_expires": json::time(agent.certificate_expires_ns.unsigned_abs()),
+                        "next_segment": agent.sealed.segment,
+                        "sealed_events": agent.sealed.position.index,
+                        "events": agent.live.index,
+                        "version": agent.version,
+                        "kernel": agent.kernel,
+                        "policy_hash": agent.policy_hash,
+                        "clock_ahead_ns": agent.clock_ahead_ns,
+                        "spool_bytes": agent.spool_bytes,
+                        "spool_limit": agent.spool_limit,
+                        "spool_full": agent.spool_full,
+                        "flows": agent.flows,
+                    })
+                })
+                .collect();
+            output::print(&format!("{}\n", serde_json::to_string_pretty(&agents)?));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::List { json: false } => {
+            let rows: Vec<Vec<String>> = agents
+                .iter()
+                .map(|agent| {
+                    vec![
+                        agent.host.chars().take(12).collect(),
+                        agent.name.clone(),
+                        state(agent).to_owned(),
+                        agent.live.index.to_string(),
+                        agent.sealed.segment.to_string(),
+                        output::time(agent.last_seen_ns),
+                        agent.version.clone(),
+                    ]
+                })
+                .collect();
+            let head = ["HOST", "NAME", "STATE", "EVENTS", "SEGMENTS", "LAST SEEN", "VERSION"];
+            output::print(&output::table(&head, &rows));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Revoke { host, reason } => {
+            let agent = find(&agents, &host)?;
+            anyhow::ensure!(agent.active, "{} is revoked already", agent.name);
+            let key = interlock_recording::PublicKey::from_bytes(&agent.public_key)
+                .ok_or_else(|| anyhow::anyhow!("the database holds no key of this host"))?;
+            let mut write = store.write().await?;
+            write.revoke_agent(&agent.host).await?;
+            write
+                .append(vec![Body::HostRevoked(HostRevoked {
+                    host: key.fingerprint().to_vec(),
+                    reason: reason.clone(),
+                    who: actor(),
+                })])
+                .await?;
+            write.audit(&actor(), "agent.revoke", &agent.host, &reason, "").await?;
+            write.commit().await?;
+            output::print(&format!("{} ({}) is revoked\n", agent.name, agent.host));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `interlock-collector ledger` and `verify`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::output;
+use crate::config::Config;
+use crate::{audit, serve};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print the newest signed checkpoint: keep a copy elsewhere, and what the ledger holds cannot be taken
+    /// back unseen.
+    Checkpoint,
+    /// Print the key that checkpoints are verified with.
+    Key,
+    /// List entries.
+    List {
+        /// From this entry on.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// At most so many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check everything that is kept against the ledger, and the ledger against its checkpoints.
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// A checkpoint that was kept elsewhere: the ledger must go on from it.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<std::path::PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Verify(arguments) => return verify(config, &arguments).await,
+        Command::Checkpoint => {
+            let parts = serve::open(config).await?;
+            let note = parts.intake.store.checkpoint(None).await?;
+            let note = note.ok_or_else(|| anyhow::anyhow!("no checkpoint has been signed yet"))?;
+            output::print(&note.to_string());
+        }
+        Command::Key => {
+            let parts = serve::open(config).await?;
+            output::print(&format!("{}\n", parts.intake.signer.public()));
+        }
+        Command::List { from, limit, json } => {
+            let parts = serve::open(config).await?;
+            let entries = parts.intake.store.ledger_entries(from, limit).await?;
+            if json {
+                for entry in &entries {
+                    let value = serde_json::json!({
+                        "number": entry.number,
+                        "time": output::time(entry.at_ns),
+                        "kind": entry.kind,
+                        "host": entry.host,
+                        "entry": interlock_recording::hex(&entry.bytes),
+                    });
+                    output::print(&format!("{value}\n"));
+                }
+            } else {
+                let rows: Vec<Vec<String>> = entries
+                    .iter()
+                    .map(|entry| {
+                        let host = entry.host.chars().take(12).collect();
+                        vec![entry.number.to_string(), output::time(entry.at_ns), entry.kind.clone(), host]
+                    })
+                    .collect();
+                output::print(&output::table(&["NUMBER", "TIME", "KIND", "HOST"], &rows));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn verify(config: &Config, arguments: &Verify) -> anyhow::Result<ExitCode> {
+    let parts = match serve::open(config).await {
+        Ok(parts) => parts,
+        Err(error) => {
+            output::complain(format_args!("it cannot be verified: {error:#}"));
+            return Ok(ExitCode::from(3));
+        }
+    };
+    let earlier = arguments.checkpoint.as_deref().map(std::fs::read).transpose();
+    let earlier = match earlier {
+        Ok(earlier) => earlier,
+        Err(error) => {
+            output::complain(format_args!("the checkpoint cannot be read: {error}"));
+            return Ok(ExitCode::from(3));
+        }
+    };
+    let report = audit::verify(&parts.intake, earlier.as_deref()).await?;
+    if arguments.json {
+        output::print(&format!("{}\n", serde_json::to_string_pretty(&report)?));
+    } else {
+        output::print(&format!(
+            "{} entries, {} segments of {} hosts, {} events, {} deleted by tombstone\n",
+            report.entries, report.segments, report.hosts, report.events, report.deleted
+        ));
+        for problem in &report.problems {
+            output::print(&format!("{problem}\n"));
+        }
+        output::print(if report.ok { "whole\n" } else { "NOT WHOLE\n" });
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,271 @@
+//! The shipping service: one call for each agent, in which its recording comes in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use interlock_shipping::MAX_PART;
+use interlock_shipping::v1::shipping_server::Shipping;
+use interlock_shipping::v1::to_agent::Message as ToAgentMessage;
+use interlock_shipping::v1::to_collector::Message;
+use interlock_shipping::v1::{Certificate, Health, RenewRequest, SealedPart, Taken, ToAgent, ToCollector};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::enrol::{host_name, internal};
+use super::take::TakeError;
+use super::{Intake, Peer, PeerInfo};
+use crate::archive::Incoming;
+use crate::store::{HealthReport, now_ns};
+
+/// A sealed segment's file is at most this large: more than any that an agent makes.
+const MAX_FILE: u64 = 512 << 20;
+/// How often it is looked whether the agent may still ship.
+const ADMISSION: Duration = Duration::from_secs(2);
+/// How long an agent may be silent. It says how it is every ten seconds.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// The service.
+pub(super) struct Shipper(pub(super) Arc<Intake>);
+
+type Reply = Result<ToAgent, Status>;
+
+/// A file that is coming in, and which segment's it is.
+struct Arriving {
+    segment: u64,
+    file: Incoming,
+}
+
+impl Shipper {
+    async fn admit<T>(&self, request: &Request<T>) -> Result<(Peer, String), Status> {
+        let info = request.extensions().get::<PeerInfo>().cloned();
+        let address = info.as_ref().map(|info| info.address.to_string()).unwrap_or_default();
+        let peer = info.and_then(|info| info.peer).ok_or_else(|| {
+            Status::unauthenticated("a client certificate of this collector is needed: enrol the agent")
+        })?;
+        if self.0.store.admit(&peer.host, &peer.serial).await.map_err(internal)? {
+            Ok((peer, address))
+        } else {
+            tracing::warn!(%address, host = peer.host, "refused: the host or its certificate was revoked");
+            Err(Status::permission_denied(
+                "this host, or this certificate of it, was revoked; an administrator of the collector can have it \
+                 enrolled anew",
+            ))
+        }
+    }
+}
+
+fn status(error: TakeError) -> Status {
+    match error {
+        TakeError::Order(message) => Status::aborted(message),
+        TakeError::Revoked => Status::permission_denied("this host was revoked"),
+        TakeError::Incident(incident) => Status::failed_precondition(format!(
+            "{} The collector takes nothing more of this recording until it has been looked into",
+            incident.detail
+        )),
+        error => internal(error),
+    }
+}
+
+#[tonic::async_trait]
+impl Shipping for Shipper {
+    type ShipStream = ReceiverStream<Reply>;
+
+    async fn ship(
+        &self,
+        request: Request<Streaming<ToCollector>>,
+    ) -> Result<Response<Self::ShipStream>, Status> {
+        let (peer, address) = self.admit(&request).await?;
+        let messages = request.into_inner();
+        let (replies, receiver) = mpsc::channel(16);
+        let intake = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            tracing::info!(%address, host = peer.host, "an agent is there");
+            let ended = Call { intake: &intake, host: &peer.host, replies: &replies, arriving: None }
+                .run(messages)
+                .await;
+            if let Err(status) = ended {
+                tracing::info!(%address, host = peer.host, "its call has ended: {}", status.message());
+                let _ = replies.send(Err(status)).await;
+            } else {
+                tracing::info!(%address, host = peer.host, "the agent has left");
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Certificate>, Status> {
+        let (peer, address) = self.admit(&request).await?;
+        let issued = self
+            .0
+            .authority
+            .issue(&peer.host, &request.into_inner().certificate_request)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut write = self.0.store.write().await.map_err(internal)?;
+        write.renewed(&peer.host, &issued.serial, issued.expires_ns).await.map_err(internal)?;
+        write
+            .audit(&format!("agent {}", peer.host), "agent.renew", &peer.host, &issued.serial, &address)
+            .await
+            .map_err(internal)?;
+        write.commit().await.map_err(internal)?;
+        Ok(Response::new(Certificate {
+            certificate: issued.certificate,
+            authority: self.0.authority.certificate().to_vec(),
+        }))
+    }
+}
+
+/// One call of an agent.
+struct Call<'c> {
+    intake: &'c Intake,
+    host: &'c str,
+    replies: &'c mpsc::Sender<Reply>,
+    arriving: Option<Arriving>,
+}
+
+impl Call<'_> {
+    async fn run(mut self, mut messages: Streaming<ToCollector>) -> Result<(), Status> {
+        let silent = || Status::deadline_exceeded("nothing was heard of the agent");
+        let first = tokio::time::timeout(SILENCE, messages.message()).await.map_err(|_| silent())??;
+        let Some(ToCollector { message: Some(Message::Hello(hello)) }) = first else {
+            return Err(Status::invalid_argument("a call begins with hello"));
+        };
+        let (sender, mut commands) = mpsc::channel(64);
+        // One call for each agent: the one before ends when its commands' sender goes.
+        let _presence = self.intake.connected.enter(self.host, sender);
+        let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
+        let agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
+        if let Some(reason) = agent.dispute {
+            return Err(Status::failed_precondition(format!(
+                "{reason} The collector takes nothing more of this recording until it has been looked into"
+            )));
+        }
+        if hello.oldest_segment > agent.sealed.segment {
+            return Err(Status::failed_precondition(format!(
+                "segment {} is due, and the oldest that this host has is {}: segments were removed before they \
+                 had been taken",
+                agent.sealed.segment, hello.oldest_segment
+            )));
+        }
+        let mut write = self.intake.store.write().await.map_err(internal)?;
+        let version: String = hello.version.chars().take(64).collect();
+        let kernel: String = hello.kernel.chars().take(128).collect();
+        write.seen(self.host, &host_name(&hello.host_name), &version, &kernel).await.map_err(internal)?;
+        write.commit().await.map_err(internal)?;
+        self.taken().await?;
+
+        let mut admission = tokio::time::interval(ADMISSION);
+        let mut heard = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                message = messages.message() => {
+                    heard = tokio::time::Instant::now();
+                    match message? {
+                        Some(ToCollector { message: Some(message) }) => self.message(message).await?,
+                        // A message of a newer agent.
+                        Some(ToCollector { message: None }) => {}
+                        None => return Ok(()),
+                    }
+                }
+                command = commands.recv() => {
+                    let Some(command) = command else {
+                        return Err(Status::aborted("the agent has begun another call, or was revoked"));
+                    };
+                    self.reply(ToAgentMessage::EndSession(command)).await?;
+                }
+                _ = admission.tick() => {
+                    if !self.intake.store.is_active(self.host).await.map_err(internal)? {
+                        return Err(Status::permission_denied("this host was revoked"));
+                    }
+                    if heard.elapsed() > SILENCE {
+                        return Err(silent());
+                    }
+                }
+                () = self.replies.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn message(&mut self, message: Message) -> Result<(), Status> {
+        match message {
+            Message::Hello(_) => Err(Status::invalid_argument("hello comes once")),
+            Message::Sealed(part) => self.part(part).await,
+            Message::Live(live) => {
+                self.intake.take_live(self.host, live).await.map_err(status)?;
+                self.taken().await
+            }
+            Message::Health(health) => self.health(&health).await,
+        }
+    }
+
+    async fn part(&mut self, part: SealedPart) -> Result<(), Status> {
+        if part.data.len() > MAX_PART {
+            return Err(Status::invalid_argument("a part of a segment is too large"));
+        }
+        let mut arriving = match self.arriving.take() {
+            Some(arriving) if arriving.segment == part.segment => arriving,
+            Some(arriving) => {
+                return Err(Status::aborted(format!(
+                    "segment {} was not at its end when segment {} came",
+                    arriving.segment, part.segment
+                )));
+            }
+            None => {
+                let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
+                let due = agent.map_or(0, |agent| agent.sealed.segment);
+                if part.segment != due {
+                    return Err(Status::aborted(format!("segment {due} was due, {} came", part.segment)));
+                }
+                Arriving { segment: part.segment, file: self.intake.archive.begin().map_err(internal)? }
+            }
+        };
+        if part.offset != arriving.file.bytes() {
+            return Err(Status::aborted("the parts of a segment came out of order"));
+        }
+        if arriving.file.bytes() + part.data.len() as u64 > MAX_FILE {
+            return Err(Status::invalid_argument("a segment's file is too large"));
+        }
+        // A part is small, and the page cache takes it.
+        arriving.file.write(&part.data).map_err(internal)?;
+        if !part.last {
+            self.arriving = Some(arriving);
+            return Ok(());
+        }
+        self.intake.take_segment(self.host, arriving.segment, arriving.file).await.map_err(status)?;
+        self.taken().await
+    }
+
+    async fn health(&self, health: &Health) -> Result<(), Status> {
+        let int = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let report = HealthReport {
+            policy_hash: health.policy_hash.chars().take(64).collect(),
+            clock_ahead_ns: int(health.now_ns).saturating_sub(now_ns()),
+            spool_bytes: int(health.spool_bytes),
+            spool_limit: int(health.spool_limit),
+            flows: int(health.flows),
+            spool_full: health.full,
+        };
+        let mut write = self.intake.store.write().await.map_err(internal)?;
+        write.health(self.host, &report).await.map_err(internal)?;
+        write.commit().await.map_err(internal)
+    }
+
+    /// Says what is kept.
+    async fn taken(&self) -> Result<(), Status> {
+        let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
+        let agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
+        self.reply(ToAgentMessage::Taken(Taken {
+            next_segment: agent.sealed.segment,
+            next_index: agent.live.index,
+            now_ns: now_ns().unsigned_abs(),
+        }))
+        .await
+    }
+
+    async fn reply(&self, message: ToAgentMessage) -> Result<(), Status> {
+        let reply = ToAgent { message: Some(message) };
+        // Nobody reads any more: the call ends by itself.
+        let _ = self.replies.send(Ok(reply)).await;
+        Ok(())
+    }
+}

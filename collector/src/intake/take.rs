@@ -1,0 +1,292 @@
+//! Taking in what an agent ships: verified first, then stored, indexed and entered in the ledger in one
+//! transaction, and only then acknowledged.
+
+use std::collections::HashMap;
+use std::io::BufReader;
+
+use interlock_recording::ledger::proto::entry::Body;
+use interlock_recording::ledger::proto::{Finding, SegmentTaken};
+use interlock_recording::verify::{CheckError, Limits, check_records, check_segment};
+use interlock_recording::{Problem, ProblemKind, PublicKey};
+use interlock_shipping::v1::Live;
+
+use super::Intake;
+use crate::archive::{ArchiveError, Incoming};
+use crate::store::{Agent, Batch, LedgerStoreError, LiveRun, StoreError, TakenSegment};
+
+/// Something that is wrong with what an agent shipped.
+#[derive(Debug, Clone)]
+pub struct Incident {
+    /// What kind of thing, in the words of `interlock sessions verify`.
+    pub kind: String,
+    /// What exactly.
+    pub detail: String,
+    /// In which segment.
+    pub segment: Option<u64>,
+    /// At which event.
+    pub event: Option<u64>,
+}
+
+/// What was shipped is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// It is not what was due; the agent is to begin its call anew.
+    #[error("{0}")]
+    Order(String),
+    /// The host is not to ship.
+    #[error("the collector has revoked this host")]
+    Revoked,
+    /// It contradicts what the host shipped before, or itself: evidence, which is kept, and looked into.
+    #[error("{}", .0.detail)]
+    Incident(Incident),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerStoreError),
+    /// The archive failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A thread of ours ended without a result.
+    #[error("a part of the collector failed: {0}")]
+    Internal(String),
+}
+
+fn word(kind: ProblemKind) -> String {
+    serde_json::to_value(kind).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn incident(problem: Problem, segment: u64) -> TakeError {
+    TakeError::Incident(Incident {
+        kind: word(problem.kind),
+        detail: problem.detail,
+        segment: Some(segment),
+        event: problem.event,
+    })
+}
+
+fn key(agent: &Agent) -> Result<PublicKey, StoreError> {
+    PublicKey::from_bytes(&agent.public_key).ok_or(StoreError::Damaged("a host's key that is none"))
+}
+
+/// What `check_segment` hands events to.
+struct Sift<'s> {
+    /// Events before this index are indexed already.
+    known: u64,
+    /// The chain's hashes after live records that were taken: index of the next event to hash.
+    live: &'s HashMap<u64, [u8; 32]>,
+    batch: Batch,
+    span: (i64, i64),
+    any: bool,
+}
+
+impl Intake {
+    /// Takes a sealed segment that has come in whole.
+    ///
+    /// # Errors
+    /// See [`TakeError`]. An incident has been written down when it is returned.
+    pub(super) async fn take_segment(
+        &self,
+        host: &str,
+        number: u64,
+        incoming: Incoming,
+    ) -> Result<(), TakeError> {
+        let agent = self.store.agent(host).await?.ok_or(TakeError::Revoked)?;
+        let public = key(&agent)?;
+        let runs = self.store.live_records(host, agent.sealed.position.index).await?;
+        let live: HashMap<u64, [u8; 32]> =
+            runs.iter().map(|run| (run.first_index + run.events, run.end_hash)).collect();
+        let from = agent.sealed;
+        let known = agent.live.index;
+        let fingerprint = public.fingerprint();
+        let checked = tokio::task::spawn_blocking(move || {
+            let mut sift = Sift { known, live: &live, batch: Batch::new(), span: (0, 0), any: false };
+            let file = BufReader::new(incoming.reader()?);
+            let checked = check_segment(file, &public, Some(&from), &Limits::default(), |checked| {
+                let next = checked.event.index + 1;
+                let at_ns = i64::try_from(checked.event.wall_ns).unwrap_or(i64::MAX);
+                if !sift.any {
+                    sift.span.0 = at_ns;
+                    sift.any = true;
+                }
+                sift.span.1 = at_ns;
+                if sift.live.get(&next).is_some_and(|hash| *hash != checked.hash) {
+                    return Err(checked.event.index);
+                }
+                if checked.event.index >= sift.known {
+                    sift.batch.add(&checked.event, number);
+                }
+                Ok(())
+            });
+            let (batch, span) = (sift.batch, sift.span);
+            Ok::<_, ArchiveError>((checked, batch, span, incoming))
+        });
+        let (checked, batch, span, incoming) =
+            checked.await.map_err(|error| TakeError::Internal(error.to_string()))??;
+        let checked = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                let error = match error {
+                    CheckError::Problem(problem) => incident(problem, number),
+                    CheckError::Io(error) => return Err(TakeError::Internal(error.to_string())),
+                    CheckError::Each(event) => TakeError::Incident(Incident {
+                        kind: word(ProblemKind::Altered),
+                        detail: format!(
+                            "events up to {event} were rewritten after they had been shipped live: the sealed \
+                             segment {number} holds others"
+                        ),
+                        segment: Some(number),
+                        event: Some(event),
+                    }),
+                };
+                if let TakeError::Incident(incident) = &error {
+                    // Evidence: it is kept beside the segments.
+                    let (archive, host) = (std::sync::Arc::clone(&self.archive), host.to_owned());
+                    let kept =
+                        tokio::task::spawn_blocking(move || archive.keep_disputed(incoming, &host, number));
+                    kept.await.map_err(|error| TakeError::Internal(error.to_string()))??;
+                    self.report(&agent, incident).await?;
+                }
+                return Err(error);
+            }
+        };
+
+        let file = (incoming.sha256(), incoming.bytes());
+        let (archive, name) = (std::sync::Arc::clone(&self.archive), host.to_owned());
+        let kept = tokio::task::spawn_blocking(move || archive.keep(incoming, &name, number));
+        kept.await.map_err(|error| TakeError::Internal(error.to_string()))??;
+
+        let mut write = self.store.write().await?;
+        self.still(&mut write, &agent).await?;
+        let entry = write
+            .append(vec![Body::SegmentTaken(SegmentTaken {
+                host: fingerprint.to_vec(),
+                segment: number,
+                first_index: checked.first_index,
+                events: checked.events,
+                header_sha256: checked.header_sha256.to_vec(),
+                file_sha256: file.0.to_vec(),
+                file_bytes: file.1,
+                final_hash: checked.next.position.hash.to_vec(),
+            })])
+            .await?;
+        write
+            .add_segment(
+                host,
+                &TakenSegment {
+                    number,
+                    first_index: checked.first_index,
+                    events: checked.events,
+                    bytes: file.1,
+                    file_sha256: file.0,
+                    first_ns: span.0,
+                    last_ns: span.1,
+                    entry,
+                    next: checked.next,
+                },
+            )
+            .await?;
+        write.index(host, &batch).await?;
+        write.commit().await?;
+        self.connected.change();
+        Ok(())
+    }
+
+    /// Takes live records.
+    ///
+    /// # Errors
+    /// See [`TakeError`]. An incident has been written down when it is returned.
+    pub(super) async fn take_live(&self, host: &str, live: Live) -> Result<(), TakeError> {
+        let agent = self.store.agent(host).await?.ok_or(TakeError::Revoked)?;
+        if live.first_index != agent.live.index {
+            return Err(TakeError::Order(format!(
+                "event {} was due, live records from {} on came",
+                agent.live.index, live.first_index
+            )));
+        }
+        let public = key(&agent)?;
+        let from = agent.live;
+        let segment = live.segment;
+        let checked = tokio::task::spawn_blocking(move || {
+            let mut batch = Batch::new();
+            let checked =
+                check_records(&live.records, &live.head, &public, &from, &Limits::default(), |checked| {
+                    batch.add(&checked.event, segment);
+                    Ok::<_, std::convert::Infallible>(())
+                });
+            (checked, batch, live)
+        });
+        let (checked, batch, live) = checked.await.map_err(|error| TakeError::Internal(error.to_string()))?;
+        let checked = match checked {
+            Ok(checked) => checked,
+            Err(CheckError::Problem(problem)) => {
+                let error = incident(problem, segment);
+                if let TakeError::Incident(incident) = &error {
+                    self.report(&agent, incident).await?;
+                }
+                return Err(error);
+            }
+            Err(CheckError::Io(error)) => return Err(TakeError::Internal(error.to_string())),
+            Err(CheckError::Each(never)) => match never {},
+        };
+        let run = LiveRun {
+            segment,
+            first_index: from.index,
+            events: batch.events(),
+            header: (!live.header.is_empty()).then_some(live.header),
+            records: live.records.to_vec(),
+            end_hash: checked.next.hash,
+        };
+        let mut write = self.store.write().await?;
+        self.still(&mut write, &agent).await?;
+        write.add_live(host, &run, &checked.next, &live.head).await?;
+        write.index(host, &batch).await?;
+        write.commit().await?;
+        self.connected.change();
+        Ok(())
+    }
+
+    /// Checks that the agent is where it was when what it shipped was verified: another collector, or
+    /// another call of the same agent, may have gone on meanwhile.
+    async fn still(&self, write: &mut crate::store::Write<'_>, was: &Agent) -> Result<(), TakeError> {
+        let now = write.agent(&was.host).await?.ok_or(TakeError::Revoked)?;
+        if !now.active {
+            return Err(TakeError::Revoked);
+        }
+        if let Some(reason) = now.dispute {
+            return Err(TakeError::Incident(Incident {
+                kind: "disputed".into(),
+                detail: reason,
+                segment: None,
+                event: None,
+            }));
+        }
+        if now.sealed != was.sealed || now.live != was.live {
+            return Err(TakeError::Order("another call of this agent has gone on meanwhile".into()));
+        }
+        Ok(())
+    }
+
+    /// Writes an incident down: among the findings, in the ledger, and as the reason for which nothing more is
+    /// taken from this host.
+    async fn report(&self, agent: &Agent, incident: &Incident) -> Result<(), TakeError> {
+        tracing::error!(host = agent.host, name = agent.name, kind = incident.kind, "{}", incident.detail);
+        let mut write = self.store.write().await?;
+        let public = key(agent)?;
+        let entry = write
+            .append(vec![Body::Finding(Finding {
+                host: public.fingerprint().to_vec(),
+                kind: incident.kind.clone(),
+                detail: incident.detail.clone(),
+                segment: incident.segment,
+                event: incident.event,
+            })])
+            .await?;
+        write.add_finding(&agent.host, &incident.kind, &incident.detail, Some(entry)).await?;
+        write.dispute(&agent.host, &incident.detail).await?;
+        write.commit().await?;
+        self.connected.change();
+        Ok(())
+    }
+}

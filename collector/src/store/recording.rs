@@ -1,0 +1,310 @@
+//! What has been taken of agents' recordings: sealed segments, and live records.
+
+use interlock_recording::chain::Hash;
+use interlock_recording::verify::{Boundary, Position};
+use sqlx::Row as _;
+
+use super::{Store, StoreError, Write, hash, now_ns, number};
+
+/// A sealed segment that has been verified and stored.
+#[derive(Debug, Clone)]
+pub struct TakenSegment {
+    /// Its number.
+    pub number: u64,
+    /// The index of its first event, and how many it has.
+    pub first_index: u64,
+    /// How many events it has.
+    pub events: u64,
+    /// Its file's size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its file.
+    pub file_sha256: [u8; 32],
+    /// The times of its first and last event, by the agent's clock.
+    pub first_ns: i64,
+    /// The time of the last.
+    pub last_ns: i64,
+    /// Its entry in the ledger.
+    pub entry: u64,
+    /// Where the next one begins.
+    pub next: Boundary,
+}
+
+/// Live records, one after another in one segment.
+#[derive(Debug, Clone)]
+pub struct LiveRun {
+    /// The segment that they are of.
+    pub segment: u64,
+    /// The index of the first.
+    pub first_index: u64,
+    /// How many.
+    pub events: u64,
+    /// The segment's header, if these are its first records.
+    pub header: Option<Vec<u8>>,
+    /// The records, as they stand in the agent's file.
+    pub records: Vec<u8>,
+    /// The chain's hash after them.
+    pub end_hash: Hash,
+}
+
+/// A segment that is kept.
+#[derive(Debug, Clone)]
+pub struct KeptSegment {
+    /// Its number.
+    pub number: u64,
+    /// The index of its first event.
+    pub first_index: u64,
+    /// How many events it has.
+    pub events: u64,
+    /// Its file's size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its file.
+    pub file_sha256: Vec<u8>,
+    /// Its entry in the ledger.
+    pub entry: u64,
+    /// It was deleted; a tombstone stands in the ledger.
+    pub deleted: bool,
+}
+
+impl Write<'_> {
+    /// Notes a sealed segment; live records of it go.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn add_segment(&mut self, host: &str, segment: &TakenSegment) -> Result<(), StoreError> {
+        let end = &segment.next;
+        sqlx::query(
+            "INSERT INTO segments (host, number, first_index, events, bytes, file_sha256, final_hash, first_ns, \
+             last_ns, received_ns, entry, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'kept')",
+        )
+        .bind(host)
+        .bind(segment.number as i64)
+        .bind(segment.first_index as i64)
+        .bind(segment.events as i64)
+        .bind(segment.bytes as i64)
+        .bind(segment.file_sha256.to_vec())
+        .bind(end.position.hash.to_vec())
+        .bind(segment.first_ns)
+        .bind(segment.last_ns)
+        .bind(now_ns())
+        .bind(segment.entry as i64)
+        .execute(self.on())
+        .await?;
+        sqlx::query(
+            "UPDATE agents SET next_segment = $2, next_index = $3, chain_hash = $4, header_sha256 = $5 WHERE host = $1",
+        )
+        .bind(host)
+        .bind(end.segment as i64)
+        .bind(end.position.index as i64)
+        .bind(end.position.hash.to_vec())
+        .bind(end.header_sha256.map_or_else(Vec::new, |hash| hash.to_vec()))
+        .execute(self.on())
+        .await?;
+        // What was beyond the live records is known now.
+        sqlx::query("UPDATE agents SET live_index = $2, live_hash = $3 WHERE host = $1 AND live_index < $2")
+            .bind(host)
+            .bind(end.position.index as i64)
+            .bind(end.position.hash.to_vec())
+            .execute(self.on())
+            .await?;
+        sqlx::query("DELETE FROM live_records WHERE host = $1 AND segment <= $2")
+            .bind(host)
+            .bind(segment.number as i64)
+            .execute(self.on())
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps live records, after which the log stands at `next`, and the HEAD that covers them. There may be
+    /// no records: then it is about HEAD alone.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn add_live(
+        &mut self,
+        host: &str,
+        run: &LiveRun,
+        next: &Position,
+        head: &[u8],
+    ) -> Result<(), StoreError> {
+        if run.events > 0 {
+            sqlx::query(
+                "INSERT INTO live_records (host, first_index, segment, events, header, records, end_hash, \
+                 received_ns) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(host)
+            .bind(run.first_index as i64)
+            .bind(run.segment as i64)
+            .bind(run.events as i64)
+            .bind(run.header.clone())
+            .bind(run.records.clone())
+            .bind(run.end_hash.to_vec())
+            .bind(now_ns())
+            .execute(self.on())
+            .await?;
+        }
+        sqlx::query(
+            "UPDATE agents SET live_index = $2, live_hash = $3, head = $4, last_seen_ns = $5 WHERE host = $1",
+        )
+        .bind(host)
+        .bind(next.index as i64)
+        .bind(next.hash.to_vec())
+        .bind(head.to_vec())
+        .bind(now_ns())
+        .execute(self.on())
+        .await?;
+        Ok(())
+    }
+
+    /// Writes down that something is wrong.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn add_finding(
+        &mut self,
+        host: &str,
+        kind: &str,
+        detail: &str,
+        entry: Option<u64>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO findings (at_ns, host, kind, detail, entry) VALUES ($1, $2, $3, $4, $5)")
+            .bind(now_ns())
+            .bind(host)
+            .bind(kind)
+            .bind(detail)
+            .bind(entry.map(|entry| entry as i64))
+            .execute(self.on())
+            .await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The segments of a host from `first` to `last`.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn segments(&self, host: &str, first: u64, last: u64) -> Result<Vec<KeptSegment>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT number, first_index, events, bytes, file_sha256, entry, state FROM segments \
+             WHERE host = $1 AND number >= $2 AND number <= $3 ORDER BY number",
+        )
+        .bind(host)
+        .bind(first as i64)
+        .bind(i64::try_from(last).unwrap_or(i64::MAX))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(KeptSegment {
+                    number: number(row.try_get(0)?)?,
+                    first_index: number(row.try_get(1)?)?,
+                    events: number(row.try_get(2)?)?,
+                    bytes: number(row.try_get(3)?)?,
+                    file_sha256: row.try_get(4)?,
+                    entry: number(row.try_get(5)?)?,
+                    deleted: row.try_get::<String, _>(6)? == "deleted",
+                })
+            })
+            .collect()
+    }
+
+    /// The live records of a host that hold events from `from` on, in order.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn live_records(&self, host: &str, from: u64) -> Result<Vec<LiveRun>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT segment, first_index, events, header, records, end_hash FROM live_records \
+             WHERE host = $1 AND first_index + events > $2 ORDER BY first_index",
+        )
+        .bind(host)
+        .bind(i64::try_from(from).unwrap_or(i64::MAX))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(LiveRun {
+                    segment: number(row.try_get(0)?)?,
+                    first_index: number(row.try_get(1)?)?,
+                    events: number(row.try_get(2)?)?,
+                    header: row.try_get(3)?,
+                    records: row.try_get(4)?,
+                    end_hash: hash(row.try_get(5)?)?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Where a session's events are.
+#[derive(Debug, Clone)]
+pub struct SessionPlace {
+    /// The host.
+    pub host: String,
+    /// The first segment with events of it.
+    pub first_segment: u64,
+    /// The last.
+    pub last_segment: u64,
+    /// Its first event.
+    pub first_event: u64,
+    /// Its last event so far.
+    pub last_event: u64,
+    /// Its end was recorded.
+    pub ended: bool,
+}
+
+impl Store {
+    /// Where a session's events are.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn session_place(&self, session: &str) -> Result<Option<SessionPlace>, StoreError> {
+        let row =
+            sqlx::query(
+            "SELECT host, first_segment, last_segment, first_event, last_event, ended_ns IS NOT NULL FROM sessions \
+             WHERE id = $1",
+        )
+                .bind(session)
+                .fetch_optional(self.pool())
+                .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(SessionPlace {
+            host: row.try_get(0)?,
+            first_segment: number(row.try_get(1)?)?,
+            last_segment: number(row.try_get(2)?)?,
+            first_event: number(row.try_get(3)?)?,
+            last_event: number(row.try_get(4)?)?,
+            ended: row.try_get::<i64, _>(5)? != 0,
+        }))
+    }
+
+    /// The segment in which the host's agent started next after `event`, once that has come in sealed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn next_start(&self, host: &str, event: u64) -> Result<Option<u64>, StoreError> {
+        let row = sqlx::query(
+            "SELECT s.number FROM host_events e JOIN segments s ON s.host = e.host AND s.first_index <= e.event \
+             AND e.event < s.first_index + s.events \
+             WHERE e.host = $1 AND e.event > $2 AND e.kind = 'agent_started' ORDER BY e.event LIMIT 1",
+        )
+        .bind(host)
+        .bind(i64::try_from(event).unwrap_or(i64::MAX))
+        .fetch_optional(self.pool())
+        .await?;
+        row.map(|row| number(row.try_get(0)?)).transpose()
+    }
+}
+
+impl Store {
+    /// How many commands of a session are indexed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn command_count(&self, session: &str) -> Result<i64, StoreError> {
+        let row = sqlx::query("SELECT COUNT(*) FROM commands WHERE session = $1")
+            .bind(session)
+            .fetch_one(self.pool());
+        Ok(row.await?.try_get(0)?)
+    }
+}
