@@ -3,6 +3,7 @@
 //! `intake` is what agents talk to, `web` what people talk to; between them stand the `store` (one database)
 //! and the `archive` (segment files as they came). `docs/collector.md` describes the whole.
 
+pub mod administer;
 pub mod archive;
 pub mod audit;
 pub mod authority;
@@ -13,3 +14,4 @@ pub mod intake;
 pub mod retention;
 pub mod serve;
 pub mod store;
+pub mod web;

@@ -19,7 +19,7 @@ use crate::authority::Authority;
 use crate::config::{Config, Retention};
 use crate::intake::{self, Connected, Intake};
 use crate::store::{LedgerStoreError, Store};
-use crate::{audit, retention};
+use crate::{audit, retention, web};
 
 /// How often a checkpoint is signed over what has come to the ledger.
 const CHECKPOINT: Duration = Duration::from_secs(1);
@@ -112,6 +112,37 @@ pub fn names(config: &Config) -> Vec<String> {
     names
 }
 
+/// The URL that agents are enrolled with: the collector's most telling name.
+pub fn agents_url(config: &Config) -> String {
+    let names = names(config);
+    let configured = !config.agents.names.is_empty();
+    let name = if configured { names.first() } else { names.last() };
+    let name = name.map_or("localhost", String::as_str);
+    let port = config.agents.listen.port();
+    match name.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("https://[{address}]:{port}"),
+        Err(_) => format!("https://{name}:{port}"),
+    }
+}
+
+/// The address that people use.
+fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
+    match (&config.web.url, &config.web.tls) {
+        (Some(url), _) => url.trim_end_matches('/').to_owned(),
+        (None, Some(_)) => format!("https://{listens}"),
+        (None, None) => format!("http://{listens}"),
+    }
+}
+
+/// How pages are served: behind a proxy with TLS as `web.url` says.
+fn web_config(config: &Config) -> web::Config {
+    let url = config.web.url.as_deref().unwrap_or_default();
+    let secure = config.web.tls.is_some() || url.starts_with("https://");
+    let name = url.split_once("://").map(|(_, rest)| rest.split(['/', ':']).next().unwrap_or_default());
+    let names = name.filter(|name| !name.is_empty()).map(str::to_owned).into_iter().collect();
+    web::Config { secure, names, ..web::Config::default() }
+}
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -135,23 +166,37 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         let (intake, names, stopped) = (Arc::clone(&parts.intake), names(config), waits(stopped.clone()));
         async move { intake::serve(intake, listener, &names, stopped).await }
     });
+    let browsers = TcpListener::bind(config.web.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} for browsers (web.listen)", config.web.listen))?;
+    let url = web_url(config, browsers.local_addr()?);
+    let web = tokio::spawn({
+        let state = web::State::new(Arc::clone(&parts.intake), web_config(config))?;
+        let (tls, stopped) = (config.web.tls.clone(), waits(stopped.clone()));
+        async move { web::serve(state, browsers, tls.as_ref(), stopped).await }
+    });
     let checkpoints = tokio::spawn(sign_checkpoints(
         Arc::clone(&parts.intake),
         config.checkpoints.clone(),
         stopped.clone(),
     ));
     let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone()));
-    tracing::info!(name = parts.name, "agents connect to {address}");
+    tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
+    if let Some(path) = web::setup_link(&parts.intake.store).await? {
+        tracing::info!("there is no account yet. Make the first administrator at {url}{path}");
+    }
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut agents = agents;
     let mut checkpoints = checkpoints;
+    let mut web = web;
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         ended = &mut agents => ended.context("the server for agents")?.map_err(anyhow::Error::from),
+        ended = &mut web => ended.context("the server for browsers")?,
         ended = &mut checkpoints => ended.context("the ledger")?.map_err(anyhow::Error::from),
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

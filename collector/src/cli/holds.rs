@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use interlock_recording::ledger::proto::entry::Body;
-use interlock_recording::ledger::proto::{HoldReleased, HoldSet};
 
-use super::{actor, agents, output};
+use super::{actor, agents, by, output};
 use crate::config::Config;
-use crate::serve;
+use crate::store::NewHold;
+use crate::{administer, serve};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -64,19 +63,9 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
                 from_ns <= until_ns,
                 "--from is later than --until: the hold would cover nothing"
             );
-            let mut write = store.write().await?;
-            let id = write.set_hold(&label, &host, from_ns, until_ns, &actor()).await?;
-            let scope = format!(
-                "host {}, from {} until {}",
-                if host.is_empty() { "any" } else { &host },
-                from.map_or_else(|| "the beginning".to_owned(), |time| time.to_string()),
-                until.map_or_else(|| "it is released".to_owned(), |time| time.to_string()),
-            );
-            let hold = HoldSet { hold: format!("{id} {label}"), reason, who: actor(), scope: scope.clone() };
-            write.append(vec![Body::HoldSet(hold)]).await?;
-            write.audit(&actor(), "hold.set", &label, &scope, "").await?;
-            write.commit().await?;
-            output::print(&format!("hold {id}: {label}: {scope}\n"));
+            let hold = NewHold { label: &label, host: &host, from_ns, until_ns, by: &actor() };
+            let id = administer::set_hold(&parts.intake, by(&actor()), &hold, &reason).await?;
+            output::print(&format!("hold {id}: {label}\n"));
         }
         Command::List { json } => {
             let holds = store.holds().await?;
@@ -106,17 +95,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             output::print(&output::table(&head, &rows));
         }
         Command::Release { id, reason } => {
-            let mut write = store.write().await?;
-            let label = write.release_hold(id, &actor()).await?;
-            let label = label.ok_or_else(|| {
-                anyhow::anyhow!(
-                    "there is no hold {id} that holds; `interlock-collector holds list` lists them"
-                )
-            })?;
-            let hold = HoldReleased { hold: format!("{id} {label}"), reason: reason.clone(), who: actor() };
-            write.append(vec![Body::HoldReleased(hold)]).await?;
-            write.audit(&actor(), "hold.release", &label, &reason, "").await?;
-            write.commit().await?;
+            let label = administer::release_hold(&parts.intake, by(&actor()), id, &reason).await?;
             output::print(&format!("hold {id} ({label}) is released\n"));
         }
     }

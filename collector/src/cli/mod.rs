@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::administer::By;
 use crate::config::{Config, DEFAULT_PATH};
 
 /// Receives the recordings of Interlock's agents, keeps them, proves them whole, and shows them to
@@ -136,6 +137,10 @@ fn actor() -> String {
         Ok(user) if uid == 0 => format!("uid 0 (sudo by {user})"),
         _ => format!("uid {uid}"),
     }
+}
+
+fn by(who: &str) -> By<'_> {
+    By { who, address: "" }
 }
 
 #[cfg(test)]

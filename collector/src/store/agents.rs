@@ -272,6 +272,21 @@ impl Store {
         rows.iter().map(Agent::read).collect()
     }
 
+    /// The ids of the hosts of this name, or whose id begins so; at most 100.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn hosts_called(&self, name: &str) -> Result<Vec<String>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT host FROM agents WHERE name = $1 OR ($2 >= 8 AND substr(host, 1, $2) = $1) LIMIT 100",
+        )
+        .bind(name)
+        .bind(name.len() as i64)
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
     /// One agent.
     ///
     /// # Errors

@@ -1,31 +1,8 @@
-//! What is kept and for how long: legal holds, and segments whose time has come.
+//! Segments whose time has come.
 
 use sqlx::Row as _;
 
-use super::{KeptSegment, Store, StoreError, Write, now_ns, number};
-
-/// A legal hold: what it covers is not deleted, whatever the rules of retention say.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Hold {
-    /// Its number.
-    pub id: i64,
-    /// What it is called.
-    pub label: String,
-    /// The host that it covers, hexadecimal; empty for all.
-    pub host: String,
-    /// From when, nanoseconds since the Unix epoch.
-    pub from_ns: i64,
-    /// Until when.
-    pub until_ns: i64,
-    /// Who set it.
-    pub created_by: String,
-    /// When.
-    pub created_ns: i64,
-    /// Who released it, if anybody has.
-    pub released_by: Option<String>,
-    /// When.
-    pub released_ns: Option<i64>,
-}
+use super::{KeptSegment, Store, StoreError, Write, number};
 
 /// A segment whose time has come.
 #[derive(Debug, Clone)]
@@ -37,50 +14,6 @@ pub struct Expired {
 }
 
 impl Write<'_> {
-    /// Sets a legal hold; gives its number.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn set_hold(
-        &mut self,
-        label: &str,
-        host: &str,
-        from_ns: i64,
-        until_ns: i64,
-        by: &str,
-    ) -> Result<i64, StoreError> {
-        let row = sqlx::query(
-            "INSERT INTO legal_holds (label, host, from_ns, until_ns, created_by, created_ns) \
-             VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
-        )
-        .bind(label)
-        .bind(host)
-        .bind(from_ns)
-        .bind(until_ns)
-        .bind(by)
-        .bind(now_ns())
-        .fetch_one(self.on())
-        .await?;
-        Ok(row.try_get(0)?)
-    }
-
-    /// Releases a legal hold; gives its label, `None` when there is none of this number that holds.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn release_hold(&mut self, id: i64, by: &str) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query(
-            "UPDATE legal_holds SET released_by = $2, released_ns = $3 WHERE id = $1 AND released_ns IS NULL \
-             RETURNING label",
-        )
-        .bind(id)
-        .bind(by)
-        .bind(now_ns())
-        .fetch_optional(self.on())
-        .await?;
-        Ok(row.map(|row| row.try_get(0)).transpose()?)
-    }
-
     /// Whether a segment is under a legal hold now.
     ///
     /// # Errors
@@ -133,34 +66,6 @@ impl Write<'_> {
 }
 
 impl Store {
-    /// All legal holds, the newest first.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id, label, host, from_ns, until_ns, created_by, created_ns, released_by, released_ns \
-             FROM legal_holds ORDER BY id DESC",
-        )
-        .fetch_all(self.pool())
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Hold {
-                    id: row.try_get(0)?,
-                    label: row.try_get(1)?,
-                    host: row.try_get(2)?,
-                    from_ns: row.try_get(3)?,
-                    until_ns: row.try_get(4)?,
-                    created_by: row.try_get(5)?,
-                    created_ns: row.try_get(6)?,
-                    released_by: row.try_get(7)?,
-                    released_ns: row.try_get(8)?,
-                })
-            })
-            .collect()
-    }
-
     /// Segments of `host` that were taken and whose last event is from before `before_ns`, and which no legal
     /// hold covers; at most `limit`. The collector's clock counts as well as the host's: a host cannot have
     /// its recording deleted early by a clock that is behind.

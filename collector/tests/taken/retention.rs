@@ -3,6 +3,7 @@
 use std::fs;
 
 use interlock_collector::config::Retention;
+use interlock_collector::store::NewHold;
 use interlock_collector::{audit, retention};
 use interlock_recording::log::segment_name;
 use interlock_recording::{HostKey, SessionId, hex};
@@ -35,7 +36,8 @@ async fn what_is_too_old_is_deleted_and_its_tombstone_stays() {
     assert_eq!(retention::apply(intake, &[rule("year", &[], 365)]).await.expect("applied"), 0);
     run_sql(state.path(), "UPDATE segments SET received_ns = received_ns - 400 * 86400 * 1000000000").await;
     let mut write = intake.store.write().await.expect("writes");
-    let hold = write.set_hold("case 7", &id, 0, i64::MAX, "legal").await.expect("held");
+    let hold = NewHold { label: "case 7", host: &id, from_ns: 0, until_ns: i64::MAX, by: "legal" };
+    let hold = write.add_hold(&hold).await.expect("held");
     write.commit().await.expect("committed");
     let rules = [rule("others", &["elsewhere"], 1), rule("year", &["bastion"], 365)];
     assert_eq!(retention::apply(intake, &rules).await.expect("applied"), 0, "a hold comes first");
