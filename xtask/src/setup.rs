@@ -111,11 +111,20 @@ const KERNELS: &[Need] = &[
     },
 ];
 
-const BENCH: &[Need] = &[Need {
-    what: "PgBouncer",
-    present: || which("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").exists(),
-    packages: &["pgbouncer"],
-}];
+const BENCH: &[Need] = &[
+    Need {
+        what: "PgBouncer",
+        present: || which("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").exists(),
+        packages: &["pgbouncer"],
+    },
+    Need {
+        what: "nginx with its stream module",
+        present: || {
+            [crate::bench::NGINX, crate::bench::NGINX_STREAM].iter().all(|file| Path::new(file).exists())
+        },
+        packages: &["nginx", "libnginx-mod-stream"],
+    },
+];
 
 /// Makes sure that `part` is there, installing what is not.
 ///
