@@ -5,6 +5,7 @@ pub mod agent;
 pub mod cache;
 pub mod cgroup;
 pub mod client;
+pub mod credentials;
 pub mod postgres;
 pub mod process;
 pub mod secrets;

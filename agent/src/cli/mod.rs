@@ -49,6 +49,8 @@ enum Command {
     Config(config::Args),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
+    /// See whether the credentials that the agent is to hold can be had; make verifiers.
+    Credentials(crate::credential::cli::Args),
     /// Have clients trust the host's authority, without editing scripts.
     Trust(crate::trust::cli::Args),
     /// Read, replay, export and verify recordings.
@@ -92,6 +94,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => operate::detach(&args, &load()?),
         Command::Config(args) => config::run(&args, &cli.config),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
+        Command::Credentials(args) => crate::credential::cli::run(args, &load, &cli.config),
         Command::Trust(args) => crate::trust::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
         Command::Completions { shell } => {
@@ -126,6 +129,8 @@ mod tests {
             "interlock status --wait 10 --verbose",
             "interlock reload --json",
             "interlock config check --config x",
+            "interlock credentials check shop-app --json",
+            "interlock credentials verifier --user app",
         ] {
             assert!(parses(line), "{line}");
         }

@@ -80,6 +80,7 @@ impl Agent {
                 "commands": count(&self.counts.commands),
                 "refused": count(&self.counts.refused),
             },
+            "credentials": self.credentials.status(),
             "interception": interception,
             "recording": self.recorder.status(),
         }))
