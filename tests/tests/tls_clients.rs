@@ -209,6 +209,33 @@ print(b"twice" in everything(s))
 }
 
 #[test]
+fn gssapi_encryption_is_declined_and_tls_may_follow() {
+    let bed = Bed::start(Auth::Trust).unwrap();
+    let script = format!(
+        r#"{RAW}
+GSS = struct.pack("!ii", 8, 80877104)
+s = connect()
+s.sendall(GSS)
+print(s.recv(9))
+s.sendall(SSL)
+print(s.recv(9))
+s = context().wrap_socket(s)
+s.sendall(STARTUP + b"X\0\0\0\x04")
+print(everything(s).endswith(b"Z\0\0\0\x05I"))
+# It may ask for a few times, and not for ever.
+s = connect()
+for n in range(5):
+    s.sendall(GSS)
+    print(s.recv(1))
+print(b"too many requests" in everything(s))
+"#
+    );
+    let printed = bed.python(&script).unwrap().expect_success();
+    let asked = "b'N'\n".repeat(4);
+    assert_eq!(printed, format!("b'N'\nb'S'\nTrue\n{asked}b'E'\nTrue\n"));
+}
+
+#[test]
 fn garbage_behind_a_hello_ends_the_connection_and_nothing_else() {
     let bed = Bed::start(Auth::Trust).unwrap();
     let script = format!(
