@@ -116,7 +116,9 @@ pub fn names(config: &Config) -> Vec<String> {
 pub fn agents_url(config: &Config) -> String {
     let names = names(config);
     let configured = !config.agents.names.is_empty();
-    let name = if configured { names.first() } else { names.last() };
+    // A collector that only its own host can reach has no better name.
+    let first = configured || config.agents.listen.ip().is_loopback();
+    let name = if first { names.first() } else { names.last() };
     let name = name.map_or("localhost", String::as_str);
     let port = config.agents.listen.port();
     match name.parse::<std::net::Ipv6Addr>() {

@@ -52,6 +52,8 @@ enum Command {
     Config(config::Args),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
+    /// See whether the credentials that the agent is to hold can be had; make verifiers.
+    Credentials(crate::credential::cli::Args),
     /// Have clients trust the host's authority, without editing scripts.
     Trust(crate::trust::cli::Args),
     /// Read, replay, export and verify recordings.
@@ -98,6 +100,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => operate::detach(&args, &load()?),
         Command::Config(args) => config::run(&args, &cli.config),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
+        Command::Credentials(args) => crate::credential::cli::run(args, &load, &cli.config),
         Command::Trust(args) => crate::trust::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
         Command::Verify(args) => verify::run(&args),
@@ -140,6 +143,8 @@ mod tests {
             "interlock enroll --status --json",
             "interlock enroll --leave",
             "interlock config check --config x",
+            "interlock credentials check shop-app --json",
+            "interlock credentials verifier --user app",
         ] {
             assert!(parses(line), "{line}");
         }

@@ -143,7 +143,7 @@ impl Stage {
     fn verify(&self) {
         let report =
             interlock_recording::verify(self.recorder.directory(), self.recorder.public_key()).unwrap();
-        assert!(report.is_ok(), "{report:?}");
+        assert!(report.ok, "{report:?}");
     }
 }
 
