@@ -54,9 +54,6 @@ struct Call<'s> {
     sender: mpsc::Sender<ToCollector>,
     source: Option<Source>,
     taken: Mark,
-    /// The collector has taken a segment in this call. As each follows from the one before by its hash, what
-    /// it had before is this recording, too, and not another one of the same host.
-    confirmed: bool,
     /// There was nothing to send when it was last looked.
     idle: bool,
     /// When something was last sent or taken.
@@ -101,7 +98,6 @@ pub(super) async fn ship(
         sender,
         source: None,
         taken: first,
-        confirmed: false,
         idle: false,
         progress: Instant::now(),
         answers: 0,
@@ -271,7 +267,6 @@ impl Call<'_> {
             self.shipper.shipping().taken(mark);
             return Ok(());
         }
-        self.confirmed = true;
         self.shipper.taken(self.enrolment, mark).await
     }
 
@@ -294,9 +289,7 @@ impl Call<'_> {
             return Err(Fault::Stalled(STALLED));
         }
         self.tell_health();
-        if self.confirmed {
-            self.shipper.make_room(self.enrolment, self.taken).await?;
-        }
+        self.shipper.make_room(self.enrolment, self.taken).await?;
         self.renew().await
     }
 

@@ -166,7 +166,7 @@ pub(super) async fn connect(address: &Address, config: ClientConfig) -> Result<C
         .http2_max_header_list_size(MAX_HEADERS)
         .connect_with_connector(once)
         .await
-        .map_err(|error| failed(io::Error::other(error)))
+        .map_err(|error| Fault::beginning(&shown, &error))
 }
 
 async fn open(address: &Address, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {

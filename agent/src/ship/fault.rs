@@ -76,6 +76,14 @@ impl Fault {
         }
     }
 
+    /// HTTP/2 could not be begun over TLS with `address`.
+    pub(super) fn beginning(address: &str, error: &(dyn Error + 'static)) -> Self {
+        match find_alert(error) {
+            Some(alert) => Self::alert(alert),
+            None => Self::Unreachable { address: address.to_owned(), reason: printable(&error.to_string()) },
+        }
+    }
+
     fn alert(alert: AlertDescription) -> Self {
         Self::Refused(format!(
             "it broke TLS off with the alert {alert:?}. This host's certificate may have been revoked or have \
@@ -132,8 +140,8 @@ fn certificate_words(error: &CertificateError) -> String {
 }
 
 /// The alert that ended a connection, wherever in the chain of errors it stands.
-fn find_alert(status: &Status) -> Option<AlertDescription> {
-    let mut next: Option<&(dyn Error + 'static)> = Some(status);
+fn find_alert(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
+    let mut next = Some(error);
     while let Some(error) = next {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());

@@ -1,7 +1,7 @@
 //! The task that ships: one connection to the collector after another.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -36,6 +36,10 @@ pub struct Shipper {
     shipping: Arc<Shipping>,
     keep: u64,
     report: Box<MakeReport>,
+    /// The authority of the collector that has taken a segment which this agent sent. As each follows from
+    /// the one before by its hash, what that collector had before is this recording, too, and not another
+    /// one of the same host.
+    confirmed: Mutex<Option<Vec<u8>>>,
 }
 
 impl fmt::Debug for Shipper {
@@ -59,7 +63,7 @@ impl Shipper {
         keep: u64,
         report: impl Fn() -> Report + Send + Sync + 'static,
     ) -> Self {
-        Self { store, recorder, shipping, keep, report: Box::new(report) }
+        Self { store, recorder, shipping, keep, report: Box::new(report), confirmed: Mutex::default() }
     }
 
     /// Ships until `finishing` becomes `true`, and then what is left, as long as the collector takes it.
@@ -208,8 +212,13 @@ impl Shipper {
 
     /// The collector has taken more segments.
     pub(super) async fn taken(&self, enrolment: &Enrolment, taken: Mark) -> Result<(), Fault> {
+        *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = Some(enrolment.authority.clone());
         self.note(enrolment, taken).await?;
         self.prune(enrolment, taken).await
+    }
+
+    fn is_confirmed(&self, enrolment: &Enrolment) -> bool {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&enrolment.authority)
     }
 
     async fn note(&self, enrolment: &Enrolment, taken: Mark) -> Result<(), Fault> {
@@ -224,7 +233,10 @@ impl Shipper {
 
     /// Removes what was taken when commands want the room.
     pub(super) async fn make_room(&self, enrolment: &Enrolment, taken: Mark) -> Result<(), Fault> {
-        if self.recorder.wants_room() { self.prune(enrolment, taken).await } else { Ok(()) }
+        if self.recorder.wants_room() && self.is_confirmed(enrolment) && self.shipping.keeps_some() {
+            self.prune(enrolment, taken).await?;
+        }
+        Ok(())
     }
 
     /// Removes what need not stay. That this fails keeps nothing from being shipped.

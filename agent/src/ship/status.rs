@@ -160,6 +160,11 @@ impl Shipping {
         (status.kept_segments, status.kept_bytes) = (kept.segments, kept.bytes);
     }
 
+    /// Segments that the collector has are still here.
+    pub(super) fn keeps_some(&self) -> bool {
+        self.lock().status.kept_segments > 0
+    }
+
     /// Notes why nothing can be removed, or that something can; gives the reason if it is a new one.
     pub(super) fn not_removed(&self, reason: Option<String>) -> Option<String> {
         let status = &mut self.lock().status;
