@@ -10,6 +10,8 @@ pub mod cli;
 pub mod config;
 pub mod evidence;
 pub mod intake;
+#[cfg(any(test, feature = "sample"))]
+pub mod sample;
 pub mod serve;
 pub mod store;
 pub mod web;

@@ -79,14 +79,14 @@ impl Store {
 }
 
 impl Write<'_> {
-    /// Makes a hold.
+    /// Makes a hold; gives its number.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn add_hold(&mut self, hold: &NewHold<'_>) -> Result<(), StoreError> {
-        sqlx::query(
+    pub async fn add_hold(&mut self, hold: &NewHold<'_>) -> Result<i64, StoreError> {
+        let row = sqlx::query(
             "INSERT INTO legal_holds (label, host, from_ns, until_ns, created_by, created_ns) \
-             VALUES ($1, $2, $3, $4, $5, $6)",
+             VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
         )
         .bind(hold.label)
         .bind(hold.host)
@@ -94,9 +94,9 @@ impl Write<'_> {
         .bind(hold.until_ns)
         .bind(hold.by)
         .bind(now_ns())
-        .execute(self.on())
+        .fetch_one(self.on())
         .await?;
-        Ok(())
+        Ok(row.try_get(0)?)
     }
 
     /// Ends a hold; whether there was one that counted.

@@ -1,7 +1,10 @@
 //! What can be done, for pages and API alike: each checks, does and writes down in one transaction.
 
 use axum::http::StatusCode;
-use interlock_recording::SessionId;
+use interlock_recording::ledger::proto::entry::Body;
+use interlock_recording::ledger::proto::{HoldReleased, HoldSet, HostRevoked};
+use interlock_recording::{PublicKey, SessionId};
+use interlock_shipping::Token;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -325,14 +328,16 @@ pub(super) async fn add_enrolment_token(
         return Err(Problem::invalid("A token enrols 1 to 100,000 hosts."));
     }
     let expires_ns = lifetime(days, 366)?;
-    let token = format!("ile_{}", secret()?);
-    let id: String = sha256(&token).chars().take(12).collect();
+    let mut bytes = [0; 24];
+    interlock_recording::fill_random(&mut bytes)?;
+    let token = Token::new(&bytes, state.authority.fingerprint());
+    let id: String = sha256(&token.secret).chars().take(12).collect();
     let mut write = state.store.write().await?;
-    write.add_enrolment_token(&token, label, &actor.name, expires_ns, uses).await?;
+    write.add_enrolment_token(&token.secret, label, &actor.name, expires_ns, uses).await?;
     let detail = format!("{label}; {uses} hosts, {days} days");
-    write.audit(&actor.trail(), "enrolment_token.add", &id, &detail, &actor.address).await?;
+    write.audit(&actor.trail(), "enrolment_token.create", &id, &detail, &actor.address).await?;
     write.commit().await?;
-    Ok(Made { id, token })
+    Ok(Made { id, token: token.to_string() })
 }
 
 pub(super) async fn revoke_enrolment_token(state: &State, actor: &Actor, id: &str) -> Result<(), Problem> {
@@ -344,12 +349,30 @@ pub(super) async fn revoke_enrolment_token(state: &State, actor: &Actor, id: &st
     Ok(write.commit().await?)
 }
 
-pub(super) async fn revoke_agent(state: &State, actor: &Actor, host: &str) -> Result<(), Problem> {
+/// Lets an agent ship no more. Why stands in the ledger.
+pub(super) async fn revoke_agent(
+    state: &State,
+    actor: &Actor,
+    host: &str,
+    reason: &str,
+) -> Result<(), Problem> {
+    let reason = check_label(reason)?;
+    let agent = state.store.agent(host).await?.ok_or_else(|| Problem::not_found("agent"))?;
+    let key = PublicKey::from_bytes(&agent.public_key)
+        .ok_or_else(|| Problem::internal("the database holds no key of this host"))?;
     let mut write = state.store.write().await?;
     if !write.revoke_agent(host).await? {
-        return Err(Problem::not_found("agent that is enrolled"));
+        return Err(Problem::new(StatusCode::CONFLICT, "The agent is revoked already."));
     }
-    write.audit(&actor.trail(), "agent.revoke", host, "", &actor.address).await?;
+    write
+        .append(vec![Body::HostRevoked(HostRevoked {
+            host: key.fingerprint().to_vec(),
+            reason: reason.to_owned(),
+            who: actor.trail(),
+        })])
+        .await
+        .map_err(Problem::internal)?;
+    write.audit(&actor.trail(), "agent.revoke", host, reason, &actor.address).await?;
     write.commit().await?;
     state.connected.end(host);
     Ok(())
@@ -377,7 +400,18 @@ pub(super) async fn add_hold(
         },
     };
     let mut write = state.store.write().await?;
-    write.add_hold(&NewHold { label, host: &host, from_ns, until_ns, by: &actor.name }).await?;
+    let id = write.add_hold(&NewHold { label, host: &host, from_ns, until_ns, by: &actor.name }).await?;
+    let time = |ns: i64| interlock_recording::json::time(u64::try_from(ns).unwrap_or_default());
+    let of = if host.is_empty() { "every host".to_owned() } else { format!("host {host}") };
+    write
+        .append(vec![Body::HoldSet(HoldSet {
+            hold: id.to_string(),
+            reason: label.to_owned(),
+            who: actor.trail(),
+            scope: format!("{of}, from {} until {}", time(from_ns), time(until_ns)),
+        })])
+        .await
+        .map_err(Problem::internal)?;
     write.audit(&actor.trail(), "hold.add", label, &host, &actor.address).await?;
     Ok(write.commit().await?)
 }
@@ -387,6 +421,8 @@ pub(super) async fn release_hold(state: &State, actor: &Actor, id: i64) -> Resul
     if !write.release_hold(id, &actor.name).await? {
         return Err(Problem::not_found("hold in force"));
     }
+    let released = HoldReleased { hold: id.to_string(), reason: String::new(), who: actor.trail() };
+    write.append(vec![Body::HoldReleased(released)]).await.map_err(Problem::internal)?;
     write.audit(&actor.trail(), "hold.release", &id.to_string(), "", &actor.address).await?;
     Ok(write.commit().await?)
 }

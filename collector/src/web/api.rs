@@ -186,8 +186,13 @@ pub(super) async fn agent_events(
     ok(&json!({"items": items, "next": page.next}))
 }
 
-pub(super) async fn revoke_agent(Use(state): Use<State>, actor: Actor, Path(host): Path<String>) -> Answer {
-    actions::revoke_agent(&state, &actor, &host).await?;
+pub(super) async fn revoke_agent(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(host): Path<String>,
+    Json(end): Json<End>,
+) -> Answer {
+    actions::revoke_agent(&state, &actor, &host, &end.reason).await?;
     done()
 }
 
