@@ -27,6 +27,9 @@ pub enum AdministerError {
     /// There is nothing of this name, or it is not in force.
     #[error("there is no {0}")]
     NotFound(&'static str),
+    /// It was done before.
+    #[error("{0} already")]
+    Already(&'static str),
     /// The system gives no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(#[from] std::io::Error),
@@ -56,7 +59,7 @@ pub async fn make_enrolment_token(
     let mut write = intake.store.write().await?;
     write.add_enrolment_token(&token.secret, label, by.who, expires_ns, uses).await?;
     let detail = format!("{label}; {uses} hosts, until {}", json::time(expires_ns.unsigned_abs()));
-    write.audit(by.who, "enrolment_token.add", label, &detail, by.address).await?;
+    write.audit(by.who, "enrolment_token.create", label, &detail, by.address).await?;
     write.commit().await?;
     Ok((token, expires_ns))
 }
@@ -72,9 +75,9 @@ pub async fn revoke_agent(
     reason: &str,
 ) -> Result<(), AdministerError> {
     let mut write = intake.store.write().await?;
-    let agent = write.agent(host).await?.ok_or(AdministerError::NotFound("agent of this id"))?;
+    let agent = write.agent(host).await?.ok_or(AdministerError::NotFound("agent"))?;
     if !write.revoke_agent(host).await? {
-        return Err(AdministerError::NotFound("agent of this id that is not revoked"));
+        return Err(AdministerError::Already("the agent is revoked"));
     }
     let key =
         PublicKey::from_bytes(&agent.public_key).ok_or(StoreError::Damaged("a host's key that is none"))?;
@@ -129,10 +132,7 @@ pub async fn release_hold(
     reason: &str,
 ) -> Result<String, AdministerError> {
     let mut write = intake.store.write().await?;
-    let label = write
-        .release_hold(id, by.who)
-        .await?
-        .ok_or(AdministerError::NotFound("hold of this number in force"))?;
+    let label = write.release_hold(id, by.who).await?.ok_or(AdministerError::NotFound("hold in force"))?;
     let released =
         HoldReleased { hold: format!("{id} {label}"), reason: reason.to_owned(), who: by.who.to_owned() };
     write.append(vec![Body::HoldReleased(released)]).await?;

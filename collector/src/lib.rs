@@ -12,6 +12,8 @@ pub mod config;
 pub mod evidence;
 pub mod intake;
 pub mod retention;
+#[cfg(any(test, feature = "sample"))]
+pub mod sample;
 pub mod serve;
 pub mod store;
 pub mod web;

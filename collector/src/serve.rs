@@ -173,7 +173,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} for browsers (web.listen)", config.web.listen))?;
     let url = web_url(config, browsers.local_addr()?);
     let web = tokio::spawn({
-        let state = web::State::new(Arc::clone(&parts.intake), web_config(config))?;
+        let state = web::State::new(&parts.intake, web_config(config))?;
         let (tls, stopped) = (config.web.tls.clone(), waits(stopped.clone()));
         async move { web::serve(state, browsers, tls.as_ref(), stopped).await }
     });

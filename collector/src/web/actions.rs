@@ -351,12 +351,14 @@ pub(super) async fn revoke_enrolment_token(state: &State, actor: &Actor, id: &st
     Ok(write.commit().await?)
 }
 
+/// Lets an agent ship no more. Why stands in the ledger.
 pub(super) async fn revoke_agent(
     state: &State,
     actor: &Actor,
     host: &str,
     reason: &str,
 ) -> Result<(), Problem> {
+    let reason = check_label(reason)?;
     Ok(administer::revoke_agent(&state.intake, by(actor, &actor.trail()), host, reason).await?)
 }
 

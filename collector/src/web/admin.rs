@@ -148,6 +148,7 @@ struct EnrolmentPage {
     page: Layout,
     tokens: Vec<EnrolmentToken>,
     made: Option<Made>,
+    agents_url: String,
     now: i64,
 }
 
@@ -159,7 +160,10 @@ async fn enrolment_page(
 ) -> Result<Response, Problem> {
     let tokens = state.store.enrolment_tokens().await?;
     let page = Layout::new(state, actor, "enrolment", "Enrolment", notice).await?;
-    show(page.status(), &EnrolmentPage { page, tokens, made, now: now_ns() })
+    show(
+        page.status(),
+        &EnrolmentPage { page, tokens, made, agents_url: state.config.agents_url.clone(), now: now_ns() },
+    )
 }
 
 /// `GET /admin/enrolment`

@@ -182,8 +182,13 @@ pub(super) async fn agent_events(Use(state): Use<State>, Path(host): Path<String
     ok(&json!({"items": items, "next": page.next}))
 }
 
-pub(super) async fn revoke_agent(Use(state): Use<State>, actor: Actor, Path(host): Path<String>) -> Answer {
-    actions::revoke_agent(&state, &actor, &host, "").await?;
+pub(super) async fn revoke_agent(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(host): Path<String>,
+    Json(end): Json<End>,
+) -> Answer {
+    actions::revoke_agent(&state, &actor, &host, &end.reason).await?;
     done()
 }
 

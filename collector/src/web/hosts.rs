@@ -12,7 +12,7 @@ use super::display;
 use super::filters;
 use super::guard::Actor;
 use super::page::{Layout, Notice, done, show};
-use super::params::{PAGING, Params};
+use super::params::{Fields, PAGING, Params};
 use super::problem::Problem;
 use super::role::{ADMIN, VALUES};
 use crate::store::{Agent, HostEvent, Page, RuleCount, now_ns};
@@ -210,7 +210,16 @@ pub(super) async fn revoke(
     Use(state): Use<State>,
     actor: Actor,
     Path(id): Path<String>,
+    Fields(fields): Fields,
 ) -> Result<Response, Problem> {
-    actions::revoke_agent(&state, &actor, &id, "").await?;
-    Ok(done("/hosts", "agent-revoked"))
+    match actions::revoke_agent(&state, &actor, &id, fields.exact("reason")).await {
+        Ok(()) => Ok(done("/hosts", "agent-revoked")),
+        Err(problem) if problem.is_theirs() => {
+            let agent = state.store.agent(&id).await?.ok_or_else(|| Problem::not_found("host"))?;
+            let notice = Some(Notice::bad(&problem));
+            let page = Layout::new(&state, actor, "hosts", "Revoke an agent", notice).await?;
+            show(problem.status, &RevokePage { page, agent })
+        }
+        Err(problem) => Err(problem),
+    }
 }

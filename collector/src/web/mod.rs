@@ -43,13 +43,13 @@ pub use role::Role;
 pub use routes::router;
 
 /// What the pages and the API work with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct State {
-    pub(crate) intake: Arc<Intake>,
-    pub(crate) store: Arc<Store>,
-    pub(crate) archive: Arc<Archive>,
-    pub(crate) connected: Arc<Connected>,
-    pub(crate) config: Arc<Config>,
+    intake: Arc<Intake>,
+    store: Arc<Store>,
+    archive: Arc<Archive>,
+    connected: Arc<Connected>,
+    config: Arc<Config>,
     passwords: Arc<password::Passwords>,
     followers: Arc<tokio::sync::Semaphore>,
 }
@@ -62,6 +62,9 @@ pub struct Config {
     /// Names, other than loopback's, by which browsers ask for them without TLS, such as that of a proxy
     /// on the same host.
     pub names: Vec<String>,
+    /// The address by which agents reach the collector, such as `https://interlock.example.com:7443`, for
+    /// the command that enrols a host.
+    pub agents_url: String,
     /// A browser that was not used for so long is signed out.
     pub idle: Duration,
     /// A browser is signed out that long after it was signed in.
@@ -73,6 +76,7 @@ impl Default for Config {
         Self {
             secure: false,
             names: Vec::new(),
+            agents_url: "https://localhost:7443".into(),
             idle: Duration::from_secs(60 * 60),
             absolute: Duration::from_secs(12 * 60 * 60),
         }
@@ -80,16 +84,16 @@ impl Default for Config {
 }
 
 impl State {
-    /// Puts it together.
+    /// Puts it together with what takes recordings in.
     ///
     /// # Errors
     /// The system gives no random bytes.
-    pub fn new(intake: Arc<Intake>, config: Config) -> std::io::Result<Self> {
+    pub fn new(intake: &Arc<Intake>, config: Config) -> std::io::Result<Self> {
         Ok(Self {
+            intake: Arc::clone(intake),
             store: Arc::clone(&intake.store),
             archive: Arc::clone(&intake.archive),
             connected: Arc::clone(&intake.connected),
-            intake,
             config: Arc::new(config),
             passwords: Arc::new(password::Passwords::new()?),
             followers: Arc::new(tokio::sync::Semaphore::new(follow::MOST)),

@@ -76,6 +76,7 @@ impl From<AdministerError> for Problem {
     fn from(error: AdministerError) -> Self {
         match error {
             AdministerError::NotFound(what) => Self::not_found(what),
+            AdministerError::Already(_) => Self::new(StatusCode::CONFLICT, format!("{error}.")),
             error => Self::internal(error),
         }
     }
