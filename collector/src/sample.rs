@@ -132,7 +132,10 @@ impl SampleSession {
                     reads: vec!["public.customers".into()],
                     ..proto::Statement::default()
                 }],
-                params: vec![proto::BindParameter { value: Some(text.chars().take(40).collect()), omitted_bytes: 0 }],
+                params: vec![proto::BindParameter {
+                    value: Some(text.chars().take(40).collect()),
+                    omitted_bytes: 0,
+                }],
                 verdict: (*verdict).into(),
                 enforced: observed.is_empty(),
                 rule: optional(rule),
@@ -172,7 +175,9 @@ fn result(command: u64, verdict: &str, text: &str) -> proto::CommandResult {
     }
     let column = |name: &str| proto::Column { name: name.into(), type_oid: 25, binary: false };
     let row = |values: [Option<&str>; 3]| proto::Row {
-        values: values.map(|value| proto::Value { data: value.map(|value| value.as_bytes().to_vec()) }).into(),
+        values: values
+            .map(|value| proto::Value { data: value.map(|value| value.as_bytes().to_vec()) })
+            .into(),
     };
     let mut rows = vec![
         row([Some("1"), Some("Ada Lovelace"), Some("a***@example.com")]),
@@ -273,8 +278,14 @@ impl SampleHost {
             batch.add(&event, self.segment);
             self.index += 1;
         }
-        let run =
-            LiveRun { segment: self.segment, first_index, events, header: None, records, end_hash: self.hash };
+        let run = LiveRun {
+            segment: self.segment,
+            first_index,
+            events,
+            header: None,
+            records,
+            end_hash: self.hash,
+        };
         let next = Position { index: self.index, hash: self.hash };
         let mut write = store.write().await?;
         write.add_live(&self.id, &run, &next, &[]).await?;

@@ -23,12 +23,13 @@ impl Store {
             .await?;
         let mut may = counted.rows_affected() == 1;
         if !may {
-            let first =
-                sqlx::query("INSERT INTO attempts (key, count, since_ns) VALUES ($1, 1, $2) ON CONFLICT DO NOTHING")
-                    .bind(key)
-                    .bind(now)
-                    .execute(write.on())
-                    .await?;
+            let first = sqlx::query(
+                "INSERT INTO attempts (key, count, since_ns) VALUES ($1, 1, $2) ON CONFLICT DO NOTHING",
+            )
+            .bind(key)
+            .bind(now)
+            .execute(write.on())
+            .await?;
             may = first.rows_affected() == 1;
         }
         write.commit().await?;

@@ -56,7 +56,9 @@ impl Store {
                 sql.and(column).text(value);
             }
         }
-        for (column, value) in [("at_ns >= ", filter.since_ns), ("at_ns < ", filter.until_ns), ("id < ", cursor)] {
+        for (column, value) in
+            [("at_ns >= ", filter.since_ns), ("at_ns < ", filter.until_ns), ("id < ", cursor)]
+        {
             if let Some(value) = value {
                 sql.and(column).number(value);
             }

@@ -137,10 +137,16 @@ pub(super) fn matching(dialect: Dialect, text: &str, before: i64, limit: i64) ->
     match dialect {
         Dialect::Sqlite => {
             sql = Sql::new("SELECT rowid AS id FROM command_search WHERE command_search MATCH ");
-            sql.text(&question).push(" AND rowid < ").number(before).push(" ORDER BY rowid DESC LIMIT ").number(limit);
+            sql.text(&question)
+                .push(" AND rowid < ")
+                .number(before)
+                .push(" ORDER BY rowid DESC LIMIT ")
+                .number(limit);
         }
         Dialect::Postgres => {
-            sql = Sql::new("SELECT id FROM commands WHERE to_tsvector('simple', search) @@ websearch_to_tsquery('simple', ");
+            sql = Sql::new(
+                "SELECT id FROM commands WHERE to_tsvector('simple', search) @@ websearch_to_tsquery('simple', ",
+            );
             sql.text(&question.replace('*', ""));
             sql.push(") AND id < ").number(before).push(" ORDER BY id DESC LIMIT ").number(limit);
         }
@@ -172,7 +178,9 @@ impl Store {
         let mut end = None;
         let mut sql = if let Some(text) = &filter.text {
             let before = cursor.and_then(|cursor| cursor.strip_prefix('c')?.parse().ok()).unwrap_or(i64::MAX);
-            let Some(walked) = matching(self.dialect(), text, before, MATCHES) else { return Ok(Page::empty()) };
+            let Some(walked) = matching(self.dialect(), text, before, MATCHES) else {
+                return Ok(Page::empty());
+            };
             let last = walked
                 .within("SELECT CAST(COUNT(*) AS BIGINT), MIN(id) FROM (", ") m")
                 .optional(self.pool())
@@ -264,7 +272,8 @@ impl Store {
         after: i64,
         limit: usize,
     ) -> Result<Page<CommandItem>, StoreError> {
-        let mut sql = Sql::new(&format!("SELECT {COLUMNS} FROM commands c LEFT JOIN agents a ON a.host = c.host"));
+        let mut sql =
+            Sql::new(&format!("SELECT {COLUMNS} FROM commands c LEFT JOIN agents a ON a.host = c.host"));
         sql.and("c.session = ").text(session);
         sql.and("c.number > ").number(after);
         sql.push(" ORDER BY c.number LIMIT ").number(limit as i64 + 1);
@@ -281,7 +290,10 @@ mod tests {
     #[test]
     fn questions_are_words_and_never_operators() {
         assert_eq!(question("select FROM").as_deref(), Some("\"select\" \"FROM\" "));
-        assert_eq!(question("drop NOT x OR (a:b) ^y").as_deref(), Some("\"drop\" \"NOT\" \"x\" \"OR\" \"(a:b)\" \"^y\" "));
+        assert_eq!(
+            question("drop NOT x OR (a:b) ^y").as_deref(),
+            Some("\"drop\" \"NOT\" \"x\" \"OR\" \"(a:b)\" \"^y\" ")
+        );
         assert_eq!(question("\"delete from\" pub*").as_deref(), Some("\"delete from\" \"pub\"* "));
         assert_eq!(question("a\"b"), Some("\"a\" \"b\" ".into()));
         assert_eq!(question(" * - \" \" \0"), None);

@@ -224,7 +224,9 @@ impl Store {
         limit: usize,
     ) -> Result<Page<SessionItem>, StoreError> {
         let mut indexed = Vec::new();
-        let equal = |column, value: &Option<String>| value.clone().map(|value| Indexed { column, value: Some(value) });
+        let equal = |column, value: &Option<String>| {
+            value.clone().map(|value| Indexed { column, value: Some(value) })
+        };
         indexed.extend(equal("s.user_name", &filter.user));
         indexed.extend(equal("s.db_user", &filter.db_user));
         indexed.extend(equal("s.database_name", &filter.database));
@@ -274,7 +276,9 @@ impl Store {
             }
             if let Some(part) = &destinations {
                 let pattern = containing(part);
-                sql.and("(LOWER(s.destination) LIKE ").text(&pattern).push(" ESCAPE '\\' OR LOWER(s.host_names) LIKE ");
+                sql.and("(LOWER(s.destination) LIKE ")
+                    .text(&pattern)
+                    .push(" ESCAPE '\\' OR LOWER(s.host_names) LIKE ");
                 sql.text(&pattern).push(" ESCAPE '\\')");
             }
         };
@@ -311,7 +315,8 @@ impl Store {
         }
         bounds.put(&mut floor, "s.id");
         floor.push(" ORDER BY s.id DESC LIMIT 1 OFFSET ").number(WALK);
-        let floor: Option<String> = floor.optional(self.pool()).await?.map(|row| row.try_get(0)).transpose()?;
+        let floor: Option<String> =
+            floor.optional(self.pool()).await?.map(|row| row.try_get(0)).transpose()?;
         if let Some(floor) = &floor {
             bounds.from.clone_from(floor);
         }
@@ -346,9 +351,14 @@ impl Store {
     async fn names(&self, column: &'static str, part: &str) -> Result<Option<Vec<String>>, StoreError> {
         let mut sql = Sql::new("WITH RECURSIVE v(x, n) AS (SELECT (SELECT MIN(");
         sql.push(column).push(") FROM sessions), 1 UNION ALL SELECT (SELECT MIN(").push(column);
-        sql.push(") FROM sessions WHERE ").push(column).push(" > v.x), v.n + 1 FROM v WHERE v.x IS NOT NULL AND v.n <= ");
+        sql.push(") FROM sessions WHERE ")
+            .push(column)
+            .push(" > v.x), v.n + 1 FROM v WHERE v.x IS NOT NULL AND v.n <= ");
         sql.number(NAMES).push(") SELECT x, n FROM v WHERE x IS NOT NULL AND (LOWER(x) LIKE ");
-        sql.text(&containing(&part.to_lowercase())).push(" ESCAPE '\\' OR n > ").number(NAMES).push(") LIMIT 17");
+        sql.text(&containing(&part.to_lowercase()))
+            .push(" ESCAPE '\\' OR n > ")
+            .number(NAMES)
+            .push(") LIMIT 17");
         let rows = sql.all(self.pool()).await?;
         let mut names = Vec::new();
         for row in &rows {
@@ -458,10 +468,13 @@ impl Store {
         let Some(walked) = matching(self.dialect(), text, before, CANDIDATES as i64) else {
             return Ok(Page::empty());
         };
-        let mut wrapped = walked.within("SELECT c.id, c.session FROM (", ") m JOIN commands c ON c.id = m.id");
-        for (column, value) in
-            [("c.rule = ", &filter.rule), ("c.verdict = ", &filter.verdict), ("c.observed = ", &filter.observed)]
-        {
+        let mut wrapped =
+            walked.within("SELECT c.id, c.session FROM (", ") m JOIN commands c ON c.id = m.id");
+        for (column, value) in [
+            ("c.rule = ", &filter.rule),
+            ("c.verdict = ", &filter.verdict),
+            ("c.observed = ", &filter.observed),
+        ] {
             if let Some(value) = value {
                 wrapped.and(column).text(value);
             }
@@ -484,6 +497,9 @@ impl Store {
             let mut found = self.among(&ids, indexed, residual).await?;
             for (command, id) in batch {
                 let Some(at) = found.iter().position(|session| &session.id == id) else { continue };
+                if cursor.is_some() && self.stands_before(id, text, before).await? {
+                    continue;
+                }
                 if items.len() == limit {
                     return Ok(Page { items, next: last });
                 }
@@ -498,5 +514,26 @@ impl Store {
             _ => None,
         };
         Ok(Page { items, next })
+    }
+
+    /// Whether a page before this one has the session: one of its newer commands has the words. Of a session
+    /// that has gone on for long, 200 of these are looked at.
+    async fn stands_before(&self, session: &str, text: &str, before: i64) -> Result<bool, StoreError> {
+        let mut newer = Sql::new("SELECT c.id FROM commands c");
+        newer.and("c.session = ").text(session);
+        newer.and("c.id >= ").number(before);
+        newer.push(" LIMIT 200");
+        for row in newer.all(self.pool()).await? {
+            let id: i64 = row.try_get(0)?;
+            let Some(same) = matching(self.dialect(), text, id.saturating_add(1), 1) else {
+                return Ok(false);
+            };
+            let found: Option<i64> =
+                same.optional(self.pool()).await?.map(|row| row.try_get(0)).transpose()?;
+            if found == Some(id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

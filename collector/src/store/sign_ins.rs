@@ -147,11 +147,12 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn end_sign_in(&mut self, user: &str, id: &str) -> Result<bool, StoreError> {
-        let gone = sqlx::query("DELETE FROM sign_ins WHERE user_name = $1 AND substr(token_sha256, 1, 16) = $2")
-            .bind(user)
-            .bind(id)
-            .execute(self.on())
-            .await?;
+        let gone =
+            sqlx::query("DELETE FROM sign_ins WHERE user_name = $1 AND substr(token_sha256, 1, 16) = $2")
+                .bind(user)
+                .bind(id)
+                .execute(self.on())
+                .await?;
         Ok(gone.rows_affected() > 0)
     }
 
@@ -160,11 +161,12 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn end_sign_ins(&mut self, user: &str, but: &str) -> Result<u64, StoreError> {
-        let gone = sqlx::query("DELETE FROM sign_ins WHERE user_name = $1 AND substr(token_sha256, 1, 16) <> $2")
-            .bind(user)
-            .bind(but)
-            .execute(self.on())
-            .await?;
+        let gone =
+            sqlx::query("DELETE FROM sign_ins WHERE user_name = $1 AND substr(token_sha256, 1, 16) <> $2")
+                .bind(user)
+                .bind(but)
+                .execute(self.on())
+                .await?;
         Ok(gone.rows_affected())
     }
 }

@@ -82,10 +82,11 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn credentials(&self, name: &str) -> Result<Option<Credentials>, StoreError> {
-        let row = sqlx::query("SELECT password_hash, state, totp_secret, totp_pending FROM users WHERE name = $1")
-            .bind(name)
-            .fetch_optional(self.pool())
-            .await?;
+        let row =
+            sqlx::query("SELECT password_hash, state, totp_secret, totp_pending FROM users WHERE name = $1")
+                .bind(name)
+                .fetch_optional(self.pool())
+                .await?;
         row.map(|row| {
             Ok(Credentials {
                 password_hash: row.try_get(0)?,
@@ -110,7 +111,10 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn setup_counts(&self, token_sha256: &str) -> Result<bool, StoreError> {
-        let row = sqlx::query("SELECT value FROM facts WHERE name = $1").bind(SETUP).fetch_optional(self.pool()).await?;
+        let row = sqlx::query("SELECT value FROM facts WHERE name = $1")
+            .bind(SETUP)
+            .fetch_optional(self.pool())
+            .await?;
         let value: String = row.map(|row| row.try_get(0)).transpose()?.unwrap_or_default();
         Ok(setup_matches(&value, token_sha256))
     }
@@ -144,7 +148,10 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn use_setup(&mut self, token_sha256: &str) -> Result<bool, StoreError> {
-        let row = sqlx::query("SELECT value FROM facts WHERE name = $1").bind(SETUP).fetch_optional(self.on()).await?;
+        let row = sqlx::query("SELECT value FROM facts WHERE name = $1")
+            .bind(SETUP)
+            .fetch_optional(self.on())
+            .await?;
         let value: String = row.map(|row| row.try_get(0)).transpose()?.unwrap_or_default();
         if !setup_matches(&value, token_sha256) {
             return Ok(false);

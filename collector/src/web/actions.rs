@@ -64,7 +64,8 @@ fn check_label(label: &str) -> Result<&str, Problem> {
 }
 
 fn role(name: &str) -> Result<Role, Problem> {
-    name.parse().map_err(|error: super::role::UnknownRole| Problem::invalid(format!("{name:?} is no role: {error}.")))
+    name.parse()
+        .map_err(|error: super::role::UnknownRole| Problem::invalid(format!("{name:?} is no role: {error}.")))
 }
 
 /// Ends a session that goes on.
@@ -279,7 +280,8 @@ pub(super) async fn add_api_token(
     let label = check_label(label)?;
     let role = role(role_name)?;
     if !actor.role.covers(role) {
-        let detail = format!("A token can have no more rights than its owner: yours is {}, not {role}.", actor.role);
+        let detail =
+            format!("A token can have no more rights than its owner: yours is {}, not {role}.", actor.role);
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     let expires_ns = lifetime(days, 366)?;
@@ -396,7 +398,9 @@ pub(super) async fn add_hold(
         name => match state.store.hosts_called(name).await?.as_slice() {
             [host] => host.clone(),
             [] => return Err(Problem::invalid(format!("There is no host {name}."))),
-            _ => return Err(Problem::invalid(format!("Several hosts are called {name}: give the host's id."))),
+            _ => {
+                return Err(Problem::invalid(format!("Several hosts are called {name}: give the host's id.")));
+            }
         },
     };
     let mut write = state.store.write().await?;

@@ -89,7 +89,9 @@ pub(super) async fn set_user(
     let active = fields.get("active").is_some();
     match actions::set_user(&state, &actor, &name, fields.exact("role"), active).await {
         Ok(()) => Ok(done("/admin/users", "user-changed")),
-        Err(problem) if problem.is_theirs() => user_page(&state, actor, &name, Some(Notice::bad(&problem))).await,
+        Err(problem) if problem.is_theirs() => {
+            user_page(&state, actor, &name, Some(Notice::bad(&problem))).await
+        }
         Err(problem) => Err(problem),
     }
 }
@@ -104,7 +106,9 @@ pub(super) async fn reset_user(
     let given = Zeroizing::new(fields.exact("password").to_owned());
     match actions::reset_user(&state, &actor, &name, given).await {
         Ok(()) => Ok(done("/admin/users", "user-password")),
-        Err(problem) if problem.is_theirs() => user_page(&state, actor, &name, Some(Notice::bad(&problem))).await,
+        Err(problem) if problem.is_theirs() => {
+            user_page(&state, actor, &name, Some(Notice::bad(&problem))).await
+        }
         Err(problem) => Err(problem),
     }
 }
@@ -117,7 +121,11 @@ struct TokensPage {
 }
 
 /// `GET /admin/tokens`
-pub(super) async fn tokens(Use(state): Use<State>, actor: Actor, params: Params) -> Result<Response, Problem> {
+pub(super) async fn tokens(
+    Use(state): Use<State>,
+    actor: Actor,
+    params: Params,
+) -> Result<Response, Problem> {
     params.only(&[&["done"]])?;
     let tokens = state.store.api_tokens(None).await?;
     let page = Layout::new(&state, actor, "tokens", "API tokens", Notice::done(params.get("done"))).await?;
@@ -152,7 +160,10 @@ async fn enrolment_page(
 ) -> Result<Response, Problem> {
     let tokens = state.store.enrolment_tokens().await?;
     let page = Layout::new(state, actor, "enrolment", "Enrolment", notice).await?;
-    show(page.status(), &EnrolmentPage { page, tokens, made, agents_url: state.config.agents_url.clone(), now: now_ns() })
+    show(
+        page.status(),
+        &EnrolmentPage { page, tokens, made, agents_url: state.config.agents_url.clone(), now: now_ns() },
+    )
 }
 
 /// `GET /admin/enrolment`
@@ -171,7 +182,8 @@ pub(super) async fn add_enrolment_token(
     actor: Actor,
     Fields(fields): Fields,
 ) -> Result<Response, Problem> {
-    let (uses, days) = (fields.number("uses")?.unwrap_or_default(), fields.number("days")?.unwrap_or_default());
+    let (uses, days) =
+        (fields.number("uses")?.unwrap_or_default(), fields.number("days")?.unwrap_or_default());
     match actions::add_enrolment_token(&state, &actor, fields.exact("label"), uses, days).await {
         Ok(made) => enrolment_page(&state, actor, None, Some(made)).await,
         Err(problem) if problem.is_theirs() => {

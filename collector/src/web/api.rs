@@ -164,11 +164,7 @@ pub(super) async fn agent(Use(state): Use<State>, Path(host): Path<String>) -> A
     ok(&agent_json(&agent, now_ns()))
 }
 
-pub(super) async fn agent_events(
-    Use(state): Use<State>,
-    Path(host): Path<String>,
-    params: Params,
-) -> Answer {
+pub(super) async fn agent_events(Use(state): Use<State>, Path(host): Path<String>, params: Params) -> Answer {
     params.only(&[PAGING])?;
     if state.store.agent(&host).await?.is_none() {
         return Err(Problem::not_found("host"));

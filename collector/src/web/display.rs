@@ -37,7 +37,11 @@ pub(super) fn duration(ns: i64) -> String {
 
 /// How long ago.
 pub(super) fn ago(ns: i64, now: i64) -> String {
-    if ns <= 0 { "never".into() } else { format!("{} ago", duration((now - ns).max(0) / 1_000_000_000 * 1_000_000_000)) }
+    if ns <= 0 {
+        "never".into()
+    } else {
+        format!("{} ago", duration((now - ns).max(0) / 1_000_000_000 * 1_000_000_000))
+    }
 }
 
 /// How many bytes.

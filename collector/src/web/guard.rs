@@ -210,7 +210,7 @@ async fn admit(
     if let Access::For(roles) = route.access {
         let Some(actor) = &actor else {
             let back = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-            if route.is_page() && parts.method == Method::GET {
+            if route.is_page() && route.method == Method::GET {
                 return Err(Refusal::SignIn(back));
             }
             return Err(signed_out().into());
@@ -247,11 +247,8 @@ async fn admit(
         },
     };
     let by_token = actor.as_ref().is_some_and(|actor| matches!(actor.by, By::Token { .. }));
-    let body = if parts.method.is_safe() || by_token {
-        body
-    } else {
-        meant(state, &parts, &csrf, body).await?
-    };
+    let body =
+        if parts.method.is_safe() || by_token { body } else { meant(state, &parts, &csrf, body).await? };
     let user_agent: String = parts
         .headers
         .get(header::USER_AGENT)
@@ -282,7 +279,8 @@ fn known_name(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
         None => host.split(':').next(),
     };
     let name = name.unwrap_or_default();
-    let loopback = name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let loopback =
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if loopback || state.config.names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
         return Ok(());
     }
@@ -346,7 +344,9 @@ async fn meant(state: &State, parts: &Parts, csrf: &str, body: Body) -> Result<B
         (None, None) => false,
     };
     if !same {
-        return refused("The request comes from another site, or from a program. Programs send an API token.");
+        return refused(
+            "The request comes from another site, or from a program. Programs send an API token.",
+        );
     }
     let bytes = axum::body::to_bytes(body, MOST_BYTES).await.map_err(|_| {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "What was sent is longer than 64 KiB, or was cut off.")
@@ -360,7 +360,9 @@ async fn meant(state: &State, parts: &Parts, csrf: &str, body: Body) -> Result<B
     };
     // Hashes of both are compared, so that the time taken tells nothing.
     if sha256(&shown) != sha256(csrf) {
-        return refused("The page was open for too long, or you signed in anew meanwhile. Load it again and repeat this.");
+        return refused(
+            "The page was open for too long, or you signed in anew meanwhile. Load it again and repeat this.",
+        );
     }
     Ok(Body::from(bytes))
 }

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
+use super::State;
 use super::actions;
 use super::display;
 use super::filters;
@@ -14,7 +15,6 @@ use super::page::{Layout, Notice, done, show};
 use super::params::{Fields, PAGING, Params};
 use super::problem::Problem;
 use super::role::{ADMIN, VALUES};
-use super::State;
 use crate::store::{Agent, HostEvent, Page, RuleCount, now_ns};
 
 /// An agent says how it is about every ten seconds; after so long something is wrong.
@@ -56,12 +56,18 @@ pub(super) fn health(agent: &Agent, now: i64) -> (Health, String) {
         return (Health::Failing, format!("Last heard of {ago}. Look whether the host and its agent run."));
     }
     if agent.spool_full {
-        return (Health::Failing, "Its spool is full: it refuses commands until recordings have been shipped.".into());
+        return (
+            Health::Failing,
+            "Its spool is full: it refuses commands until recordings have been shipped.".into(),
+        );
     }
     if agent.clock_ahead_ns.abs() > CLOCK_NS {
         let way = if agent.clock_ahead_ns > 0 { "ahead of" } else { "behind" };
         let off = display::duration(agent.clock_ahead_ns.abs());
-        return (Health::Warned, format!("Its clock is {off} {way} the collector's. Set up time synchronisation."));
+        return (
+            Health::Warned,
+            format!("Its clock is {off} {way} the collector's. Set up time synchronisation."),
+        );
     }
     if agent.spool_limit > 0 && agent.spool_bytes.saturating_mul(10) > agent.spool_limit.saturating_mul(8) {
         return (Health::Warned, "Its spool is more than four fifths full.".into());
@@ -128,7 +134,8 @@ struct HostsPage {
 pub(super) async fn list(Use(state): Use<State>, actor: Actor, params: Params) -> Result<Response, Problem> {
     params.only(&[&["done"]])?;
     let now = now_ns();
-    let mut hosts: Vec<_> = state.store.agents().await?.into_iter().map(|agent| Shown::new(agent, now)).collect();
+    let mut hosts: Vec<_> =
+        state.store.agents().await?.into_iter().map(|agent| Shown::new(agent, now)).collect();
     // What needs someone stands first.
     hosts.sort_by_key(|host| match host.health {
         Health::Disputed => 0,

@@ -5,6 +5,7 @@ use axum::extract::{Path, State as Use};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 
+use super::State;
 use super::actions;
 use super::display;
 use super::filters;
@@ -13,8 +14,9 @@ use super::page::{Layout, Notice, done, show};
 use super::params::{COMMANDS, Fields, PAGING, Params, SESSIONS};
 use super::problem::Problem;
 use super::role::AUDIT;
-use super::State;
-use crate::store::{AuditEntry, AuditFilter, CommandItem, Finding, Hold, Page, RuleCount, SessionItem, now_ns};
+use crate::store::{
+    AuditEntry, AuditFilter, CommandItem, Finding, Hold, Page, RuleCount, SessionItem, now_ns,
+};
 
 const DONE: &[&str] = &["done"];
 
@@ -58,7 +60,10 @@ fn chips(params: &Params, known: &[&str]) -> Vec<Chip> {
     let chip = |name: &&&str| Chip {
         name: name.replace('_', " "),
         value: display::beginning(params.get(name).unwrap_or_default(), 60),
-        without: Params(params.0.iter().filter(|(key, _)| key != *name && key != "cursor").cloned().collect()).with("", ""),
+        without: Params(
+            params.0.iter().filter(|(key, _)| key != *name && key != "cursor").cloned().collect(),
+        )
+        .with("", ""),
     };
     known.iter().map(|name| chip(name)).collect()
 }
@@ -99,10 +104,10 @@ pub(super) async fn sessions(
     let more = More::new(&params, &page, limit);
     let chips = chips(&params, SESSIONS);
     let nothing = page.items.is_empty() && chips.is_empty() && params.get("cursor").is_none();
-    let query = Params(params.0.iter().filter(|(key, _)| !PAGING.contains(&key.as_str())).cloned().collect()).with("", "");
+    let query = Params(params.0.iter().filter(|(key, _)| !PAGING.contains(&key.as_str())).cloned().collect())
+        .with("", "");
     let layout = Layout::new(&state, actor, "sessions", "Sessions", None).await?;
-    let page =
-        SessionsPage { page: layout, params: &params, items: page.items, more, chips, query, nothing };
+    let page = SessionsPage { page: layout, params: &params, items: page.items, more, chips, query, nothing };
     show(StatusCode::OK, &page)
 }
 

@@ -51,7 +51,9 @@ impl Notice {
             "acknowledged" => "The finding is acknowledged.",
             "hold-added" => "The hold is in force. Nothing within it is deleted.",
             "hold-released" => "The hold is released.",
-            "ended" => "The agent has been told to end the session. Its end is shown here when it has been recorded.",
+            "ended" => {
+                "The agent has been told to end the session. Its end is shown here when it has been recorded."
+            }
             _ => return None,
         };
         Some(Self { good: true, text: text.into() })

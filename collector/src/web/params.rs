@@ -22,7 +22,11 @@ pub(super) struct Params(pub(super) Vec<(String, String)>);
 
 impl Params {
     fn parse(bytes: &[u8]) -> Self {
-        Self(form_urlencoded::parse(bytes).map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
+        Self(
+            form_urlencoded::parse(bytes)
+                .map(|(name, value)| (name.into_owned(), value.into_owned()))
+                .collect(),
+        )
     }
 
     /// Refuses names that are not known: a filter that is misspelt must not list everything.
@@ -36,7 +40,10 @@ impl Params {
                 ));
             }
             if self.0.iter().take(at).any(|(before, _)| before == name) {
-                return Err(Problem::new(StatusCode::BAD_REQUEST, format!("The parameter {name:?} stands twice.")));
+                return Err(Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    format!("The parameter {name:?} stands twice."),
+                ));
             }
         }
         Ok(())
@@ -60,7 +67,9 @@ impl Params {
     pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Problem> {
         self.get(name)
             .map(|value| {
-                value.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{name} is a whole number, not {value:?}.")))
+                value.parse().map_err(|_| {
+                    Problem::new(StatusCode::BAD_REQUEST, format!("{name} is a whole number, not {value:?}."))
+                })
             })
             .transpose()
     }
@@ -136,7 +145,10 @@ impl Params {
                 None => false,
                 Some("true") => true,
                 Some(other) => {
-                    return Err(Problem::new(StatusCode::BAD_REQUEST, format!("open is true or absent, not {other:?}.")));
+                    return Err(Problem::new(
+                        StatusCode::BAD_REQUEST,
+                        format!("open is true or absent, not {other:?}."),
+                    ));
                 }
             },
         })
@@ -158,11 +170,23 @@ impl Params {
 
 /// The filters of sessions.
 pub(super) const SESSIONS: &[&str] = &[
-    "text", "since", "until", "host", "user", "db_user", "database", "exe", "destination", "verdict", "observed",
-    "rule", "open",
+    "text",
+    "since",
+    "until",
+    "host",
+    "user",
+    "db_user",
+    "database",
+    "exe",
+    "destination",
+    "verdict",
+    "observed",
+    "rule",
+    "open",
 ];
 /// The filters of commands.
-pub(super) const COMMANDS: &[&str] = &["text", "since", "until", "host", "verdict", "observed", "rule", "kind"];
+pub(super) const COMMANDS: &[&str] =
+    &["text", "since", "until", "host", "verdict", "observed", "rule", "kind"];
 /// What pages a list.
 pub(super) const PAGING: &[&str] = &["cursor", "limit"];
 
@@ -220,9 +244,9 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let bytes = body(request).await?;
         // An empty body is an empty object: requests without parameters need none.
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes)
-            .map(Self)
-            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("The body is not the JSON it must be: {error}.")))
+        serde_json::from_slice(bytes).map(Self).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, format!("The body is not the JSON it must be: {error}."))
+        })
     }
 }
 

@@ -54,7 +54,8 @@ impl Passwords {
         let hash = hash.unwrap_or_else(|| self.nobody.clone());
         let _turn = self.at_once.acquire().await.map_err(Problem::internal)?;
         let right = tokio::task::spawn_blocking(move || {
-            password.len() <= LONGEST && Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok()
+            password.len() <= LONGEST
+                && Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok()
         })
         .await
         .map_err(Problem::internal)?;

@@ -82,7 +82,8 @@ mod tests {
     fn a_role_covers_another_only_if_it_may_all_that_the_other_may() {
         for role in ALL {
             for other in ALL {
-                let all = [ALL, VALUES, REVIEW, AUDIT, ADMIN].iter().all(|set| !other.may(set) || role.may(set));
+                let all =
+                    [ALL, VALUES, REVIEW, AUDIT, ADMIN].iter().all(|set| !other.may(set) || role.may(set));
                 assert_eq!(role.covers(*other), all, "{role} {other}");
             }
             assert_eq!(role.name().parse::<Role>().expect("a role"), *role);

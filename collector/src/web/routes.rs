@@ -9,7 +9,9 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 
 use super::problem::Problem;
 use super::role::{ADMIN, ALL, AUDIT, REVIEW, Roles, VALUES};
-use super::{State, account, admin, api, assets, export, follow, guard, hosts, lists, page, session, sign_in};
+use super::{
+    State, account, admin, api, assets, export, follow, guard, hosts, lists, page, session, sign_in,
+};
 
 /// For whom a route is.
 #[derive(Debug, Clone, Copy)]
@@ -31,11 +33,21 @@ pub(super) struct Route {
 }
 
 impl Route {
-    const fn page(method: Method, path: &'static str, access: Access, handler: fn() -> MethodRouter<State>) -> Self {
+    const fn page(
+        method: Method,
+        path: &'static str,
+        access: Access,
+        handler: fn() -> MethodRouter<State>,
+    ) -> Self {
         Self { method, path, access, browsers_only: true, handler }
     }
 
-    const fn api(method: Method, path: &'static str, access: Access, handler: fn() -> MethodRouter<State>) -> Self {
+    const fn api(
+        method: Method,
+        path: &'static str,
+        access: Access,
+        handler: fn() -> MethodRouter<State>,
+    ) -> Self {
         Self { method, path, access, browsers_only: false, handler }
     }
 
@@ -104,7 +116,9 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(POST, "/admin/tokens/{id}/revoke", Access::For(ADMIN), || post(admin::revoke_api_token)),
     Route::page(GET, "/admin/enrolment", Access::For(ADMIN), || get(admin::enrolment)),
     Route::page(POST, "/admin/enrolment", Access::For(ADMIN), || post(admin::add_enrolment_token)),
-    Route::page(POST, "/admin/enrolment/{id}/revoke", Access::For(ADMIN), || post(admin::revoke_enrolment_token)),
+    Route::page(POST, "/admin/enrolment/{id}/revoke", Access::For(ADMIN), || {
+        post(admin::revoke_enrolment_token)
+    }),
     // The API.
     Route::api(GET, "/api/v1/openapi.json", OPEN, || get(api::document)),
     Route::api(GET, "/api/v1/me", EVERYONE, || get(api::me)),
@@ -132,7 +146,9 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(POST, "/api/v1/users/{name}/reset", Access::For(ADMIN), || post(api::reset_user)),
     Route::api(GET, "/api/v1/enrolment-tokens", Access::For(ADMIN), || get(api::enrolment_tokens)),
     Route::api(POST, "/api/v1/enrolment-tokens", Access::For(ADMIN), || post(api::add_enrolment_token)),
-    Route::api(DELETE, "/api/v1/enrolment-tokens/{id}", Access::For(ADMIN), || delete(api::revoke_enrolment_token)),
+    Route::api(DELETE, "/api/v1/enrolment-tokens/{id}", Access::For(ADMIN), || {
+        delete(api::revoke_enrolment_token)
+    }),
     Route::api(GET, "/api/v1/tokens", EVERYONE, || get(api::tokens)),
     Route::own(POST, "/api/v1/tokens", || post(api::add_token)),
     Route::own(DELETE, "/api/v1/tokens/{id}", || delete(api::revoke_token)),
@@ -151,9 +167,7 @@ pub fn router(state: State) -> axum::Router {
         router = router.route(route.path, guarded);
     }
     let secure = state.config.secure;
-    router
-        .layer(from_fn(move |request, next| finish(secure, request, next)))
-        .with_state(state)
+    router.layer(from_fn(move |request, next| finish(secure, request, next))).with_state(state)
 }
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -171,7 +185,9 @@ async fn finish(secure: bool, request: Request, next: Next) -> Response {
         .is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
     if problem.is_none() && bare && (status.is_client_error() || status.is_server_error()) {
         let detail = match status {
-            StatusCode::NOT_FOUND => "There is nothing at this address. Look for it in the list that it belongs to.",
+            StatusCode::NOT_FOUND => {
+                "There is nothing at this address. Look for it in the list that it belongs to."
+            }
             StatusCode::METHOD_NOT_ALLOWED => "This cannot be done here. The OpenAPI document says what can.",
             _ => "The request cannot be understood. Check its address and what was sent.",
         };

@@ -10,6 +10,7 @@ use interlock_recording::json;
 use interlock_recording::proto::event::Body;
 use interlock_recording::proto::{self, Event, Rows, Subject};
 
+use super::State;
 use super::actions;
 use super::display;
 use super::filters;
@@ -18,7 +19,6 @@ use super::page::{Layout, Notice, show};
 use super::params::{Fields, Params};
 use super::problem::Problem;
 use super::role::{REVIEW, VALUES};
-use super::State;
 use crate::store::SessionItem;
 
 /// Events on one page.
@@ -46,7 +46,11 @@ enum What {
     /// The end of a command that stands on an earlier page.
     Outcome(Box<Outcome>),
     /// Anything else, in a line.
-    Line { label: String, text: String, tone: &'static str },
+    Line {
+        label: String,
+        text: String,
+        tone: &'static str,
+    },
 }
 
 #[derive(Debug)]
@@ -224,7 +228,11 @@ fn copied(body: &proto::CopyData, values: bool) -> Outcome {
 }
 
 fn line(body: &Body) -> What {
-    let line = |label: &str, text: String, tone| What::Line { label: label.into(), text: display::beginning(&text, TEXT), tone };
+    let line = |label: &str, text: String, tone| What::Line {
+        label: label.into(),
+        text: display::beginning(&text, TEXT),
+        tone,
+    };
     match body {
         Body::Login(body) => {
             let mut text = format!("as {} to {} ({})", body.user, body.database, body.auth_method);
@@ -265,7 +273,11 @@ fn line(body: &Body) -> What {
             );
             line("ended", text, display::tone(&body.reason))
         }
-        other => line("event", json::name(&Event { body: Some(other.clone()), ..Event::default() }).into(), "plain"),
+        other => line(
+            "event",
+            json::name(&Event { body: Some(other.clone()), ..Event::default() }).into(),
+            "plain",
+        ),
     }
 }
 
@@ -306,12 +318,19 @@ impl Identity {
         put("directory", text(&subject.cwd));
         put("SHA-256", text(&subject.exe_sha256));
         if let Some(ci) = &subject.ci {
-            let parts = [&ci.system, &ci.project, &ci.pipeline, &ci.job, &ci.run, &ci.branch, &ci.commit, &ci.actor];
-            let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).map(String::as_str).collect();
+            let parts =
+                [&ci.system, &ci.project, &ci.pipeline, &ci.job, &ci.run, &ci.branch, &ci.commit, &ci.actor];
+            let parts: Vec<_> =
+                parts.into_iter().filter(|part| !part.is_empty()).map(String::as_str).collect();
             put("CI job, as it claims", text(&parts.join(" / ")));
         }
         put("could not be found out", text(&subject.missing.join(", ")));
-        let above = subject.ancestors.iter().take(64).rev().map(|parent| (parent.pid, parent.uid, &parent.exe, &parent.argv));
+        let above = subject
+            .ancestors
+            .iter()
+            .take(64)
+            .rev()
+            .map(|parent| (parent.pid, parent.uid, &parent.exe, &parent.argv));
         let own = (subject.pid, subject.uid, &subject.exe, &subject.argv);
         let processes = above
             .chain([own])
@@ -371,7 +390,8 @@ async fn read(
     let mut events = state.archive.session_events(&state.store, &session.id, after, EVENTS + 1).await?;
     let more = events.len() > EVENTS;
     events.truncate(EVENTS);
-    let last = events.last().map_or(after.unwrap_or(-1), |event| i64::try_from(event.index).unwrap_or(i64::MAX));
+    let last =
+        events.last().map_or(after.unwrap_or(-1), |event| i64::try_from(event.index).unwrap_or(i64::MAX));
     Ok((events, last, more))
 }
 
@@ -414,7 +434,8 @@ pub(super) async fn page(
     let title = format!("Session {}", display::beginning(&id, 16));
     let page = Layout::new(&state, actor, "sessions", title, Notice::done(params.get("done"))).await?;
     let later = after.is_some();
-    let page = SessionPage { page, session, identity, client, items, last, more, later, values, ends, unreadable };
+    let page =
+        SessionPage { page, session, identity, client, items, last, more, later, values, ends, unreadable };
     show(StatusCode::OK, &page)
 }
 

@@ -32,7 +32,10 @@ struct SignInPage<'p> {
 
 /// Where to go after signing in: a path of the collector's own and nothing else.
 fn back(path: &str) -> &str {
-    let own = path.starts_with('/') && !path.starts_with("//") && !path.contains('\\') && !path.contains(char::is_control);
+    let own = path.starts_with('/')
+        && !path.starts_with("//")
+        && !path.contains('\\')
+        && !path.contains(char::is_control);
     if own { path } else { "/sessions" }
 }
 
@@ -109,7 +112,8 @@ async fn check(
     };
     let known = state.store.credentials(name).await?;
     // A password that is typed in the name's field must not get into the audit trail.
-    let (who, action) = if known.is_some() { (name, "sign_in.failed") } else { ("unknown", "sign_in.failed") };
+    let (who, action) =
+        if known.is_some() { (name, "sign_in.failed") } else { ("unknown", "sign_in.failed") };
     if let Err(problem) = limited {
         actions::note(state, who, "sign_in.limited", "", "", &visitor.address).await?;
         return Err(problem);
@@ -265,7 +269,9 @@ mod tests {
     #[test]
     fn after_signing_in_one_stays_on_the_collector() {
         assert_eq!(back("/sessions?user=a"), "/sessions?user=a");
-        for bad in ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb", ""] {
+        for bad in
+            ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb", ""]
+        {
             assert_eq!(back(bad), "/sessions", "{bad}");
         }
     }

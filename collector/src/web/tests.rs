@@ -87,7 +87,8 @@ impl Site {
     async fn ask(&self, request: Request<Body>) -> Reply {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        let text = if parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
+        let text = if parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream")
+        {
             String::new()
         } else {
             let bytes = axum::body::to_bytes(body, 64 << 20).await.unwrap();
@@ -251,7 +252,12 @@ async fn nothing_is_done_for_another_site() {
     let admin = site.signed_in(Role::Admin).await;
     let unsafe_routes = ROUTES.iter().filter(|route| !route.method.is_safe());
     for route in unsafe_routes {
-        let path = route.path.replace("{id}", "1").replace("{host}", "x").replace("{name}", "x").replace("{token}", "x");
+        let path = route
+            .path
+            .replace("{id}", "1")
+            .replace("{host}", "x")
+            .replace("{name}", "x")
+            .replace("{token}", "x");
         let form = |csrf: &str, header: Option<(&'static str, &'static str)>| {
             let mut request = site
                 .request(&route.method, &path, &admin)
@@ -295,7 +301,8 @@ async fn without_tls_only_known_names_are_answered_to() {
         ("evil.example:7480", StatusCode::MISDIRECTED_REQUEST),
         ("", StatusCode::MISDIRECTED_REQUEST),
     ] {
-        let request = Request::builder().uri("/sign-in").header(header::HOST, host).body(Body::empty()).unwrap();
+        let request =
+            Request::builder().uri("/sign-in").header(header::HOST, host).body(Body::empty()).unwrap();
         assert_eq!(site.ask(request).await.status, expected, "{host}");
     }
 }
@@ -352,9 +359,9 @@ async fn the_document_describes_every_route_and_its_roles() {
     let mut described = Vec::new();
     for (path, operations) in document["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
-            let roles = operation["x-roles"].as_array().map(|roles| {
-                roles.iter().map(|role| role.as_str().unwrap().to_owned()).collect::<Vec<_>>()
-            });
+            let roles = operation["x-roles"]
+                .as_array()
+                .map(|roles| roles.iter().map(|role| role.as_str().unwrap().to_owned()).collect::<Vec<_>>());
             let browsers_only = operation["security"][0].get("browser").is_some();
             described.push((method.to_uppercase(), path.clone(), roles, browsers_only));
         }
@@ -458,7 +465,11 @@ async fn the_set_up_link_makes_one_administrator_once() {
 #[tokio::test]
 async fn guessing_is_slow_and_tells_nothing() {
     let site = Site::new().await;
-    let hash = super::password::Passwords::new().unwrap().hash(zeroize::Zeroizing::new(PASSWORD.into())).await.unwrap();
+    let hash = super::password::Passwords::new()
+        .unwrap()
+        .hash(zeroize::Zeroizing::new(PASSWORD.into()))
+        .await
+        .unwrap();
     let mut write = site.intake.store.write().await.unwrap();
     write.add_user("alice", &hash, "viewer", "test").await.unwrap();
     write.add_user("bob", &hash, "viewer", "test").await.unwrap();
@@ -500,7 +511,10 @@ async fn one_time_codes_count_once_and_passwords_sign_others_out() {
     let page = site.get(&link, &Caller::default()).await;
     let visitor = Caller { form: page.cookie("interlock-form"), ..Caller::default() };
     let fields = [("name", "root"), ("password", PASSWORD), ("repeated", PASSWORD)];
-    let first = Caller { session: site.post(&link, &visitor, &fields).await.cookie("interlock"), ..Caller::default() };
+    let first = Caller {
+        session: site.post(&link, &visitor, &fields).await.cookie("interlock"),
+        ..Caller::default()
+    };
     assert!(first.session.is_some());
 
     let reply = site.post("/account/codes", &first, &[("current", "not it at all")]).await;
@@ -517,13 +531,21 @@ async fn one_time_codes_count_once_and_passwords_sign_others_out() {
     assert_eq!(reply.location(), "/account?done=totp");
 
     let password = [("name", "root"), ("password", PASSWORD)];
-    assert_eq!(site.post("/sign-in", &visitor, &password).await.status, StatusCode::UNAUTHORIZED, "without a code");
+    assert_eq!(
+        site.post("/sign-in", &visitor, &password).await.status,
+        StatusCode::UNAUTHORIZED,
+        "without a code"
+    );
     let now = code(0);
     let with = [("name", "root"), ("password", PASSWORD), ("code", now.as_str())];
     let reply = site.post("/sign-in", &visitor, &with).await;
     assert_eq!(reply.status, StatusCode::SEE_OTHER);
     let second = Caller { session: reply.cookie("interlock"), ..Caller::default() };
-    assert_eq!(site.post("/sign-in", &visitor, &with).await.status, StatusCode::UNAUTHORIZED, "the same code again");
+    assert_eq!(
+        site.post("/sign-in", &visitor, &with).await.status,
+        StatusCode::UNAUTHORIZED,
+        "the same code again"
+    );
 
     let new = "another horse, another battery";
     let fields = [("current", PASSWORD), ("password", new), ("repeated", new)];
@@ -671,7 +693,10 @@ async fn values_are_not_for_viewers() {
     let reviewer = site.signed_in(Role::Reviewer).await;
     for path in [format!("/sessions/{session}"), format!("/sessions/{session}/events")] {
         let hidden = site.get(&path, &viewer).await.text;
-        assert!(!hidden.contains("Grace Hopper") && hidden.contains("Your role does not see values"), "{hidden}");
+        assert!(
+            !hidden.contains("Grace Hopper") && hidden.contains("Your role does not see values"),
+            "{hidden}"
+        );
         assert!(!hidden.contains("class=\"params\""));
         let shown = site.get(&path, &reviewer).await.text;
         assert!(shown.contains("Grace Hopper") && shown.contains("class=\"params\""));
@@ -730,7 +755,8 @@ async fn exports_have_all_events_of_the_sessions_asked_for() {
 async fn filters_and_pages_miss_nothing_and_repeat_nothing() {
     let site = Site::new().await;
     let store = &site.intake.store;
-    let mut hosts = [SampleHost::enrol(store, "a", 1).await.unwrap(), SampleHost::enrol(store, "b", 2).await.unwrap()];
+    let mut hosts =
+        [SampleHost::enrol(store, "a", 1).await.unwrap(), SampleHost::enrol(store, "b", 2).await.unwrap()];
     let mut made = Vec::new();
     let begin = now_ns() - 1_000_000_000_000;
     for at in 0..120_usize {
@@ -743,8 +769,18 @@ async fn filters_and_pages_miss_nothing_and_repeat_nothing() {
             database: if at % 2 == 0 { "shop" } else { "crm" }.into(),
             commands: vec![
                 (format!("SELECT word{}", at % 11), "allow", "", if at % 13 == 0 { "deny" } else { "" }),
-                ("DELETE FROM t".into(), if at % 9 == 0 { "deny" } else { "allow" }, if at % 9 == 0 { "no-deletes" } else { "" }, ""),
-                ("SELECT 2".into(), if at % 17 == 0 { "hold" } else { "allow" }, if at % 17 == 0 { "ask" } else { "" }, ""),
+                (
+                    "DELETE FROM t".into(),
+                    if at % 9 == 0 { "deny" } else { "allow" },
+                    if at % 9 == 0 { "no-deletes" } else { "" },
+                    "",
+                ),
+                (
+                    "SELECT 2".into(),
+                    if at % 17 == 0 { "hold" } else { "allow" },
+                    if at % 17 == 0 { "ask" } else { "" },
+                    "",
+                ),
             ],
             ended: at % 4 != 0,
             ..SampleSession::default()
@@ -758,7 +794,9 @@ async fn filters_and_pages_miss_nothing_and_repeat_nothing() {
     let cases: Vec<(SessionFilter, Check)> = vec![
         (default(), |_| true),
         (SessionFilter { user: some("user3"), ..default() }, |at| at % 7 == 3),
-        (SessionFilter { user: some("user3"), database: some("shop"), ..default() }, |at| at % 7 == 3 && at % 2 == 0),
+        (SessionFilter { user: some("user3"), database: some("shop"), ..default() }, |at| {
+            at % 7 == 3 && at % 2 == 0
+        }),
         (SessionFilter { exe: some("PSQL"), ..default() }, |at| at % 3 == 0),
         (SessionFilter { exe: some("bin/"), ..default() }, |at| at % 3 != 1),
         (SessionFilter { exe: some("%"), ..default() }, |_| false),
@@ -766,12 +804,16 @@ async fn filters_and_pages_miss_nothing_and_repeat_nothing() {
         (SessionFilter { destination: some("main"), ..default() }, |at| at % 10 == 0),
         (SessionFilter { destination: some("m"), user: some("user0"), ..default() }, |at| at % 70 == 0),
         (SessionFilter { verdict: some("deny"), ..default() }, |at| at % 9 == 0),
-        (SessionFilter { verdict: some("hold"), exe: some("psql"), ..default() }, |at| at % 17 == 0 && at % 3 == 0),
+        (SessionFilter { verdict: some("hold"), exe: some("psql"), ..default() }, |at| {
+            at % 17 == 0 && at % 3 == 0
+        }),
         (SessionFilter { verdict: some("allow"), ..default() }, |_| true),
         (SessionFilter { rule: some("no-deletes"), ..default() }, |at| at % 9 == 0),
         (SessionFilter { rule: some("no-deletes"), verdict: some("hold"), ..default() }, |_| false),
         (SessionFilter { rule: some("would-refuse"), ..default() }, |at| at % 13 == 0),
-        (SessionFilter { observed: some("deny"), database: some("crm"), ..default() }, |at| at % 13 == 0 && at % 2 == 1),
+        (SessionFilter { observed: some("deny"), database: some("crm"), ..default() }, |at| {
+            at % 13 == 0 && at % 2 == 1
+        }),
         (SessionFilter { text: some("word5"), ..default() }, |at| at % 11 == 5),
         (SessionFilter { text: some("\"delete from t\" no-deletes"), ..default() }, |at| at % 9 == 0),
         (SessionFilter { text: some("word1*"), ..default() }, |at| matches!(at % 11, 1 | 10)),
@@ -780,14 +822,22 @@ async fn filters_and_pages_miss_nothing_and_repeat_nothing() {
         (SessionFilter { open: true, ..default() }, |at| at % 4 == 0),
         (SessionFilter { open: true, rule: some("ask"), ..default() }, |at| at % 68 == 0),
         (SessionFilter { hosts: Some(vec![hosts[1].id.clone()]), ..default() }, |at| at % 2 == 1),
-        (SessionFilter { hosts: Some(vec![hosts[0].id.clone(), hosts[1].id.clone()]), ..default() }, |_| true),
+        (SessionFilter { hosts: Some(vec![hosts[0].id.clone(), hosts[1].id.clone()]), ..default() }, |_| {
+            true
+        }),
         (SessionFilter { hosts: Some(Vec::new()), ..default() }, |_| false),
         (SessionFilter { since_ns: Some(begin + 50_000_000_000), ..default() }, |at| at >= 50),
-        (SessionFilter { until_ns: Some(begin + 50_000_000_000), user: some("user3"), ..default() }, |at| at < 50 && at % 7 == 3),
-        (SessionFilter { since_ns: Some(begin + 50_000_000_000), rule: some("no-deletes"), ..default() }, |at| at >= 50 && at % 9 == 0),
+        (SessionFilter { until_ns: Some(begin + 50_000_000_000), user: some("user3"), ..default() }, |at| {
+            at < 50 && at % 7 == 3
+        }),
+        (
+            SessionFilter { since_ns: Some(begin + 50_000_000_000), rule: some("no-deletes"), ..default() },
+            |at| at >= 50 && at % 9 == 0,
+        ),
     ];
     for (filter, check) in &cases {
-        let expected: Vec<&String> = made.iter().rev().filter(|(at, _)| check(*at)).map(|(_, id)| id).collect();
+        let expected: Vec<&String> =
+            made.iter().rev().filter(|(at, _)| check(*at)).map(|(_, id)| id).collect();
         for limit in [7, 200] {
             let mut found = Vec::new();
             let mut cursor: Option<String> = None;

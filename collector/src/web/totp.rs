@@ -33,7 +33,11 @@ pub(super) fn matching_step(secret_hex: &str, given: &str, seconds: u64) -> Opti
     // All three are computed, so that the time taken does not tell which it was.
     let steps = [now.saturating_sub(1), now, now + 1];
     let found = steps.map(|step| (step, code(&secret, step)));
-    found.into_iter().filter(|(_, code)| *code == Some(given)).map(|(step, _)| step).next_back()
+    found
+        .into_iter()
+        .filter(|(_, code)| *code == Some(given))
+        .map(|(step, _)| step)
+        .next_back()
         .and_then(|step| i64::try_from(step).ok())
 }
 
@@ -72,10 +76,13 @@ pub(super) fn uri(secret_hex: &str, account: &str) -> String {
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
     let digits = digits?;
-    digits.chunks(2).map(|pair| match pair {
-        [high, low] => u8::try_from(high * 16 + low).ok(),
-        _ => None,
-    }).collect()
+    digits
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => u8::try_from(high * 16 + low).ok(),
+            _ => None,
+        })
+        .collect()
 }
 
 #[cfg(test)]
