@@ -27,7 +27,7 @@ pub fn secret_servers() -> PathBuf {
     directory().join("secret-servers")
 }
 
-/// The directory whose `node_modules` has node-postgres.
+/// The directory whose `node_modules` has node-postgres and Playwright.
 pub fn node() -> PathBuf {
     directory().join("node")
 }

@@ -497,6 +497,9 @@ impl Store {
             let mut found = self.among(&ids, indexed, residual).await?;
             for (command, id) in batch {
                 let Some(at) = found.iter().position(|session| &session.id == id) else { continue };
+                if cursor.is_some() && self.stands_before(id, text, before).await? {
+                    continue;
+                }
                 if items.len() == limit {
                     return Ok(Page { items, next: last });
                 }
@@ -511,5 +514,26 @@ impl Store {
             _ => None,
         };
         Ok(Page { items, next })
+    }
+
+    /// Whether a page before this one has the session: one of its newer commands has the words. Of a session
+    /// that has gone on for long, 200 of these are looked at.
+    async fn stands_before(&self, session: &str, text: &str, before: i64) -> Result<bool, StoreError> {
+        let mut newer = Sql::new("SELECT c.id FROM commands c");
+        newer.and("c.session = ").text(session);
+        newer.and("c.id >= ").number(before);
+        newer.push(" LIMIT 200");
+        for row in newer.all(self.pool()).await? {
+            let id: i64 = row.try_get(0)?;
+            let Some(same) = matching(self.dialect(), text, id.saturating_add(1), 1) else {
+                return Ok(false);
+            };
+            let found: Option<i64> =
+                same.optional(self.pool()).await?.map(|row| row.try_get(0)).transpose()?;
+            if found == Some(id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

@@ -1,6 +1,6 @@
 //! Exports: everything that was recorded of the sessions that are asked for, as JSON Lines or CSV.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use axum::body::{Body, Bytes};
@@ -96,10 +96,15 @@ impl Writer {
         if let Some(session) = only {
             return self.session(state, &session).await;
         }
+        // A list by words can have a long session on two of its pages; an export has it once.
+        let mut written = HashSet::new();
         let mut cursor: Option<String> = None;
         loop {
             let page = state.store.sessions(filter, cursor.as_deref(), AT_ONCE).await?;
             for session in &page.items {
+                if filter.text.is_some() && !written.insert(session.id.clone()) {
+                    continue;
+                }
                 self.session(state, session).await?;
             }
             cursor = page.next;

@@ -210,7 +210,7 @@ async fn admit(
     if let Access::For(roles) = route.access {
         let Some(actor) = &actor else {
             let back = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-            if route.is_page() && parts.method == Method::GET {
+            if route.is_page() && route.method == Method::GET {
                 return Err(Refusal::SignIn(back));
             }
             return Err(signed_out().into());
