@@ -134,6 +134,17 @@ impl Archive {
         Ok(Incoming { file: Some(file), path, hash: Sha256::new(), bytes: 0 })
     }
 
+    /// A file without a name, for what is made here and sent on; it goes with its last handle.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn scratch(&self) -> Result<File, ArchiveError> {
+        let mut incoming = self.begin()?;
+        let file = incoming.file.take();
+        fs::remove_file(&incoming.path).map_err(io_error("remove", &incoming.path))?;
+        file.ok_or_else(|| io_error("make", &self.incoming)(io::ErrorKind::NotFound.into()))
+    }
+
     /// Keeps a file that came in as a host's segment. It is on the disk when this returns.
     ///
     /// # Errors

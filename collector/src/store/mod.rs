@@ -39,7 +39,7 @@ pub use holds::{Hold, NewHold};
 pub use index::Batch;
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
-pub use recording::{KeptSegment, LiveRun, SessionPlace, TakenSegment};
+pub use recording::{KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
 pub use retention::Expired;
 pub use rules::{HostEvent, RuleCount};
 pub use sessions::{SessionFilter, SessionItem};

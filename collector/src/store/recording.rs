@@ -322,3 +322,43 @@ impl Store {
         Ok(row.await?.try_get(0)?)
     }
 }
+
+/// What the collector holds in all.
+#[derive(Debug, Clone, Copy)]
+pub struct Totals {
+    /// Events that were taken in.
+    pub events: i64,
+    /// Segments that are kept.
+    pub segments: i64,
+    /// Bytes of them.
+    pub bytes: i64,
+    /// Entries in the ledger.
+    pub entries: i64,
+    /// Findings that nobody has acknowledged.
+    pub findings: i64,
+}
+
+impl Store {
+    /// What the collector holds in all.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn totals(&self) -> Result<Totals, StoreError> {
+        let row = sqlx::query(
+            "SELECT (SELECT CAST(COALESCE(SUM(live_index), 0) AS BIGINT) FROM agents), \
+             (SELECT COUNT(*) FROM segments WHERE state = 'kept'), \
+             (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM segments WHERE state = 'kept'), \
+             (SELECT COUNT(*) FROM ledger_entries), \
+             (SELECT COUNT(*) FROM findings WHERE acknowledged_ns IS NULL)",
+        )
+        .fetch_one(self.pool())
+        .await?;
+        Ok(Totals {
+            events: row.try_get(0)?,
+            segments: row.try_get(1)?,
+            bytes: row.try_get(2)?,
+            entries: row.try_get(3)?,
+            findings: row.try_get(4)?,
+        })
+    }
+}

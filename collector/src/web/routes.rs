@@ -10,7 +10,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use super::problem::Problem;
 use super::role::{ADMIN, ALL, AUDIT, REVIEW, Roles, VALUES};
 use super::{
-    State, account, admin, api, assets, export, follow, guard, hosts, lists, page, session, sign_in,
+    State, account, admin, api, assets, export, follow, guard, health, hosts, lists, page, prove, session,
+    sign_in,
 };
 
 /// For whom a route is.
@@ -58,7 +59,7 @@ impl Route {
 
     /// It is for people.
     pub(super) fn is_page(&self) -> bool {
-        !self.path.starts_with("/api/")
+        !self.path.starts_with("/api/") && self.path != "/metrics"
     }
 }
 
@@ -77,6 +78,8 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(POST, "/sign-in", OPEN, || post(sign_in::sign_in)),
     Route::page(GET, "/set-up/{token}", OPEN, || get(sign_in::set_up_page)),
     Route::page(POST, "/set-up/{token}", OPEN, || post(sign_in::set_up)),
+    Route::page(GET, "/healthz", OPEN, || get(health::alive)),
+    Route::page(GET, "/readyz", OPEN, || get(health::ready)),
     // Pages.
     Route::page(GET, "/", EVERYONE, || get(lists::home)),
     Route::page(POST, "/sign-out", EVERYONE, || post(sign_in::sign_out)),
@@ -134,6 +137,10 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(GET, "/api/v1/agents/{host}/events", Access::For(VALUES), || get(api::agent_events)),
     Route::api(POST, "/api/v1/agents/{host}/revoke", Access::For(ADMIN), || post(api::revoke_agent)),
     Route::api(GET, "/api/v1/rules", EVERYONE, || get(api::rules)),
+    Route::api(GET, "/metrics", EVERYONE, || get(health::metrics)),
+    Route::api(GET, "/api/v1/ledger/checkpoint", EVERYONE, || get(prove::checkpoint)),
+    Route::api(GET, "/api/v1/ledger/consistency", EVERYONE, || get(prove::consistency)),
+    Route::api(POST, "/api/v1/evidence", Access::For(AUDIT), || post(prove::bundle)),
     Route::api(GET, "/api/v1/findings", Access::For(VALUES), || get(api::findings)),
     Route::api(POST, "/api/v1/findings/{id}/acknowledge", Access::For(AUDIT), || post(api::acknowledge)),
     Route::api(GET, "/api/v1/audit", Access::For(AUDIT), || get(api::audit)),
