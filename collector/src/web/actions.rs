@@ -399,7 +399,9 @@ pub(super) async fn add_hold(
             [host] => host.clone(),
             [] => return Err(Problem::invalid(format!("There is no host {name}."))),
             _ => {
-                return Err(Problem::invalid(format!("Several hosts are called {name}: give the host's id.")));
+                return Err(Problem::invalid(format!(
+                    "Several hosts are called {name}: give the host's id."
+                )));
             }
         },
     };
