@@ -221,3 +221,44 @@ async fn values_are_not_for_viewers() {
         actor == "viewer" && action == "session.view" && *target == session.to_string()
     }));
 }
+
+/// The table says it again, in other words, so that a slip in it is found.
+#[test]
+fn pages_are_for_the_roles_that_the_docs_say() {
+    use super::super::role::{ADMIN, AUDIT, REVIEW, VALUES};
+    for route in ROUTES.iter().filter(|route| route.is_page()) {
+        let parts: Vec<&str> = route.path.split('/').skip(1).collect();
+        let expected = match (parts.as_slice(), &route.method) {
+            (["assets" | "sign-in" | "set-up", ..], _) => None,
+            (["admin", ..] | ["hosts", _, "revoke"], _) => Some(ADMIN),
+            (["audit" | "holds", ..], _) => Some(AUDIT),
+            (["findings", ..], &Method::GET) => Some(VALUES),
+            (["findings", ..], _) => Some(AUDIT),
+            (["sessions", _, "end"], _) => Some(REVIEW),
+            _ => Some(ALL),
+        };
+        let roles = match route.access {
+            Access::Public => None,
+            Access::For(roles) => Some(roles),
+        };
+        assert_eq!(roles, expected, "{} {}", route.method, route.path);
+        assert!(route.browsers_only, "{}", route.path);
+    }
+}
+
+#[tokio::test]
+async fn a_reset_takes_everything_that_opened_the_account() {
+    let site = Site::new().await;
+    let admin = site.signed_in(Role::Admin).await;
+    site.account("carol", Role::Reviewer).await;
+    let browser = site.browser("carol").await;
+    let token = site.program("carol", Role::Reviewer).await;
+    let body = format!(r#"{{"password": "{PASSWORD}"}}"#);
+    let reply = site.send(Method::POST, "/api/v1/users/carol/reset", &admin, &body).await;
+    assert_eq!(reply.status, StatusCode::NO_CONTENT, "{}", reply.text);
+    assert_eq!(site.get("/api/v1/me", &browser).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(site.get("/api/v1/me", &token).await.status, StatusCode::UNAUTHORIZED);
+    let trail =
+        format!("{:?}", site.intake.store.audit(&crate::store::AuditFilter::default(), None, 9).await);
+    assert!(trail.contains("1 API tokens revoked") && !trail.contains(PASSWORD), "{trail}");
+}
