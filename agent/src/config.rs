@@ -28,6 +28,8 @@ pub struct Config {
     pub run: PathBuf,
     /// Limits of the recording.
     pub record: Record,
+    /// Shipping the recording to a collector (docs/shipping.md). To which one is said by `interlock enroll`.
+    pub ship: Ship,
     /// How servers are verified, and what the agent shows them.
     pub tls: TlsConfig,
     /// What the agent logs in with on scripts' behalf (docs/credentials.md).
@@ -57,6 +59,27 @@ pub struct Record {
     pub segment_seconds: u64,
 }
 
+/// Shipping the recording to a collector.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ship {
+    /// Do not start unless this host is enrolled with a collector: designated processes are refused until
+    /// it is. A collector that is merely away stops nothing; the recording waits for it on this host.
+    pub required: bool,
+    /// Bytes of sealed segments that stay on this host after the collector has taken them, for `interlock
+    /// sessions`; 0 removes them at once. The oldest go first. They go earlier when the recording takes two
+    /// thirds of the room that commands may use. What the collector has not taken is never removed.
+    #[serde(deserialize_with = "size::deserialize")]
+    #[schemars(with = "size::Size")]
+    pub keep: u64,
+}
+
+impl Default for Ship {
+    fn default() -> Self {
+        Self { required: false, keep: 1 << 30 }
+    }
+}
+
 impl Default for Record {
     fn default() -> Self {
         Self {
@@ -78,6 +101,7 @@ impl Default for Config {
             state: "/var/lib/interlock".into(),
             run: "/run/interlock".into(),
             record: Record::default(),
+            ship: Ship::default(),
             tls: TlsConfig::default(),
             credentials: Vec::new(),
         }
@@ -131,6 +155,8 @@ mod tests {
             ("run: [", ":1:6: "),
             ("record:\n  max_bytess: 1\n", ":2:3: unknown field `max_bytess`"),
             ("record: {max_bytes: 4GB}\n", ":1:21: \"4GB\" is no size"),
+            ("ship: {keep: 1 week}", ":1:14: \"1 week\" is no size"),
+            ("ship: {url: x}", ":1:8: unknown field `url`"),
             ("record: {max_bytes: 0}", ": `record.max_bytes: 0` leaves no room"),
             ("record: {segment_seconds: 0}", ": `record.segment_seconds: 0`"),
             ("run: relative", ": `run: relative` must be an absolute path, such as /relative"),

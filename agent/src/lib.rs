@@ -18,6 +18,7 @@ pub mod operation;
 pub mod policy;
 pub mod protocol;
 pub mod record;
+pub mod ship;
 pub mod sql;
 pub mod tls;
 pub mod trust;

@@ -417,6 +417,31 @@ fn what_a_name_may_run_is_bounded() {
 }
 
 #[test]
+fn a_session_that_a_reviewer_ends_is_told_why_and_over() {
+    let relay = relay();
+    let mut client = Client::connect(relay.address);
+    client.ask(&query("create temp table t (a int)"));
+    client.ask(&query("begin"));
+    relay.cut_off.send_replace(Some("customer data, ticket 4711".into()));
+    let error = client.next().expect("an error");
+    assert!(client.next().is_none(), "the connection goes on");
+    assert_eq!((error.field(b'S').as_deref(), error.field(b'C').as_deref()), (Some("FATAL"), Some("57P01")));
+    let message = error.field(b'M').unwrap();
+    assert_eq!(message, "interlock: a reviewer has ended this session: customer data, ticket 4711");
+    let ended = || {
+        let stored = String::from_utf8_lossy(&relay.stored()).into_owned();
+        stored.contains("cut_off") && stored.contains("ticket 4711")
+    };
+    for _ in 0..1000 {
+        if ended() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the recording does not say why the session ended");
+}
+
+#[test]
 fn what_cannot_be_recorded_is_refused() {
     let policy = PolicyHandle::fixed(HandMade::denying(|_| false));
     let relay = Relay::with(server().address(), policy, Limits::default(), |config| {

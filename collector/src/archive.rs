@@ -156,6 +156,18 @@ impl Archive {
         sync(directory)
     }
 
+    /// Removes the file of a segment, if it is there.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self, host: &str, segment: u64) -> Result<(), ArchiveError> {
+        let path = self.path(host, segment);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps a file that is not what it should be, as evidence. It is no part of the host's recording.
     ///
     /// # Errors

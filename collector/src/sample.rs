@@ -222,7 +222,7 @@ impl SampleHost {
             })
             .await?;
         let id = hex(&key.public().fingerprint());
-        write.seen(&id, name, "0.1.0", "6.12.8-cloud-amd64").await?;
+        write.seen(&id, "0.1.0", "6.12.8-cloud-amd64").await?;
         let health = HealthReport {
             policy_hash: "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8".into(),
             clock_ahead_ns: 2_100_000,

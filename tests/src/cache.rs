@@ -32,6 +32,11 @@ pub fn node() -> PathBuf {
     directory().join("node")
 }
 
+/// What Go has compiled.
+pub fn go() -> PathBuf {
+    directory().join("go")
+}
+
 /// Server programs of another PostgreSQL than the host's.
 pub fn fetched_postgres(major: u32) -> PathBuf {
     directory().join(format!("postgres-{major}"))

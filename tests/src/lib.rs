@@ -5,6 +5,8 @@ pub mod agent;
 pub mod cache;
 pub mod cgroup;
 pub mod client;
+pub mod collector;
+pub mod credentials;
 pub mod postgres;
 pub mod process;
 pub mod secrets;
@@ -13,6 +15,7 @@ pub mod tls;
 
 pub use agent::Agent;
 pub use cgroup::Cgroup;
+pub use collector::Collector;
 pub use postgres::Postgres;
 pub use stage::Stage;
 

@@ -80,7 +80,9 @@ const TEST: &[Need] = &[
     },
     Need {
         what: "Chromium",
-        present: || ["chromium", "chromium-browser", "google-chrome"].into_iter().any(|name| which(name).is_some()),
+        present: || {
+            ["chromium", "chromium-browser", "google-chrome"].into_iter().any(|name| which(name).is_some())
+        },
         packages: &["chromium", "fonts-dejavu-core"],
     },
     Need { what: "openssl", present: || which("openssl").is_some(), packages: &["openssl"] },
@@ -90,6 +92,12 @@ const TEST: &[Need] = &[
         what: "PostgreSQL's JDBC driver",
         present: || Path::new(interlock_tests::client::JDBC_DRIVER).exists(),
         packages: &["libpostgresql-jdbc-java"],
+    },
+    Need { what: "Go", present: || which("go").is_some(), packages: &["golang-go"] },
+    Need {
+        what: "Go's PostgreSQL driver (pgx)",
+        present: || interlock_tests::client::pgx().exists(),
+        packages: &["golang-github-jackc-pgx-v4-dev"],
     },
     Need { what: "ip (iproute2)", present: || which("ip").is_some(), packages: &["iproute2"] },
     Need { what: "runuser, setpriv", present: || which("setpriv").is_some(), packages: &["util-linux"] },
@@ -110,11 +118,20 @@ const KERNELS: &[Need] = &[
     },
 ];
 
-const BENCH: &[Need] = &[Need {
-    what: "PgBouncer",
-    present: || which("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").exists(),
-    packages: &["pgbouncer"],
-}];
+const BENCH: &[Need] = &[
+    Need {
+        what: "PgBouncer",
+        present: || which("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").exists(),
+        packages: &["pgbouncer"],
+    },
+    Need {
+        what: "nginx with its stream module",
+        present: || {
+            [crate::bench::NGINX, crate::bench::NGINX_STREAM].iter().all(|file| Path::new(file).exists())
+        },
+        packages: &["nginx", "libnginx-mod-stream"],
+    },
+];
 
 /// Makes sure that `part` is there, installing what is not.
 ///

@@ -59,6 +59,8 @@ impl Agent {
     fn status(&self) -> Result<Value, String> {
         let policies = self.policies.current();
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let recording = self.recorder.status();
+        let shipping = self.shipping.status(recording.events, recording.used_bytes);
         let interception = self.interceptor.status().map_err(|error| error.to_string())?;
         Ok(json!({
             "serving": true,
@@ -80,8 +82,10 @@ impl Agent {
                 "commands": count(&self.counts.commands),
                 "refused": count(&self.counts.refused),
             },
+            "credentials": self.credentials.status(),
             "interception": interception,
-            "recording": self.recorder.status(),
+            "recording": recording,
+            "shipping": shipping,
         }))
     }
 }

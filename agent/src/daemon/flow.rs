@@ -13,7 +13,7 @@ use crate::intercept;
 use crate::operation::Protocol;
 use crate::policy::{Destination, Egress, EntryId, FlowPolicy, TlsTreatment, Treatment};
 use crate::protocol::postgres::{self, Detection};
-use crate::protocol::{FlowContext, PolicyHandle, SessionError};
+use crate::protocol::{FlowContext, PolicyHandle, SessionError, Stop};
 use crate::record::{EgressConnection, End, EndReason, FlowStart, RecordError, Session};
 use crate::tls::hello::{self, ClientHello, Opening};
 use crate::tls::{self, PassError, Passed};
@@ -220,6 +220,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
             return postgres::turn_away(flow.client, &tls, "53100", &error.to_string(), hint).await;
         }
     };
+    let (registered, cut_off) = agent.shipping.sessions().register(session.id());
     let upstream = match TcpStream::connect(flow.destination.address).await {
         Ok(upstream) => upstream,
         Err(error) => {
@@ -253,7 +254,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
         recording: session,
         scripts: Arc::clone(&agent.scripts),
         limits: agent.limits,
-        shutdown: stopping,
+        stop: Stop::new(stopping, cut_off),
     };
     let address = context.destination.address;
     match postgres::serve(context).await {
@@ -266,10 +267,11 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
         }
         Err(error) => tracing::warn!(%error, destination = %address, "a flow was cut off"),
     }
+    drop(registered);
 }
 
 /// Passes TLS on as it is, recorded as not inspected.
-async fn pass_tls(agent: &Agent, flow: Flow, mut stopping: watch::Receiver<bool>) {
+async fn pass_tls(agent: &Agent, flow: Flow, stopping: watch::Receiver<bool>) {
     let address = flow.destination.address;
     let session = match flow.session(agent, "tls") {
         Ok(session) => session,
@@ -278,6 +280,8 @@ async fn pass_tls(agent: &Agent, flow: Flow, mut stopping: watch::Receiver<bool>
             return copy::reset(&flow.client);
         }
     };
+    let (registered, cut_off) = agent.shipping.sessions().register(session.id());
+    let mut stop = Stop::new(stopping, cut_off);
     let end = |reason, detail: &str, passed: Passed| {
         let Passed { from_client, from_server } = passed;
         session.end(&End { reason, detail, client_bytes: from_client, server_bytes: from_server });
@@ -302,8 +306,12 @@ async fn pass_tls(agent: &Agent, flow: Flow, mut stopping: watch::Receiver<bool>
                 end(reason, &error.to_string(), Passed::default());
             }
         },
-        _ = stopping.wait_for(|stop| *stop) => end(EndReason::Shutdown, "", Passed::default()),
+        asked = stop.asked() => match asked {
+            SessionError::CutOff(reason) => end(EndReason::CutOff, &reason, Passed::default()),
+            _ => end(EndReason::Shutdown, "", Passed::default()),
+        },
     }
+    drop(registered);
 }
 
 /// Lets a flow go its way through the proxy, unseen but counted. With `late` the client has said nothing

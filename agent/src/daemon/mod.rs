@@ -27,6 +27,7 @@ use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
 use crate::record::Recorder;
+use crate::ship::{self, Shipper, Shipping};
 use crate::sql;
 use crate::tls;
 use limits::{Admission, Readers};
@@ -34,6 +35,9 @@ use lock::Lock;
 
 /// How long flows may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long what was recorded last may take to be shipped then.
+const LAST_SHIPPED: Duration = Duration::from_secs(5);
 
 /// Statements that are remembered as read: how many, and bytes of text in all.
 const SCRIPTS: (usize, usize) = (10_000, 64 << 20);
@@ -54,6 +58,7 @@ pub(crate) struct Agent {
     policies: PolicyStore,
     credentials: Arc<Credentials>,
     recorder: Arc<Recorder>,
+    shipping: Arc<Shipping>,
     identity: Reader,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
@@ -110,6 +115,12 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     }
     // Looked at before anything is written: a start that fails over and over must not fill the recording.
     PolicySet::load(&config.policies).context("cannot load the policies")?;
+    let enrolment = ship::Store::new(&config.state);
+    anyhow::ensure!(
+        !config.ship.required || enrolment.is_enrolled(),
+        "the configuration has `ship: {{required: true}}`, and this host is not enrolled with a collector: run \
+         `interlock enroll URL --token-file -`"
+    );
     let recorder = {
         let config = config.clone();
         tokio::task::spawn_blocking(move || Recorder::open(&config)).await?
@@ -137,6 +148,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         policies,
         credentials: Arc::new(credentials),
         recorder,
+        shipping: Arc::default(),
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
@@ -159,6 +171,8 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let control = tokio::spawn(control.serve(Arc::clone(&agent)));
     let credentials = Arc::clone(&agent.credentials);
     let refreshing = tokio::spawn(async move { credentials.keep_fresh().await });
+    let (finish_shipping, finishing) = watch::channel(false);
+    let shipper = tokio::spawn(agent.shipper(enrolment).run(finishing));
     let (changed, changes) = tokio::sync::mpsc::channel(1);
     let _watcher = Watcher::watch(&agent.config.policies, move || {
         // A change that is already announced is enough.
@@ -228,8 +242,14 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     flows.shutdown().await;
     let _ = tokio::time::timeout(GRACE, egress).await;
     let recorder = Arc::clone(&agent.recorder);
-    tokio::task::spawn_blocking(move || recorder.close()).await?.context("cannot close the recording")?;
-    Ok(())
+    let closed = tokio::task::spawn_blocking(move || recorder.close()).await?;
+    // What is not through by then is shipped at the next start.
+    finish_shipping.send_replace(true);
+    let mut shipper = shipper;
+    if tokio::time::timeout(LAST_SHIPPED, &mut shipper).await.is_err() {
+        shipper.abort();
+    }
+    closed.context("cannot close the recording")
 }
 
 /// Makes what clients are pointed to for their trusted roots. Trouble there holds up nothing: a client
@@ -241,6 +261,21 @@ fn refresh_trust(config: &Config) {
 }
 
 impl Agent {
+    /// What ships this agent's recording.
+    fn shipper(self: &Arc<Self>, enrolment: ship::Store) -> Shipper {
+        let agent = Arc::downgrade(self);
+        let report = move || match agent.upgrade() {
+            Some(agent) => ship::Report {
+                policy_hash: agent.policies.current().hash().to_owned(),
+                flows: agent.counts.open.load(Ordering::Relaxed),
+                full: agent.recorder.status().refusing.is_some(),
+            },
+            None => ship::Report::default(),
+        };
+        let (recorder, shipping) = (Arc::clone(&self.recorder), Arc::clone(&self.shipping));
+        Shipper::new(enrolment, recorder, shipping, self.config.ship.keep, report)
+    }
+
     /// Does what waits for the kernel or for files off the tasks that serve flows.
     async fn in_background<T: Send + 'static>(self: &Arc<Self>, work: fn(&Self) -> T) -> Option<T> {
         let agent = Arc::clone(self);

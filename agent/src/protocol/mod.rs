@@ -45,8 +45,49 @@ pub struct FlowContext {
     pub scripts: Arc<sql::Cache>,
     /// Bounds on what is held in memory.
     pub limits: Limits,
-    /// Becomes `true` when the agent stops: the flow then ends.
-    pub shutdown: watch::Receiver<bool>,
+    /// Ends the flow from outside.
+    pub stop: Stop,
+}
+
+/// What ends a flow although neither client nor server does.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    shutdown: watch::Receiver<bool>,
+    cut_off: watch::Receiver<Option<Arc<str>>>,
+}
+
+// === impl Stop ===
+
+impl Stop {
+    /// `shutdown` becomes `true` when the agent stops; `cut_off` gets a reason when a reviewer ends the
+    /// session.
+    pub fn new(shutdown: watch::Receiver<bool>, cut_off: watch::Receiver<Option<Arc<str>>>) -> Self {
+        Self { shutdown, cut_off }
+    }
+
+    /// Waits until the flow is to end, and gives why.
+    pub async fn asked(&mut self) -> SessionError {
+        tokio::select! {
+            biased;
+            reason = cut_off(&mut self.cut_off) => SessionError::CutOff(reason),
+            () = stopping(&mut self.shutdown) => SessionError::Stopping,
+        }
+    }
+}
+
+async fn cut_off(reasons: &mut watch::Receiver<Option<Arc<str>>>) -> Arc<str> {
+    let reason = reasons.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+    match reason {
+        Some(reason) => reason,
+        // Whoever could end the flow has gone without doing so.
+        None => std::future::pending().await,
+    }
+}
+
+async fn stopping(shutdown: &mut watch::Receiver<bool>) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What a protocol asks of the policies: a verdict on each operation, and what to mask.
@@ -232,4 +273,7 @@ pub enum SessionError {
     /// The agent is stopping.
     #[error("the agent is stopping")]
     Stopping,
+    /// A reviewer has ended the session, with this reason.
+    #[error("a reviewer has ended this session: {0}")]
+    CutOff(Arc<str>),
 }

@@ -310,6 +310,7 @@ fn reason(reason: EndReason) -> &'static str {
         EndReason::ProtocolError => "protocol_error",
         EndReason::RecordingFailed => "recording_failed",
         EndReason::Shutdown => "shutdown",
+        EndReason::CutOff => "cut_off",
         EndReason::InternalError => "internal_error",
     }
 }

@@ -204,6 +204,8 @@ pub enum EndReason {
     RecordingFailed,
     /// The agent is stopping.
     Shutdown,
+    /// A reviewer ended it.
+    CutOff,
     /// The agent's own error.
     InternalError,
 }

@@ -24,7 +24,7 @@ pub(super) const MAX_PREAMBLE: u64 = 512;
 
 /// Makes `path` if it is missing, and refuses it if others than its owner, who must be this process's
 /// user, can get in.
-pub(super) fn private_directory(path: &Path) -> Result<(), RecordError> {
+pub(crate) fn private_directory(path: &Path) -> Result<(), RecordError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -447,6 +447,12 @@ impl Log {
         state.other_bytes = state.other_bytes.saturating_sub(from) + to;
     }
 
+    /// Segments of so many bytes were removed.
+    pub(super) fn freed(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.other_bytes = state.other_bytes.saturating_sub(bytes);
+    }
+
     /// Writes `HEAD` if the log has gone on since the last time.
     pub(super) fn checkpoint(&self) -> Result<(), RecordError> {
         let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);

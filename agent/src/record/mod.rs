@@ -10,6 +10,7 @@ mod event;
 mod files;
 mod log;
 mod rows;
+mod shipped;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -26,8 +27,10 @@ pub use event::{
     BrokeredLogin, Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice,
     Outcome, Status, Step, TlsPassed,
 };
+pub(crate) use files::private_directory;
 pub use interlock_recording::SessionId;
 pub use rows::{ResultBuilder, ResultColumn};
+pub use shipped::Kept;
 
 use crate::config::Config;
 use encode::Batch;

@@ -60,15 +60,15 @@ pub enum AuthorityError {
 }
 
 /// A key pair that leaves nothing of its encoded form in memory.
-pub(super) struct Secret(KeyPair);
+pub(crate) struct Secret(KeyPair);
 
 impl Secret {
-    pub(super) fn generate() -> Result<Self, rcgen::Error> {
+    pub(crate) fn generate() -> Result<Self, rcgen::Error> {
         KeyPair::generate().map(Self)
     }
 
     /// PKCS #8.
-    pub(super) fn der(&self) -> &[u8] {
+    pub(crate) fn der(&self) -> &[u8] {
         self.0.serialized_der()
     }
 }

@@ -28,6 +28,7 @@ use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 
+pub(crate) use authority::Secret;
 pub use authority::{Authority, AuthorityError};
 pub use certificate::{Certificate, Names};
 pub use config::{ClientLeg, ServerLeg, TlsConfig, Upstream, Verify};

@@ -22,7 +22,7 @@ use interlock_agent::identity::Subject;
 use interlock_agent::mask::MaskSet;
 use interlock_agent::operation::Operation;
 use interlock_agent::policy::{Decision, Destination, TlsTreatment, Verdict};
-use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, Rules, postgres};
+use interlock_agent::protocol::{FlowContext, Limits, PolicyHandle, Rules, Stop, postgres};
 use interlock_agent::record::{FlowStart, Recorder};
 use interlock_agent::tls::Engine;
 use interlock_recording::segment::SegmentReader;
@@ -163,6 +163,8 @@ pub struct Relay {
     pub address: SocketAddr,
     pub recorder: Arc<Recorder>,
     pub state: TempDir,
+    /// Ends all sessions, with this reason.
+    pub cut_off: tokio::sync::watch::Sender<Option<Arc<str>>>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -189,8 +191,10 @@ impl Relay {
         let recording = Arc::clone(&recorder);
         let tls = Engine::open(&config).unwrap();
         let scripts = Arc::new(interlock_agent::sql::Cache::new(1000, 1 << 20));
+        let (cut_off, reason) = tokio::sync::watch::channel(None);
         runtime.spawn(async move {
             let (_stop, shutdown) = tokio::sync::watch::channel(false);
+            let stop = Stop::new(shutdown, reason);
             while let Ok((client, peer)) = listener.accept().await {
                 let Ok(upstream) = TcpStream::connect(server).await else { continue };
                 let destination = Destination { address: server, hosts: Vec::new() };
@@ -217,7 +221,7 @@ impl Relay {
                     recording,
                     scripts: Arc::clone(&scripts),
                     limits,
-                    shutdown: shutdown.clone(),
+                    stop: stop.clone(),
                 };
                 tokio::spawn(async move {
                     if let Err(error) = postgres::serve(context).await {
@@ -226,7 +230,7 @@ impl Relay {
                 });
             }
         });
-        Self { address, recorder, state, runtime }
+        Self { address, recorder, state, cut_off, runtime }
     }
 
     /// All events of the recording, one after the other.

@@ -206,27 +206,19 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Notes that an agent said hello.
+    /// Notes that an agent said hello. Its name stays the one that it was enrolled by: rules of retention go by
+    /// names, and a host is not to choose its rule.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn seen(
-        &mut self,
-        host: &str,
-        name: &str,
-        version: &str,
-        kernel: &str,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE agents SET last_seen_ns = $2, name = $3, version = $4, kernel = $5 WHERE host = $1",
-        )
-        .bind(host)
-        .bind(now_ns())
-        .bind(name)
-        .bind(version)
-        .bind(kernel)
-        .execute(self.on())
-        .await?;
+    pub async fn seen(&mut self, host: &str, version: &str, kernel: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agents SET last_seen_ns = $2, version = $3, kernel = $4 WHERE host = $1")
+            .bind(host)
+            .bind(now_ns())
+            .bind(version)
+            .bind(kernel)
+            .execute(self.on())
+            .await?;
         Ok(())
     }
 

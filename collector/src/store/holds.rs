@@ -99,19 +99,20 @@ impl Write<'_> {
         Ok(row.try_get(0)?)
     }
 
-    /// Ends a hold; whether there was one that counted.
+    /// Ends a hold; gives what it is called, `None` when there is none of this number that counts.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn release_hold(&mut self, id: i64, by: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE legal_holds SET released_by = $2, released_ns = $3 WHERE id = $1 AND released_ns IS NULL",
+    pub async fn release_hold(&mut self, id: i64, by: &str) -> Result<Option<String>, StoreError> {
+        let row = sqlx::query(
+            "UPDATE legal_holds SET released_by = $2, released_ns = $3 WHERE id = $1 AND released_ns IS NULL \
+             RETURNING label",
         )
         .bind(id)
         .bind(by)
         .bind(now_ns())
-        .execute(self.on())
+        .fetch_optional(self.on())
         .await?;
-        Ok(done.rows_affected() == 1)
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
     }
 }

@@ -14,6 +14,7 @@ mod index;
 mod ledger;
 mod page;
 mod recording;
+mod retention;
 mod rules;
 mod schema;
 mod sessions;
@@ -39,6 +40,7 @@ pub use index::Batch;
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
 pub use recording::{KeptSegment, LiveRun, SessionPlace, TakenSegment};
+pub use retention::Expired;
 pub use rules::{HostEvent, RuleCount};
 pub use sessions::{SessionFilter, SessionItem};
 pub use sign_ins::{NewSignIn, SignIn};
@@ -127,7 +129,7 @@ impl Store {
                         connection
                             .execute(
                                 "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                                 PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;",
+                                 PRAGMA secure_delete = FAST; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;",
                             )
                             .await?;
                     }

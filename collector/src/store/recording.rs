@@ -155,6 +155,20 @@ impl Write<'_> {
         Ok(())
     }
 
+    /// Whether this has been found already, and nobody has acknowledged it.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn is_found(&mut self, kind: &str, detail: &str) -> Result<bool, StoreError> {
+        let row =
+            sqlx::query("SELECT 1 FROM findings WHERE kind = $1 AND detail = $2 AND acknowledged_ns IS NULL")
+                .bind(kind)
+                .bind(detail)
+                .fetch_optional(self.on())
+                .await?;
+        Ok(row.is_some())
+    }
+
     /// Writes down that something is wrong.
     ///
     /// # Errors

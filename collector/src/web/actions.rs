@@ -1,10 +1,9 @@
 //! What can be done, for pages and API alike: each checks, does and writes down in one transaction.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
-use interlock_recording::ledger::proto::entry::Body;
-use interlock_recording::ledger::proto::{HoldReleased, HoldSet, HostRevoked};
-use interlock_recording::{PublicKey, SessionId};
-use interlock_shipping::Token;
+use interlock_recording::SessionId;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -12,6 +11,7 @@ use super::guard::Actor;
 use super::problem::Problem;
 use super::role::Role;
 use super::{State, password, secret, sha256, totp};
+use crate::administer::{self, By};
 use crate::store::{NewApiToken, NewHold, now_ns};
 
 /// A day, in nanoseconds.
@@ -41,6 +41,10 @@ pub(super) async fn noted(
     detail: &str,
 ) -> Result<(), Problem> {
     note(state, &actor.trail(), action, target, detail, &actor.address).await
+}
+
+fn by<'b>(actor: &'b Actor, who: &'b str) -> By<'b> {
+    By { who, address: &actor.address }
 }
 
 /// Names of accounts stand in logs, addresses and headers: plain letters only.
@@ -332,16 +336,12 @@ pub(super) async fn add_enrolment_token(
     if !(1..=100_000).contains(&uses) {
         return Err(Problem::invalid("A token enrols 1 to 100,000 hosts."));
     }
-    let expires_ns = lifetime(days, 366)?;
-    let mut bytes = [0; 24];
-    interlock_recording::fill_random(&mut bytes)?;
-    let token = Token::new(&bytes, state.authority.fingerprint());
-    let id: String = sha256(&token.secret).chars().take(12).collect();
-    let mut write = state.store.write().await?;
-    write.add_enrolment_token(&token.secret, label, &actor.name, expires_ns, uses).await?;
-    let detail = format!("{label}; {uses} hosts, {days} days");
-    write.audit(&actor.trail(), "enrolment_token.create", &id, &detail, &actor.address).await?;
-    write.commit().await?;
+    lifetime(days, 366)?;
+    let valid = Duration::from_secs(days.unsigned_abs() * 24 * 3600);
+    let (token, _) =
+        administer::make_enrolment_token(&state.intake, by(actor, &actor.trail()), label, uses, valid)
+            .await?;
+    let id = sha256(&token.secret).chars().take(12).collect();
     Ok(Made { id, token: token.to_string() })
 }
 
@@ -362,25 +362,7 @@ pub(super) async fn revoke_agent(
     reason: &str,
 ) -> Result<(), Problem> {
     let reason = check_label(reason)?;
-    let agent = state.store.agent(host).await?.ok_or_else(|| Problem::not_found("agent"))?;
-    let key = PublicKey::from_bytes(&agent.public_key)
-        .ok_or_else(|| Problem::internal("the database holds no key of this host"))?;
-    let mut write = state.store.write().await?;
-    if !write.revoke_agent(host).await? {
-        return Err(Problem::new(StatusCode::CONFLICT, "The agent is revoked already."));
-    }
-    write
-        .append(vec![Body::HostRevoked(HostRevoked {
-            host: key.fingerprint().to_vec(),
-            reason: reason.to_owned(),
-            who: actor.trail(),
-        })])
-        .await
-        .map_err(Problem::internal)?;
-    write.audit(&actor.trail(), "agent.revoke", host, reason, &actor.address).await?;
-    write.commit().await?;
-    state.connected.end(host);
-    Ok(())
+    Ok(administer::revoke_agent(&state.intake, by(actor, &actor.trail()), host, reason).await?)
 }
 
 /// Holds what was recorded on a host (by name or id; on all when empty) between two times.
@@ -408,30 +390,12 @@ pub(super) async fn add_hold(
             }
         },
     };
-    let mut write = state.store.write().await?;
-    let id = write.add_hold(&NewHold { label, host: &host, from_ns, until_ns, by: &actor.name }).await?;
-    let time = |ns: i64| interlock_recording::json::time(u64::try_from(ns).unwrap_or_default());
-    let of = if host.is_empty() { "every host".to_owned() } else { format!("host {host}") };
-    write
-        .append(vec![Body::HoldSet(HoldSet {
-            hold: id.to_string(),
-            reason: label.to_owned(),
-            who: actor.trail(),
-            scope: format!("{of}, from {} until {}", time(from_ns), time(until_ns)),
-        })])
-        .await
-        .map_err(Problem::internal)?;
-    write.audit(&actor.trail(), "hold.add", label, &host, &actor.address).await?;
-    Ok(write.commit().await?)
+    let hold = NewHold { label, host: &host, from_ns, until_ns, by: &actor.name };
+    administer::set_hold(&state.intake, by(actor, &actor.trail()), &hold, label).await?;
+    Ok(())
 }
 
 pub(super) async fn release_hold(state: &State, actor: &Actor, id: i64) -> Result<(), Problem> {
-    let mut write = state.store.write().await?;
-    if !write.release_hold(id, &actor.name).await? {
-        return Err(Problem::not_found("hold in force"));
-    }
-    let released = HoldReleased { hold: id.to_string(), reason: String::new(), who: actor.trail() };
-    write.append(vec![Body::HoldReleased(released)]).await.map_err(Problem::internal)?;
-    write.audit(&actor.trail(), "hold.release", &id.to_string(), "", &actor.address).await?;
-    Ok(write.commit().await?)
+    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, "").await?;
+    Ok(())
 }

@@ -14,6 +14,7 @@ mod filters;
 mod follow;
 mod guard;
 mod hosts;
+mod listen;
 mod lists;
 mod page;
 mod params;
@@ -34,19 +35,19 @@ use interlock_recording::{fill_random, hex};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::Archive;
-use crate::authority::Authority;
 use crate::intake::{Connected, Intake};
 use crate::store::{Store, StoreError, now_ns};
 
+pub use listen::serve;
 pub use role::Role;
 pub use routes::router;
 
 /// What the pages and the API work with.
 #[derive(Clone)]
 pub struct State {
+    intake: Arc<Intake>,
     store: Arc<Store>,
     archive: Arc<Archive>,
-    authority: Arc<Authority>,
     connected: Arc<Connected>,
     config: Arc<Config>,
     passwords: Arc<password::Passwords>,
@@ -87,11 +88,11 @@ impl State {
     ///
     /// # Errors
     /// The system gives no random bytes.
-    pub fn new(intake: &Intake, config: Config) -> std::io::Result<Self> {
+    pub fn new(intake: &Arc<Intake>, config: Config) -> std::io::Result<Self> {
         Ok(Self {
+            intake: Arc::clone(intake),
             store: Arc::clone(&intake.store),
             archive: Arc::clone(&intake.archive),
-            authority: Arc::clone(&intake.authority),
             connected: Arc::clone(&intake.connected),
             config: Arc::new(config),
             passwords: Arc::new(password::Passwords::new()?),

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::administer::AdministerError;
 use crate::archive::ArchiveError;
 use crate::store::StoreError;
 
@@ -68,6 +69,16 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Self::internal(error)
+    }
+}
+
+impl From<AdministerError> for Problem {
+    fn from(error: AdministerError) -> Self {
+        match error {
+            AdministerError::NotFound(what) => Self::not_found(what),
+            AdministerError::Already(_) => Self::new(StatusCode::CONFLICT, format!("{error}.")),
+            error => Self::internal(error),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::made::{self, Log};
-use crate::support::{Collector, Identity, request};
+use crate::support::{Collector, Identity, request, run_sql};
 use interlock_collector::config::Config;
 use interlock_collector::{audit, serve};
 use interlock_recording::HostKey;
@@ -394,12 +394,4 @@ async fn damage_to_what_is_kept_is_found() {
         assert!(!report.ok, "{what} was not found");
         assert!(report.problems.iter().any(|problem| problem.contains(word)), "{what}: {report:?}");
     }
-}
-
-/// Runs statements on a database as whoever has got at it would.
-async fn run_sql(state: &Path, sql: &'static str) {
-    let url = format!("sqlite://{}", state.join("collector.db").display());
-    let pool = sqlx::AnyPool::connect(&url).await.expect("opened");
-    sqlx::raw_sql(sql).execute(&pool).await.expect("run");
-    pool.close().await;
 }

@@ -5,4 +5,5 @@ mod evidence;
 mod intake;
 #[path = "../../../recording/tests/support/mod.rs"]
 mod made;
+mod retention;
 mod support;

@@ -201,3 +201,11 @@ impl Call {
         self.taken().await
     }
 }
+
+/// Runs statements on a database as whoever has got at it would.
+pub(crate) async fn run_sql(state: &Path, sql: &'static str) {
+    let url = format!("sqlite://{}", state.join("collector.db").display());
+    let pool = sqlx::AnyPool::connect(&url).await.expect("opened");
+    sqlx::raw_sql(sql).execute(&pool).await.expect("run");
+    pool.close().await;
+}

@@ -13,8 +13,14 @@ use crate::chain::Hash;
 const MAX_FILES: usize = 1 << 20;
 const BLOCK: u64 = 512;
 
-/// The header of every file; `None` when the name does not fit.
+/// A header has room for 11 octal digits.
+const MAX_FILE: u64 = (1 << 33) - 1;
+
+/// The header of every file; `None` when the name or the size does not fit.
 fn header(name: &str, bytes: u64) -> Option<Header> {
+    if bytes > MAX_FILE {
+        return None;
+    }
     let mut header = Header::new_ustar();
     header.set_path(name).ok()?;
     header.set_size(bytes);

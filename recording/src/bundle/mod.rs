@@ -123,6 +123,20 @@ impl<'de> Deserialize<'de> for Base64Hash {
     }
 }
 
+/// Verifies an archive whose form is sound and each of whose small files holds a part of these bytes, split
+/// at zero bytes: the entry point for fuzzing.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz_files(bytes: &[u8]) {
+    let mut archive = tar::Builder::new(Vec::new());
+    let names = [MANIFEST, SIGNATURE, CHECKPOINT, COLLECTOR, LEDGER, CONSISTENCY, VIEWER];
+    for (name, content) in names.iter().zip(bytes.split(|byte| *byte == 0)) {
+        let _ = archive::append(&mut archive, name, content.len() as u64, content);
+    }
+    if let Ok(archive) = archive.into_inner() {
+        let _ = verify_file(&mut std::io::Cursor::new(archive), &Trusted::default());
+    }
+}
+
 /// Hashes without their form.
 fn plain(proof: &[Base64Hash]) -> Vec<Hash> {
     proof.iter().map(|hash| hash.0).collect()

@@ -20,7 +20,7 @@ use crate::keys::PublicKey;
 use crate::ledger::proto::SegmentTaken;
 use crate::ledger::proto::entry::Body;
 use crate::ledger::{self, LedgerError};
-use crate::note::{Checkpoint, MAX_NOTE, Note, VerifierKey};
+use crate::note::{Checkpoint, KeyKind, MAX_NOTE, Note, VerifierKey};
 use crate::verify::{Boundary, CheckError, Limits, Problem, ProblemKind, check_segment};
 use crate::{SessionId, hex, json};
 
@@ -209,7 +209,8 @@ impl<F: Source> Reader<'_, F> {
         let content = self.content(COLLECTOR, MAX_NOTE as u64)?;
         let own = content.map(|content| {
             let text = std::str::from_utf8(&content).unwrap_or_default();
-            VerifierKey::from_str(text).ok().filter(|key| format!("{key}\n") == text)
+            let key = VerifierKey::from_str(text).ok();
+            key.filter(|key| key.kind() == KeyKind::Note && format!("{key}\n") == text)
         });
         let own = match own {
             Some(None) => {
@@ -422,8 +423,8 @@ impl<F: Source> Reader<'_, F> {
                     body.kind, body.detail
                 ));
             }
-            Some(Body::HeadTaken(_) | Body::HoldSet(_) | Body::HoldReleased(_) | Body::BundleMade(_))
-            | None => {}
+            Some(Body::HeadTaken(_) | Body::HoldSet(_) | Body::HoldReleased(_) | Body::BundleMade(_)) => {}
+            None => self.note(format!("an entry of {at} is of a kind that this version does not know")),
         }
         Ok(())
     }

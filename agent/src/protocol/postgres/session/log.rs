@@ -150,6 +150,7 @@ impl Log {
             SessionError::Recording(_) => EndReason::RecordingFailed,
             SessionError::Refused { .. } => EndReason::Refused,
             SessionError::Stopping => EndReason::Shutdown,
+            SessionError::CutOff(_) => EndReason::CutOff,
         };
         self.end(reason, &error.to_string(), client_bytes, server_bytes);
     }

@@ -6,21 +6,20 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use super::broker::{self, Asked, Begun, Channels};
 use super::encrypt::{self, Opening, Purpose};
 use super::lexing::Lexing;
 use super::log::{Log, Note, lossy};
 use super::refusal::{self, Refusal};
-use super::{Core, LINGER, Legs, Opened, Relay, linger, stopping};
+use super::{Core, LINGER, Legs, Opened, Relay, linger};
 use crate::credential::FlowCredentials;
 use crate::identity::Subject;
 use crate::operation::Operation;
 use crate::policy::Decision;
 use crate::protocol::postgres::operation;
 use crate::protocol::postgres::startup::{self, Packet};
-use crate::protocol::{FlowContext, Limits, PolicyHandle, SessionError};
+use crate::protocol::{FlowContext, Limits, PolicyHandle, SessionError, Stop};
 use crate::record::{EndReason, Session, Step};
 use crate::sql;
 use crate::tls::{self, FlowTls, Leg, Stream, Verify};
@@ -38,7 +37,7 @@ struct Flow {
     server: std::net::SocketAddr,
     tls: FlowTls,
     credentials: FlowCredentials,
-    shutdown: watch::Receiver<bool>,
+    stop: Stop,
 }
 
 /// Reads the opening and judges it. `None` when the flow is over with it: a cancel request, TLS that was
@@ -55,10 +54,10 @@ pub(super) async fn open(context: FlowContext) -> Result<Option<Relay>, SessionE
         recording,
         scripts,
         limits,
-        shutdown,
+        stop,
     } = context;
     let server = destination.address;
-    let flow = Flow { subject, policy, recording, limits, scripts, server, tls, credentials, shutdown };
+    let flow = Flow { subject, policy, recording, limits, scripts, server, tls, credentials, stop };
     let mut opening = Opening::new(client, Some(upstream));
     let negotiated = match tokio::time::timeout(OPENING, opening.negotiate(&flow.tls)).await {
         Ok(negotiated) => negotiated,
@@ -118,9 +117,9 @@ async fn pass(mut flow: Flow, opening: Opening) -> Result<(), SessionError> {
     let Some((client, upstream)) = encrypt::plain(opening) else { return Ok(()) };
     let ended = tokio::select! {
         ended = tls::pass(client, upstream, &flow.recording) => ended,
-        () = stopping(&mut flow.shutdown) => {
-            Log::new(flow.recording).failed(&SessionError::Stopping, 0, 0);
-            return Err(SessionError::Stopping);
+        error = flow.stop.asked() => {
+            Log::new(flow.recording).failed(&error, 0, 0);
+            return Err(error);
         }
     };
     let log = Log::new(flow.recording);

@@ -65,14 +65,14 @@ const LINGER: Duration = Duration::from_secs(2);
 pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
     let _ = context.client.set_nodelay(true);
     let _ = context.upstream.set_nodelay(true);
-    let mut shutdown = context.shutdown.clone();
+    let mut stop = context.stop.clone();
     let tls = context.tls.clone();
     // The opening has buffers of its own, which a flow does not keep.
     let Some(mut relay) = Box::pin(login::open(context)).await? else { return Ok(Summary::default()) };
     let ended = tokio::select! {
         biased;
         ended = poll_fn(|cx| relay.poll(cx)) => ended,
-        () = stopping(&mut shutdown) => Err(SessionError::Stopping),
+        error = stop.asked() => Err(error),
     };
     relay.core.finish(ended.as_ref().err());
     if let Err(error) = ended {
@@ -83,13 +83,6 @@ pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
         return Err(error);
     }
     Ok(relay.core.summary)
-}
-
-async fn stopping(shutdown: &mut tokio::sync::watch::Receiver<bool>) {
-    if shutdown.wait_for(|stop| *stop).await.is_err() {
-        // Whoever could stop the flow has gone without doing so.
-        std::future::pending::<()>().await;
-    }
 }
 
 /// Both sockets and both directions.
@@ -171,6 +164,7 @@ impl Relay {
             SessionError::Stopping => {
                 ("57P01", "the agent on this host is stopping".to_owned(), "Try again.")
             }
+            SessionError::CutOff(_) => ("57P01", error.to_string(), "Ask whoever reviews sessions here."),
             SessionError::Recording(_) => {
                 ("53100", error.to_string(), "See the agent's log on this host and `interlock status`.")
             }
