@@ -142,4 +142,14 @@ impl Write<'_> {
             .await?;
         Ok(gone.rows_affected() == 1)
     }
+
+    /// Takes all of an owner's tokens back; gives how many.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn revoke_api_tokens(&mut self, owner: &str) -> Result<u64, StoreError> {
+        let gone =
+            sqlx::query("DELETE FROM api_tokens WHERE owner = $1").bind(owner).execute(self.on()).await?;
+        Ok(gone.rows_affected())
+    }
 }

@@ -10,8 +10,11 @@ use super::{Dialect, Page, Store, StoreError};
 /// Matches of a search that one request looks at.
 const MATCHES: i64 = 5_000;
 
+/// Words of a question that are looked for; those beyond are left out.
+const MOST_WORDS: usize = 32;
+
 /// Commands that one request looks at when no index answers the question by itself.
-const WALK: i64 = 20_000;
+const WALK: i64 = 10_000;
 
 /// Which commands to list. Every field that is given must hold.
 #[derive(Debug, Clone, Default)]
@@ -111,6 +114,7 @@ fn read(row: &AnyRow) -> Result<CommandItem, StoreError> {
 /// nothing is left to look for.
 fn question(text: &str) -> Option<String> {
     let mut question = String::new();
+    let mut words = 0;
     for (at, part) in text.split('"').enumerate() {
         let phrases: Vec<&str> = if at % 2 == 1 { vec![part] } else { part.split_whitespace().collect() };
         for phrase in phrases {
@@ -122,6 +126,10 @@ fn question(text: &str) -> Option<String> {
             let phrase = phrase.replace('\0', " ");
             if !phrase.contains(|character: char| character.is_alphanumeric() || character == '_') {
                 continue;
+            }
+            words += 1;
+            if words > MOST_WORDS {
+                break;
             }
             question.push_str(&format!("\"{phrase}\"{} ", if beginning { "*" } else { "" }));
         }
@@ -201,7 +209,7 @@ impl Store {
         let mut driver = filter.text.is_none();
         let mut floor = Sql::new("SELECT c.at_ns FROM commands c");
         for (column, value, partial) in [
-            ("c.rule", &filter.rule, None),
+            ("c.rule", &filter.rule, Some("c.rule <> ''")),
             ("c.observed", &filter.observed, Some("c.observed <> ''")),
             ("c.verdict", &filter.verdict, Some("c.verdict <> 'allow'")),
             ("c.kind", &filter.kind, None),

@@ -182,11 +182,12 @@ CREATE TABLE commands (
 CREATE UNIQUE INDEX commands_by_event ON commands (host, event);
 CREATE INDEX commands_by_session ON commands (session, number);
 CREATE INDEX commands_by_time ON commands (at_ns);
-CREATE INDEX commands_by_rule ON commands (rule, at_ns);
+CREATE INDEX commands_by_rule ON commands (rule, at_ns) WHERE rule <> '';
 CREATE INDEX commands_refused ON commands (verdict, at_ns) WHERE verdict <> 'allow';
 CREATE INDEX commands_observed ON commands (observed, at_ns) WHERE observed <> '';
 -- Which sessions a rule or a verdict stands in, without visiting the commands.
-CREATE INDEX sessions_of_rules ON commands (rule, session, verdict, observed);
+CREATE INDEX sessions_of_rules ON commands (rule, session) WHERE rule <> '';
+CREATE INDEX sessions_of_rules_by_verdict ON commands (rule, verdict, session) WHERE rule <> '';
 CREATE INDEX sessions_refused ON commands (verdict, session) WHERE verdict <> 'allow';
 CREATE INDEX sessions_observed ON commands (observed, session) WHERE observed <> '';
 

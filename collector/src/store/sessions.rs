@@ -398,6 +398,9 @@ impl Store {
                     }
                 }
                 // Words that the partial indexes need to see.
+                if filter.rule.is_some() {
+                    sql.push(" AND rule <> ''");
+                }
                 if filter.verdict.as_deref().is_some_and(|verdict| verdict != "allow") {
                     sql.push(" AND verdict <> 'allow'");
                 }

@@ -152,7 +152,8 @@ pub(super) async fn set_user(
     Ok(write.commit().await?)
 }
 
-/// Sets someone else's password, and takes their one-time codes away, for who has lost them.
+/// Sets someone else's password, for who has lost it or from whom it was stolen: their one-time codes, API
+/// tokens and signed-in browsers go too.
 pub(super) async fn reset_user(
     state: &State,
     actor: &Actor,
@@ -170,8 +171,10 @@ pub(super) async fn reset_user(
     }
     let codes = write.remove_totp(name).await?;
     write.end_sign_ins(name, "").await?;
-    let detail = if codes { "one-time codes removed" } else { "" };
-    write.audit(&actor.trail(), "user.reset", name, detail, &actor.address).await?;
+    let tokens = write.revoke_api_tokens(name).await?;
+    let detail =
+        format!("{}{tokens} API tokens revoked", if codes { "one-time codes removed, " } else { "" });
+    write.audit(&actor.trail(), "user.reset", name, &detail, &actor.address).await?;
     Ok(write.commit().await?)
 }
 

@@ -27,7 +27,11 @@ pub(super) fn duration(ns: i64) -> String {
     let ns = u64::try_from(ns).unwrap_or_default();
     let took = Duration::from_nanos(ns);
     match took.as_secs() {
-        0 => format!("{took:.1?}"),
+        0 => match (took.as_nanos(), took.as_micros()) {
+            (ns, 0) => format!("{ns} ns"),
+            (_, us @ ..1000) => format!("{us} µs"),
+            _ => format!("{:.1} ms", took.as_secs_f64() * 1000.0),
+        },
         1..=59 => format!("{:.1} s", took.as_secs_f64()),
         60..=3599 => format!("{} min {} s", took.as_secs() / 60, took.as_secs() % 60),
         3600..=86_399 => format!("{} h {} min", took.as_secs() / 3600, took.as_secs() % 3600 / 60),
@@ -35,12 +39,13 @@ pub(super) fn duration(ns: i64) -> String {
     }
 }
 
-/// How long ago.
+/// How long ago, in whole seconds at the finest.
 pub(super) fn ago(ns: i64, now: i64) -> String {
-    if ns <= 0 {
-        "never".into()
-    } else {
-        format!("{} ago", duration((now - ns).max(0) / 1_000_000_000 * 1_000_000_000))
+    let seconds = (now - ns).max(0) / 1_000_000_000;
+    match (ns, seconds) {
+        (..=0, _) => "never".into(),
+        (_, ..60) => format!("{seconds} s ago"),
+        _ => format!("{} ago", duration(seconds * 1_000_000_000)),
     }
 }
 
@@ -102,8 +107,9 @@ mod tests {
         assert_eq!(count(-12), "−12");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(duration(3_700_000_000_000), "1 h 1 min");
-        assert_eq!(duration(1_500_000), "1.5ms");
+        assert_eq!(duration(1_500_000), "1.5 ms");
         assert_eq!(ago(0, 5), "never");
+        assert_eq!(ago(1, 7_900_000_001), "7 s ago");
         assert_eq!(time(1_700_000_000_000_000_001), "2023-11-14 22:13:20 UTC");
         assert_eq!(beginning("äöü", 2), "äö…");
         assert_eq!(base("/usr/bin/psql"), "psql");

@@ -43,6 +43,7 @@ pub(super) async fn follow(
         let _permit = permit;
         let mut changed = state.connected.changed();
         let end = Instant::now() + LONGEST;
+        let mut looked = Instant::now();
         loop {
             let quiet = Instant::now() + APART;
             tokio::select! {
@@ -52,13 +53,18 @@ pub(super) async fn follow(
                 () = to.closed() => return,
             }
             sleep_until(quiet).await;
+            let Ok(Some(now)) = state.store.session(&id).await else { return };
+            let news = now.last_event != last || now.ended_ns.is_some();
+            if !news && looked.elapsed() < TICK {
+                continue;
+            }
             // Whoever has been signed out follows nothing any more.
+            looked = Instant::now();
             let signed_in = state.store.sign_ins(&actor.name, state.idle_ns()).await;
             if !signed_in.is_ok_and(|all| all.iter().any(|sign_in| sign_in.id == actor.sign_in())) {
                 return;
             }
-            let Ok(Some(now)) = state.store.session(&id).await else { return };
-            if now.last_event != last || now.ended_ns.is_some() {
+            if news {
                 last = now.last_event;
                 if to.send(Ok(Event::default().event("changed").data("."))).await.is_err() {
                     return;

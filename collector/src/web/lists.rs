@@ -54,6 +54,11 @@ struct Chip {
     without: String,
 }
 
+/// Whether there is more than words to look for.
+fn filtered(chips: &[Chip]) -> bool {
+    chips.iter().any(|chip| chip.name != "text")
+}
+
 fn chips(params: &Params, known: &[&str]) -> Vec<Chip> {
     let set = |name: &&&str| params.get(name).is_some();
     let known: Vec<_> = known.iter().filter(set).collect();

@@ -46,7 +46,9 @@ impl Notice {
             "token-revoked" => "The token is revoked. It counts no longer.",
             "user-added" => "The account is added.",
             "user-changed" => "The account is changed. It counts at once.",
-            "user-password" => "The password is set, and the account is signed out everywhere.",
+            "user-password" => {
+                "The password is set. The account is signed out everywhere, and its codes and tokens are gone."
+            }
             "agent-revoked" => "The agent is revoked. Nothing more is taken from it.",
             "acknowledged" => "The finding is acknowledged.",
             "hold-added" => "The hold is in force. Nothing within it is deleted.",

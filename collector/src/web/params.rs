@@ -16,6 +16,9 @@ const ITEMS: usize = 50;
 /// And at most.
 const MOST_ITEMS: usize = 500;
 
+/// The longest value of a filter, in bytes.
+const MOST_VALUE: usize = 1000;
+
 /// Names and values.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Params(pub(super) Vec<(String, String)>);
@@ -31,7 +34,13 @@ impl Params {
 
     /// Refuses names that are not known: a filter that is misspelt must not list everything.
     pub(super) fn only(&self, known: &[&[&str]]) -> Result<(), Problem> {
-        for (at, (name, _)) in self.0.iter().enumerate() {
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            if value.len() > MOST_VALUE {
+                return Err(Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    format!("The parameter {name:?} is longer than {MOST_VALUE} bytes."),
+                ));
+            }
             if !known.iter().any(|names| names.contains(&name.as_str())) {
                 let known: Vec<&str> = known.iter().flat_map(|names| names.iter().copied()).collect();
                 return Err(Problem::new(
@@ -282,6 +291,8 @@ mod tests {
         let params = Params::parse(b"user=a&usr=b");
         assert!(params.only(&[SESSIONS]).unwrap_err().detail.contains("\"usr\""));
         assert!(Params::parse(b"user=a&user=b").only(&[SESSIONS]).is_err());
+        let long = format!("text={}", "x".repeat(2000));
+        assert!(Params::parse(long.as_bytes()).only(&[SESSIONS]).is_err());
         assert!(Params::parse(b"user=a&text=").only(&[SESSIONS, PAGING]).is_ok());
         assert_eq!(Params::parse(b"a=1&cursor=x&b=").with("cursor", "y&z"), "a=1&cursor=y%26z");
     }

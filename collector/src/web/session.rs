@@ -208,7 +208,11 @@ fn outcome(body: &proto::CommandResult, values: bool) -> Outcome {
         status: body.status.clone(),
         tag: body.tag.clone(),
         error: display::beginning(&error.join(" "), TEXT),
-        took: display::duration(i64::try_from(body.duration_ns).unwrap_or(i64::MAX)),
+        // What was not forwarded took no time.
+        took: match i64::try_from(body.duration_ns).unwrap_or(i64::MAX) {
+            0 => String::new(),
+            ns => display::duration(ns),
+        },
         rows: body.rows.as_ref().map(|rows| Table::new(rows, values)),
     }
 }
