@@ -12,8 +12,8 @@ use interlock_shipping::v1::{EndSession, Health, Hello, Taken, ToAgent, ToCollec
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use super::connect::Connection;
 use super::enrolment::{Enrolment, Mark, Stamp};
 use super::shipper::{Report, Shipper};
 use super::source::{self, Source};
@@ -50,7 +50,7 @@ struct Call<'s> {
     shipper: &'s Shipper,
     enrolment: &'s Enrolment,
     stamp: Option<Stamp>,
-    channel: Channel,
+    connection: &'s Connection,
     sender: mpsc::Sender<ToCollector>,
     source: Option<Source>,
     taken: Mark,
@@ -64,12 +64,12 @@ struct Call<'s> {
     finishing: bool,
 }
 
-/// Ships over `channel` until it ends. `progressed` tells afterwards whether the collector answered.
+/// Ships over `connection` until it ends. `progressed` tells afterwards whether the collector answered.
 pub(super) async fn ship(
     shipper: &Shipper,
     enrolment: &Enrolment,
     stamp: Option<Stamp>,
-    channel: Channel,
+    connection: &Connection,
     finishing: &mut watch::Receiver<bool>,
     progressed: &mut bool,
 ) -> Result<Ended, Fault> {
@@ -84,17 +84,18 @@ pub(super) async fn ship(
     };
     // The queue is empty, and has room.
     let _ = sender.try_send(ToCollector { message: Some(Message::Hello(hello)) });
-    let mut client = ShippingClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+    let mut client = ShippingClient::new(connection.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let late = |_| Fault::Stalled(ANSWER);
     let call = client.ship(ReceiverStream::new(queue));
     let answers = tokio::time::timeout(ANSWER, call).await.map_err(late)?;
-    let mut answers = answers.map_err(|status| Fault::of_call(&status))?.into_inner();
-    let first = tokio::time::timeout(ANSWER, first_answer(&mut answers)).await.map_err(late)??;
+    let mut answers = answers.map_err(|status| connection.fault(&status))?.into_inner();
+    let first =
+        tokio::time::timeout(ANSWER, first_answer(connection, &mut answers)).await.map_err(late)??;
     let mut call = Call {
         shipper,
         enrolment,
         stamp,
-        channel,
+        connection,
         sender,
         source: None,
         taken: first,
@@ -111,18 +112,18 @@ pub(super) async fn ship(
 }
 
 /// The first answer must say where to go on.
-async fn first_answer(answers: &mut Streaming<ToAgent>) -> Result<Mark, Fault> {
-    match receive(answers).await? {
+async fn first_answer(connection: &Connection, answers: &mut Streaming<ToAgent>) -> Result<Mark, Fault> {
+    match receive(connection, answers).await? {
         Some(Answer::Taken(taken)) => Ok(mark(&taken)),
         _ => Err(Fault::Broke("its first answer does not say where to go on".to_owned())),
     }
 }
 
-async fn receive(answers: &mut Streaming<ToAgent>) -> Result<Option<Answer>, Fault> {
+async fn receive(connection: &Connection, answers: &mut Streaming<ToAgent>) -> Result<Option<Answer>, Fault> {
     match answers.message().await {
         Ok(Some(answer)) => Ok(answer.message),
         Ok(None) => Err(Fault::Broke("the collector ended the call".to_owned())),
-        Err(status) => Err(Fault::of_call(&status)),
+        Err(status) => Err(connection.fault(&status)),
     }
 }
 
@@ -152,7 +153,7 @@ impl Call<'_> {
         let sender = self.sender.clone();
         loop {
             tokio::select! {
-                answer = receive(answers) => {
+                answer = receive(self.connection, answers) => {
                     if let Some(answer) = answer? {
                         self.answer(answer).await?;
                     }
@@ -186,7 +187,7 @@ impl Call<'_> {
     async fn ended_early(&self, answers: &mut Streaming<ToAgent>) -> Fault {
         let last = async {
             loop {
-                if let Err(fault) = receive(answers).await {
+                if let Err(fault) = receive(self.connection, answers).await {
                     return fault;
                 }
             }
@@ -325,7 +326,7 @@ impl Call<'_> {
             return Ok(None);
         }
         self.renewal = Some(Instant::now());
-        let renewed = match enrol::renew(self.channel.clone(), self.enrolment).await {
+        let renewed = match enrol::renew(self.connection, self.enrolment).await {
             Ok(renewed) => renewed,
             Err(fault) => {
                 // The old one still counts for a third of its life.

@@ -17,10 +17,12 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use zeroize::Zeroizing;
 
 use super::enrolment::Enrolment;
+use super::wire::{LastAlert, Wire};
 use super::{Address, Fault};
 
 /// How long looking the name up, connecting and TLS may take together.
@@ -145,20 +147,38 @@ fn settle(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
+/// A connection to the collector.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub(super) channel: Channel,
+    alert: LastAlert,
+}
+
+impl Connection {
+    /// Why a call over it failed.
+    pub(super) fn fault(&self, status: &Status) -> Fault {
+        match self.alert.get() {
+            Some(alert) => Fault::alert(*alert),
+            None => Fault::of_call(status),
+        }
+    }
+}
+
 /// Connects to the collector.
-pub(super) async fn connect(address: &Address, config: ClientConfig) -> Result<Channel, Fault> {
+pub(super) async fn connect(address: &Address, config: ClientConfig) -> Result<Connection, Fault> {
     let shown = address.to_string();
     let failed = |error: io::Error| Fault::connecting(&shown, &error);
     let late = |_| failed(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time"));
     let stream =
         tokio::time::timeout(CONNECTING, open(address, config)).await.map_err(late)?.map_err(failed)?;
-    let mut stream = Some(TokioIo::new(stream));
+    let (wire, alert) = Wire::new(stream);
+    let mut wire = Some(TokioIo::new(wire));
     // Whatever the connection breaks with, the next one is made here, not behind our back.
     let once = tower::service_fn(move |_| {
-        let stream = stream.take();
-        async move { stream.ok_or_else(|| io::Error::other("the connection to the collector is over")) }
+        let wire = wire.take();
+        async move { wire.ok_or_else(|| io::Error::other("it has ended")) }
     });
-    Endpoint::from_shared(address.to_string())
+    let channel = Endpoint::from_shared(address.to_string())
         .map_err(|error| failed(io::Error::other(error)))?
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_ANSWER)
@@ -166,7 +186,11 @@ pub(super) async fn connect(address: &Address, config: ClientConfig) -> Result<C
         .http2_max_header_list_size(MAX_HEADERS)
         .connect_with_connector(once)
         .await
-        .map_err(|error| Fault::beginning(&shown, &error))
+        .map_err(|error| match alert.get() {
+            Some(alert) => Fault::alert(*alert),
+            None => failed(io::Error::other(error)),
+        })?;
+    Ok(Connection { channel, alert })
 }
 
 async fn open(address: &Address, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {

@@ -9,10 +9,10 @@ use interlock_shipping::v1::{Certificate, EnrollRequest, RenewRequest};
 use interlock_shipping::{MAX_MESSAGE, Token, enrolment_message};
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
-use tonic::transport::Channel;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509CertificationRequest};
 use zeroize::Zeroizing;
 
+use super::connect::Connection;
 use super::enrolment::Enrolment;
 use super::{Address, Fault, connect, printable};
 
@@ -23,7 +23,7 @@ const LONGEST: (usize, usize) = (253, 1024);
 
 /// Has the collector at `address` make this host one of its agents.
 pub(super) async fn enrol(address: Address, token: &Token, host_key: &HostKey) -> Result<Enrolment, Fault> {
-    let channel = connect::connect(&address, connect::first_contact(token.authority)?).await?;
+    let connection = connect::connect(&address, connect::first_contact(token.authority)?).await?;
     let host_name = host_name();
     let (key, certificate_request) = connect::make_request(&host_name)?;
     let message = enrolment_message(&token.secret, &certificate_request);
@@ -35,8 +35,8 @@ pub(super) async fn enrol(address: Address, token: &Token, host_key: &HostKey) -
         host_name,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let mut client = EnrollmentClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let reply = within(client.enroll(request)).await?.into_inner();
+    let mut client = EnrollmentClient::new(connection.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+    let reply = within(&connection, client.enroll(request)).await?.into_inner();
     let Certificate { certificate, authority } = reply.certificate.unwrap_or_default();
     if Sha256::digest(&authority)[..] != token.authority {
         return Err(bad_answer("the authority in its answer is not the one that the token names"));
@@ -50,11 +50,12 @@ pub(super) async fn enrol(address: Address, token: &Token, host_key: &HostKey) -
 }
 
 /// Has the collector issue a new certificate for a new key.
-pub(super) async fn renew(channel: Channel, enrolment: &Enrolment) -> Result<Enrolment, Fault> {
+pub(super) async fn renew(connection: &Connection, enrolment: &Enrolment) -> Result<Enrolment, Fault> {
     let (key, certificate_request) = connect::make_request(&host_name())?;
     let request = RenewRequest { certificate_request: certificate_request.clone() };
-    let mut client = ShippingClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let Certificate { certificate, authority } = within(client.renew(request)).await?.into_inner();
+    let mut client = ShippingClient::new(connection.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+    let Certificate { certificate, authority } =
+        within(connection, client.renew(request)).await?.into_inner();
     // An authority is exchanged by enrolling anew only: it is what the collector is known by.
     if authority != enrolment.authority {
         return Err(bad_answer("it renews the certificate by another authority. Enrol this host anew"));
@@ -64,13 +65,14 @@ pub(super) async fn renew(channel: Channel, enrolment: &Enrolment) -> Result<Enr
 }
 
 async fn within<T>(
+    connection: &Connection,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<tonic::Response<T>, Fault> {
     match tokio::time::timeout(ANSWER, call).await {
         Ok(Err(status)) if status.code() == Code::InvalidArgument => {
             Err(Fault::Refused(printable(status.message())))
         }
-        Ok(answer) => answer.map_err(|status| Fault::of_call(&status)),
+        Ok(answer) => answer.map_err(|status| connection.fault(&status)),
         Err(_) => Err(Fault::Stalled(ANSWER)),
     }
 }

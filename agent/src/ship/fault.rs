@@ -1,6 +1,6 @@
 //! Why nothing is shipped, in words for whoever has to mend it.
 
-use std::error::Error;
+use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
@@ -76,15 +76,8 @@ impl Fault {
         }
     }
 
-    /// HTTP/2 could not be begun over TLS with `address`.
-    pub(super) fn beginning(address: &str, error: &(dyn Error + 'static)) -> Self {
-        match find_alert(error) {
-            Some(alert) => Self::alert(alert),
-            None => Self::Unreachable { address: address.to_owned(), reason: printable(&error.to_string()) },
-        }
-    }
-
-    fn alert(alert: AlertDescription) -> Self {
+    /// The collector ended TLS with an alert.
+    pub(super) fn alert(alert: AlertDescription) -> Self {
         Self::Refused(format!(
             "it broke TLS off with the alert {alert:?}. This host's certificate may have been revoked or have \
              expired, or this host's clock be wrong; with a new token, `interlock enroll URL --token-file -` makes \
@@ -94,9 +87,6 @@ impl Fault {
 
     /// A call failed.
     pub(super) fn of_call(status: &Status) -> Self {
-        if let Some(alert) = find_alert(status) {
-            return Self::alert(alert);
-        }
         let words = printable(status.message());
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => Self::Refused(words),
@@ -106,7 +96,13 @@ impl Fault {
             Code::Unimplemented => Self::Refused(format!(
                 "it does not know what this agent asks ({words}): one of them is too old"
             )),
-            code => Self::Broke(if words.is_empty() { format!("{code}") } else { words }),
+            code => {
+                let words = if words.is_empty() { code.to_string() } else { words };
+                Self::Broke(match cause(status) {
+                    Some(cause) => format!("{words} ({})", printable(&cause)),
+                    None => words,
+                })
+            }
         }
     }
 }
@@ -139,19 +135,11 @@ fn certificate_words(error: &CertificateError) -> String {
     }
 }
 
-/// The alert that ended a connection, wherever in the chain of errors it stands.
-fn find_alert(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
-        if let Some(rustls::Error::AlertReceived(alert)) = found {
-            return Some(*alert);
-        }
-        next = match inner {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
+/// What lies at the bottom of a failure, where that is more than what is said on top.
+fn cause(status: &Status) -> Option<String> {
+    let mut source = status.source()?;
+    while let Some(next) = source.source() {
+        source = next;
     }
-    None
+    Some(source.to_string()).filter(|cause| !status.message().contains(cause.as_str()))
 }

@@ -19,6 +19,7 @@ mod source;
 mod status;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use address::{Address, ParseAddressError};
 pub use enrolment::Store;

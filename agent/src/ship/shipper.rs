@@ -148,11 +148,11 @@ impl Shipper {
         self.shipping.enrolled(&enrolment, mark);
         let config = connect::enrolled(&enrolment)?;
         let connecting = connect::connect(&enrolment.address, config);
-        let channel = tokio::select! {
-            channel = connecting => channel?,
+        let connection = tokio::select! {
+            connection = connecting => connection?,
             () = asked_to_finish(finishing) => return Ok(Some(Ended::Finished)),
         };
-        let called = call::ship(self, &enrolment, stamp, channel, finishing, progressed).await;
+        let called = call::ship(self, &enrolment, stamp, &connection, finishing, progressed).await;
         called.map(Some)
     }
 

@@ -74,7 +74,7 @@ pub(super) struct Has {
     pub(super) largest: usize,
     key: Option<PublicKey>,
     /// Seconds until the certificates that it issues expire, and since when they count.
-    pub(super) valid: (u64, u64),
+    pub(super) valid: (i64, i64),
     /// What it answers to enrolment otherwise than it should.
     pub(super) enrolment: Enrolment,
 }
@@ -230,7 +230,7 @@ impl Fake {
                 .unwrap();
         let (until, since) = self.has().valid;
         let mut params = CertificateParams::default();
-        (params.not_before, params.not_after) = (at(-(since as i64)).into(), at(until as i64).into());
+        (params.not_before, params.not_after) = (at(-since).into(), at(until).into());
         let certificate = params.signed_by(&request.public_key, &self.inner.issuer).unwrap();
         Certificate { certificate: certificate.der().to_vec(), authority: self.inner.authority.to_vec() }
     }
@@ -343,7 +343,7 @@ impl Fake {
                 taken.next_segment += 2;
                 taken.next_index += 1_000_000;
             }
-            Manner::Back if !first => {
+            Manner::Back if !first && taken.next_segment > 1 => {
                 taken.next_index = 0;
                 taken.next_segment = 0;
             }

@@ -105,6 +105,18 @@ impl Stage {
         }
     }
 
+    /// Records until there are so many segments.
+    async fn fill(&self, segments: usize) {
+        for round in 0.. {
+            if self.segments().len() > segments {
+                return;
+            }
+            assert!(round < 10_000, "no new segment is begun");
+            self.record(30, 600);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn events(&self) -> u64 {
         self.recorder.status().events
     }

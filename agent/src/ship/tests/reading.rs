@@ -12,6 +12,7 @@ use super::*;
 
 struct Recording {
     _directory: TempDir,
+    config: Config,
     recorder: Arc<Recorder>,
 }
 
@@ -19,7 +20,7 @@ fn recording() -> Recording {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(directory.path());
     config.record.segment_bytes = 8 << 20;
-    Recording { recorder: Recorder::open(&config).unwrap(), _directory: directory }
+    Recording { recorder: Recorder::open(&config).unwrap(), _directory: directory, config }
 }
 
 impl Recording {
@@ -185,7 +186,7 @@ fn live_records_go_on_where_the_collector_is() {
 
 #[test]
 fn what_the_collector_cannot_have_is_refused() {
-    let recording = recording();
+    let mut recording = recording();
     recording.record(20, 100);
     recording.settle();
     let events = recording.covered();
@@ -197,15 +198,23 @@ fn what_the_collector_cannot_have_is_refused() {
         let said = recording.start(segment, event).unwrap_err().to_string();
         assert!(said.contains(words) && said.ends_with("Nothing is removed here"), "{said}");
     }
+    // Another segment.
     recording.recorder.close().unwrap();
-    assert!(recording.start(1, events).is_err(), "it has segment 0, and of its events not the last");
-    recording.start(1, recording.recorder.status().events).unwrap();
-    assert!(recording.start(2, 0).is_err());
+    let ended = recording.recorder.status().events;
+    let elsewhere = tempfile::tempdir().unwrap();
+    recording.recorder = Recorder::open(&super::config(elsewhere.path())).unwrap();
+    recording.recorder = Recorder::open(&recording.config).unwrap();
+    let said = recording.start(1, events).unwrap_err().to_string();
+    assert!(
+        said.contains("of the events before"),
+        "it has segment 0, and of its events not the last: {said}"
+    );
+    recording.start(1, ended).unwrap();
+    assert!(recording.start(2, ended).is_err());
     // What is not here any more cannot be sent.
     fs::remove_file(recording.recorder.directory().join("000000000000.seg")).unwrap();
-    fs::write(recording.recorder.directory().join("000000000005.seg"), "x").unwrap();
     let said = recording.start(0, 0).unwrap_err().to_string();
-    assert!(said.contains("oldest one here is 5"), "{said}");
+    assert!(said.contains("oldest one here is 1"), "{said}");
 }
 
 #[test]

@@ -68,8 +68,7 @@ async fn a_collector_that_cannot_be_right_gets_nothing_removed() {
     ] {
         let mut stage = Stage::with(Own::default(), |config| config.ship.keep = 0).await;
         stage.enrol().await;
-        stage.record(300, 500);
-        until("segments", || stage.segments().len() > 4).await;
+        stage.fill(5).await;
         // Some of it is there already.
         stage.fake.behave(manner.clone());
         stage.start();
@@ -95,8 +94,7 @@ async fn a_collector_that_cannot_be_right_gets_nothing_removed() {
 async fn one_that_takes_nothing_is_sent_a_few_segments_only() {
     let mut stage = Stage::with(Own::default(), |config| config.ship.keep = 0).await;
     stage.enrol().await;
-    stage.record(600, 500);
-    until("segments", || stage.segments().len() > 12).await;
+    stage.fill(12).await;
     stage.fake.behave(Manner::Silent);
     // It says where to go on, and then nothing more.
     stage.start();
@@ -159,7 +157,9 @@ async fn as_much_stays_as_is_to_be_kept() {
     }
     stage.all_there().await;
     until("removals", || stage.segments()[0] > 0).await;
-    let status = stage.shipping.status(stage.events(), stage.recorder.status().used_bytes);
+    let status = || stage.shipping.status(stage.events(), stage.recorder.status().used_bytes);
+    until("the last answer", || status().lag.events == 0).await;
+    let status = status();
     assert!(status.kept_bytes <= 40_000 && status.kept_segments > 0, "{status:?}");
     assert_eq!((status.lag.events, status.lag.bytes), (0, 0));
     stage.recorder.close().unwrap();
@@ -192,7 +192,7 @@ async fn another_recording_of_the_same_host_is_not_taken_for_the_first() {
     while stage.events() < shipped + 200 {
         stage.record(100, 700);
     }
-    until("as many segments", || stage.segments().len() > there + 3).await;
+    stage.fill(there + 3).await;
     stage.start();
     until("the contradiction", || !stage.fake.has().wrong.is_empty() || stage.error().is_some()).await;
     assert_eq!(stage.segments()[0], 0, "none of the new segments was taken, so none is removed");
