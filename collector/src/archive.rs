@@ -11,7 +11,7 @@ use interlock_recording::segment::{FrameError, SegmentError, SegmentReader, read
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::store::{Store, StoreError};
+use crate::store::{SessionPlace, Store, StoreError};
 
 /// Where the files lie.
 #[derive(Debug)]
@@ -58,6 +58,9 @@ pub enum ArchiveError {
     /// There is no such session.
     #[error("there is no session {0}")]
     NoSession(String),
+    /// A thread of ours ended without a result.
+    #[error("a part of the collector failed: {0}")]
+    Internal(String),
 }
 
 /// A file that is coming in. It is removed again unless it is kept.
@@ -145,19 +148,17 @@ impl Archive {
         file.ok_or_else(|| io_error("make", &self.incoming)(io::ErrorKind::NotFound.into()))
     }
 
-    /// Keeps a file that came in as a host's segment. It is on the disk when this returns.
+    /// Keeps a file that came in, and was flushed, as a host's segment. It is on the disk when this returns.
+    /// Nothing may be kept under this number yet but what a crash has left.
     ///
     /// # Errors
-    /// It cannot be flushed or moved.
+    /// It cannot be moved.
     pub fn keep(&self, incoming: Incoming, host: &str, segment: u64) -> Result<(), ArchiveError> {
         let name = interlock_recording::log::segment_name(segment, true);
         Self::place(incoming, &self.segments.join(host), &name)
     }
 
     fn place(mut incoming: Incoming, directory: &Path, name: &str) -> Result<(), ArchiveError> {
-        if let Some(file) = &incoming.file {
-            file.sync_all().map_err(io_error("flush", &incoming.path))?;
-        }
         if !directory.exists() {
             make(directory)?;
             directory.parent().map_or(Ok(()), sync)?;
@@ -185,6 +186,7 @@ impl Archive {
     /// It cannot be flushed or moved.
     pub fn keep_disputed(&self, incoming: Incoming, host: &str, segment: u64) -> Result<(), ArchiveError> {
         let directory = self.disputed.join(host);
+        incoming.flush()?;
         let name = format!("{segment:012}-{}.seg", interlock_recording::hex(&incoming.sha256()));
         Self::place(incoming, &directory, &name)
     }
@@ -209,20 +211,39 @@ impl Archive {
             u64::try_from(after).map_or(0, |after| after.saturating_add(1)).max(place.first_event)
         });
         let mut events = Vec::new();
-        let segments = store.segments(&place.host, place.first_segment, place.last_segment).await?;
+        // Records that are sealed between two looks would be in neither: it is looked again then.
+        loop {
+            let boundary = store.sealed_before(&place.host).await?;
+            self.read(store, &place, id, first, limit, &mut events).await?;
+            if store.sealed_before(&place.host).await? == boundary {
+                return Ok(events);
+            }
+            events.clear();
+        }
+    }
+
+    async fn read(
+        &self,
+        store: &Store,
+        place: &SessionPlace,
+        id: SessionId,
+        first: u64,
+        limit: usize,
+        events: &mut Vec<Event>,
+    ) -> Result<(), ArchiveError> {
         let mut sealed = None;
-        for segment in segments {
+        for segment in store.segments(&place.host, place.first_segment, place.last_segment).await? {
             sealed = Some(segment.number);
             if segment.deleted || segment.first_index + segment.events <= first || events.len() >= limit {
                 continue;
             }
             let path = self.path(&place.host, segment.number);
-            let (host, number) = (place.host.clone(), segment.number);
+            let (host, number, room) = (place.host.clone(), segment.number, limit - events.len());
             let read = move || -> Result<Vec<Event>, ArchiveError> {
                 let mut found = Vec::new();
                 let mut reader = SegmentReader::open(&path)
                     .map_err(|error| ArchiveError::Segment { path: path.clone(), error })?;
-                loop {
+                while found.len() < room {
                     let frame = reader.next_frame().map_err(|error| ArchiveError::Record {
                         host: host.clone(),
                         segment: number,
@@ -233,27 +254,26 @@ impl Archive {
                 }
                 Ok(found)
             };
-            // A task that panicked has nothing to give.
-            let found = tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Ok(Vec::new()))?;
-            events.extend(found);
+            let found = tokio::task::spawn_blocking(read).await;
+            events.extend(found.map_err(|error| ArchiveError::Internal(error.to_string()))??);
         }
-        if events.len() < limit {
-            for run in store.live_records(&place.host, first).await? {
-                if sealed.is_some_and(|sealed| run.segment <= sealed) {
-                    continue;
-                }
-                let (mut rest, mut buffer, mut offset) = (run.records.as_slice(), Vec::new(), 0);
-                loop {
-                    let frame = read_frame(&mut rest, &mut buffer, &mut offset, None).map_err(|error| {
-                        ArchiveError::Record { host: place.host.clone(), segment: run.segment, error }
-                    })?;
-                    let Some(frame) = frame else { break };
-                    pick(frame.event, id, first, &mut events);
-                }
+        let mut from = first;
+        while events.len() < limit {
+            let Some(run) = store.live_run(&place.host, from).await? else { break };
+            from = run.first_index + run.events;
+            if sealed.is_some_and(|sealed| run.segment <= sealed) {
+                continue;
+            }
+            let (mut rest, mut buffer, mut offset) = (run.records.as_slice(), Vec::new(), 0);
+            while events.len() < limit {
+                let frame = read_frame(&mut rest, &mut buffer, &mut offset, None).map_err(|error| {
+                    ArchiveError::Record { host: place.host.clone(), segment: run.segment, error }
+                })?;
+                let Some(frame) = frame else { break };
+                pick(frame.event, id, first, events);
             }
         }
-        events.truncate(limit);
-        Ok(events)
+        Ok(())
     }
 }
 
@@ -279,6 +299,17 @@ impl Incoming {
         self.hash.update(part);
         self.bytes += part.len() as u64;
         Ok(())
+    }
+
+    /// Has it on the disk.
+    ///
+    /// # Errors
+    /// It cannot be flushed.
+    pub fn flush(&self) -> Result<(), ArchiveError> {
+        match &self.file {
+            Some(file) => file.sync_all().map_err(io_error("flush", &self.path)),
+            None => Ok(()),
+        }
     }
 
     /// Bytes so far.

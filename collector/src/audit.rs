@@ -15,7 +15,7 @@ use interlock_recording::{PublicKey, hex};
 use sha2::{Digest as _, Sha256};
 
 use crate::intake::Intake;
-use crate::store::LedgerStoreError;
+use crate::store::{LedgerStoreError, now_ns};
 
 /// Problems that are listed; more are counted.
 const MAX_PROBLEMS: usize = 1000;
@@ -60,6 +60,8 @@ impl Report {
 struct Host {
     key: Option<PublicKey>,
     taken: Vec<(u64, SegmentTaken)>,
+    /// By its HEAD: the chain's hash after so many events.
+    heads: HashMap<u64, Vec<u8>>,
     deleted: HashMap<u64, Tombstone>,
 }
 
@@ -70,6 +72,7 @@ struct Host {
 /// The database cannot be read. Whatever is wrong in it is in the report.
 pub async fn verify(intake: &Intake, earlier: Option<&[u8]>) -> Result<Report, LedgerStoreError> {
     let mut report = Report::default();
+    let began_ns = now_ns();
     let hosts = entries(intake, &mut report).await?;
     if let Some(earlier) = earlier {
         consistency(intake, earlier, &mut report).await?;
@@ -79,7 +82,8 @@ pub async fn verify(intake: &Intake, earlier: Option<&[u8]>) -> Result<Report, L
         segments(intake, id, host, &mut report).await?;
     }
     for agent in intake.store.agents().await? {
-        if !hosts.contains_key(&agent.host) {
+        // One that was enrolled while this went on is not looked for.
+        if agent.enrolled_ns < began_ns && !hosts.contains_key(&agent.host) {
             report.problem(format!(
                 "host {} is in the database, and the ledger knows nothing of it",
                 agent.host
@@ -103,7 +107,7 @@ pub async fn watch(intake: &Intake) -> Result<(), LedgerStoreError> {
     let mut write = intake.store.write().await?;
     for problem in &report.problems {
         tracing::error!("{problem}");
-        if !write.is_found("collector", problem).await? {
+        if !write.is_found("", "collector", problem).await? {
             write.add_finding("", "collector", problem, None).await?;
         }
     }
@@ -180,6 +184,9 @@ fn note(number: u64, body: Option<Body>, hosts: &mut HashMap<String, Host>) {
         }
         Some(Body::SegmentTaken(body)) => {
             hosts.entry(hex(&body.host)).or_default().taken.push((number, body));
+        }
+        Some(Body::HeadTaken(body)) => {
+            hosts.entry(hex(&body.host)).or_default().heads.insert(body.events, body.hash);
         }
         Some(Body::Tombstone(body)) => {
             hosts.entry(hex(&body.host)).or_default().deleted.insert(body.segment, body);
@@ -267,21 +274,71 @@ async fn segments(
         }
         let path = intake.archive.path(id, number);
         let (key, entry, from) = (key.clone(), taken.clone(), expected);
-        let checked = tokio::task::spawn_blocking(move || file(&path, &key, &entry, from.as_ref())).await;
+        let end = taken.first_index.saturating_add(taken.events);
+        let heads: HashMap<u64, Vec<u8>> = host
+            .heads
+            .iter()
+            .filter(|(events, _)| **events > taken.first_index && **events <= end)
+            .map(|(events, hash)| (*events, hash.clone()))
+            .collect();
+        let checked =
+            tokio::task::spawn_blocking(move || file(&path, &key, &entry, from.as_ref(), &heads)).await;
         match checked {
             Ok(Ok(events)) => {
                 report.segments += 1;
                 report.events += events;
             }
+            // Retention may have been there since the ledger was read.
+            Ok(Err(_)) if is_deleted(intake, id, number).await? => report.deleted += 1,
             Ok(Err(error)) => report.problem(format!("host {id}, segment {number}: {error}")),
             Err(error) => report.problem(format!("host {id}, segment {number}: its check failed: {error}")),
         }
         expected = boundary(taken);
     }
-    let mut strangers: Vec<u64> = kept.into_keys().collect();
+    live(intake, id, host, expected.as_ref(), report).await?;
+    // Those that were taken while this went on are not looked for.
+    let mut strangers: Vec<u64> =
+        kept.into_values().filter(|row| row.entry < report.entries).map(|row| row.number).collect();
     strangers.sort_unstable();
     for number in strangers {
         report.problem(format!("host {id}, segment {number}: it is in the database, and not in the ledger"));
+    }
+    Ok(())
+}
+
+async fn is_deleted(intake: &Intake, host: &str, number: u64) -> Result<bool, LedgerStoreError> {
+    let segments = intake.store.segments(host, number, number).await?;
+    Ok(segments.first().is_some_and(|segment| segment.deleted))
+}
+
+/// What came live and is not sealed yet: all that the ledger knows of must be there.
+async fn live(
+    intake: &Intake,
+    id: &str,
+    host: &Host,
+    sealed: Option<&Boundary>,
+    report: &mut Report,
+) -> Result<(), LedgerStoreError> {
+    let Some(sealed) = sealed else { return Ok(()) };
+    let Some(last) = host.heads.keys().copied().max().filter(|last| *last > sealed.position.index) else {
+        return Ok(());
+    };
+    if intake.store.sealed_before(id).await? > sealed.segment {
+        // They have come sealed while this went on.
+        return Ok(());
+    }
+    let marks = intake.store.live_marks(id).await?;
+    let reached = marks.iter().map(|(_, end)| end.index).max().unwrap_or(sealed.position.index);
+    if reached < last {
+        report.problem(format!(
+            "host {id}: the ledger has its HEAD over {last} events, and the live records end at {reached}: they \
+             were removed"
+        ));
+    }
+    for (_, end) in marks {
+        if host.heads.get(&end.index).is_some_and(|hash| hash.as_slice() != end.hash) {
+            report.problem(format!("host {id}: live records before event {} were altered", end.index));
+        }
     }
     Ok(())
 }
@@ -315,7 +372,13 @@ fn hash(file: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
 }
 
 /// Checks a segment's file; gives its number of events.
-fn file(path: &Path, key: &PublicKey, taken: &SegmentTaken, from: Option<&Boundary>) -> Result<u64, String> {
+fn file(
+    path: &Path,
+    key: &PublicKey,
+    taken: &SegmentTaken,
+    from: Option<&Boundary>,
+    heads: &HashMap<u64, Vec<u8>>,
+) -> Result<u64, String> {
     let open = || File::open(path);
     let hashed = match open().and_then(|mut file| hash(&mut file)) {
         Ok(hashed) => Ok(hashed),
@@ -329,12 +392,19 @@ fn file(path: &Path, key: &PublicKey, taken: &SegmentTaken, from: Option<&Bounda
         return Err("its file is not the one that was taken: it was altered".to_owned());
     }
     let file = open().map_err(|error| format!("its file cannot be read: {error}"))?;
-    let checked = check_segment(BufReader::new(file), key, from, &Limits::default(), |_| {
-        Ok::<_, std::convert::Infallible>(())
+    let checked = check_segment(BufReader::new(file), key, from, &Limits::default(), |checked| {
+        let next = checked.event.index + 1;
+        match heads.get(&next) {
+            Some(hash) if hash.as_slice() != checked.hash => Err(next),
+            _ => Ok(()),
+        }
     });
     match checked {
+        Err(CheckError::Each(next)) => {
+            Err(format!("its events before {next} are not those that the host's HEAD had when they came live"))
+        }
         Ok(checked) => Ok(checked.events),
         Err(CheckError::Problem(problem)) => Err(problem.detail),
-        Err(error) => Err(error.to_string()),
+        Err(CheckError::Io(error)) => Err(error.to_string()),
     }
 }

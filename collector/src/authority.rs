@@ -92,7 +92,11 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), AuthorityError> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(io)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(io)?;
-    fs::rename(&temporary, path).map_err(io)
+    let directory = path.parent().unwrap_or(path);
+    // A key that a loss of power took back would have every agent refused.
+    fs::rename(&temporary, path)
+        .and_then(|()| fs::File::open(directory)?.sync_all())
+        .map_err(|error| AuthorityError::Io { action: "write", path: path.into(), error })
 }
 
 fn validity(params: &mut CertificateParams, valid: Duration) -> SystemTime {

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod evidence;
 pub mod intake;
+pub mod keeper;
 pub mod retention;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;

@@ -2,14 +2,14 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use interlock_recording::ledger::proto::LedgerStarted;
+use interlock_recording::ledger::proto::{HeadTaken, LedgerStarted};
 use interlock_recording::ledger::proto::entry::Body;
 use interlock_recording::note::Signer;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -19,10 +19,13 @@ use crate::authority::Authority;
 use crate::config::{Config, Retention};
 use crate::intake::{self, Connected, Intake};
 use crate::store::{LedgerStoreError, Store};
+use crate::keeper::Keeper;
 use crate::{audit, retention, web};
 
 /// How often a checkpoint is signed over what has come to the ledger.
 const CHECKPOINT: Duration = Duration::from_secs(1);
+/// How often it is entered in the ledger how far hosts have come.
+const HEADS: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The parts of a collector, opened.
@@ -91,6 +94,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
         authority: Arc::new(authority),
         signer: Arc::new(signer),
         connected: Arc::new(Connected::default()),
+        checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
     };
     Ok(Parts { intake: Arc::new(intake), name })
 }
@@ -153,9 +157,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let _lock = lock(config)?;
     let parts = open(config).await?;
     parts.intake.archive.clear()?;
-    let mut write = parts.intake.store.write().await?;
-    write.sign_checkpoint(&parts.intake.signer).await?;
-    write.commit().await?;
+    let keeper = Keeper::new(&config.state, config.checkpoints.clone());
+    // Before anything is signed: what was signed and kept beside the database must still be so.
+    keeper.check(&parts.intake).await?;
     let (stop, stopped) = watch::channel(false);
     let waits = |mut stopped: watch::Receiver<bool>| async move {
         let _ = stopped.wait_for(|stop| *stop).await;
@@ -177,11 +181,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         let (tls, stopped) = (config.web.tls.clone(), waits(stopped.clone()));
         async move { web::serve(state, browsers, tls.as_ref(), stopped).await }
     });
-    let checkpoints = tokio::spawn(sign_checkpoints(
-        Arc::clone(&parts.intake),
-        config.checkpoints.clone(),
-        stopped.clone(),
-    ));
+    let checkpoints = tokio::spawn(sign_checkpoints(Arc::clone(&parts.intake), keeper, stopped.clone()));
     let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone()));
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
     if let Some(path) = web::setup_link(&parts.intake.store).await? {
@@ -199,7 +199,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         _ = interrupt.recv() => Ok(()),
         ended = &mut agents => ended.context("the server for agents")?.map_err(anyhow::Error::from),
         ended = &mut web => ended.context("the server for browsers")?,
-        ended = &mut checkpoints => ended.context("the ledger")?.map_err(anyhow::Error::from),
+        ended = &mut checkpoints => ended.context("the ledger")?,
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let _ = stop.send(true);
@@ -225,51 +225,59 @@ fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-/// Signs what comes to the ledger. A ledger that went back ends the collector: it must not go on as if
-/// nothing had happened.
+/// Signs what comes to the ledger, and hands checkpoints out. A ledger that went back ends the collector: it
+/// must not go on as if nothing had happened.
 async fn sign_checkpoints(
     intake: Arc<Intake>,
-    export: Option<PathBuf>,
+    keeper: Keeper,
     mut stopped: watch::Receiver<bool>,
-) -> Result<(), LedgerStoreError> {
-    let mut exported = None;
+) -> anyhow::Result<()> {
+    let mut heads = tokio::time::interval(HEADS);
+    let mut kept = None;
     loop {
         let mut write = intake.store.write().await?;
         match write.sign_checkpoint(&intake.signer).await {
             Ok(note) => {
                 write.commit().await?;
-                if let Some(directory) = &export
-                    && exported.as_ref() != Some(&note)
-                {
-                    match export_checkpoint(directory, &note) {
-                        Ok(()) => exported = Some(note),
-                        // It is tried again with the next round; the ledger goes on.
-                        Err(error) => tracing::error!(
-                            "the checkpoint was not written into {} (checkpoints): {error}",
-                            directory.display()
-                        ),
-                    }
+                if kept.as_ref() != Some(&note) {
+                    keeper.keep(&note)?;
+                    kept = Some(note);
                 }
             }
-            Err(error @ LedgerStoreError::RolledBack { .. }) => return Err(error),
+            Err(error @ LedgerStoreError::RolledBack { .. }) => return Err(error.into()),
             Err(error) => tracing::error!("no checkpoint was signed: {error}"),
         }
         tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
             () = tokio::time::sleep(CHECKPOINT) => {}
+            _ = heads.tick() => enter_heads(&intake).await?,
         }
     }
 }
 
-/// Writes a checkpoint under its own name, which is never written again, and as `latest`.
-fn export_checkpoint(directory: &Path, note: &str) -> std::io::Result<()> {
-    let size = note.lines().nth(1).unwrap_or_default();
-    for name in [format!("checkpoint-{size}"), "latest".to_owned()] {
-        let temporary = directory.join(format!(".{name}.tmp"));
-        std::fs::write(&temporary, note)?;
-        std::fs::rename(&temporary, directory.join(name))?;
+/// Enters how far hosts have come in the ledger, so that what came live and is not sealed yet is covered too.
+///
+/// # Errors
+/// The database or the ledger fails.
+pub async fn enter_heads(intake: &Intake) -> anyhow::Result<()> {
+    let mut write = intake.store.write().await?;
+    let entries: Vec<Body> = write
+        .heads_went()
+        .await?
+        .into_iter()
+        .map(|went| {
+            Body::HeadTaken(HeadTaken {
+                host: Sha256::digest(&went.public_key).to_vec(),
+                events: went.live.index,
+                hash: went.live.hash.to_vec(),
+                head_sha256: Sha256::digest(&went.head).to_vec(),
+            })
+        })
+        .collect();
+    if !entries.is_empty() {
+        write.append(entries).await?;
     }
-    Ok(())
+    Ok(write.commit().await?)
 }
 
 /// What is done now and then: retention, and the check of all that is kept.

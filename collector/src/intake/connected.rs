@@ -1,7 +1,8 @@
 //! The agents that are there now.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use interlock_shipping::v1::EndSession;
 use tokio::sync::{mpsc, watch};
@@ -10,6 +11,9 @@ use tokio::sync::{mpsc, watch};
 #[derive(Debug)]
 pub struct Connected {
     agents: Mutex<HashMap<String, Call>>,
+    /// One for each host that ever came: what it ships is taken in one call at a time.
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    calls: AtomicU64,
     changed: watch::Sender<u64>,
 }
 
@@ -29,19 +33,31 @@ pub(super) struct Presence<'c> {
 
 impl Default for Connected {
     fn default() -> Self {
-        Self { agents: Mutex::default(), changed: watch::channel(0).0 }
+        Self {
+            agents: Mutex::default(),
+            turns: Mutex::default(),
+            calls: AtomicU64::new(0),
+            changed: watch::channel(0).0,
+        }
     }
 }
 
 impl Connected {
     /// Takes an agent in. The call that it had before ends: its commands' receiver closes.
     pub(super) fn enter(&self, host: &str, commands: mpsc::Sender<EndSession>) -> Presence<'_> {
-        let mut number = 0;
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
         if let Ok(mut agents) = self.agents.lock() {
-            number = agents.get(host).map_or(0, |call| call.number + 1);
             agents.insert(host.to_owned(), Call { number, commands });
         }
         Presence { connected: self, host: host.to_owned(), number }
+    }
+
+    /// The turn of a host: whoever holds it takes in what the host ships, and nobody else.
+    pub(super) fn turn(&self, host: &str) -> Arc<tokio::sync::Mutex<()>> {
+        match self.turns.lock() {
+            Ok(mut turns) => Arc::clone(turns.entry(host.to_owned()).or_default()),
+            Err(_) => Arc::default(),
+        }
     }
 
     /// Whether an agent is there.

@@ -45,6 +45,14 @@ impl Enrollment for Enrolment {
             return Err(Status::invalid_argument("the signature is not the host key's over this request"));
         }
         let host = hex(&key.fingerprint());
+        let refused = || {
+            tracing::warn!(%address, host, "an enrolment was refused: the token does not count");
+            Status::permission_denied(TokenError::Refused.to_string())
+        };
+        if !self.0.store.knows_enrolment_token(&request.secret).await.map_err(internal)? {
+            return Err(refused());
+        }
+        let version: String = request.version.chars().take(64).collect();
         let issued = self
             .0
             .authority
@@ -57,8 +65,7 @@ impl Enrollment for Enrolment {
             Ok(token) => token,
             Err(TokenError::Refused) => {
                 drop(write);
-                tracing::warn!(%address, host, "an enrolment was refused: the token does not count");
-                return Err(Status::permission_denied(TokenError::Refused.to_string()));
+                return Err(refused());
             }
             Err(TokenError::Store(error)) => return Err(internal(error)),
         };
@@ -66,7 +73,7 @@ impl Enrollment for Enrolment {
             .enrol(&Enrolled {
                 key: &key,
                 name: &name,
-                version: &request.version,
+                version: &version,
                 token_sha256: &token,
                 serial: &issued.serial,
                 expires_ns: issued.expires_ns,

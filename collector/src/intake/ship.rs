@@ -25,6 +25,9 @@ const ADMISSION: Duration = Duration::from_secs(2);
 /// How long an agent may be silent. It says how it is every ten seconds.
 const SILENCE: Duration = Duration::from_secs(90);
 
+/// How the agent is is noted this often at most.
+const HEALTH: Duration = Duration::from_millis(500);
+
 /// The service.
 pub(super) struct Shipper(pub(super) Arc<Intake>);
 
@@ -81,9 +84,15 @@ impl Shipping for Shipper {
         let intake = Arc::clone(&self.0);
         tokio::spawn(async move {
             tracing::info!(%address, host = peer.host, "an agent is there");
-            let ended = Call { intake: &intake, host: &peer.host, replies: &replies, arriving: None }
-                .run(messages)
-                .await;
+            let call = Call {
+                intake: &intake,
+                host: &peer.host,
+                replies: &replies,
+                arriving: None,
+                unsealed: 0,
+                healthy_at: tokio::time::Instant::now() - HEALTH,
+            };
+            let ended = call.run(messages).await;
             if let Err(status) = ended {
                 tracing::info!(%address, host = peer.host, "its call has ended: {}", status.message());
                 let _ = replies.send(Err(status)).await;
@@ -102,7 +111,7 @@ impl Shipping for Shipper {
             .issue(&peer.host, &request.into_inner().certificate_request)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let mut write = self.0.store.write().await.map_err(internal)?;
-        write.renewed(&peer.host, &issued.serial, issued.expires_ns).await.map_err(internal)?;
+        write.renewed(&peer.host, &peer.serial, &issued.serial, issued.expires_ns).await.map_err(internal)?;
         write
             .audit(&format!("agent {}", peer.host), "agent.renew", &peer.host, &issued.serial, &address)
             .await
@@ -121,6 +130,10 @@ struct Call<'c> {
     host: &'c str,
     replies: &'c mpsc::Sender<Reply>,
     arriving: Option<Arriving>,
+    /// Bytes of live records that have not come sealed.
+    unsealed: u64,
+    /// When it last said how it is.
+    healthy_at: tokio::time::Instant,
 }
 
 impl Call<'_> {
@@ -133,6 +146,11 @@ impl Call<'_> {
         let (sender, mut commands) = mpsc::channel(64);
         // One call for each agent: the one before ends when its commands' sender goes.
         let _presence = self.intake.connected.enter(self.host, sender);
+        // It may still be at what came last.
+        let turn = self.intake.connected.turn(self.host);
+        let _turn = tokio::time::timeout(SILENCE, turn.lock())
+            .await
+            .map_err(|_| Status::aborted("an earlier call of this agent has not come to its end"))?;
         let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
         let agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
         if let Some(reason) = agent.dispute {
@@ -141,12 +159,16 @@ impl Call<'_> {
             )));
         }
         if hello.oldest_segment > agent.sealed.segment {
-            return Err(Status::failed_precondition(format!(
+            let detail = format!(
                 "segment {} is due, and the oldest that this host has is {}: segments were removed before they \
                  had been taken",
                 agent.sealed.segment, hello.oldest_segment
-            )));
+            );
+            self.found("missing", &detail).await?;
+            return Err(Status::failed_precondition(detail));
         }
+        self.intake.check_head(&agent, &hello.head).await.map_err(status)?;
+        self.unsealed = self.intake.store.live_bytes(self.host).await.map_err(internal)?;
         let mut write = self.intake.store.write().await.map_err(internal)?;
         let version: String = hello.version.chars().take(64).collect();
         let kernel: String = hello.kernel.chars().take(128).collect();
@@ -158,15 +180,7 @@ impl Call<'_> {
         let mut heard = tokio::time::Instant::now();
         loop {
             tokio::select! {
-                message = messages.message() => {
-                    heard = tokio::time::Instant::now();
-                    match message? {
-                        Some(ToCollector { message: Some(message) }) => self.message(message).await?,
-                        // A message of a newer agent.
-                        Some(ToCollector { message: None }) => {}
-                        None => return Ok(()),
-                    }
-                }
+                biased;
                 command = commands.recv() => {
                     let Some(command) = command else {
                         return Err(Status::aborted("the agent has begun another call, or was revoked"));
@@ -181,9 +195,28 @@ impl Call<'_> {
                         return Err(silent());
                     }
                 }
+                message = messages.message() => {
+                    heard = tokio::time::Instant::now();
+                    match message? {
+                        Some(ToCollector { message: Some(message) }) => self.message(message).await?,
+                        // A message of a newer agent.
+                        Some(ToCollector { message: None }) => {}
+                        None => return Ok(()),
+                    }
+                }
                 () = self.replies.closed() => return Ok(()),
             }
         }
+    }
+
+    /// Writes down something that is wrong, once.
+    async fn found(&self, kind: &str, detail: &str) -> Result<(), Status> {
+        tracing::error!(host = self.host, kind, "{detail}");
+        let mut write = self.intake.store.write().await.map_err(internal)?;
+        if !write.is_found(self.host, kind, detail).await.map_err(internal)? {
+            write.add_finding(self.host, kind, detail, None).await.map_err(internal)?;
+        }
+        write.commit().await.map_err(internal)
     }
 
     async fn message(&mut self, message: Message) -> Result<(), Status> {
@@ -191,10 +224,23 @@ impl Call<'_> {
             Message::Hello(_) => Err(Status::invalid_argument("hello comes once")),
             Message::Sealed(part) => self.part(part).await,
             Message::Live(live) => {
+                self.unsealed += live.records.len() as u64;
+                if self.unsealed > MAX_FILE {
+                    return Err(Status::resource_exhausted(
+                        "more live records than a segment can hold came, and it was not sealed",
+                    ));
+                }
                 self.intake.take_live(self.host, live).await.map_err(status)?;
                 self.taken().await
             }
-            Message::Health(health) => self.health(&health).await,
+            Message::Health(health) => {
+                // Twice a second is more than anybody looks at.
+                if self.healthy_at.elapsed() < HEALTH {
+                    return Ok(());
+                }
+                self.healthy_at = tokio::time::Instant::now();
+                self.health(&health).await
+            }
         }
     }
 
@@ -232,6 +278,7 @@ impl Call<'_> {
             return Ok(());
         }
         self.intake.take_segment(self.host, arriving.segment, arriving.file).await.map_err(status)?;
+        self.unsealed = self.intake.store.live_bytes(self.host).await.map_err(internal)?;
         self.taken().await
     }
 

@@ -77,8 +77,8 @@ struct Sift<'s> {
     /// The chain's hashes after live records that were taken: index of the next event to hash.
     live: &'s HashMap<u64, [u8; 32]>,
     batch: Batch,
+    /// The times of the earliest and the latest event, by the host's clock.
     span: (i64, i64),
-    any: bool,
 }
 
 impl Intake {
@@ -93,24 +93,25 @@ impl Intake {
         incoming: Incoming,
     ) -> Result<(), TakeError> {
         let agent = self.store.agent(host).await?.ok_or(TakeError::Revoked)?;
+        if number != agent.sealed.segment {
+            return Err(TakeError::Order(format!("segment {} was due, {number} came", agent.sealed.segment)));
+        }
         let public = key(&agent)?;
-        let runs = self.store.live_records(host, agent.sealed.position.index).await?;
-        let live: HashMap<u64, [u8; 32]> =
-            runs.iter().map(|run| (run.first_index + run.events, run.end_hash)).collect();
+        let marks = self.store.live_marks(host).await?;
+        let mut live: HashMap<u64, [u8; 32]> = marks.iter().map(|(_, end)| (end.index, end.hash)).collect();
+        // Over all that ever came live, whatever has become of the records.
+        live.insert(agent.live.index, agent.live.hash);
         let from = agent.sealed;
         let known = agent.live.index;
         let fingerprint = public.fingerprint();
+        let turn = self.checks.acquire().await.map_err(|error| TakeError::Internal(error.to_string()))?;
         let checked = tokio::task::spawn_blocking(move || {
-            let mut sift = Sift { known, live: &live, batch: Batch::new(), span: (0, 0), any: false };
+            let mut sift = Sift { known, live: &live, batch: Batch::new(), span: (i64::MAX, 0) };
             let file = BufReader::new(incoming.reader()?);
             let checked = check_segment(file, &public, Some(&from), &Limits::default(), |checked| {
                 let next = checked.event.index + 1;
                 let at_ns = i64::try_from(checked.event.wall_ns).unwrap_or(i64::MAX);
-                if !sift.any {
-                    sift.span.0 = at_ns;
-                    sift.any = true;
-                }
-                sift.span.1 = at_ns;
+                sift.span = (sift.span.0.min(at_ns), sift.span.1.max(at_ns));
                 if sift.live.get(&next).is_some_and(|hash| *hash != checked.hash) {
                     return Err(checked.event.index);
                 }
@@ -124,6 +125,13 @@ impl Intake {
         });
         let (checked, batch, span, incoming) =
             checked.await.map_err(|error| TakeError::Internal(error.to_string()))??;
+        drop(turn);
+        let end = checked.as_ref().map_or(u64::MAX, |checked| checked.next.position.index);
+        let beyond = marks.iter().find(|(segment, mark)| *segment <= number && mark.index > end);
+        let checked = match (checked, beyond) {
+            (Ok(_), Some((_, mark))) => Err(CheckError::Each(mark.index - 1)),
+            (checked, _) => checked,
+        };
         let checked = match checked {
             Ok(checked) => checked,
             Err(error) => {
@@ -134,7 +142,7 @@ impl Intake {
                         kind: word(ProblemKind::Altered),
                         detail: format!(
                             "events up to {event} were rewritten after they had been shipped live: the sealed \
-                             segment {number} holds others"
+                             segment {number} does not hold them"
                         ),
                         segment: Some(number),
                         event: Some(event),
@@ -153,12 +161,16 @@ impl Intake {
         };
 
         let file = (incoming.sha256(), incoming.bytes());
-        let (archive, name) = (std::sync::Arc::clone(&self.archive), host.to_owned());
-        let kept = tokio::task::spawn_blocking(move || archive.keep(incoming, &name, number));
-        kept.await.map_err(|error| TakeError::Internal(error.to_string()))??;
+        let flushed = tokio::task::spawn_blocking(move || incoming.flush().map(|()| incoming));
+        let incoming = flushed.await.map_err(|error| TakeError::Internal(error.to_string()))??;
 
         let mut write = self.store.write().await?;
         self.still(&mut write, &agent).await?;
+        // Under the lock: no other call can have had a segment of this number taken, so nothing that stands in
+        // the ledger is overwritten.
+        let (archive, name) = (std::sync::Arc::clone(&self.archive), host.to_owned());
+        let kept = tokio::task::spawn_blocking(move || archive.keep(incoming, &name, number));
+        kept.await.map_err(|error| TakeError::Internal(error.to_string()))??;
         let entry = write
             .append(vec![Body::SegmentTaken(SegmentTaken {
                 host: fingerprint.to_vec(),
@@ -205,9 +217,16 @@ impl Intake {
                 agent.live.index, live.first_index
             )));
         }
+        if live.segment != agent.sealed.segment {
+            return Err(TakeError::Order(format!(
+                "live records of segment {} came while segment {} was due",
+                live.segment, agent.sealed.segment
+            )));
+        }
         let public = key(&agent)?;
         let from = agent.live;
         let segment = live.segment;
+        let turn = self.checks.acquire().await.map_err(|error| TakeError::Internal(error.to_string()))?;
         let checked = tokio::task::spawn_blocking(move || {
             let mut batch = Batch::new();
             let checked =
@@ -218,6 +237,7 @@ impl Intake {
             (checked, batch, live)
         });
         let (checked, batch, live) = checked.await.map_err(|error| TakeError::Internal(error.to_string()))?;
+        drop(turn);
         let checked = match checked {
             Ok(checked) => checked,
             Err(CheckError::Problem(problem)) => {
@@ -230,6 +250,9 @@ impl Intake {
             Err(CheckError::Io(error)) => return Err(TakeError::Internal(error.to_string())),
             Err(CheckError::Each(never)) => match never {},
         };
+        if batch.events() == 0 {
+            return Ok(());
+        }
         let run = LiveRun {
             segment,
             first_index: from.index,
@@ -245,6 +268,31 @@ impl Intake {
         write.commit().await?;
         self.connected.change();
         Ok(())
+    }
+
+    /// Checks the HEAD that a host says hello with: one that ends before what came already was put back.
+    ///
+    /// # Errors
+    /// See [`TakeError`]. An incident has been written down when it is returned.
+    pub(super) async fn check_head(&self, agent: &Agent, head: &[u8]) -> Result<(), TakeError> {
+        if head.is_empty() {
+            return Ok(());
+        }
+        let public = key(agent)?;
+        let checked = check_records(&[], head, &public, &agent.live, &Limits::default(), |_| {
+            Ok::<_, std::convert::Infallible>(())
+        });
+        match checked {
+            Ok(_) | Err(CheckError::Io(_)) => Ok(()),
+            Err(CheckError::Problem(problem)) => {
+                let error = incident(problem, agent.sealed.segment);
+                if let TakeError::Incident(incident) = &error {
+                    self.report(agent, incident).await?;
+                }
+                Err(error)
+            }
+            Err(CheckError::Each(never)) => match never {},
+        }
     }
 
     /// Checks that the agent is where it was when what it shipped was verified: another collector, or
@@ -270,9 +318,11 @@ impl Intake {
 
     /// Writes an incident down: among the findings, in the ledger, and as the reason for which nothing more is
     /// taken from this host.
-    async fn report(&self, agent: &Agent, incident: &Incident) -> Result<(), TakeError> {
-        tracing::error!(host = agent.host, name = agent.name, kind = incident.kind, "{}", incident.detail);
+    pub(super) async fn report(&self, agent: &Agent, incident: &Incident) -> Result<(), TakeError> {
         let mut write = self.store.write().await?;
+        // What was compared with a place where the agent does not stand any more shows nothing.
+        self.still(&mut write, agent).await?;
+        tracing::error!(host = agent.host, name = agent.name, kind = incident.kind, "{}", incident.detail);
         let public = key(agent)?;
         let entry = write
             .append(vec![Body::Finding(Finding {

@@ -120,18 +120,18 @@ pub struct HealthReport {
 
 impl Write<'_> {
     /// Adds an agent, or gives a known one new certificates; gives whether it is new. A known one goes on
-    /// where its recording stands.
+    /// where its recording stands, under the name that it was first enrolled by: rules of retention go by
+    /// names, and a host is not to choose its rule.
     ///
     /// # Errors
     /// The database fails.
     pub async fn enrol(&mut self, enrolment: &Enrolment<'_>) -> Result<bool, StoreError> {
         let host = hex(&enrolment.key.fingerprint());
         let known = sqlx::query(
-            "UPDATE agents SET state = 'active', name = $2, version = $3, token_sha256 = $4, serial = $5, \
-             former_serial = NULL, certificate_expires_ns = $6 WHERE host = $1",
+            "UPDATE agents SET state = 'active', version = $2, token_sha256 = $3, serial = $4, \
+             former_serial = NULL, certificate_expires_ns = $5 WHERE host = $1",
         )
         .bind(&host)
-        .bind(enrolment.name)
         .bind(enrolment.version)
         .bind(enrolment.token_sha256)
         .bind(enrolment.serial)
@@ -165,17 +165,25 @@ impl Write<'_> {
         Ok(true)
     }
 
-    /// Notes a renewed certificate; the one before counts until this one has been used.
+    /// Notes a renewed certificate. The one that was shown for it counts until this one has been used, however
+    /// many were issued in between: their answers may have been lost.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn renewed(&mut self, host: &str, serial: &str, expires_ns: i64) -> Result<(), StoreError> {
+    pub async fn renewed(
+        &mut self,
+        host: &str,
+        presented: &str,
+        serial: &str,
+        expires_ns: i64,
+    ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE agents SET former_serial = serial, serial = $2, certificate_expires_ns = $3 WHERE host = $1",
+            "UPDATE agents SET former_serial = $4, serial = $2, certificate_expires_ns = $3 WHERE host = $1",
         )
         .bind(host)
         .bind(serial)
         .bind(expires_ns)
+        .bind(presented)
         .execute(self.on())
         .await?;
         Ok(())
@@ -186,10 +194,13 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn revoke_agent(&mut self, host: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query("UPDATE agents SET state = 'revoked' WHERE host = $1 AND state = 'active'")
-            .bind(host)
-            .execute(self.on())
-            .await?;
+        let done = sqlx::query(
+            "UPDATE agents SET state = 'revoked', revoked_ns = $2 WHERE host = $1 AND state = 'active'",
+        )
+        .bind(host)
+        .bind(now_ns())
+        .execute(self.on())
+        .await?;
         Ok(done.rows_affected() == 1)
     }
 
@@ -206,8 +217,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Notes that an agent said hello. Its name stays the one that it was enrolled by: rules of retention go by
-    /// names, and a host is not to choose its rule.
+    /// Notes that an agent said hello. Its name stays the one that it was enrolled by.
     ///
     /// # Errors
     /// The database fails.

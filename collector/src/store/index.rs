@@ -3,18 +3,20 @@
 //! Each event is indexed once, in the transaction that takes it in: live when it comes live, otherwise with
 //! its sealed segment. The recording itself stays what it is; the index can be made anew from it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use interlock_recording::proto::event::Body;
 use interlock_recording::proto::{Command, CommandResult, Event, FlowStarted, SessionEnded};
 use interlock_recording::{SessionId, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{StoreError, Write};
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
 const MAX_TEXT: usize = 16 << 10;
+/// Kinds of statements that are listed of one command.
+const MAX_KINDS: usize = 32;
 /// Rows in one statement.
 const ROWS: usize = 100;
 
@@ -178,20 +180,22 @@ impl Batch {
         }
         let mut kinds = Vec::new();
         for statement in &body.statements {
-            if !kinds.contains(&statement.kind.as_str()) {
+            if kinds.len() < MAX_KINDS && !kinds.contains(&statement.kind.as_str()) {
                 kinds.push(statement.kind.as_str());
             }
         }
         let mut search = clip(&body.text);
         for statement in &body.statements {
             for object in statement.reads.iter().chain(&statement.writes).chain(&statement.functions) {
-                if search.len() < 2 * MAX_TEXT {
+                if search.len() < 2 * MAX_TEXT && object.len() < MAX_TEXT {
                     let _ = write!(search, " {object}");
                 }
             }
         }
         for rule in &body.matched {
-            let _ = write!(search, " {rule}");
+            if search.len() < 2 * MAX_TEXT {
+                let _ = write!(search, " {}", clip(rule));
+            }
         }
         self.places.insert((id, body.command), self.commands.len());
         self.commands.push(CommandRow {
@@ -252,12 +256,18 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn index(&mut self, host: &str, batch: &Batch) -> Result<(), StoreError> {
+        let mut strangers = HashSet::new();
         for id in &batch.order {
-            if let Some(change) = batch.sessions.get(id) {
-                self.index_session(host, *id, change).await?;
+            if let Some(change) = batch.sessions.get(id)
+                && !self.index_session(host, *id, change).await?
+            {
+                strangers.insert(*id);
             }
         }
-        for rows in batch.commands.chunks(ROWS) {
+        // What a host says of another one's session is not listed with that.
+        let commands: Vec<&CommandRow> =
+            batch.commands.iter().filter(|row| !strangers.contains(&row.session)).collect();
+        for rows in commands.chunks(ROWS) {
             let text = format!(
                 "INSERT INTO commands (host, event, segment, session, number, goes_on, step, at_ns, kind, verdict, \
                  observed, rule, text, search, status, duration_ns, rows_returned, sqlstate) VALUES {} \
@@ -334,23 +344,37 @@ impl Write<'_> {
         Ok(())
     }
 
+    /// Indexes what came of a session; gives whether it is this host's.
     async fn index_session(
         &mut self,
         host: &str,
         id: SessionId,
         change: &SessionChange,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let id = id.to_string();
+        let known = sqlx::query("SELECT host FROM sessions WHERE id = $1")
+            .bind(&id)
+            .fetch_optional(self.on())
+            .await?;
+        let known: Option<String> = known.map(|row| row.try_get(0)).transpose()?;
+        if known.as_deref().is_some_and(|known| known != host) || (known.is_some() && change.start.is_some())
+        {
+            let detail =
+                format!("it records a session {id} that is there already: the events are not indexed");
+            if !self.is_found(host, "session", &detail).await? {
+                self.add_finding(host, "session", &detail, None).await?;
+            }
+            return Ok(false);
+        }
         if let Some((started_ns, start)) = &change.start {
             let subject = start.subject.clone().unwrap_or_default();
             let exe = subject.script.as_deref().unwrap_or(&subject.exe);
-            // Another host's session of this id stays what it is.
             sqlx::query(
                 "INSERT INTO sessions (id, host, started_ns, first_segment, last_segment, first_event, last_event, \
                  pid, user_name, login_user, exe, command_line, unit, destination, host_names, protocol, db_user, \
                  database_name, policy_hash, commands, denied, observed, masked_values, rows_returned) \
                  VALUES ($1, $2, $3, $4, $4, $5, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, '', '', $15, 0, 0, 0, \
-                 0, 0) ON CONFLICT (id) DO NOTHING",
+                 0, 0)",
             )
             .bind(&id)
             .bind(host)
@@ -405,6 +429,6 @@ impl Write<'_> {
                 .execute(self.on())
                 .await?;
         }
-        Ok(())
+        Ok(true)
     }
 }

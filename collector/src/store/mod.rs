@@ -39,7 +39,7 @@ pub use holds::{Hold, NewHold};
 pub use index::Batch;
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
-pub use recording::{KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
+pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
 pub use retention::Expired;
 pub use rules::{HostEvent, RuleCount};
 pub use sessions::{SessionFilter, SessionItem};
@@ -80,7 +80,9 @@ pub enum Dialect {
 /// The database.
 #[derive(Debug)]
 pub struct Store {
+    /// For reading: however many search, those who write have connections of their own.
     pool: AnyPool,
+    writers: AnyPool,
     dialect: Dialect,
     /// SQLite has one writer at a time; waiting here is fairer than its busy handler.
     writer: Mutex<()>,
@@ -120,9 +122,16 @@ impl Store {
 
     async fn connect(url: &str, dialect: Dialect, connections: u32) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
+        let (pool, writers) = (Self::pool_of(url, dialect, connections), Self::pool_of(url, dialect, 2));
+        let store = Self { pool: pool.await?, writers: writers.await?, dialect, writer: Mutex::new(()) };
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    async fn pool_of(url: &str, dialect: Dialect, connections: u32) -> Result<AnyPool, StoreError> {
         let pool = AnyPoolOptions::new()
             .max_connections(connections)
-            .acquire_timeout(Duration::from_secs(30))
+            .acquire_timeout(Duration::from_secs(10))
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     if dialect == Dialect::Sqlite {
@@ -138,14 +147,12 @@ impl Store {
             })
             .connect(url)
             .await?;
-        let store = Self { pool, dialect, writer: Mutex::new(()) };
-        store.migrate().await?;
-        Ok(store)
+        Ok(pool)
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let _writer = self.writer.lock().await;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.writers.begin().await?;
         transaction.execute("CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY)").await?;
         let row = sqlx::query("SELECT COUNT(*) FROM schema_steps").fetch_one(&mut *transaction).await?;
         let done = usize::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StoreError::Damaged("a schema"))?;
@@ -189,7 +196,7 @@ impl Store {
             Dialect::Sqlite => Some(self.writer.lock().await),
             Dialect::Postgres => None,
         };
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.writers.begin().await?;
         if self.dialect == Dialect::Sqlite {
             // Takes the write lock at once: a transaction that read first could not be promoted.
             sqlx::query("UPDATE facts SET value = value WHERE name = ''").execute(&mut *transaction).await?;

@@ -106,9 +106,9 @@ impl Write<'_> {
             .bind(end.position.hash.to_vec())
             .execute(self.on())
             .await?;
-        sqlx::query("DELETE FROM live_records WHERE host = $1 AND segment <= $2")
+        sqlx::query("DELETE FROM live_records WHERE host = $1 AND first_index + events <= $2")
             .bind(host)
-            .bind(segment.number as i64)
+            .bind(end.position.index as i64)
             .execute(self.on())
             .await?;
         Ok(())
@@ -159,13 +159,15 @@ impl Write<'_> {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn is_found(&mut self, kind: &str, detail: &str) -> Result<bool, StoreError> {
-        let row =
-            sqlx::query("SELECT 1 FROM findings WHERE kind = $1 AND detail = $2 AND acknowledged_ns IS NULL")
-                .bind(kind)
-                .bind(detail)
-                .fetch_optional(self.on())
-                .await?;
+    pub async fn is_found(&mut self, host: &str, kind: &str, detail: &str) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT 1 FROM findings WHERE host = $1 AND kind = $2 AND detail = $3 AND acknowledged_ns IS NULL",
+        )
+        .bind(host)
+        .bind(kind)
+        .bind(detail)
+        .fetch_optional(self.on())
+        .await?;
         Ok(row.is_some())
     }
 
@@ -222,31 +224,71 @@ impl Store {
             .collect()
     }
 
-    /// The live records of a host that hold events from `from` on, in order.
+    /// Where the live runs of a host end: the segment, the index of the event after, and the chain's hash there.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn live_records(&self, host: &str, from: u64) -> Result<Vec<LiveRun>, StoreError> {
+    pub async fn live_marks(&self, host: &str) -> Result<Vec<(u64, Position)>, StoreError> {
         let rows = sqlx::query(
-            "SELECT segment, first_index, events, header, records, end_hash FROM live_records \
-             WHERE host = $1 AND first_index + events > $2 ORDER BY first_index",
+            "SELECT segment, first_index + events, end_hash FROM live_records WHERE host = $1 ORDER BY first_index",
         )
         .bind(host)
-        .bind(i64::try_from(from).unwrap_or(i64::MAX))
         .fetch_all(self.pool())
         .await?;
         rows.iter()
             .map(|row| {
-                Ok(LiveRun {
-                    segment: number(row.try_get(0)?)?,
-                    first_index: number(row.try_get(1)?)?,
-                    events: number(row.try_get(2)?)?,
-                    header: row.try_get(3)?,
-                    records: row.try_get(4)?,
-                    end_hash: hash(row.try_get(5)?)?,
-                })
+                let end = Position { index: number(row.try_get(1)?)?, hash: hash(row.try_get(2)?)? };
+                Ok((number(row.try_get(0)?)?, end))
             })
             .collect()
+    }
+
+    /// Bytes of a host's live records.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn live_bytes(&self, host: &str) -> Result<u64, StoreError> {
+        let row = sqlx::query(
+            "SELECT CAST(COALESCE(SUM(LENGTH(records)), 0) AS BIGINT) FROM live_records WHERE host = $1",
+        )
+        .bind(host)
+        .fetch_one(self.pool())
+        .await?;
+        number(row.try_get(0)?)
+    }
+
+    /// The first live run of a host with events from `from` on.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn live_run(&self, host: &str, from: u64) -> Result<Option<LiveRun>, StoreError> {
+        let row = sqlx::query(
+            "SELECT segment, first_index, events, header, records, end_hash FROM live_records \
+             WHERE host = $1 AND first_index + events > $2 ORDER BY first_index LIMIT 1",
+        )
+        .bind(host)
+        .bind(i64::try_from(from).unwrap_or(i64::MAX))
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(LiveRun {
+            segment: number(row.try_get(0)?)?,
+            first_index: number(row.try_get(1)?)?,
+            events: number(row.try_get(2)?)?,
+            header: row.try_get(3)?,
+            records: row.try_get(4)?,
+            end_hash: hash(row.try_get(5)?)?,
+        }))
+    }
+
+    /// The number of the segment before which all of a host's have come sealed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn sealed_before(&self, host: &str) -> Result<u64, StoreError> {
+        let row =
+            sqlx::query("SELECT next_segment FROM agents WHERE host = $1").bind(host).fetch_one(self.pool());
+        number(row.await?.try_get(0)?)
     }
 }
 
@@ -360,5 +402,45 @@ impl Store {
             entries: row.try_get(3)?,
             findings: row.try_get(4)?,
         })
+    }
+}
+
+/// A host whose HEAD went on since the ledger last had an entry about it.
+#[derive(Debug)]
+pub struct HeadWent {
+    /// The host's public key, 32 bytes.
+    pub public_key: Vec<u8>,
+    /// How far what was taken of it goes.
+    pub live: Position,
+    /// The content of its HEAD.
+    pub head: Vec<u8>,
+}
+
+impl Write<'_> {
+    /// The hosts whose live records went on since the ledger last had an entry about it, which is noted as made.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn heads_went(&mut self) -> Result<Vec<HeadWent>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT public_key, live_index, live_hash, head FROM agents \
+             WHERE live_index > head_entry_events AND live_index > next_index AND head IS NOT NULL",
+        )
+        .fetch_all(self.on())
+        .await?;
+        let went = rows
+            .iter()
+            .map(|row| {
+                Ok(HeadWent {
+                    public_key: row.try_get(0)?,
+                    live: Position { index: number(row.try_get(1)?)?, hash: hash(row.try_get(2)?)? },
+                    head: row.try_get(3)?,
+                })
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        sqlx::query("UPDATE agents SET head_entry_events = live_index WHERE live_index > head_entry_events")
+            .execute(self.on())
+            .await?;
+        Ok(went)
     }
 }

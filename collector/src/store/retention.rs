@@ -14,14 +14,16 @@ pub struct Expired {
 }
 
 impl Write<'_> {
-    /// Whether a segment is under a legal hold now.
+    /// Whether a segment is under a legal hold now, by its own times or by when it was received: a host's clock
+    /// does not take it out of a hold.
     ///
     /// # Errors
     /// The database fails.
     pub async fn is_held(&mut self, host: &str, number: u64) -> Result<bool, StoreError> {
         let row = sqlx::query(
             "SELECT 1 FROM segments s JOIN legal_holds h ON h.released_ns IS NULL AND (h.host = '' OR h.host = s.host) \
-             AND h.from_ns <= s.last_ns AND s.first_ns <= h.until_ns WHERE s.host = $1 AND s.number = $2 LIMIT 1",
+             AND (h.from_ns <= s.last_ns OR h.from_ns <= s.received_ns) \
+             AND (s.first_ns <= h.until_ns OR s.received_ns <= h.until_ns) WHERE s.host = $1 AND s.number = $2 LIMIT 1",
         )
         .bind(host)
         .bind(number as i64)
@@ -52,13 +54,13 @@ impl Write<'_> {
                 .await?;
         }
         sqlx::query(
-            "DELETE FROM sessions WHERE host = $1 AND last_event >= $2 AND last_event < $3 AND NOT EXISTS \
+            "DELETE FROM sessions WHERE host = $1 AND first_segment <= $2 AND $2 <= last_segment \
+             AND NOT EXISTS \
              (SELECT 1 FROM segments s WHERE s.host = sessions.host AND s.state = 'kept' \
              AND s.number >= sessions.first_segment AND s.number <= sessions.last_segment)",
         )
         .bind(host)
-        .bind(first)
-        .bind(end)
+        .bind(segment.number as i64)
         .execute(self.on())
         .await?;
         Ok(())
@@ -77,7 +79,8 @@ impl Store {
             "SELECT s.number, s.first_index, s.events, s.bytes, s.file_sha256, s.entry FROM segments s \
              WHERE s.host = $1 AND s.state = 'kept' AND s.last_ns < $2 AND s.received_ns < $2 AND NOT EXISTS \
              (SELECT 1 FROM legal_holds h WHERE h.released_ns IS NULL AND (h.host = '' OR h.host = s.host) \
-             AND h.from_ns <= s.last_ns AND s.first_ns <= h.until_ns) ORDER BY s.number LIMIT $3",
+             AND (h.from_ns <= s.last_ns OR h.from_ns <= s.received_ns) \
+             AND (s.first_ns <= h.until_ns OR s.received_ns <= h.until_ns)) ORDER BY s.number LIMIT $3",
         )
         .bind(host)
         .bind(before_ns)

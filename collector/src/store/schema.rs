@@ -17,6 +17,7 @@ END;
 CREATE TRIGGER IF NOT EXISTS command_search_removed AFTER DELETE ON commands BEGIN
     INSERT INTO command_search(command_search, rowid, text) VALUES ('delete', old.id, old.search);
 END;
+INSERT INTO command_search(command_search, rank) VALUES ('secure-delete', 1);
 ";
 
 const FIRST: &str = "
@@ -43,6 +44,10 @@ CREATE TABLE agents (
     -- active, revoked
     state TEXT NOT NULL,
     enrolled_ns BIGINT NOT NULL,
+    -- When it was last revoked: tokens from before do not bring it back.
+    revoked_ns BIGINT,
+    -- How many events the last of the ledger's entries about its HEAD covers.
+    head_entry_events BIGINT NOT NULL DEFAULT 0,
     -- The token (its hash) that it was last enrolled with.
     token_sha256 TEXT NOT NULL,
     -- Serial numbers of the certificates that count: the newest, and the one before until the newest has

@@ -66,7 +66,8 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Uses a token for `host` and gives its hash. A host that was enrolled with it last does not use it
+    /// Uses a token for `host` and gives its hash. A host that was revoked needs one that was made after that.
+    /// A host that was enrolled with it last does not use it
     /// up once more: its first answer may have been lost on the way.
     ///
     /// # Errors
@@ -88,10 +89,12 @@ impl Write<'_> {
         }
         let used = sqlx::query(
             "UPDATE enrolment_tokens SET uses_left = uses_left - 1 \
-             WHERE secret_sha256 = $1 AND uses_left > 0 AND expires_ns > $2",
+             WHERE secret_sha256 = $1 AND uses_left > 0 AND expires_ns > $2 AND NOT EXISTS \
+             (SELECT 1 FROM agents a WHERE a.host = $3 AND a.revoked_ns >= enrolment_tokens.created_ns)",
         )
         .bind(&hash)
         .bind(now_ns())
+        .bind(host)
         .execute(self.on())
         .await
         .map_err(StoreError::from)?;
@@ -112,6 +115,20 @@ impl Write<'_> {
 }
 
 impl Store {
+    /// Whether a token may count. Only [`Write::use_enrolment_token`] says whether it does; this keeps those
+    /// who have none away from the writer.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn knows_enrolment_token(&self, secret: &str) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT 1 FROM enrolment_tokens WHERE secret_sha256 = $1 AND expires_ns > $2")
+            .bind(hash(secret))
+            .bind(now_ns())
+            .fetch_optional(self.pool())
+            .await?;
+        Ok(row.is_some())
+    }
+
     /// The tokens that there are, the newest first.
     ///
     /// # Errors
