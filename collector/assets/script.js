@@ -73,7 +73,12 @@ function follow(timeline, events) {
   });
   source.addEventListener("ended", () => {
     source.close();
-    document.getElementById("state")?.remove();
+    busy.then(() => {
+      // What can no longer be done goes; when it ended stands with the event.
+      for (const gone of document.querySelectorAll("#state, #end")) gone.remove();
+      const ended = document.getElementById("ended");
+      if (ended) ended.textContent = "just now";
+    });
     if (says) says.textContent = "This session has ended.";
   });
 }

@@ -146,7 +146,7 @@ fn web_config(config: &Config) -> web::Config {
     let secure = config.web.tls.is_some() || url.starts_with("https://");
     let name = url.split_once("://").map(|(_, rest)| rest.split(['/', ':']).next().unwrap_or_default());
     let names = name.filter(|name| !name.is_empty()).map(str::to_owned).into_iter().collect();
-    web::Config { secure, names, ..web::Config::default() }
+    web::Config { secure, names, agents_url: agents_url(config), ..web::Config::default() }
 }
 
 /// Serves until SIGTERM or SIGINT.

@@ -115,6 +115,7 @@ try {
   await page.locator("#command-1 .outcome").waitFor();
   await page.getByText("This session has ended").waitFor();
   check(await page.locator("#command-2").count() === 1, "an event stands twice");
+  await page.locator("#end").waitFor({ state: "detached" });
   await look("full-followed");
   console.log("followed");
 
