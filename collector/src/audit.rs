@@ -400,9 +400,9 @@ fn file(
         }
     });
     match checked {
-        Err(CheckError::Each(next)) => {
-            Err(format!("its events before {next} are not those that the host's HEAD had when they came live"))
-        }
+        Err(CheckError::Each(next)) => Err(format!(
+            "its events before {next} are not those that the host's HEAD had when they came live"
+        )),
         Ok(checked) => Ok(checked.events),
         Err(CheckError::Problem(problem)) => Err(problem.detail),
         Err(CheckError::Io(error)) => Err(error.to_string()),

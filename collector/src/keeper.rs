@@ -96,8 +96,8 @@ impl Keeper {
             );
             return Ok(());
         }
-        let written = replace(export, &name, note.as_bytes())
-            .and_then(|()| replace(export, LATEST, note.as_bytes()));
+        let written =
+            replace(export, &name, note.as_bytes()).and_then(|()| replace(export, LATEST, note.as_bytes()));
         if let Err(error) = written {
             tracing::error!("a checkpoint was not written into {} (checkpoints): {error}", export.display());
         }

@@ -10,6 +10,7 @@ pub mod authority;
 pub mod cli;
 pub mod config;
 pub mod evidence;
+mod gate;
 pub mod intake;
 pub mod keeper;
 pub mod retention;

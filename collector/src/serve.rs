@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use interlock_recording::ledger::proto::{HeadTaken, LedgerStarted};
 use interlock_recording::ledger::proto::entry::Body;
+use interlock_recording::ledger::proto::{HeadTaken, LedgerStarted};
 use interlock_recording::note::Signer;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
@@ -18,8 +18,8 @@ use crate::archive::Archive;
 use crate::authority::Authority;
 use crate::config::{Config, Retention};
 use crate::intake::{self, Connected, Intake};
-use crate::store::{LedgerStoreError, Store};
 use crate::keeper::Keeper;
+use crate::store::{LedgerStoreError, Store};
 use crate::{audit, retention, web};
 
 /// How often a checkpoint is signed over what has come to the ledger.
@@ -248,7 +248,7 @@ async fn sign_checkpoints(
             Err(error) => tracing::error!("no checkpoint was signed: {error}"),
         }
         tokio::select! {
-            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+            () = async { drop(stopped.wait_for(|stop| *stop).await) } => return Ok(()),
             () = tokio::time::sleep(CHECKPOINT) => {}
             _ = heads.tick() => enter_heads(&intake).await?,
         }

@@ -16,7 +16,8 @@ use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,11 +25,14 @@ use tonic::transport::server::Connected as Connection;
 
 use super::IntakeError;
 use crate::authority::{Authority, AuthorityError};
+use crate::gate::{Gate, Pass};
 
-/// Handshakes that go on at one time. More wait; an idle connection cannot hold one for longer than
-/// [`HANDSHAKE`].
-const HANDSHAKES: usize = 256;
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Connections that have not shown a certificate: from one address, and in all. More are closed at once.
+const STRANGERS: (usize, usize) = (64, 1024);
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a connection without a certificate may last: enrolment takes one call.
+const STRANGER: Duration = Duration::from_secs(30);
 /// The collector's own certificate is made anew this often.
 const REISSUE: Duration = Duration::from_secs(24 * 3600);
 
@@ -55,6 +59,14 @@ pub struct PeerInfo {
 pub(super) struct Stream {
     inner: TlsStream<TcpStream>,
     info: PeerInfo,
+    stranger: Option<Stranger>,
+}
+
+/// What bounds a connection without a certificate.
+#[derive(Debug)]
+struct Stranger {
+    until: Pin<Box<Sleep>>,
+    _pass: Pass,
 }
 
 impl Connection for Stream {
@@ -71,6 +83,11 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(stranger) = &mut self.stranger
+            && stranger.until.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.inner).poll_read(context, buffer)
     }
 }
@@ -141,7 +158,7 @@ pub(super) fn accept(
     let (sender, receiver) = mpsc::channel(32);
     let names = names.to_vec();
     tokio::spawn(async move {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let gate = Gate::new(STRANGERS.0, STRANGERS.1);
         let mut reissue = tokio::time::interval(REISSUE);
         reissue.tick().await;
         loop {
@@ -165,9 +182,12 @@ pub(super) fn accept(
                     continue;
                 }
             };
-            let (acceptor, sender, handshakes) = (acceptor.clone(), sender.clone(), Arc::clone(&handshakes));
+            let Some(pass) = gate.enter(address.ip()) else {
+                tracing::debug!(%address, "closed: too many connections without a certificate");
+                continue;
+            };
+            let (acceptor, sender) = (acceptor.clone(), sender.clone());
             tokio::spawn(async move {
-                let Ok(_turn) = handshakes.acquire_owned().await else { return };
                 let _ = stream.set_nodelay(true);
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(inner)) => {
@@ -180,9 +200,12 @@ pub(super) fn accept(
                             Some(Ok(peer)) => Some(peer),
                             None => None,
                         };
+                        let stranger = peer
+                            .is_none()
+                            .then(|| Stranger { until: Box::pin(tokio::time::sleep(STRANGER)), _pass: pass });
                         let info = PeerInfo { peer, address };
                         // The server has ended: nothing is to be told anybody.
-                        let _ = sender.send(Ok(Stream { inner, info })).await;
+                        let _ = sender.send(Ok(Stream { inner, info, stranger })).await;
                     }
                     Ok(Err(error)) => tracing::info!(%address, "no TLS with an agent: {error}"),
                     Err(_) => tracing::info!(%address, "no TLS with an agent: it took too long"),

@@ -1,28 +1,36 @@
 //! Connections of browsers and API clients: plain on loopback, TLS anywhere.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 
-use axum::serve::{Listener, ListenerExt as _};
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tower::ServiceExt as _;
 
 use super::{State, router};
 use crate::config::WebTls;
+use crate::gate::Gate;
 
-/// Handshakes that go on at one time, and how long one may take.
-const HANDSHAKES: usize = 256;
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Connections from one address, and in all. More are closed at once.
+const CONNECTIONS: (usize, usize) = (1024, 4096);
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a request's head may take.
+const HEAD: Duration = Duration::from_secs(15);
 /// How often it is looked whether the certificate was exchanged.
 const RELOAD: Duration = Duration::from_secs(60);
 
@@ -52,15 +60,88 @@ pub async fn serve(
     tls: Option<&WebTls>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
-    match tls {
-        None => axum::serve(listener, service).with_graceful_shutdown(shutdown).await?,
-        Some(tls) => {
-            let listener = TlsListener::new(listener, tls.clone())?.tap_io(|_| {});
-            axum::serve(listener, service).with_graceful_shutdown(shutdown).await?;
-        }
+    let router = router(state);
+    let tls = tls.map(Tls::new).transpose()?;
+    let gate = Gate::new(CONNECTIONS.0, CONNECTIONS.1);
+    let mut reload = tokio::time::interval(RELOAD);
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            _ = reload.tick() => {
+                if let Some(tls) = &tls {
+                    tls.shown.reload();
+                }
+                continue;
+            }
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of files, as a rule: some will be closed.
+                    tracing::warn!("a connection of a browser was not accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let Some(pass) = gate.enter(peer.ip()) else { continue };
+        let (router, acceptor) = (router.clone(), tls.as_ref().map(|tls| tls.acceptor.clone()));
+        tokio::spawn(async move {
+            let _pass = pass;
+            let _ = stream.set_nodelay(true);
+            match acceptor {
+                None => connection(stream, peer, router).await,
+                Some(acceptor) => {
+                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        connection(stream, peer, router).await;
+                    }
+                }
+            }
+        });
     }
-    Ok(())
+}
+
+/// Serves one connection. Whoever takes too long over a request's head is cut off.
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    router: axum::Router,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request.map(axum::body::Body::new))
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(100)
+        .keep_alive_interval(HEAD)
+        .keep_alive_timeout(HEAD);
+    // A browser that has gone, as a rule.
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%peer, "a connection of a browser ended: {error}");
+    }
+}
+
+/// TLS, and the certificate that it shows.
+struct Tls {
+    acceptor: TlsAcceptor,
+    shown: Arc<Shown>,
+}
+
+impl Tls {
+    fn new(files: &WebTls) -> anyhow::Result<Self> {
+        let current = RwLock::new((Shown::load(files)?, Shown::changed(files)));
+        let shown = Arc::new(Shown { files: files.clone(), current });
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), shown })
+    }
 }
 
 /// The certificate that is shown, and when its files were last changed.
@@ -114,73 +195,5 @@ impl Shown {
 impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.current.read().ok().map(|current| Arc::clone(&current.0))
-    }
-}
-
-/// Gives connections whose handshake is done.
-struct TlsListener {
-    address: SocketAddr,
-    accepted: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-}
-
-impl TlsListener {
-    fn new(listener: TcpListener, files: WebTls) -> anyhow::Result<Self> {
-        let current = RwLock::new((Shown::load(&files)?, Shown::changed(&files)));
-        let shown = Arc::new(Shown { files, current });
-        let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let address = listener.local_addr()?;
-        let (sender, accepted) = mpsc::channel(32);
-        tokio::spawn(async move {
-            let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-            let mut reload = tokio::time::interval(RELOAD);
-            loop {
-                let (stream, peer) = tokio::select! {
-                    () = sender.closed() => return,
-                    _ = reload.tick() => {
-                        shown.reload();
-                        continue;
-                    }
-                    accepted = listener.accept() => match accepted {
-                        Ok(accepted) => accepted,
-                        Err(error) => {
-                            tracing::warn!("a connection of a browser was not accepted: {error}");
-                            tokio::time::sleep(Duration::from_millis(100)).await;
-                            continue;
-                        }
-                    },
-                };
-                let (acceptor, sender, handshakes) =
-                    (acceptor.clone(), sender.clone(), Arc::clone(&handshakes));
-                tokio::spawn(async move {
-                    let Ok(_turn) = handshakes.acquire_owned().await else { return };
-                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        let _ = sender.send((stream, peer)).await;
-                    }
-                });
-            }
-        });
-        Ok(Self { address, accepted })
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.accepted.recv().await {
-            Some(accepted) => accepted,
-            // The task that accepts goes only when this is dropped.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
     }
 }
