@@ -211,6 +211,10 @@ impl Intake {
     /// See [`TakeError`]. An incident has been written down when it is returned.
     pub(super) async fn take_live(&self, host: &str, live: Live) -> Result<(), TakeError> {
         let agent = self.store.agent(host).await?.ok_or(TakeError::Revoked)?;
+        if live.first_index != agent.live.index || live.segment != agent.sealed.segment {
+            // A host that was put back does not know where it was.
+            self.check_head(&agent, &live.head).await?;
+        }
         if live.first_index != agent.live.index {
             return Err(TakeError::Order(format!(
                 "event {} was due, live records from {} on came",

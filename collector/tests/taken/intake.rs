@@ -18,12 +18,12 @@ use prost::Message as _;
 use rcgen::KeyPair;
 use tonic::Code;
 
-fn sealed(directory: &Path, number: u64) -> Vec<u8> {
+pub(crate) fn sealed(directory: &Path, number: u64) -> Vec<u8> {
     fs::read(directory.join(segment_name(number, true))).expect("a sealed segment")
 }
 
 /// The records of an open segment from its beginning, with HEAD.
-fn open(directory: &Path, number: u64) -> Live {
+pub(crate) fn open(directory: &Path, number: u64) -> Live {
     let path = directory.join(segment_name(number, false));
     let content = fs::read(&path).expect("an open segment");
     let header: SegmentHeader = SegmentReader::open(&path).expect("opens").header().clone();
@@ -38,11 +38,11 @@ fn open(directory: &Path, number: u64) -> Live {
     }
 }
 
-fn host() -> HostKey {
+pub(crate) fn host() -> HostKey {
     HostKey::from_seed(&[42; 32])
 }
 
-async fn enrolled(collector: &Collector) -> Identity {
+pub(crate) async fn enrolled(collector: &Collector) -> Identity {
     collector.enrol(&collector.token().await, &host()).await.expect("enrolled")
 }
 

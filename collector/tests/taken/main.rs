@@ -2,6 +2,7 @@
 #![expect(clippy::panic, reason = "a test fails by it")]
 
 mod evidence;
+mod hostile;
 mod intake;
 #[path = "../../../recording/tests/support/mod.rs"]
 mod made;

@@ -112,6 +112,18 @@ impl Collector {
         signer: &HostKey,
         key: &KeyPair,
     ) -> Result<EnrollReply, Status> {
+        self.enrol_as(token, host, signer, key, "bastion").await
+    }
+
+    /// Enrols `host` under a name.
+    pub(crate) async fn enrol_as(
+        &self,
+        token: &Token,
+        host: &HostKey,
+        signer: &HostKey,
+        key: &KeyPair,
+        name: &str,
+    ) -> Result<EnrollReply, Status> {
         let request = request(key);
         let message = enrolment_message(&token.secret, &request);
         let reply = EnrollmentClient::new(self.connect(None).await)
@@ -120,7 +132,7 @@ impl Collector {
                 certificate_request: request,
                 host_key: host.public().as_bytes().to_vec(),
                 signature: signer.sign(Domain::Enrolment, &message).to_vec(),
-                host_name: "bastion".into(),
+                host_name: name.into(),
                 version: "0.1".into(),
             })
             .await?;
@@ -129,9 +141,19 @@ impl Collector {
 
     /// Begins a call; gives what the collector has.
     pub(crate) async fn call(&self, identity: &Identity) -> Result<(Call, Taken), Status> {
+        self.call_with(identity, Vec::new(), 0).await
+    }
+
+    /// Begins a call with this HEAD, and this oldest segment.
+    pub(crate) async fn call_with(
+        &self,
+        identity: &Identity,
+        head: Vec<u8>,
+        oldest_segment: u64,
+    ) -> Result<(Call, Taken), Status> {
         let mut client = ShippingClient::new(self.connect(Some(identity)).await);
         let (sender, receiver) = mpsc::channel(64);
-        let hello = Message::Hello(Hello { version: "0.1".into(), ..Hello::default() });
+        let hello = Message::Hello(Hello { version: "0.1".into(), head, oldest_segment, ..Hello::default() });
         sender.send(ToCollector { message: Some(hello) }).await.expect("sent");
         let replies = client.ship(tokio_stream::wrappers::ReceiverStream::new(receiver)).await?.into_inner();
         let mut call = Call { sender, replies };

@@ -29,7 +29,10 @@ pub(crate) const SESSION: [u8; 10] = [5; 10];
 
 impl<'d> Log<'d> {
     pub(crate) fn new(directory: &'d Path) -> Self {
-        let key = HostKey::from_seed(&[42; 32]);
+        Self::of(directory, HostKey::from_seed(&[42; 32]))
+    }
+
+    pub(crate) fn of(directory: &'d Path, key: HostKey) -> Self {
         let hash = chain::genesis(key.public());
         let mut log = Self {
             directory,
