@@ -107,7 +107,8 @@ async fn a_mount_of_its_own_does_not_make_it_another_program() {
     assert_eq!(subject.exe, Path::new(""), "{subject:?}");
     assert!(subject.missing.iter().any(|missing| missing.starts_with("exe:")), "{subject:?}");
     // It is the file all the same, whatever its name.
-    let bash = spawn("/bin/bash", &["-c", "read x; true"]);
+    let mut bash = spawn("/bin/bash", &["-c", "echo ready; read x; true"]);
+    bash.line().await;
     let honest = look(&interceptor, &bash);
     assert_eq!(subject.exe_sha256, honest.exe_sha256);
 }

@@ -134,6 +134,17 @@ impl Archive {
         Ok(Incoming { file: Some(file), path, hash: Sha256::new(), bytes: 0 })
     }
 
+    /// A file without a name, for what is made here and sent on; it goes with its last handle.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn scratch(&self) -> Result<File, ArchiveError> {
+        let mut incoming = self.begin()?;
+        let file = incoming.file.take();
+        fs::remove_file(&incoming.path).map_err(io_error("remove", &incoming.path))?;
+        file.ok_or_else(|| io_error("make", &self.incoming)(io::ErrorKind::NotFound.into()))
+    }
+
     /// Keeps a file that came in as a host's segment. It is on the disk when this returns.
     ///
     /// # Errors
@@ -154,6 +165,18 @@ impl Archive {
         fs::rename(&incoming.path, directory.join(name)).map_err(io_error("move", &incoming.path))?;
         incoming.file = None;
         sync(directory)
+    }
+
+    /// Removes the file of a segment, if it is there.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self, host: &str, segment: u64) -> Result<(), ArchiveError> {
+        let path = self.path(host, segment);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Keeps a file that is not what it should be, as evidence. It is no part of the host's recording.

@@ -90,6 +90,28 @@ pub async fn verify(intake: &Intake, earlier: Option<&[u8]>) -> Result<Report, L
     Ok(report)
 }
 
+/// Checks everything, and writes down what is wrong among the findings, each thing once.
+///
+/// # Errors
+/// The database cannot be read or written.
+pub async fn watch(intake: &Intake) -> Result<(), LedgerStoreError> {
+    let report = verify(intake, None).await?;
+    if report.ok {
+        tracing::info!("{} segments of {} hosts were checked: whole", report.segments, report.hosts);
+        return Ok(());
+    }
+    let mut write = intake.store.write().await?;
+    for problem in &report.problems {
+        tracing::error!("{problem}");
+        if !write.is_found("collector", problem).await? {
+            write.add_finding("", "collector", problem, None).await?;
+        }
+    }
+    write.commit().await?;
+    intake.connected.change();
+    Ok(())
+}
+
 /// Walks the ledger: its tree is made anew, and compared with every checkpoint and every node.
 async fn entries(intake: &Intake, report: &mut Report) -> Result<HashMap<String, Host>, LedgerStoreError> {
     let key = intake.signer.public();

@@ -21,6 +21,25 @@ pub struct Config {
     pub agents: Agents,
     /// Where browsers and API clients connect to.
     pub web: Web,
+    /// For how long recordings are kept. The first rule that fits a host counts; what no rule fits is kept for
+    /// ever. Legal holds come before all of them.
+    pub retention: Vec<Retention>,
+    /// A directory into which each new checkpoint of the ledger is written, on a disk or share that others
+    /// watch over: with a copy of it nobody can take back what the ledger holds unseen.
+    pub checkpoints: Option<PathBuf>,
+}
+
+/// A rule of retention.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Its name, which stands in the tombstones of what is deleted by it.
+    pub name: String,
+    /// The hosts that it is for, by name or id; without any, for all.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Days after which a segment is deleted, counted from its last event, and from when it was taken.
+    pub keep_days: u32,
 }
 
 /// Where agents connect to.
@@ -63,6 +82,8 @@ impl Default for Config {
             state: "/var/lib/interlock-collector".into(),
             agents: Agents::default(),
             web: Web::default(),
+            retention: Vec::new(),
+            checkpoints: None,
         }
     }
 }
@@ -112,6 +133,14 @@ impl Config {
             && (name.is_empty() || name.len() > 253 || name.contains(|c: char| c.is_whitespace() || c == '+'))
         {
             return Err("name: a name has no blanks and no `+`, and at most 253 characters".into());
+        }
+        for rule in &self.retention {
+            if rule.keep_days == 0 {
+                return Err(format!(
+                    "retention: rule {:?} keeps nothing: keep_days is 1 at least",
+                    rule.name
+                ));
+            }
         }
         if !self.web.listen.ip().is_loopback() && self.web.tls.is_none() {
             return Err(format!(

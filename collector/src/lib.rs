@@ -3,11 +3,17 @@
 //! `intake` is what agents talk to, `web` what people talk to; between them stand the `store` (one database)
 //! and the `archive` (segment files as they came). `docs/collector.md` describes the whole.
 
+pub mod administer;
 pub mod archive;
 pub mod audit;
 pub mod authority;
 pub mod cli;
 pub mod config;
+pub mod evidence;
 pub mod intake;
+pub mod retention;
+#[cfg(any(test, feature = "sample"))]
+pub mod sample;
 pub mod serve;
 pub mod store;
+pub mod web;

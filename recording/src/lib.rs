@@ -5,6 +5,7 @@
 //! word on how far the log went. `docs/recording.md` describes it so that it can be verified without
 //! this crate.
 
+pub mod bundle;
 pub mod chain;
 pub mod checkpoint;
 pub mod csv;

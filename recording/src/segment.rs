@@ -114,7 +114,7 @@ fn preamble(magic: &[u8; 8], header: &[u8]) -> Vec<u8> {
 // === Reading ===
 
 /// Reads a segment's records one after another, in bounded memory. It checks the file's form; what the
-/// records say is [`crate::verify`]'s to judge.
+/// records say is [`mod@crate::verify`]'s to judge.
 pub struct SegmentReader<'r> {
     header: SegmentHeader,
     header_bytes: Vec<u8>,

@@ -27,9 +27,14 @@ pub fn secret_servers() -> PathBuf {
     directory().join("secret-servers")
 }
 
-/// The directory whose `node_modules` has node-postgres.
+/// The directory whose `node_modules` has node-postgres and Playwright.
 pub fn node() -> PathBuf {
     directory().join("node")
+}
+
+/// What Go has compiled.
+pub fn go() -> PathBuf {
+    directory().join("go")
 }
 
 /// Server programs of another PostgreSQL than the host's.

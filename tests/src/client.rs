@@ -1,6 +1,6 @@
 //! Real PostgreSQL clients.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -71,6 +71,37 @@ pub fn java(server: &Postgres, cgroup: Option<&Cgroup>, source: &str) -> Result<
     command.args(["-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", JDBC_DRIVER]).arg(file);
     environment(&mut command, server);
     finish(&mut command, "", 2 * LIMIT)
+}
+
+/// Where Debian puts the sources of Go libraries.
+const GO_LIBRARIES: &str = "/usr/share/gocode";
+
+/// Go's driver as Debian has it: the directory of its sources.
+pub fn pgx() -> PathBuf {
+    PathBuf::from(GO_LIBRARIES).join("src/github.com/jackc/pgx/v4")
+}
+
+/// Builds a program in Go in `directory`. It runs its arguments as queries by pgx, on the server that
+/// `PGURL` names.
+///
+/// # Errors
+/// It cannot be built.
+pub fn build_go(directory: &Path) -> Result<PathBuf> {
+    const SOURCE: &str = include_str!("../clients/pgx.go");
+    let (source, program) = (directory.join("pgx.go"), directory.join("pgx"));
+    std::fs::write(&source, SOURCE)?;
+    let mut command = Command::new("go");
+    // Without modules nothing is fetched from the network.
+    command
+        .args(["build", "-o"])
+        .args([&program, &source])
+        .env("GO111MODULE", "off")
+        .env("GOPATH", GO_LIBRARIES)
+        .env("GOCACHE", cache::go())
+        .env("CGO_ENABLED", "0");
+    let built = finish(&mut command, "", 5 * LIMIT)?;
+    anyhow::ensure!(built.success(), "go build: {}", built.both());
+    Ok(program)
 }
 
 /// pgbench with `arguments`, against `server`.

@@ -6,6 +6,7 @@ pub mod cache;
 pub mod cgroup;
 pub mod client;
 pub mod collector;
+pub mod credentials;
 pub mod postgres;
 pub mod process;
 pub mod secrets;

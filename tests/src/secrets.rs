@@ -44,6 +44,18 @@ impl OpenBao {
     /// # Errors
     /// It is not installed, or does not start; the message has its log.
     pub fn start() -> Result<Self> {
+        Self::start_by("http")
+    }
+
+    /// The same over HTTPS, with an authority of its own ([`OpenBao::authority`]).
+    ///
+    /// # Errors
+    /// As for [`OpenBao::start`].
+    pub fn start_encrypted() -> Result<Self> {
+        Self::start_by("https")
+    }
+
+    fn start_by(scheme: &str) -> Result<Self> {
         let program = bao()?;
         let directory = crate::temporary_directory("openbao")?;
         let port = free_port()?;
@@ -52,12 +64,13 @@ impl OpenBao {
         command
             .args(["server", "-dev", "-dev-no-store-token", &format!("-dev-root-token-id={ROOT_TOKEN}")])
             .arg(format!("-dev-listen-address=127.0.0.1:{port}"))
+            .args(if scheme == "https" { &["-dev-tls", "-dev-tls-cert-dir=."][..] } else { &[] })
             .env("HOME", directory.path())
             .current_dir(directory.path())
             .stdout(log.try_clone()?)
             .stderr(log);
         let mut server = Daemon::start(&mut command, Signal::TERM)?;
-        let address = format!("http://127.0.0.1:{port}");
+        let address = format!("{scheme}://127.0.0.1:{port}");
         let ready = crate::wait_for("OpenBao starting", LIMIT, || {
             server.ended().is_some() || answers(port, "/v1/sys/health")
         });
@@ -67,7 +80,12 @@ impl OpenBao {
         Ok(Self { _server: server, directory, address })
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// The certificate of its authority, if it is reached over HTTPS.
+    pub fn authority(&self) -> PathBuf {
+        self.directory.path().join("vault-ca.pem")
+    }
+
+    /// `http://127.0.0.1:PORT`, or `https://…`.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -91,6 +109,9 @@ impl OpenBao {
             .env("BAO_ADDR", &self.address)
             .env("BAO_TOKEN", ROOT_TOKEN)
             .env("HOME", self.directory.path());
+        if self.authority().exists() {
+            command.env("BAO_CACERT", self.authority());
+        }
         let finished: Finished = finish(&mut command, input, LIMIT)?;
         if !finished.success() {
             bail!("bao {}: {}", arguments.join(" "), finished.both());

@@ -3,93 +3,26 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use interlock_tests::client::{self, Client};
+use interlock_tests::credentials::{Secrets, any, asked, entry, events, fails_with, rotate, vault, works_as};
 use interlock_tests::postgres::{PASSWORD, USER};
-use interlock_tests::process::{Finished, LIMIT, finish};
+use interlock_tests::process::{LIMIT, finish};
 use interlock_tests::secrets::{Moto, OpenBao, ROOT_TOKEN};
-use interlock_tests::{Agent, Cgroup, Postgres, Stage, agent, temporary_directory, wait_for};
+use interlock_tests::{Agent, Cgroup, Postgres, Stage, agent, wait_for};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// The server's password after it was rotated: known to the server and to where the agent has it from.
 const ROTATED: &str = "v3ry-new-0ne-rotated";
 const ROTATED_AGAIN: &str = "ev3n-newer-rotated";
 
-/// A directory of root's, for secrets.
-struct Secrets(TempDir);
-
-impl Secrets {
-    fn new() -> Self {
-        let directory = temporary_directory("secrets").unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Self(directory)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Writes a file as an operator rotates one: whole, under another name, then renamed.
-    fn write(&self, name: &str, text: &str, mode: u32) -> String {
-        let temporary = self.path(".new");
-        fs::write(&temporary, text).unwrap();
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).unwrap();
-        fs::rename(&temporary, self.path(name)).unwrap();
-        self.path(name).display().to_string()
-    }
-}
-
-fn rotate(postgres: &Postgres, password: &str) {
-    postgres.admin(&format!("ALTER ROLE {USER} PASSWORD '{password}'")).unwrap();
-}
-
-/// `credentials:` with one entry for the test's server.
-fn entry(postgres: &Postgres, rest: &str) -> String {
-    format!(
-        "credentials:\n  - name: shop-app\n    destination: {{cidr: 127.0.0.1, port: {}, protocol: postgres}}\n    {}\n",
-        postgres.port(),
-        rest.replace('\n', "\n    ")
-    )
-}
-
-fn any(user: &str, source: &str) -> String {
-    format!("client_auth: any\nlogin: {{user: {user}, password: {source}}}")
-}
-
-/// What the script prints when all is well.
-fn asked(stage: &Stage) -> Finished {
-    stage.psql("SELECT 'logged in as ' || current_user;").unwrap()
-}
-
-#[track_caller]
-fn works_as(stage: &Stage, user: &str) {
-    let printed = asked(stage).expect_success();
-    assert!(printed.contains(&format!("logged in as {user}\n")), "{printed}\n{}", stage.agent.log());
-}
-
-#[track_caller]
-fn fails_with(stage: &Stage, what: &[&str]) {
-    let printed = asked(stage).expect_failure();
-    for what in what {
-        assert!(printed.contains(what), "{what:?} is not in {printed}\n{}", stage.agent.log());
-    }
-}
-
-/// Events of this name.
-fn events(agent: &Agent, name: &str) -> Vec<Value> {
-    agent.events().unwrap().into_iter().filter(|event| event["event"] == name).collect()
-}
-
 #[test]
 fn the_password_is_rotated_and_the_script_goes_on() {
     let postgres = Postgres::start().unwrap();
-    let secrets = Secrets::new();
-    let file = secrets.write("shop", &format!("{ROTATED}\n"), 0o600);
-    rotate(&postgres, ROTATED);
+    let secrets = Secrets::new().unwrap();
+    let file = secrets.write("shop", &format!("{ROTATED}\n"), 0o600).unwrap();
+    rotate(&postgres, ROTATED).unwrap();
     let configuration = entry(&postgres, &any(USER, &format!("{{file: {file}}}")));
     let stage = Stage::start_with(postgres, "", &configuration).unwrap();
 
@@ -109,14 +42,14 @@ fn the_password_is_rotated_and_the_script_goes_on() {
     );
     let running = std::thread::spawn(move || finish(&mut open, &script, LIMIT).unwrap());
     wait_for("the open connection", LIMIT, || ready.exists()).unwrap();
-    secrets.write("shop", ROTATED_AGAIN, 0o600);
-    rotate(&stage.postgres, ROTATED_AGAIN);
+    secrets.write("shop", ROTATED_AGAIN, 0o600).unwrap();
+    rotate(&stage.postgres, ROTATED_AGAIN).unwrap();
     works_as(&stage, USER);
     fs::write(&go_on, "").unwrap();
     assert!(running.join().unwrap().expect_success().contains("still here (42,)"));
 
     // The recording says who it was, and by what.
-    let logins = events(&stage.agent, "login");
+    let logins = events(&stage.agent, "login").unwrap();
     assert!(logins.len() >= 3);
     for login in &logins {
         assert_eq!(
@@ -137,9 +70,9 @@ fn the_password_is_rotated_and_the_script_goes_on() {
 #[test]
 fn nothing_that_the_script_can_read_holds_the_password() {
     let postgres = Postgres::start().unwrap();
-    let secrets = Secrets::new();
-    let file = secrets.write("shop", ROTATED, 0o600);
-    rotate(&postgres, ROTATED);
+    let secrets = Secrets::new().unwrap();
+    let file = secrets.write("shop", ROTATED, 0o600).unwrap();
+    rotate(&postgres, ROTATED).unwrap();
     let configuration = entry(&postgres, &any(USER, &format!("{{file: {file}}}")));
     let stage = Stage::start_with(postgres, "", &configuration).unwrap();
     works_as(&stage, USER);
@@ -204,7 +137,7 @@ show("read", str(read))
     command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "/usr/bin/python3", "-"]);
     client::environment(&mut command, &stage.postgres);
     command
-        .env("ROOTS", format!("{own}:{}", secrets.0.path().display()))
+        .env("ROOTS", format!("{own}:{}", secrets.directory().display()))
         .env("AGENT", stage.agent.pid().unwrap().to_string());
     let seen = finish(&mut command, script, LIMIT).unwrap();
     let (seen, errors) = (seen.clone().expect_success(), seen.stderr);
@@ -227,11 +160,11 @@ show("read", str(read))
 #[test]
 fn ten_scripts_share_a_password_and_are_ten_users() {
     let postgres = Postgres::start().unwrap();
-    let secrets = Secrets::new();
+    let secrets = Secrets::new().unwrap();
     let mut configuration = "credentials:\n".to_owned();
     for n in 0..10 {
         postgres.admin(&format!("CREATE ROLE report_{n} LOGIN PASSWORD 'own-{n}-{ROTATED}'")).unwrap();
-        let file = secrets.write(&format!("secret-{n}"), &format!("own-{n}-{ROTATED}"), 0o600);
+        let file = secrets.write(&format!("secret-{n}"), &format!("own-{n}-{ROTATED}"), 0o600).unwrap();
         let script = secrets.write(
             &format!("script-{n}"),
             &format!(
@@ -240,7 +173,7 @@ fn ten_scripts_share_a_password_and_are_ten_users() {
                 postgres.port()
             ),
             0o755,
-        );
+        ).unwrap();
         configuration.push_str(&format!(
             "  - name: report-{n}\n    destination: {{cidr: 127.0.0.1, port: {}, protocol: postgres}}\n    user: {USER}\n    \
              subjects: [{{exe: {script}}}]\n    {}\n",
@@ -258,7 +191,7 @@ fn ten_scripts_share_a_password_and_are_ten_users() {
     }
     // Another process has its own log-in pass through, and does not become anybody.
     works_as(&stage, USER);
-    let logins = events(&stage.agent, "login");
+    let logins = events(&stage.agent, "login").unwrap();
     assert_eq!(logins.iter().filter(|login| login["user"] == USER).count(), 11);
     for n in 0..10 {
         let one = logins.iter().find(|login| login["credential"] == format!("report-{n}")).unwrap();
@@ -271,11 +204,12 @@ fn ten_scripts_share_a_password_and_are_ten_users() {
 #[test]
 fn match_asks_for_the_password_that_the_script_always_had() {
     let postgres = Postgres::start().unwrap();
-    let secrets = Secrets::new();
+    let secrets = Secrets::new().unwrap();
     let verifier = postgres.admin("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'").unwrap();
     assert!(verifier.starts_with("SCRAM-SHA-256$"));
-    let file = secrets.write("shop", ROTATED, 0o600);
-    let verifiers = secrets.write("verifiers", &format!("# of the scripts\n{USER} {verifier}\n"), 0o600);
+    let file = secrets.write("shop", ROTATED, 0o600).unwrap();
+    let verifiers =
+        secrets.write("verifiers", &format!("# of the scripts\n{USER} {verifier}\n"), 0o600).unwrap();
     // What the server itself says.
     let wrong = |cgroup: Option<&Cgroup>, postgres: &Postgres, user: &str| {
         let url = postgres.url().replace(PASSWORD, "wrong").replace(USER, user);
@@ -284,7 +218,7 @@ fn match_asks_for_the_password_that_the_script_always_had() {
         finish(&mut command, "", LIMIT).unwrap().expect_failure()
     };
     let theirs = (wrong(None, &postgres, USER), wrong(None, &postgres, "nobody"));
-    rotate(&postgres, ROTATED);
+    rotate(&postgres, ROTATED).unwrap();
     let rest = format!(
         "client_auth: match\nverifier_file: {verifiers}\nlogin: {{user: app, password: {{file: {file}}}}}"
     );
@@ -324,20 +258,21 @@ asyncio.run(main())
         assert!(printed.contains(line), "{printed}");
     }
     let failed: Vec<Value> = events(&stage.agent, "session_ended")
+        .unwrap()
         .into_iter()
         .filter(|event| event["reason"] == "login_failed")
         .collect();
     assert_eq!(failed.len(), 4, "{failed:?}");
-    let logins = events(&stage.agent, "login");
+    let logins = events(&stage.agent, "login").unwrap();
     assert!(!logins.is_empty() && logins.iter().all(|login| login["client_auth"] == "scram-sha-256"));
 }
 
 #[test]
 fn drivers_log_in_without_being_asked() {
     let postgres = Postgres::start().unwrap();
-    let secrets = Secrets::new();
-    let file = secrets.write("shop", ROTATED, 0o600);
-    rotate(&postgres, ROTATED);
+    let secrets = Secrets::new().unwrap();
+    let file = secrets.write("shop", ROTATED, 0o600).unwrap();
+    rotate(&postgres, ROTATED).unwrap();
     let configuration = entry(&postgres, &any(USER, &format!("{{file: {file}}}")));
     let stage = Stage::start_with(postgres, "", &configuration).unwrap();
     let printed = stage
@@ -408,13 +343,13 @@ public class Main {
 #[test]
 fn without_its_secret_a_credential_refuses() {
     let postgres = Postgres::start().unwrap();
-    let secrets = Secrets::new();
+    let secrets = Secrets::new().unwrap();
     // The script's own password is good; still it is not what is used.
     let path = secrets.path("missing").display().to_string();
     let configuration = entry(&postgres, &any(USER, &format!("{{file: {path}}}")));
     let stage = Stage::start_with(postgres, "", &configuration).unwrap();
     fails_with(&stage, &["shop-app", "missing", "0600"]);
-    secrets.write("missing", PASSWORD, 0o644);
+    secrets.write("missing", PASSWORD, 0o644).unwrap();
     fails_with(&stage, &["shop-app", "chmod 600"]);
     let code = stage
         .python(
@@ -424,20 +359,20 @@ fn without_its_secret_a_credential_refuses() {
         .unwrap();
     assert!(code.both().contains("code 57P03"), "{}", code.both());
     assert!(!stage.postgres.log().contains("authorized"), "{}", stage.postgres.log());
-    secrets.write("missing", PASSWORD, 0o600);
+    secrets.write("missing", PASSWORD, 0o600).unwrap();
     works_as(&stage, USER);
     // A password that the server does not take.
-    secrets.write("missing", "wrong-everywhere", 0o600);
+    secrets.write("missing", "wrong-everywhere", 0o600).unwrap();
     fails_with(&stage, &["shop-app", "password authentication failed"]);
     assert!(!stage.agent.log().contains("wrong-everywhere"));
-    let ended = events(&stage.agent, "session_ended");
+    let ended = events(&stage.agent, "session_ended").unwrap();
     assert_eq!(ended.iter().filter(|event| event["reason"] == "login_failed").count(), 4, "{ended:?}");
 }
 
 #[test]
 fn an_agent_with_a_secret_that_others_can_read_does_not_start() {
-    let secrets = Secrets::new();
-    let file = secrets.write("shop", ROTATED, 0o640);
+    let secrets = Secrets::new().unwrap();
+    let file = secrets.write("shop", ROTATED, 0o640).unwrap();
     let configuration = format!(
         "credentials:\n  - name: shop-app\n    destination: {{cidr: 127.0.0.1}}\n    client_auth: any\n    \
          login: {{user: app, password: {{file: {file}}}}}\n"
@@ -459,9 +394,9 @@ fn md5_cleartext_and_trust_servers() {
         (Auth::Password, "\nserver_auth: {cleartext: true}", "cleartext"),
     ] {
         let postgres = Postgres::start_with(auth, &[]).unwrap();
-        let secrets = Secrets::new();
-        let file = secrets.write("shop", ROTATED, 0o600);
-        rotate(&postgres, ROTATED);
+        let secrets = Secrets::new().unwrap();
+        let file = secrets.write("shop", ROTATED, 0o600).unwrap();
+        rotate(&postgres, ROTATED).unwrap();
         let rest = format!("{}{rest}", any(USER, &format!("{{file: {file}}}")));
         let configuration = entry(&postgres, &rest);
         let stage = Stage::start_with(postgres, "", &configuration).unwrap();
@@ -469,7 +404,7 @@ fn md5_cleartext_and_trust_servers() {
             fails_with(&stage, &["shop-app", "server_auth"]);
         } else {
             works_as(&stage, USER);
-            assert_eq!(events(&stage.agent, "login")[0]["auth_method"], works);
+            assert_eq!(events(&stage.agent, "login").unwrap()[0]["auth_method"], works);
         }
     }
 }
@@ -477,19 +412,21 @@ fn md5_cleartext_and_trust_servers() {
 #[test]
 fn a_systemd_credential() {
     let postgres = Postgres::start().unwrap();
-    let secrets = Secrets::new();
-    secrets.write("shop-password", ROTATED, 0o400);
-    rotate(&postgres, ROTATED);
+    let secrets = Secrets::new().unwrap();
+    secrets.write("shop-password", ROTATED, 0o400).unwrap();
+    rotate(&postgres, ROTATED).unwrap();
     // As systemd starts it: LoadCredential=shop-password:….
-    let wrapper = secrets.write(
-        "interlock",
-        &format!(
-            "#!/bin/sh\nCREDENTIALS_DIRECTORY={} exec {} \"$@\"\n",
-            secrets.0.path().display(),
-            agent::binary().unwrap().display()
-        ),
-        0o755,
-    );
+    let wrapper = secrets
+        .write(
+            "interlock",
+            &format!(
+                "#!/bin/sh\nCREDENTIALS_DIRECTORY={} exec {} \"$@\"\n",
+                secrets.directory().display(),
+                agent::binary().unwrap().display()
+            ),
+            0o755,
+        )
+        .unwrap();
     let cgroup = Cgroup::new().unwrap();
     let clients = cgroup.child("clients").unwrap();
     let policy = format!(
@@ -507,16 +444,18 @@ fn a_systemd_credential() {
 #[test]
 fn a_program_that_prints_the_password() {
     let postgres = Postgres::start().unwrap();
-    let secrets = Secrets::new();
-    let file = secrets.write("shop", ROTATED, 0o600);
-    rotate(&postgres, ROTATED);
-    let program = secrets.write(
-        "program",
-        &format!(
-            "#!/bin/sh\nprintf '{{\"username\":\"%s\",\"password\":\"%s\"}}' \"$1\" \"$(cat {file})\"\n"
-        ),
-        0o700,
-    );
+    let secrets = Secrets::new().unwrap();
+    let file = secrets.write("shop", ROTATED, 0o600).unwrap();
+    rotate(&postgres, ROTATED).unwrap();
+    let program = secrets
+        .write(
+            "program",
+            &format!(
+                "#!/bin/sh\nprintf '{{\"username\":\"%s\",\"password\":\"%s\"}}' \"$1\" \"$(cat {file})\"\n"
+            ),
+            0o700,
+        )
+        .unwrap();
     let rest = format!(
         "client_auth: any\nlogin: {{password: {{exec: {{command: [{program}, {USER}], output: json}}}}}}"
     );
@@ -524,19 +463,15 @@ fn a_program_that_prints_the_password() {
     let stage = Stage::start_with(postgres, "", &configuration).unwrap();
     works_as(&stage, USER);
     // What is held has become wrong: the program is asked again, and a new connection made.
-    secrets.write("shop", ROTATED_AGAIN, 0o600);
-    rotate(&stage.postgres, ROTATED_AGAIN);
+    secrets.write("shop", ROTATED_AGAIN, 0o600).unwrap();
+    rotate(&stage.postgres, ROTATED_AGAIN).unwrap();
     works_as(&stage, USER);
-    secrets.write("program", "#!/bin/sh\nexit 1\n", 0o700);
-    rotate(&stage.postgres, PASSWORD);
+    secrets.write("program", "#!/bin/sh\nexit 1\n", 0o700).unwrap();
+    rotate(&stage.postgres, PASSWORD).unwrap();
     fails_with(&stage, &["shop-app", "program", "exit status: 1"]);
     for secret in [ROTATED, ROTATED_AGAIN] {
         assert!(!stage.agent.log().contains(secret));
     }
-}
-
-fn vault(openbao: &OpenBao, path: &str, auth: &str, rest: &str) -> String {
-    format!("{{vault: {{address: \"{}\", path: {path}, auth: {auth}{rest}}}}}", openbao.address())
 }
 
 #[test]
@@ -544,11 +479,11 @@ fn openbao_kv_of_both_versions() {
     let openbao = OpenBao::start().unwrap();
     openbao.run(&["secrets", "enable", "-version=1", "-path=old", "kv"]).unwrap();
     openbao.run(&["secrets", "enable", "-version=2", "-path=new", "kv"]).unwrap();
-    let secrets = Secrets::new();
-    let token = secrets.write("token", &format!("{ROOT_TOKEN}\n"), 0o600);
+    let secrets = Secrets::new().unwrap();
+    let token = secrets.write("token", &format!("{ROOT_TOKEN}\n"), 0o600).unwrap();
     for (mount, path) in [("old", "old/shop"), ("new", "new/data/shop")] {
         let postgres = Postgres::start().unwrap();
-        rotate(&postgres, ROTATED);
+        rotate(&postgres, ROTATED).unwrap();
         let put = |password: &str| {
             openbao
                 .run(&[
@@ -568,7 +503,7 @@ fn openbao_kv_of_both_versions() {
         let stage = Stage::start_with(postgres, "", &configuration).unwrap();
         works_as(&stage, USER);
         put(ROTATED_AGAIN);
-        rotate(&stage.postgres, ROTATED_AGAIN);
+        rotate(&stage.postgres, ROTATED_AGAIN).unwrap();
         works_as(&stage, USER);
         for secret in [ROTATED, ROTATED_AGAIN, ROOT_TOKEN] {
             assert!(!stage.agent.log().contains(secret));
@@ -615,14 +550,14 @@ fn openbao_makes_a_login_for_an_approle() {
     let role_id = openbao.run(&["read", "-field=role_id", "auth/approle/role/interlock/role-id"]).unwrap();
     let secret_id =
         openbao.run(&["write", "-f", "-field=secret_id", "auth/approle/role/interlock/secret-id"]).unwrap();
-    let secrets = Secrets::new();
-    let file = secrets.write("secret-id", &secret_id, 0o600);
+    let secrets = Secrets::new().unwrap();
+    let file = secrets.write("secret-id", &secret_id, 0o600).unwrap();
     let auth = format!("{{approle: {{role_id: {role_id}, secret_id_file: {file}}}}}");
     let source = vault(&openbao, "database/creds/app", &auth, "");
     let configuration = entry(&postgres, &format!("client_auth: any\nlogin: {{password: {source}}}"));
     let stage = Stage::start_with(postgres, "", &configuration).unwrap();
     let user = || {
-        let printed = asked(&stage).expect_success();
+        let printed = asked(&stage).unwrap().expect_success();
         printed.lines().find_map(|line| line.strip_prefix("logged in as ")).unwrap_or_default().to_owned()
     };
     let first = user();
@@ -636,6 +571,7 @@ fn openbao_makes_a_login_for_an_approle() {
     let log = stage.agent.log();
     assert!(!log.contains(&secret_id));
     let used: std::collections::BTreeSet<String> = events(&stage.agent, "login")
+        .unwrap()
         .iter()
         .map(|login| login["login_user"].as_str().unwrap_or_default().to_owned())
         .collect();
@@ -647,8 +583,8 @@ fn openbao_that_refuses_or_is_gone() {
     let postgres = Postgres::start().unwrap();
     let openbao = OpenBao::start().unwrap();
     openbao.run(&["secrets", "enable", "-version=2", "-path=new", "kv"]).unwrap();
-    let secrets = Secrets::new();
-    secrets.write("token", "no-such-token", 0o600);
+    let secrets = Secrets::new().unwrap();
+    secrets.write("token", "no-such-token", 0o600).unwrap();
     let token = secrets.path("token").display().to_string();
     let source = vault(&openbao, "new/data/shop", &format!("{{token_file: {token}}}"), "");
     let configuration = entry(&postgres, &any(USER, &source));
@@ -656,25 +592,26 @@ fn openbao_that_refuses_or_is_gone() {
     fails_with(&stage, &["shop-app", "permission denied"]);
     assert!(!stage.agent.log().contains("no-such-token"));
     drop(openbao);
-    wait_for("the agent noticing", LIMIT, || asked(&stage).both().contains("cannot be asked")).unwrap();
+    wait_for("the agent noticing", LIMIT, || asked(&stage).unwrap().both().contains("cannot be asked"))
+        .unwrap();
     fails_with(&stage, &["shop-app"]);
 }
 
 #[test]
 fn aws_secrets_manager() {
     let postgres = Postgres::start().unwrap();
-    rotate(&postgres, ROTATED);
+    rotate(&postgres, ROTATED).unwrap();
     let moto = Moto::start().unwrap();
     moto.python(&format!(
         "import json\nclient.create_secret(Name='shop/app', SecretString=json.dumps({{'username': 'app', 'password': '{ROTATED}'}}))"
     ))
     .unwrap();
-    let secrets = Secrets::new();
+    let secrets = Secrets::new().unwrap();
     let keys = secrets.write(
         "keys",
         "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY\n",
         0o600,
-    );
+    ).unwrap();
     let source = format!(
         "{{aws_secrets_manager: {{secret: shop/app, region: eu-central-1, field: password, user_field: username, \
          keys: {{file: {keys}}}, endpoint: \"{}\"}}}}",
@@ -687,10 +624,10 @@ fn aws_secrets_manager() {
         "import json\nclient.put_secret_value(SecretId='shop/app', SecretString=json.dumps({{'username': 'app', 'password': '{ROTATED_AGAIN}'}}))"
     ))
     .unwrap();
-    rotate(&stage.postgres, ROTATED_AGAIN);
+    rotate(&stage.postgres, ROTATED_AGAIN).unwrap();
     works_as(&stage, USER);
     moto.python("client.delete_secret(SecretId='shop/app', ForceDeleteWithoutRecovery=True)").unwrap();
-    rotate(&stage.postgres, PASSWORD);
+    rotate(&stage.postgres, PASSWORD).unwrap();
     fails_with(&stage, &["shop-app", "ResourceNotFoundException"]);
     for secret in [ROTATED, ROTATED_AGAIN, "wJalrXUtnFEMI"] {
         assert!(!stage.agent.log().contains(secret));

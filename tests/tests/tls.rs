@@ -116,8 +116,8 @@ fn a_session_is_judged_and_recorded_under_tls() {
 fn other_ways_to_log_in_pass_through_tls() {
     for auth in [Auth::Md5, Auth::Password, Auth::Trust] {
         let bed = Bed::start(auth).unwrap();
-        for mode in ["prefer", "require"] {
-            gets_in(&bed, &format!("sslmode={mode}"), "TLSv1.3");
+        for (mode, version) in [("prefer", "TLSv1.3"), ("require", "TLSv1.3"), ("disable", "")] {
+            gets_in(&bed, &format!("sslmode={mode}"), version);
         }
         assert!(!bed.events().unwrap().contains(PASSWORD) && !bed.stage.agent.log().contains(PASSWORD));
     }
@@ -345,6 +345,8 @@ fn the_agent_logs_in_on_both_legs() {
                 ("sslmode=disable", "", "any"),
                 ("sslmode=prefer", "TLSv1.3", "any"),
                 ("sslmode=require channel_binding=prefer", "TLSv1.3", "any"),
+                // It insists on an exchange, and there is none.
+                ("sslmode=require channel_binding=require", "refused", "any"),
             ][..],
         ),
         (
@@ -375,6 +377,10 @@ fn the_agent_logs_in_on_both_legs() {
             let password = format!("number-{number}");
             bed.stage.postgres.admin(&format!("ALTER ROLE {USER} PASSWORD '{password}'")).unwrap();
             write(&password);
+            if *version == "refused" {
+                is_refused(&bed, settings, "channel binding required");
+                continue;
+            }
             gets_in(&bed, settings, version);
             let events = bed.stage.agent.events().unwrap();
             let login = events.iter().rev().find(|event| event["event"] == "login").unwrap();
@@ -385,5 +391,44 @@ fn the_agent_logs_in_on_both_legs() {
         }
         let recorded = bed.events().unwrap();
         assert!(!recorded.contains("number-") && !bed.stage.agent.log().contains("number-"));
+    }
+}
+
+/// What else a server may ask of the agent, which has the password, and a certificate where it is asked
+/// for one.
+#[test]
+fn the_agent_logs_in_by_md5_cleartext_and_with_a_certificate_besides() {
+    let secrets = temporary_directory("secret").unwrap();
+    let file = secrets.path().join("password");
+    std::fs::write(&file, PASSWORD).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let both = "hostssl all all all scram-sha-256 clientcert=verify-ca\n";
+    let own = upstream("client_certificate: FILES/client.crt, client_key: FILES/client.key");
+    for (auth, tls, hba, method) in [
+        (Auth::Md5, TRUSTING.to_owned(), None, "md5"),
+        (Auth::Password, TRUSTING.to_owned(), None, "cleartext"),
+        (Auth::Scram, own, Some(both), "scram-sha-256-plus"),
+        (Auth::Scram, TRUSTING.to_owned(), Some(both), ""),
+    ] {
+        let credentials = format!(
+            "credentials:\n  - name: app\n    destination: {{cidr: 127.0.0.1, port: PORT, protocol: postgres}}\n    \
+             client_auth: any\n    login: {{user: {USER}, password: {{file: {}}}}}\n",
+            file.display()
+        );
+        let options = Options { hba, ..Options::default() };
+        let bed = with(auth, &format!("{tls}{credentials}"), "rules: []", &options, |authority| {
+            authority.issue(&["127.0.0.1"], Special::default())
+        });
+        let settings = "sslmode=require password=what-the-script-has";
+        if method.is_empty() {
+            is_refused(&bed, settings, "valid client certificate");
+            continue;
+        }
+        gets_in(&bed, settings, "TLSv1.3");
+        assert_eq!(bed.login().unwrap()["auth_method"], method);
+        // In the clear a password in clear text would be anybody's to read.
+        if auth == Auth::Password {
+            is_refused(&bed, "sslmode=disable", "server_auth");
+        }
     }
 }

@@ -105,6 +105,51 @@ public class Main {{
     assert_eq!(finished.expect_success(), "TLSv1.3\n");
 }
 
+/// Go has TLS, and a store of certificates, of its own.
+#[test]
+fn go_pgx() {
+    let rules = "rules: [{name: no-drop, match: {sql: {kind: drop_table}}, action: deny, message: not here}]\n\
+                 masks: [{name: cards, columns: [public.customers.card], with: {partial: {keep_last: 4}}}]";
+    let bed = Bed::with(Auth::Scram, TRUSTING, rules, &Options::default(), |authority| {
+        authority.issue(&["localhost"], Special::default())
+    })
+    .unwrap();
+    bed.stage
+        .postgres
+        .admin("CREATE TABLE customers (id int, card text); INSERT INTO customers VALUES (7, '4111111111111111'); ALTER TABLE customers OWNER TO app")
+        .unwrap();
+    let program = client::build_go(bed.files.path()).unwrap();
+    let run = |settings: &str, roots: Option<&std::path::Path>, queries: &[&str]| {
+        let mut command = bed.stage.clients.command(&program);
+        let url = bed.stage.postgres.url().replace("127.0.0.1", "localhost");
+        command.args(queries).env("PGURL", format!("{url}?{settings}")).env_remove("PGSSLMODE");
+        // The system's own authorities are left out.
+        command.env("SSL_CERT_DIR", "/nonexistent");
+        roots.map(|file| command.env("SSL_CERT_FILE", file));
+        finish(&mut command, "", LIMIT).unwrap()
+    };
+    let queries =
+        &[ASKS, "SELECT id, card FROM customers", "DROP TABLE customers", "SELECT count(*) FROM customers"];
+    let expected = "TLSv1.3\n7 ************1111\n42501 interlock: refused by rule \"no-drop\": not here\n1\n";
+    let ours = bed.host_authority();
+    let named = format!("sslmode=verify-full&sslrootcert={}", ours.display());
+    assert_eq!(run(&named, None, queries).expect_success(), expected);
+    // By the system's store, as `interlock trust` and `interlock run` set it.
+    assert_eq!(run("sslmode=verify-full", Some(&ours), queries).expect_success(), expected);
+    // Trusting the server's own authority alone, as before there was an agent, it refuses.
+    let theirs = bed.files.path().join("root.crt");
+    for (settings, roots) in [
+        (format!("sslmode=verify-full&sslrootcert={}", theirs.display()), None),
+        ("sslmode=verify-full".to_owned(), Some(&*theirs)),
+    ] {
+        let printed = run(&settings, roots, queries).expect_failure();
+        assert!(printed.contains("certificate signed by unknown authority"), "{printed}");
+    }
+    let events = bed.events().unwrap();
+    assert!(events.contains("does not accept the agent's certificate"), "{events}");
+    assert!(!bed.stage.postgres.was_sent("DROP TABLE") && !events.contains("4111111111111111"));
+}
+
 /// What the scripts below share: a connection that has asked for TLS and got it.
 const RAW: &str = r#"
 import os, socket, ssl, struct
@@ -161,6 +206,33 @@ print(b"twice" in everything(s))
     assert_eq!(printed, "True False\nb'S'\nFalse\nTrue\n");
     assert!(!bed.stage.postgres.was_sent("stuffed"));
     bed.stage.agent.interlock(&["status"]).unwrap().expect_success();
+}
+
+#[test]
+fn gssapi_encryption_is_declined_and_tls_may_follow() {
+    let bed = Bed::start(Auth::Trust).unwrap();
+    let script = format!(
+        r#"{RAW}
+GSS = struct.pack("!ii", 8, 80877104)
+s = connect()
+s.sendall(GSS)
+print(s.recv(9))
+s.sendall(SSL)
+print(s.recv(9))
+s = context().wrap_socket(s)
+s.sendall(STARTUP + b"X\0\0\0\x04")
+print(everything(s).endswith(b"Z\0\0\0\x05I"))
+# It may ask for a few times, and not for ever.
+s = connect()
+for n in range(5):
+    s.sendall(GSS)
+    print(s.recv(1))
+print(b"too many requests" in everything(s))
+"#
+    );
+    let printed = bed.python(&script).unwrap().expect_success();
+    let asked = "b'N'\n".repeat(4);
+    assert_eq!(printed, format!("b'N'\nb'S'\nTrue\n{asked}b'E'\nTrue\n"));
 }
 
 #[test]

@@ -39,6 +39,12 @@ enum Task {
         /// The port to connect to.
         target: u16,
     },
+    /// The server that `bench` measures TLS with.
+    #[command(hide = true)]
+    LoadServer(bench::Server),
+    /// The client that `bench` measures TLS with.
+    #[command(hide = true)]
+    LoadClient(bench::Client),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Dist(arguments) => dist::run(&arguments),
         Task::Copier { listen, target } => bench::copier(listen, target),
+        Task::LoadServer(server) => server.serve(),
+        Task::LoadClient(client) => client.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -78,6 +78,13 @@ const TEST: &[Need] = &[
         present: || which("node").is_some() && which("npm").is_some(),
         packages: &["nodejs", "npm"],
     },
+    Need {
+        what: "Chromium",
+        present: || {
+            ["chromium", "chromium-browser", "google-chrome"].into_iter().any(|name| which(name).is_some())
+        },
+        packages: &["chromium", "fonts-dejavu-core"],
+    },
     Need { what: "openssl", present: || which("openssl").is_some(), packages: &["openssl"] },
     Need { what: "certutil", present: || which("certutil").is_some(), packages: &["libnss3-tools"] },
     Need { what: "a JDK", present: || which("javac").is_some(), packages: &["default-jdk-headless"] },
@@ -85,6 +92,12 @@ const TEST: &[Need] = &[
         what: "PostgreSQL's JDBC driver",
         present: || Path::new(interlock_tests::client::JDBC_DRIVER).exists(),
         packages: &["libpostgresql-jdbc-java"],
+    },
+    Need { what: "Go", present: || which("go").is_some(), packages: &["golang-go"] },
+    Need {
+        what: "Go's PostgreSQL driver (pgx)",
+        present: || interlock_tests::client::pgx().exists(),
+        packages: &["golang-github-jackc-pgx-v4-dev"],
     },
     Need { what: "ip (iproute2)", present: || which("ip").is_some(), packages: &["iproute2"] },
     Need { what: "runuser, setpriv", present: || which("setpriv").is_some(), packages: &["util-linux"] },
@@ -105,11 +118,20 @@ const KERNELS: &[Need] = &[
     },
 ];
 
-const BENCH: &[Need] = &[Need {
-    what: "PgBouncer",
-    present: || which("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").exists(),
-    packages: &["pgbouncer"],
-}];
+const BENCH: &[Need] = &[
+    Need {
+        what: "PgBouncer",
+        present: || which("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").exists(),
+        packages: &["pgbouncer"],
+    },
+    Need {
+        what: "nginx with its stream module",
+        present: || {
+            [crate::bench::NGINX, crate::bench::NGINX_STREAM].iter().all(|file| Path::new(file).exists())
+        },
+        packages: &["nginx", "libnginx-mod-stream"],
+    },
+];
 
 /// Makes sure that `part` is there, installing what is not.
 ///
@@ -444,15 +466,21 @@ fn ensure_secret_servers() -> Result<()> {
 /// node-postgres, in a directory of its own.
 fn ensure_node_driver() -> Result<()> {
     let directory = cache::node();
-    if directory.join("node_modules/pg/package.json").is_file() {
+    let missing: Vec<_> = [("pg", "node-postgres"), ("playwright-core", "Playwright, which drives Chromium")]
+        .into_iter()
+        .filter(|(package, _)| !directory.join("node_modules").join(package).join("package.json").is_file())
+        .collect();
+    if missing.is_empty() {
         return Ok(());
     }
-    say(format!("missing: {}", paint(BOLD, "node-postgres")));
+    for (_, what) in &missing {
+        say(format!("missing: {}", paint(BOLD, what)));
+    }
     fs::create_dir_all(&directory)?;
     run(Command::new("npm")
         .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
         .arg(&directory)
-        .arg("pg"))
+        .args(missing.iter().map(|(package, _)| package)))
 }
 
 /// The newest servers, which know TLS without asking for it first.

@@ -13,7 +13,7 @@ const EXIT: &[(&str, &str)] = &[
     ("2", "Wrong usage."),
     (
         "3",
-        "`interlock sessions verify`: the recording could not be verified, for want of a key for instance.",
+        "`interlock verify`, `interlock sessions verify`: it could not be verified, for want of a key for instance.",
     ),
     ("125", "`interlock run`: the command was not run. Otherwise its own status is passed on."),
     ("126", "`interlock run`: the command was found, but is not runnable."),

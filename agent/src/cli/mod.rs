@@ -7,6 +7,7 @@ mod operate;
 pub(crate) mod output;
 pub(crate) mod report;
 mod run;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,10 +52,14 @@ enum Command {
     Config(config::Args),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
+    /// See whether the credentials that the agent is to hold can be had; make verifiers.
+    Credentials(crate::credential::cli::Args),
     /// Have clients trust the host's authority, without editing scripts.
     Trust(crate::trust::cli::Args),
     /// Read, replay, export and verify recordings.
     Sessions(crate::record::cli::Args),
+    /// Verify an evidence bundle that a collector has given out.
+    Verify(verify::Args),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -95,8 +100,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => operate::detach(&args, &load()?),
         Command::Config(args) => config::run(&args, &cli.config),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
+        Command::Credentials(args) => crate::credential::cli::run(args, &load, &cli.config),
         Command::Trust(args) => crate::trust::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
+        Command::Verify(args) => verify::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), "interlock", &mut script);
@@ -126,6 +133,9 @@ mod tests {
             "interlock sessions replay --last --json",
             "interlock sessions list --observed deny --wide",
             "interlock sessions egress --verdict deny",
+            "interlock verify evidence.tar",
+            "interlock verify evidence.tar --collector-key c.vkey --host-key a.pub --host-key b.pub --json",
+            "interlock verify evidence.tar --checkpoint kept --consistency proof.json",
             "interlock status --wait 10 --verbose",
             "interlock reload --json",
             "interlock enroll https://c.example:7443 --token ilk1.x.y",
@@ -133,10 +143,14 @@ mod tests {
             "interlock enroll --status --json",
             "interlock enroll --leave",
             "interlock config check --config x",
+            "interlock credentials check shop-app --json",
+            "interlock credentials verifier --user app",
         ] {
             assert!(parses(line), "{line}");
         }
         for line in [
+            "interlock verify",
+            "interlock verify x --consistency p",
             "interlock sessions show",
             "interlock sessions show --last 01",
             "interlock status -v --json",

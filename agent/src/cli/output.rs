@@ -5,6 +5,9 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use interlock_recording::Problem;
+use interlock_recording::text::{SafeJson, printable};
+use serde::Serialize;
 
 /// Prints to standard output. A reader who has seen enough (`| head`) is no failure.
 ///
@@ -21,6 +24,47 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// Tells on standard error what went wrong, if anybody listens there.
 pub(crate) fn complain(message: impl Display) {
     let _ = writeln!(io::stderr(), "interlock: {message}");
+}
+
+/// Writes a line of JSON that is safe to print.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = Vec::new();
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut line, SafeJson))?;
+    line.push(b'\n');
+    Ok(output.write_all(&line)?)
+}
+
+/// Tells what is wrong with a recording or a bundle, and what is remarkable.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn problems(
+    output: &mut impl Write,
+    problems: &[Problem],
+    further: u64,
+    notes: &[String],
+) -> io::Result<()> {
+    for problem in problems {
+        let word = serde_json::to_value(problem.kind).ok();
+        write!(output, "{}", word.as_ref().and_then(|word| word.as_str()).unwrap_or_default())?;
+        if let Some(file) = &problem.file {
+            write!(output, "  {}", printable(file))?;
+        }
+        if let Some(event) = problem.event {
+            write!(output, "  event {event}")?;
+        }
+        if let Some(session) = &problem.session {
+            write!(output, "  session {session}")?;
+        }
+        writeln!(output, ": {}", printable(&problem.detail))?;
+    }
+    if further > 0 {
+        writeln!(output, "and {further} more problems")?;
+    }
+    notes.iter().try_for_each(|note| writeln!(output, "note: {}", printable(note)))
 }
 
 const CANNOT_WRITE: &str = "cannot write the output";

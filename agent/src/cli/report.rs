@@ -44,6 +44,7 @@ fn serving(text: &mut String, status: &Value) {
         recording["events"]
     );
     let _ = writeln!(text, "  shipping   {}", shipping(&status["shipping"]));
+    credentials(text, status);
 }
 
 /// Where the recording goes to, and how far that is.
@@ -59,6 +60,25 @@ pub(crate) fn shipping(shipping: &Value) -> String {
     };
     let connected = if shipping["connected_since"].is_string() { "" } else { "; not connected" };
     format!("to {}; {behind}{connected}", plain(&shipping["url"]))
+}
+
+fn credentials(text: &mut String, status: &Value) {
+    let all = status["credentials"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (index, one) in all.iter().enumerate() {
+        let time = |key: &str, what: &str| one[key].as_str().map(|at| format!("{what} {at}"));
+        let times = [
+            time("refreshed", "since"),
+            time("refresh", "asked for again at"),
+            time("expires", "expires at"),
+            time("failed", "failed last at"),
+        ];
+        let times: Vec<_> = times.into_iter().flatten().collect();
+        let state = plain(&one["state"]).replace('_', " ");
+        let rest = if times.is_empty() { String::new() } else { format!(", {}", times.join(", ")) };
+        let head = if index == 0 { "credential" } else { "" };
+        let _ =
+            writeln!(text, "  {head:10} {}: {state}{rest} ({})", plain(&one["name"]), plain(&one["source"]));
+    }
 }
 
 fn attached(text: &mut String, status: &Value) {
@@ -110,6 +130,12 @@ fn troubles(status: &Value) -> Vec<String> {
     }
     if let Some(reason) = status["shipping"]["not_removed"].as_str() {
         found.push(format!("warning: {reason}"));
+    }
+    for one in status["credentials"].as_array().into_iter().flatten() {
+        if let Some(error) = one["error"].as_str() {
+            let held = if one["state"] == "held" { "CANNOT REFRESH" } else { "REFUSING connections of" };
+            found.push(format!("{held} the credential {}: {error}", plain(&one["name"])));
+        }
     }
     if status["serving"] == false && !kernel.is_null() {
         found.push(
@@ -241,6 +267,24 @@ mod tests {
         assert!(text.starts_with("REFUSING new commands: the disk is full\nOVERFLOW"), "{text}");
         // Everything is in the long form.
         assert!(tree(&answer).contains("max bytes: 4294967296"));
+    }
+
+    #[test]
+    fn credentials_are_told_with_their_troubles() {
+        let answer = json!({"serving": true, "credentials": [
+            {"name": "a", "source": "file /a", "state": "not_asked_yet"},
+            {"name": "b", "source": "Vault x", "state": "held", "refreshed": "T1", "refresh": "T2", "expires": "T3"},
+            {"name": "c", "source": "program /c", "state": "cannot_be_had", "failed": "T4", "error": "it is gone"},
+        ]});
+        let text = status(&answer);
+        assert!(text.starts_with("REFUSING connections of the credential c: it is gone\n"), "{text}");
+        for part in [
+            "credential a: not asked yet (file /a)",
+            " b: held, since T1, asked for again at T2, expires at T3 (Vault x)",
+            " c: cannot be had, failed last at T4 (program /c)",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
     }
 
     #[test]

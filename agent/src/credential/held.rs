@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::CredentialError;
 use super::secret::Secret;
 use super::source::{Fetched, Source, SourceError, Stamp, Validity};
@@ -52,6 +54,8 @@ pub(super) struct Held {
     source: Arc<Source>,
     /// Never locked while anything is waited for.
     current: Mutex<Option<Current>>,
+    /// When the source last failed, and how, as long as it has not been asked with success again.
+    trouble: Mutex<Option<(jiff::Timestamp, SourceError)>>,
     /// Locked while the source is asked, so that it is asked once for all who wait; holds its last failure.
     asking: tokio::sync::Mutex<Option<(Instant, SourceError)>>,
 }
@@ -62,6 +66,18 @@ struct Current {
     validity: Validity,
     /// Of the file, from before it was read.
     stamp: Option<Stamp>,
+    /// When it was fetched, or renewed.
+    since: jiff::Timestamp,
+}
+
+/// What asking a source once has shown.
+#[derive(Debug)]
+pub(super) struct Tried {
+    /// Whom the agent would log in as.
+    pub(super) user: String,
+    pub(super) validity: Validity,
+    /// A login was made for it that could not be ended again.
+    pub(super) left_behind: bool,
 }
 
 impl Current {
@@ -76,7 +92,57 @@ impl Current {
 
 impl Held {
     pub(super) fn new(name: Arc<str>, user: Option<String>, source: Source) -> Self {
-        Self { name, user, source: Arc::new(source), current: Mutex::default(), asking: Default::default() }
+        Self {
+            name,
+            user,
+            source: Arc::new(source),
+            current: Mutex::default(),
+            trouble: Mutex::default(),
+            asking: Default::default(),
+        }
+    }
+
+    /// Where it comes from.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Asks the source once and keeps nothing. Blocks.
+    pub(super) fn try_once(&self) -> Result<Tried, CredentialError> {
+        let fetched = self.source.fetch();
+        let left_behind = !self.source.give_back();
+        let Fetched { user, validity, .. } = fetched.map_err(|error| self.error(error))?;
+        let user = self.user.clone().or(user);
+        let user = user.ok_or_else(|| CredentialError::NoUser { name: Arc::clone(&self.name) })?;
+        Ok(Tried { user, validity, left_behind })
+    }
+
+    /// How it is, for `interlock status`.
+    pub(super) fn status(&self) -> Value {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let current = self.current();
+        let state = match &current {
+            Some(current) if !current.expired() => "held",
+            _ if trouble.is_some() => "cannot_be_had",
+            Some(_) => "expired",
+            None => "not_asked_yet",
+        };
+        let later = |at: Option<Instant>| {
+            let left = at?.saturating_duration_since(Instant::now());
+            jiff::Timestamp::now().checked_add(left).ok().map(|at| format!("{at:.0}"))
+        };
+        let validity = current.as_ref().map(|current| current.validity);
+        json!({
+            "name": self.name,
+            "source": self.source.to_string(),
+            "state": state,
+            "login_user": current.as_ref().map(|current| &current.login.user).or(self.user.as_ref()),
+            "refreshed": current.as_ref().map(|current| format!("{:.0}", current.since)),
+            "refresh": validity.and_then(|validity| later(validity.refresh)),
+            "expires": validity.and_then(|validity| later(validity.expires)),
+            "error": trouble.as_ref().map(|(_, error)| error.to_string()),
+            "failed": trouble.as_ref().map(|(at, _)| format!("{at:.0}")),
+        })
     }
 
     fn current(&self) -> Option<Current> {
@@ -143,6 +209,7 @@ impl Held {
                 let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(current) = current.as_mut() {
                     current.validity = validity;
+                    current.since = jiff::Timestamp::now();
                 }
                 return Ok(());
             }
@@ -168,6 +235,7 @@ impl Held {
             Ok((_, Err(error))) => {
                 tracing::warn!(credential = %self.name, source = %self.source, %error, "a password cannot be had");
                 *failed = Some((Instant::now(), error.clone()));
+                self.note(Some(&error));
                 return Err(self.error(error));
             }
             Err(_) => {
@@ -196,8 +264,16 @@ impl Held {
             }
         };
         *failed = None;
-        *current = Some(Current { login: Arc::clone(&login), validity, stamp });
+        self.note(None);
+        *current =
+            Some(Current { login: Arc::clone(&login), validity, stamp, since: jiff::Timestamp::now() });
         Ok(login)
+    }
+
+    /// Notes for `interlock status` how asking the source went.
+    fn note(&self, error: Option<&SourceError>) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        *trouble = error.map(|error| (jiff::Timestamp::now(), error.clone()));
     }
 
     fn error(&self, error: SourceError) -> CredentialError {

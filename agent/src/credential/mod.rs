@@ -5,6 +5,8 @@
 //! `FlowCredentials::find` once it knows the user, then `Credential::login`. See
 //! `docs/credentials.md`.
 
+mod check;
+pub(crate) mod cli;
 mod config;
 mod held;
 pub(crate) mod secret;
@@ -103,20 +105,18 @@ impl Credentials {
             check_configuration(file)?;
         }
         let mut loaded = Self::default();
-        for one in config {
+        for (index, one) in config.iter().enumerate() {
             let told = |message: String| anyhow::anyhow!("credential {:?}: {message}", one.name);
             check_name(&one.name)?;
-            if loaded.all.iter().any(|other| *other.name == *one.name) {
-                return Err(told("another one has the same name; choose a name for each".to_owned()));
+            if config.iter().take(index).any(|other| other.name == one.name) {
+                return Err(told(SAME_NAME.to_owned()));
             }
-            if let Some(broad) = loaded.all.iter().find(|other| other.config.covers(one)) {
-                warnings.push(format!(
-                    "credential {:?} is never used: {:?} before it takes all of its connections",
-                    one.name, broad.name
-                ));
+            if let Some(broad) = shadowing(config, index) {
+                warnings.push(format!("credential {:?} {}", one.name, never_used(broad)));
             }
             let mut noted = Vec::new();
             let (credential, entries) = Credential::new(one, &mut noted).map_err(told)?;
+            credential.look_at_file(&mut noted).map_err(told)?;
             warnings.extend(noted.iter().map(|note| format!("credential {:?}: {note}", one.name)));
             loaded.all.push(Arc::new(credential));
             for entry in entries {
@@ -156,6 +156,11 @@ impl Credentials {
         FlowCredentials(self.all.iter().filter_map(candidate).collect())
     }
 
+    /// How each is, in order: name, source, state, times and the last error, never a secret.
+    pub fn status(&self) -> serde_json::Value {
+        self.all.iter().map(|credential| credential.held.status()).collect()
+    }
+
     /// Fetches what takes a while to fetch before it is needed, and again before it expires. Ends never.
     pub async fn keep_fresh(&self) {
         let mut tasks = tokio::task::JoinSet::new();
@@ -166,6 +171,18 @@ impl Credentials {
         while tasks.join_next().await.is_some() {}
         std::future::pending::<()>().await;
     }
+}
+
+const SAME_NAME: &str = "another one has the same name; choose a name for each";
+
+/// The entry that takes all of the connections that this one is for.
+fn shadowing(config: &[CredentialConfig], index: usize) -> Option<&CredentialConfig> {
+    let one = config.get(index)?;
+    config.iter().take(index).find(|other| other.covers(one))
+}
+
+fn never_used(broad: &CredentialConfig) -> String {
+    format!("is never used: {:?} before it takes all of its connections", broad.name)
 }
 
 /// Who can change the configuration can have the agent send passwords anywhere.
@@ -224,14 +241,6 @@ impl Credential {
         let entries: Vec<Entry> =
             config.subjects.iter().map(|subject| subject.entry(warnings)).collect::<Result<_, _>>()?;
         let source = Source::new(&config.login.password).map_err(|error| error.to_string())?;
-        if matches!(source, Source::File(_)) {
-            // The others are asked in the background.
-            match source.fetch() {
-                Ok(_) => {}
-                Err(error) if error.forbidden => return Err(error.to_string()),
-                Err(error) => warnings.push(format!("{error}; until then its connections are refused")),
-            }
-        }
         let mut mock_key = [0; KEY];
         interlock_recording::fill_random(&mut mock_key).map_err(|error| error.to_string())?;
         let name: Arc<str> = config.name.as_str().into();
@@ -244,6 +253,18 @@ impl Credential {
             config: config.clone(),
         };
         Ok((credential, entries))
+    }
+
+    /// Files can be looked at at once; other sources are asked in the background.
+    fn look_at_file(&self, warnings: &mut Vec<String>) -> Result<(), String> {
+        if matches!(self.held.source(), Source::File(_)) {
+            match self.held.source().fetch() {
+                Ok(_) => {}
+                Err(error) if error.forbidden => return Err(error.to_string()),
+                Err(error) => warnings.push(format!("{error}; until then its connections are refused")),
+            }
+        }
+        Ok(())
     }
 
     /// Its name.

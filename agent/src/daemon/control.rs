@@ -82,6 +82,7 @@ impl Agent {
                 "commands": count(&self.counts.commands),
                 "refused": count(&self.counts.refused),
             },
+            "credentials": self.credentials.status(),
             "interception": interception,
             "recording": recording,
             "shipping": shipping,

@@ -3,6 +3,7 @@
 //! [`Reader::subject`] is called as soon as a flow is accepted, while the process is (nearly always)
 //! still there. What the kernel side noted at connect() needs no /proc and holds even if it is not.
 
+mod ancestors;
 mod cgroup;
 mod ci;
 mod hash;

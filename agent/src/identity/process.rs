@@ -11,7 +11,8 @@ use procfs::process::Process;
 
 use crate::intercept::{FlowProcess, Program, Resolver};
 
-use super::{Ancestor, Ci, Subject, cgroup, ci, hash::Hashes, secrets, users};
+use super::ancestors::{Ancestors, Stat};
+use super::{Ci, Subject, cgroup, ci, hash::Hashes, secrets, users};
 
 /// Longest command line that is kept, in bytes and in arguments.
 const MAX_ARGV: (usize, usize) = (16 << 10, 256);
@@ -20,17 +21,17 @@ const MAX_ARGV: (usize, usize) = (16 << 10, 256);
 /// `prctl(PR_SET_MM_MAP)` makes all of its memory its environment.
 const MAX_MEMORY: u64 = 128 << 10;
 
+/// As long as most command lines and environments are, in bytes.
+const USUAL_MEMORY: usize = 8 << 10;
+
 /// How long the mount table is taken to be as it was.
 const MOUNTS: Duration = Duration::from_secs(1);
-
-/// Most ancestors that are followed.
-const MAX_ANCESTORS: usize = 32;
 
 /// Most programs that are remembered as they began.
 const MAX_PROGRAMS: usize = 8192;
 
 /// Nanoseconds per clock tick of /proc/PID/stat's start time.
-const TICK_NS: u64 = 1_000_000_000 / 100;
+pub(super) const TICK_NS: u64 = 1_000_000_000 / 100;
 
 /// What the kernel side noted when the process called connect(). It is there even if the process is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -56,6 +57,7 @@ pub struct Reader {
     hashes: Hashes,
     names: users::Names,
     mounts: Mutex<Option<(Instant, Arc<Resolver>)>>,
+    pub(super) ancestors: Ancestors,
     /// What the kernel side told of programs as they began, by process id.
     programs: Mutex<HashMap<u32, Began>>,
 }
@@ -97,8 +99,14 @@ impl Reader {
             hashes: Hashes::default(),
             names: users::Names::default(),
             mounts: Mutex::default(),
+            ancestors: Ancestors::default(),
             programs: Mutex::default(),
         }
+    }
+
+    /// What the kernel side knows of the program of a process.
+    pub(super) fn program(&self, pid: u32) -> Option<Program> {
+        (self.kernel)(pid)
     }
 
     /// The mount table, by which files are told apart.
@@ -115,7 +123,7 @@ impl Reader {
     }
 
     /// Whether a path of this host is the file that the kernel saw.
-    fn is_file(&self, path: &Path, seen: Option<interlock_agent_common::FileId>) -> bool {
+    pub(super) fn is_file(&self, path: &Path, seen: Option<interlock_agent_common::FileId>) -> bool {
         let found = self.resolver().and_then(|resolver| resolver.resolve(path));
         path.is_absolute() && seen.is_some() && found.ok() == seen
     }
@@ -209,30 +217,6 @@ impl Reader {
         i32::try_from(began.parent).ok()
     }
 
-    /// Follows the ancestors from `parent` on.
-    fn parents(&self, mut parent: i32, subject: &mut Subject) {
-        while parent > 0 && subject.ancestors.len() < MAX_ANCESTORS {
-            let Ok(process) = Process::new(parent) else { break };
-            let Ok(stat) = process.stat() else { break };
-            let program = (self.kernel)(parent.unsigned_abs())
-                .filter(|program| program.start_time_ns / TICK_NS == stat.starttime);
-            let exe = process.exe().ok().filter(|exe| self.is_file(exe, program.and_then(|p| p.exe)));
-            subject.ancestors.push(Ancestor {
-                pid: parent.unsigned_abs(),
-                uid: process.status().map_or(u32::MAX, |status| status.ruid),
-                exe: exe.unwrap_or_default(),
-                argv: arguments(command_line(parent).unwrap_or_default()),
-            });
-            // A job's children may have cleared their environment; the nearest that names it counts.
-            if subject.ci.system.is_empty()
-                && let Some(job) = ci_of(&process)
-            {
-                subject.ci = job;
-            }
-            parent = stat.ppid;
-        }
-    }
-
     fn read(&self, process: &Process, known: &Known, subject: &mut Subject) {
         let mut missing = BTreeSet::new();
         let pid = process.pid;
@@ -287,7 +271,7 @@ impl Reader {
             Ok(environment) => subject.ci = ci::from_environment(&environment).unwrap_or_default(),
             Err(_) => drop(missing.insert("environment")),
         }
-        self.parents(process.stat().map_or(0, |stat| stat.ppid), subject);
+        self.parents(Stat::of(pid).map_or(0, |stat| stat.parent), subject);
         subject.missing.extend(missing.into_iter().map(str::to_owned));
     }
 
@@ -310,12 +294,13 @@ impl Began {
 
 /// The process, if it is still the one that connected.
 fn same_process(known: &Known) -> Option<Process> {
-    let process = Process::new(i32::try_from(known.pid).ok()?).ok()?;
-    let stat = process.stat().ok()?;
-    (known.start_time_ns == 0 || stat.starttime == known.start_time_ns / TICK_NS).then_some(process)
+    let pid = i32::try_from(known.pid).ok()?;
+    let process = Process::new(pid).ok()?;
+    let stat = Stat::of(pid).ok()?;
+    (known.start_time_ns == 0 || stat.start == known.start_time_ns / TICK_NS).then_some(process)
 }
 
-fn arguments(mut argv: Vec<String>) -> Vec<String> {
+pub(super) fn arguments(mut argv: Vec<String>) -> Vec<String> {
     argv.truncate(MAX_ARGV.1);
     let mut argv = secrets::mask_arguments(argv);
     let mut left = MAX_ARGV.0;
@@ -369,18 +354,20 @@ fn audit_id(pid: i32, name: &str) -> Option<u32> {
     text.trim().parse().ok().filter(|id| *id != u32::MAX)
 }
 
-fn ci_of(process: &Process) -> Option<Ci> {
-    ci::from_environment(&memory(process.pid, "environ").ok()?)
+pub(super) fn ci_of(pid: i32) -> Option<Ci> {
+    ci::from_environment(&memory(pid, "environ").ok()?)
 }
 
 /// The beginning of what a file in /proc shows of a process's memory.
-fn memory(pid: i32, name: &str) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+pub(super) fn memory(pid: i32, name: &str) -> io::Result<Vec<u8>> {
+    // Room for most at once: nothing tells the size beforehand, and each read costs a look at the memory
+    // of the other process.
+    let mut bytes = Vec::with_capacity(USUAL_MEMORY);
     File::open(format!("/proc/{pid}/{name}"))?.take(MAX_MEMORY).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn command_line(pid: i32) -> io::Result<Vec<String>> {
+pub(super) fn command_line(pid: i32) -> io::Result<Vec<String>> {
     let line = memory(pid, "cmdline")?;
     let line = line.strip_suffix(&[0]).unwrap_or(&line);
     if line.is_empty() {

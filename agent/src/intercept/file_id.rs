@@ -2,12 +2,12 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd as _},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
     path::Path,
 };
 
 use interlock_agent_common::FileId;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 
 use super::sys::{self, Mount};
 
@@ -33,18 +33,46 @@ impl Resolver {
     /// An open regular file.
     pub(crate) fn identify(&self, file: impl AsFd) -> io::Result<FileId> {
         let file = file.as_fd();
-        let stat = rustix::fs::fstat(file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MNT_ID;
+        let stat = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
+        if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
-        let mount: Option<u64> =
-            info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+        // From 5.8 on in one call.
+        let mount = match StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID) {
+            true => Some(stat.stx_mnt_id),
+            false => mount_by_proc(file)?,
+        };
         let device = self.mounts.iter().find(|found| Some(found.id) == mount).map_or_else(
             // A mount of another namespace: the best that is left.
-            || u64::from(rustix::fs::major(stat.st_dev)) << 20 | u64::from(rustix::fs::minor(stat.st_dev)),
+            || u64::from(stat.stx_dev_major) << 20 | u64::from(stat.stx_dev_minor),
             |found| found.device,
         );
-        Ok(FileId { ino: stat.st_ino, dev: device })
+        Ok(FileId { ino: stat.stx_ino, dev: device })
+    }
+}
+
+/// The number of the mount that an open file is on.
+fn mount_by_proc(file: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    Ok(info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_tell_the_same_mount() {
+        let resolver = Resolver::new().unwrap();
+        for path in ["/proc/self/status", "/etc/passwd"] {
+            let file = fs::File::open(path).unwrap();
+            let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).unwrap();
+            let mount = mount_by_proc(file.as_fd()).unwrap();
+            assert!(resolver.mounts.iter().any(|known| Some(known.id) == mount), "{path}");
+            if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
+                assert_eq!(Some(stat.stx_mnt_id), mount, "{path}");
+            }
+        }
     }
 }

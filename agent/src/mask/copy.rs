@@ -174,18 +174,21 @@ impl CopyMasker {
 
     /// The end of the first line, its newline included. Goes on where the last search stopped.
     fn line_end(&mut self, data: &[u8]) -> Option<usize> {
-        let csv = self.format == CopyFormat::Csv;
-        for (at, byte) in data.iter().enumerate().skip(self.searched) {
-            if csv {
-                if self.escaped {
-                    self.escaped = false;
-                } else if self.quoted && *byte == self.escape && self.escape != self.quote {
-                    self.escaped = true;
-                } else if *byte == self.quote {
-                    self.quoted = !self.quoted;
-                }
-            }
+        if self.format != CopyFormat::Csv {
             // Text has its newlines escaped as letters; a backslash before a real one is as good as none.
+            let found = memchr::memchr(b'\n', data.get(self.searched..).unwrap_or_default());
+            let end = found.map(|at| self.searched + at + 1);
+            self.searched = if end.is_some() { 0 } else { data.len() };
+            return end;
+        }
+        for (at, byte) in data.iter().enumerate().skip(self.searched) {
+            if self.escaped {
+                self.escaped = false;
+            } else if self.quoted && *byte == self.escape && self.escape != self.quote {
+                self.escaped = true;
+            } else if *byte == self.quote {
+                self.quoted = !self.quoted;
+            }
             if *byte == b'\n' && !self.quoted {
                 (self.searched, self.escaped) = (0, false);
                 return Some(at + 1);
@@ -233,23 +236,30 @@ impl CopyMasker {
 
     /// Where the first field of a line ends.
     fn field_end(&self, line: &[u8]) -> usize {
-        let csv = self.format == CopyFormat::Csv;
+        if self.format != CopyFormat::Csv {
+            let mut at = 0;
+            while let Some(found) = memchr::memchr2(self.delimiter, b'\\', line.get(at..).unwrap_or_default())
+            {
+                at += found;
+                // A backslash comes first where both are the same, and takes the next byte with it.
+                if line.get(at) != Some(&b'\\') {
+                    return at;
+                }
+                at += 2;
+            }
+            return line.len();
+        }
         let (mut quoted, mut escaped) = (false, false);
         let end = line.iter().position(|byte| {
             if escaped {
                 escaped = false;
                 return false;
             }
-            if csv {
-                if quoted && *byte == self.escape && self.escape != self.quote {
-                    escaped = true;
-                    return false;
-                }
-                quoted ^= *byte == self.quote;
-            } else if *byte == b'\\' {
+            if quoted && *byte == self.escape && self.escape != self.quote {
                 escaped = true;
                 return false;
             }
+            quoted ^= *byte == self.quote;
             *byte == self.delimiter && !quoted
         });
         end.unwrap_or(line.len())

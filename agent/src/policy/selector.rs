@@ -4,6 +4,7 @@
 //! the same in both.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::file::{Process, Target};
 use super::pattern::{Text, text_covers};
 use super::problem::Severity;
 use super::select::{self, Accounts};
+use super::values::Ports;
 use super::yaml::Node;
 use super::{Destination, Hosts};
 use crate::intercept::Entry;
@@ -99,6 +101,32 @@ impl Selector<Target> {
         same_or_any(broad.host.is_some(), broad.host == narrow.host)
             && same_or_any(broad.cidr.is_some(), broad.cidr == narrow.cidr)
             && same_or_any(broad.port.is_some(), broad.port == narrow.port)
+    }
+}
+
+impl fmt::Display for Selector<Target> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = &self.0.value;
+        let ports = |ports: &Ports| match (ports.first, ports.last) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
+        let list = |items: Vec<String>| items.join(", ");
+        let host = target.host.as_ref().map(|host| host.0.clone());
+        let nets =
+            target.cidr.as_ref().map(|nets| list(nets.0.iter().map(|net| net.0.to_string()).collect()));
+        let ports =
+            target.port.as_ref().map(|all| format!("port {}", list(all.0.iter().map(ports).collect())));
+        let protocol = target.protocol.map(|protocol| protocol.word().to_owned());
+        let parts: Vec<String> = [host, nets, ports, protocol].into_iter().flatten().collect();
+        f.write_str(&parts.join(" "))
+    }
+}
+
+impl fmt::Display for Selector<OneOrMany<Text>> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let patterns: Vec<&str> = self.0.value.0.iter().map(Text::pattern).collect();
+        f.write_str(&patterns.join(", "))
     }
 }
 

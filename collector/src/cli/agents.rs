@@ -4,13 +4,11 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use interlock_recording::json;
-use interlock_recording::ledger::proto::HostRevoked;
-use interlock_recording::ledger::proto::entry::Body;
 
-use super::{actor, output};
+use super::{actor, by, output};
 use crate::config::Config;
-use crate::serve;
 use crate::store::Agent;
+use crate::{administer, serve};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -31,7 +29,7 @@ pub(super) enum Command {
 }
 
 /// The one agent that is meant.
-fn find<'a>(agents: &'a [Agent], host: &str) -> anyhow::Result<&'a Agent> {
+pub(super) fn find<'a>(agents: &'a [Agent], host: &str) -> anyhow::Result<&'a Agent> {
     let mut found = agents.iter().filter(|agent| agent.host.starts_with(host) || agent.name == host);
     let first = found.next();
     let first = first.ok_or_else(|| {
@@ -106,19 +104,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
         Command::Revoke { host, reason } => {
             let agent = find(&agents, &host)?;
             anyhow::ensure!(agent.active, "{} is revoked already", agent.name);
-            let key = interlock_recording::PublicKey::from_bytes(&agent.public_key)
-                .ok_or_else(|| anyhow::anyhow!("the database holds no key of this host"))?;
-            let mut write = store.write().await?;
-            write.revoke_agent(&agent.host).await?;
-            write
-                .append(vec![Body::HostRevoked(HostRevoked {
-                    host: key.fingerprint().to_vec(),
-                    reason: reason.clone(),
-                    who: actor(),
-                })])
-                .await?;
-            write.audit(&actor(), "agent.revoke", &agent.host, &reason, "").await?;
-            write.commit().await?;
+            administer::revoke_agent(&parts.intake, by(&actor()), &agent.host, &reason).await?;
             output::print(&format!("{} ({}) is revoked\n", agent.name, agent.host));
             Ok(ExitCode::SUCCESS)
         }

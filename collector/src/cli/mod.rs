@@ -1,6 +1,8 @@
 //! The command line.
 
 mod agents;
+mod evidence;
+mod holds;
 mod ledger;
 mod output;
 mod tokens;
@@ -10,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::administer::By;
 use crate::config::{Config, DEFAULT_PATH};
 
 /// Receives the recordings of Interlock's agents, keeps them, proves them whole, and shows them to
@@ -59,6 +62,11 @@ enum Command {
     /// Show and check the ledger: the append-only log over all that was taken in.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Set, list and release legal holds.
+    #[command(subcommand)]
+    Holds(holds::Command),
+    /// Write an evidence bundle: sessions with all that proves them, in one file.
+    Evidence(evidence::Evidence),
     /// Check everything that is kept against the ledger. The same as `ledger verify`.
     Verify(ledger::Verify),
     /// Print the configuration's JSON Schema.
@@ -115,6 +123,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tokens(command) => tokens::run(&config, command).await,
         Command::Agents(command) => agents::run(&config, command).await,
         Command::Ledger(command) => ledger::run(&config, command).await,
+        Command::Holds(command) => holds::run(&config, command).await,
+        Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
         Command::Schema | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
     }
@@ -127,6 +137,10 @@ fn actor() -> String {
         Ok(user) if uid == 0 => format!("uid 0 (sudo by {user})"),
         _ => format!("uid {uid}"),
     }
+}
+
+fn by(who: &str) -> By<'_> {
+    By { who, address: "" }
 }
 
 #[cfg(test)]

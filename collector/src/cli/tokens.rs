@@ -4,12 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use interlock_shipping::Token;
 
-use super::{actor, output};
+use super::{actor, by, output};
 use crate::config::Config;
-use crate::serve;
 use crate::store::now_ns;
+use crate::{administer, serve};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -62,20 +61,9 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
     let store = &parts.intake.store;
     match command {
         Command::Create { label, uses, valid, json } => {
-            let mut secret = [0; 24];
-            interlock_recording::fill_random(&mut secret)?;
-            let token = Token::new(&secret, parts.intake.authority.fingerprint());
-            let expires_ns = now_ns().saturating_add(i64::try_from(valid.as_nanos())?);
-            let mut write = store.write().await?;
-            write.add_enrolment_token(&token.secret, &label, &actor(), expires_ns, uses).await?;
-            write.audit(&actor(), "enrolment_token.create", &label, &format!("uses {uses}"), "").await?;
-            write.commit().await?;
-            let names = serve::names(config);
-            let name = names.last().map_or("localhost", String::as_str);
-            let url = match name.parse::<std::net::Ipv6Addr>() {
-                Ok(address) => format!("https://[{address}]:{}", config.agents.listen.port()),
-                Err(_) => format!("https://{name}:{}", config.agents.listen.port()),
-            };
+            let (token, expires_ns) =
+                administer::make_enrolment_token(&parts.intake, by(&actor()), &label, uses, valid).await?;
+            let url = serve::agents_url(config);
             if json {
                 let value = serde_json::json!({
                     "token": token.to_string(), "url": url, "expires": output::time(expires_ns), "uses": uses,

@@ -74,8 +74,8 @@ impl Connected {
         self.changed.subscribe()
     }
 
-    /// Says that something was taken in.
-    pub(super) fn change(&self) {
+    /// Says that something was taken in, or found.
+    pub(crate) fn change(&self) {
         self.changed.send_modify(|count| *count += 1);
     }
 }

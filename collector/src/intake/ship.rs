@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::enrol::{host_name, internal};
+use super::enrol::internal;
 use super::take::TakeError;
 use super::{Intake, Peer, PeerInfo};
 use crate::archive::Incoming;
@@ -150,7 +150,7 @@ impl Call<'_> {
         let mut write = self.intake.store.write().await.map_err(internal)?;
         let version: String = hello.version.chars().take(64).collect();
         let kernel: String = hello.kernel.chars().take(128).collect();
-        write.seen(self.host, &host_name(&hello.host_name), &version, &kernel).await.map_err(internal)?;
+        write.seen(self.host, &version, &kernel).await.map_err(internal)?;
         write.commit().await.map_err(internal)?;
         self.taken().await?;
 

@@ -206,27 +206,19 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Notes that an agent said hello.
+    /// Notes that an agent said hello. Its name stays the one that it was enrolled by: rules of retention go by
+    /// names, and a host is not to choose its rule.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn seen(
-        &mut self,
-        host: &str,
-        name: &str,
-        version: &str,
-        kernel: &str,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE agents SET last_seen_ns = $2, name = $3, version = $4, kernel = $5 WHERE host = $1",
-        )
-        .bind(host)
-        .bind(now_ns())
-        .bind(name)
-        .bind(version)
-        .bind(kernel)
-        .execute(self.on())
-        .await?;
+    pub async fn seen(&mut self, host: &str, version: &str, kernel: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agents SET last_seen_ns = $2, version = $3, kernel = $4 WHERE host = $1")
+            .bind(host)
+            .bind(now_ns())
+            .bind(version)
+            .bind(kernel)
+            .execute(self.on())
+            .await?;
         Ok(())
     }
 
@@ -278,6 +270,21 @@ impl Store {
                 .fetch_all(self.pool())
                 .await?;
         rows.iter().map(Agent::read).collect()
+    }
+
+    /// The ids of the hosts of this name, or whose id begins so; at most 100.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn hosts_called(&self, name: &str) -> Result<Vec<String>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT host FROM agents WHERE name = $1 OR ($2 >= 8 AND substr(host, 1, $2) = $1) LIMIT 100",
+        )
+        .bind(name)
+        .bind(name.len() as i64)
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
     /// One agent.

@@ -47,6 +47,7 @@ struct SessionChange {
     last_segment: i64,
     commands: i64,
     denied: i64,
+    held: i64,
     observed: i64,
     masked: i64,
     rows: i64,
@@ -158,10 +159,12 @@ impl Batch {
         let observed = observed.unwrap_or_default().to_owned();
         if let Some(session) = self.sessions.get_mut(&id) {
             session.commands += 1;
-            session.denied += i64::from(body.verdict != "allow");
+            session.denied += i64::from(body.verdict == "deny");
+            session.held += i64::from(body.verdict == "hold");
             session.observed += i64::from(matches!(observed.as_str(), "deny" | "hold"));
         }
         let rule = body.rule.as_deref().unwrap_or_default();
+        let would = body.observed.first().map_or("", |observed| observed.rule.as_str());
         let mut count = |rule: &str, verdict: &str, observed: bool| {
             let counted = self.rules.entry((clip(rule), clip(verdict), observed)).or_insert((0, at_ns));
             counted.0 += 1;
@@ -202,7 +205,7 @@ impl Batch {
             kind: clip(&kinds.join(" ")),
             verdict: clip(&body.verdict),
             observed: clip(&observed),
-            rule: clip(rule),
+            rule: clip(if rule.is_empty() { would } else { rule }),
             text: clip(&body.text),
             search: search.replace('\0', "\u{fffd}"),
             outcome: Outcome::default(),
@@ -378,8 +381,8 @@ impl Write<'_> {
         }
         sqlx::query(
             "UPDATE sessions SET last_segment = $3, last_event = $4, commands = commands + $5, \
-             denied = denied + $6, observed = observed + $7, masked_values = masked_values + $8, \
-             rows_returned = rows_returned + $9 WHERE id = $1 AND host = $2",
+             denied = denied + $6, held = held + $7, observed = observed + $8, \
+             masked_values = masked_values + $9, rows_returned = rows_returned + $10 WHERE id = $1 AND host = $2",
         )
         .bind(&id)
         .bind(host)
@@ -387,6 +390,7 @@ impl Write<'_> {
         .bind(change.last_event)
         .bind(change.commands)
         .bind(change.denied)
+        .bind(change.held)
         .bind(change.observed)
         .bind(change.masked)
         .bind(change.rows)

@@ -208,6 +208,21 @@ impl Store {
             .collect()
     }
 
+    /// The numbers of a host's entries that are about more than a segment that was taken.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn host_entries(&self, host: &str) -> Result<Vec<u64>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT number FROM ledger_entries WHERE host = $1 AND kind IN ('host_enrolled', 'host_revoked', \
+             'finding', 'tombstone') ORDER BY number",
+        )
+        .bind(host)
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(|row| number(row.try_get(0)?)).collect()
+    }
+
     /// The newest checkpoint, or the newest over at most `size` entries.
     ///
     /// # Errors

@@ -4,11 +4,23 @@
 //! where they differ ask [`Dialect`].
 
 mod agents;
+mod api_tokens;
+mod attempts;
+mod audit;
+mod commands;
+mod findings;
+mod holds;
 mod index;
 mod ledger;
+mod page;
 mod recording;
+mod retention;
+mod rules;
 mod schema;
+mod sessions;
+mod sign_ins;
 mod tokens;
+mod users;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -19,10 +31,21 @@ use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Executor as _, Row as _};
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use agents::{Agent, Enrolment, HealthReport};
+pub use api_tokens::{ApiToken, NewApiToken};
+pub use audit::{AuditEntry, AuditFilter};
+pub use commands::{CommandFilter, CommandItem};
+pub use findings::Finding;
+pub use holds::{Hold, NewHold};
 pub use index::Batch;
 pub use ledger::{LedgerStoreError, StoredEntry};
-pub use recording::{KeptSegment, LiveRun, SessionPlace, TakenSegment};
+pub use page::Page;
+pub use recording::{KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
+pub use retention::Expired;
+pub use rules::{HostEvent, RuleCount};
+pub use sessions::{SessionFilter, SessionItem};
+pub use sign_ins::{NewSignIn, SignIn};
 pub use tokens::{EnrolmentToken, TokenError};
+pub use users::{Credentials, User};
 
 /// The database failed.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +129,7 @@ impl Store {
                         connection
                             .execute(
                                 "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                                 PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;",
+                                 PRAGMA secure_delete = FAST; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;",
                             )
                             .await?;
                     }

@@ -155,6 +155,20 @@ impl Write<'_> {
         Ok(())
     }
 
+    /// Whether this has been found already, and nobody has acknowledged it.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn is_found(&mut self, kind: &str, detail: &str) -> Result<bool, StoreError> {
+        let row =
+            sqlx::query("SELECT 1 FROM findings WHERE kind = $1 AND detail = $2 AND acknowledged_ns IS NULL")
+                .bind(kind)
+                .bind(detail)
+                .fetch_optional(self.on())
+                .await?;
+        Ok(row.is_some())
+    }
+
     /// Writes down that something is wrong.
     ///
     /// # Errors
@@ -247,6 +261,10 @@ pub struct SessionPlace {
     pub last_segment: u64,
     /// Its first event.
     pub first_event: u64,
+    /// Its last event so far.
+    pub last_event: u64,
+    /// Its end was recorded.
+    pub ended: bool,
 }
 
 impl Store {
@@ -256,7 +274,10 @@ impl Store {
     /// The database fails.
     pub async fn session_place(&self, session: &str) -> Result<Option<SessionPlace>, StoreError> {
         let row =
-            sqlx::query("SELECT host, first_segment, last_segment, first_event FROM sessions WHERE id = $1")
+            sqlx::query(
+            "SELECT host, first_segment, last_segment, first_event, last_event, ended_ns IS NOT NULL FROM sessions \
+             WHERE id = $1",
+        )
                 .bind(session)
                 .fetch_optional(self.pool())
                 .await?;
@@ -266,6 +287,78 @@ impl Store {
             first_segment: number(row.try_get(1)?)?,
             last_segment: number(row.try_get(2)?)?,
             first_event: number(row.try_get(3)?)?,
+            last_event: number(row.try_get(4)?)?,
+            ended: row.try_get::<i64, _>(5)? != 0,
         }))
+    }
+
+    /// The segment in which the host's agent started next after `event`, once that has come in sealed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn next_start(&self, host: &str, event: u64) -> Result<Option<u64>, StoreError> {
+        let row = sqlx::query(
+            "SELECT s.number FROM host_events e JOIN segments s ON s.host = e.host AND s.first_index <= e.event \
+             AND e.event < s.first_index + s.events \
+             WHERE e.host = $1 AND e.event > $2 AND e.kind = 'agent_started' ORDER BY e.event LIMIT 1",
+        )
+        .bind(host)
+        .bind(i64::try_from(event).unwrap_or(i64::MAX))
+        .fetch_optional(self.pool())
+        .await?;
+        row.map(|row| number(row.try_get(0)?)).transpose()
+    }
+}
+
+impl Store {
+    /// How many commands of a session are indexed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn command_count(&self, session: &str) -> Result<i64, StoreError> {
+        let row = sqlx::query("SELECT COUNT(*) FROM commands WHERE session = $1")
+            .bind(session)
+            .fetch_one(self.pool());
+        Ok(row.await?.try_get(0)?)
+    }
+}
+
+/// What the collector holds in all.
+#[derive(Debug, Clone, Copy)]
+pub struct Totals {
+    /// Events that were taken in.
+    pub events: i64,
+    /// Segments that are kept.
+    pub segments: i64,
+    /// Bytes of them.
+    pub bytes: i64,
+    /// Entries in the ledger.
+    pub entries: i64,
+    /// Findings that nobody has acknowledged.
+    pub findings: i64,
+}
+
+impl Store {
+    /// What the collector holds in all.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn totals(&self) -> Result<Totals, StoreError> {
+        let row = sqlx::query(
+            "SELECT (SELECT CAST(COALESCE(SUM(live_index), 0) AS BIGINT) FROM agents), \
+             (SELECT COUNT(*) FROM segments WHERE state = 'kept'), \
+             (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM segments WHERE state = 'kept'), \
+             (SELECT COUNT(*) FROM ledger_entries), \
+             (SELECT COUNT(*) FROM findings WHERE acknowledged_ns IS NULL)",
+        )
+        .fetch_one(self.pool())
+        .await?;
+        Ok(Totals {
+            events: row.try_get(0)?,
+            segments: row.try_get(1)?,
+            bytes: row.try_get(2)?,
+            entries: row.try_get(3)?,
+            findings: row.try_get(4)?,
+        })
     }
 }

@@ -132,18 +132,25 @@ CREATE TABLE sessions (
     policy_hash TEXT NOT NULL,
     commands BIGINT NOT NULL,
     denied BIGINT NOT NULL,
+    held BIGINT NOT NULL DEFAULT 0,
     -- Commands that a rule in observe mode would have had refused or held.
     observed BIGINT NOT NULL,
     masked_values BIGINT NOT NULL,
     rows_returned BIGINT NOT NULL
 );
-CREATE INDEX sessions_by_time ON sessions (started_ns);
-CREATE INDEX sessions_by_host ON sessions (host, started_ns);
-CREATE INDEX sessions_by_user ON sessions (user_name, started_ns);
-CREATE INDEX sessions_by_db_user ON sessions (db_user, started_ns);
-CREATE INDEX sessions_by_database ON sessions (database_name, started_ns);
-CREATE INDEX sessions_with_denials ON sessions (started_ns) WHERE denied > 0;
-CREATE INDEX sessions_open ON sessions (host) WHERE ended_ns IS NULL;
+-- A session's id begins with the time it began (UUID version 7), so lists are ordered, cut by time and
+-- paged by the id alone, and each filter's index ends with it.
+CREATE INDEX sessions_by_host ON sessions (host, id);
+CREATE INDEX sessions_by_user ON sessions (user_name, id);
+CREATE INDEX sessions_by_db_user ON sessions (db_user, id);
+CREATE INDEX sessions_by_database ON sessions (database_name, id);
+CREATE INDEX sessions_by_exe ON sessions (exe, id);
+CREATE INDEX sessions_by_destination ON sessions (destination, id);
+CREATE INDEX sessions_by_names ON sessions (host_names, id);
+CREATE INDEX sessions_with_denials ON sessions (id) WHERE denied > 0;
+CREATE INDEX sessions_with_holds ON sessions (id) WHERE held > 0;
+CREATE INDEX sessions_open ON sessions (id) WHERE ended_ns IS NULL;
+CREATE INDEX sessions_open_by_host ON sessions (host) WHERE ended_ns IS NULL;
 
 CREATE TABLE commands (
     id {serial},
@@ -161,6 +168,7 @@ CREATE TABLE commands (
     verdict TEXT NOT NULL,
     -- The verdict that a rule in observe mode would have given; empty when none matched.
     observed TEXT NOT NULL,
+    -- The rule that decided; when none did, the first one in observe mode that matched.
     rule TEXT NOT NULL,
     text TEXT NOT NULL,
     -- What full-text search reads: the text, objects and rules.
@@ -174,8 +182,14 @@ CREATE TABLE commands (
 CREATE UNIQUE INDEX commands_by_event ON commands (host, event);
 CREATE INDEX commands_by_session ON commands (session, number);
 CREATE INDEX commands_by_time ON commands (at_ns);
-CREATE INDEX commands_by_rule ON commands (rule, at_ns);
-CREATE INDEX commands_refused ON commands (at_ns) WHERE verdict <> 'allow';
+CREATE INDEX commands_by_rule ON commands (rule, at_ns) WHERE rule <> '';
+CREATE INDEX commands_refused ON commands (verdict, at_ns) WHERE verdict <> 'allow';
+CREATE INDEX commands_observed ON commands (observed, at_ns) WHERE observed <> '';
+-- Which sessions a rule or a verdict stands in, without visiting the commands.
+CREATE INDEX sessions_of_rules ON commands (rule, session) WHERE rule <> '';
+CREATE INDEX sessions_of_rules_by_verdict ON commands (rule, verdict, session) WHERE rule <> '';
+CREATE INDEX sessions_refused ON commands (verdict, session) WHERE verdict <> 'allow';
+CREATE INDEX sessions_observed ON commands (observed, session) WHERE observed <> '';
 
 -- How often each rule decided.
 CREATE TABLE rule_counts (
@@ -242,6 +256,8 @@ CREATE TABLE users (
     -- active, disabled
     state TEXT NOT NULL,
     totp_secret TEXT,
+    -- One that was shown but not confirmed by a code yet.
+    totp_pending TEXT,
     -- The last time step whose code was used, so that none is used twice.
     totp_step BIGINT NOT NULL,
     created_ns BIGINT NOT NULL,
@@ -260,6 +276,13 @@ CREATE TABLE sign_ins (
     user_agent TEXT NOT NULL
 );
 CREATE INDEX sign_ins_by_user ON sign_ins (user_name);
+
+-- Failed sign-ins in a row, by account and by address (as hashes), so that guessing is slow.
+CREATE TABLE attempts (
+    key TEXT PRIMARY KEY,
+    count BIGINT NOT NULL,
+    since_ns BIGINT NOT NULL
+);
 
 CREATE TABLE api_tokens (
     token_sha256 TEXT PRIMARY KEY,
@@ -283,6 +306,8 @@ CREATE TABLE audit (
     address TEXT NOT NULL
 );
 CREATE INDEX audit_by_time ON audit (at_ns);
+CREATE INDEX audit_by_actor ON audit (actor, id);
+CREATE INDEX audit_by_action ON audit (action, id);
 
 CREATE TABLE legal_holds (
     id {serial},

@@ -71,6 +71,10 @@ pub enum ProblemKind {
     Signature,
     /// A file cannot be read.
     Unreadable,
+    /// A proof does not show what it should.
+    Proof,
+    /// Something is there that does not belong there.
+    Unexpected,
 }
 
 /// A recording could not be verified at all.

@@ -9,6 +9,9 @@ use zeroize::Zeroizing;
 
 use super::{Fetched, MAX_SECRET, SourceError, Validity, password, without_newline};
 
+/// Where systemd keeps the credentials of the agent's unit.
+const UNITS_CREDENTIALS: &str = "/run/credentials/interlock.service";
+
 /// A file that holds a password.
 #[derive(Debug)]
 pub(in super::super) struct File(PathBuf);
@@ -58,13 +61,16 @@ impl File {
                 "write the name that stands before the colon in LoadCredential=",
             ));
         }
-        let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+        let own = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        // Who checks by hand what the agent's unit has is not started by systemd.
+        let units = || Some(PathBuf::from(UNITS_CREDENTIALS)).filter(|directory| directory.is_dir());
+        let directory = own.or_else(units).ok_or_else(|| {
             SourceError::forbidden(
                 format!("the systemd credential {name} cannot be had: the agent was started without any"),
                 format!("set LoadCredential={name}:/path in a drop-in of interlock.service"),
             )
         })?;
-        Self::new(&Path::new(&directory).join(name))
+        Self::new(&directory.join(name))
     }
 
     pub(super) fn path(&self) -> &Path {

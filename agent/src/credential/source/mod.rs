@@ -120,6 +120,15 @@ impl Source {
         }
     }
 
+    /// Ends what was fetched only to see whether it can be. `false` when something of it is left that ends
+    /// by itself later. Blocks.
+    pub(super) fn give_back(&self) -> bool {
+        match self {
+            Self::Vault(vault) => vault.give_back(),
+            Self::File(_) | Self::Exec(_) | Self::Aws(_) => true,
+        }
+    }
+
     /// What tells one state of a file from another; `None` of other sources. Costs a system call.
     pub(super) fn stamp(&self) -> Option<Stamp> {
         match self {

@@ -166,6 +166,25 @@ impl Vault {
         (lasts > whole / 2).then_some(validity)
     }
 
+    /// Ends what was fetched only to see whether it can be: the token of an AppRole, and with it what was
+    /// made by it; else the lease. `false` when something is left that ends by itself later.
+    pub(super) fn give_back(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let lease = state.lease.take();
+        if let Some(token) = state.token.take()
+            && let Ok(value) = std::str::from_utf8(token.value.expose())
+        {
+            let answer = self.send("POST", "/v1/auth/token/revoke-self", Some(value), Some(b"{}"));
+            return answer.is_ok_and(|answer| answer.status < 300);
+        }
+        let Some(lease) = lease else { return true };
+        let body = json!({ "lease_id": lease.id }).to_string();
+        let answer = self.with_token(&mut state, |token| {
+            self.send("PUT", "/v1/sys/leases/revoke", Some(token), Some(body.as_bytes()))
+        });
+        answer.is_ok_and(|answer| answer.status < 300)
+    }
+
     /// Runs `ask` with a token that is good for a while.
     fn with_token(
         &self,

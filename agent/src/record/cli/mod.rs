@@ -19,16 +19,13 @@ use interlock_recording::log::{self, Reader};
 use interlock_recording::proto::event::Body;
 use interlock_recording::query::{self, Filter, Picker, Summary};
 use interlock_recording::shipped::{self, SHIPPED};
-use interlock_recording::text::{SafeJson, printable};
-use interlock_recording::{PublicKey, Report, SessionId, SignedFileError, csv, json};
-use serde::Serialize;
+use interlock_recording::text::printable;
+use interlock_recording::{PublicKey, SessionId, SignedFileError, csv, json};
 
 use super::{KEYS, SESSIONS};
-use crate::cli::output;
+use crate::cli::output::{self, json_line};
+use crate::cli::verify::{UNVERIFIED, tell_recording};
 use crate::config::Config;
-
-/// Exit code of `verify` when it cannot tell. 2 is wrong usage everywhere.
-const UNVERIFIED: u8 = 3;
 
 /// Read, replay, export and verify recordings.
 #[derive(Debug, clap::Args)]
@@ -321,13 +318,6 @@ impl Complaints {
     }
 }
 
-fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
-    let mut line = Vec::new();
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut line, SafeJson))?;
-    line.push(b'\n');
-    Ok(output.write_all(&line)?)
-}
-
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -493,45 +483,7 @@ fn verify(output: &mut impl Write, state: &Path, key: Option<&Path>, json: bool)
     if json {
         json_line(output, &report)?;
     } else {
-        tell(output, &report)?;
+        tell_recording(output, &report)?;
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn tell(output: &mut impl Write, report: &Report) -> io::Result<()> {
-    for problem in &report.problems {
-        let word = serde_json::to_value(problem.kind).ok();
-        write!(output, "{}", word.as_ref().and_then(|word| word.as_str()).unwrap_or_default())?;
-        if let Some(file) = &problem.file {
-            write!(output, "  {}", printable(file))?;
-        }
-        if let Some(event) = problem.event {
-            write!(output, "  event {event}")?;
-        }
-        if let Some(session) = &problem.session {
-            write!(output, "  session {session}")?;
-        }
-        writeln!(output, ": {}", printable(&problem.detail))?;
-    }
-    if report.further_problems > 0 {
-        writeln!(output, "and {} more problems", report.further_problems)?;
-    }
-    for note in &report.notes {
-        writeln!(output, "note: {}", printable(note))?;
-    }
-    let Report { segments, open_segments, events, sessions, unfinished_sessions, unattested, .. } = report;
-    writeln!(
-        output,
-        "{segments} segments ({open_segments} not sealed yet), {events} events, {sessions} sessions \
-         ({unfinished_sessions} without an end)"
-    )?;
-    if *unattested > 0 {
-        writeln!(
-            output,
-            "the last {unattested} events are not signed yet: their chain holds, but only a signature can show \
-             that none is missing after them"
-        )?;
-    }
-    let verdict = if report.ok { "whole: nothing was altered, nothing is missing" } else { "NOT WHOLE" };
-    writeln!(output, "{verdict} (host key {})", report.host)
 }

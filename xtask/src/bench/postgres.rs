@@ -13,41 +13,16 @@ use interlock_tests::process::{Daemon, finish};
 use interlock_tests::{Agent, Cgroup, Postgres, client, postgres, wait_for};
 use rustix::process::Signal;
 
+use super::process::cpu_time;
+use super::{Arguments, DETECTORS, RULES, free_port, median, release, rounds, verify_recording};
 use crate::interrupt;
-use crate::setup::{self, Part};
-use crate::shell::{BOLD, DIM, cargo, output, paint, run as sh, say, workspace};
+use crate::shell::{BOLD, DIM, output, paint, say};
 
-/// What rules and masks cost is measured with rules and masks in force.
-const RULES: &str = r#"
-rules:
-  - name: no-drop
-    match: {sql: {kind: [drop_table, drop_database, truncate]}}
-    action: deny
-  - name: unbounded-write
-    match: {sql: {kind: [update, delete], where: missing}}
-    action: hold
-  - name: outside
-    match: {sql: {class: external}}
-    action: deny
-  - name: bulk-read
-    match: {sql: {class: read, tables: [public.customers], limit: missing}}
-    when: subject.ci.branch != "main"
-    action: deny
+/// Masks by column, besides those by detector.
+const MASKS: &str = r"
 masks:
   - {name: cards, columns: [public.customers.card_number], with: {partial: {keep_last: 4}}}
-  - {name: leaks, detect: [payment_card, email, private_key, aws_access_key], with: redact}
-"#;
-
-/// Measure the agent beside PgBouncer, a byte copier and a direct connection, in one run.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    /// How long each measurement takes.
-    #[arg(long, default_value_t = 5)]
-    seconds: u32,
-    /// How often each is repeated; the table has the medians.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-}
+";
 
 /// One way to the server.
 struct Way {
@@ -68,21 +43,7 @@ struct Measured {
     cpu: f64,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    crate::test::check_host()?;
-    setup::ensure(Part::Bench)?;
-    say("building the agent in release mode");
-    sh(cargo().args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "interlock-agent",
-        "--bin",
-        "interlock",
-    ]))?;
-    interrupt::catch();
-
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
     say("starting PostgreSQL, PgBouncer, a byte copier and the agent");
     // Statements are not logged: the server would be busy with that.
     let server = Postgres::start_with(postgres::Auth::Trust, &["log_statement=none", "max_connections=50"])?;
@@ -96,12 +57,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let cgroup = Cgroup::new()?;
     let clients = cgroup.child("clients")?;
     let policy = format!(
-        "version: 1\nprocesses:\n  - cgroup: {}\ndestinations:\n  - {{port: {}, protocol: postgres}}\n{RULES}",
+        "version: 1\nprocesses:\n  - cgroup: {}\ndestinations:\n  - {{port: {}, protocol: postgres}}\n{RULES}{MASKS}{DETECTORS}",
         clients.below_mount().display(),
         server.port()
     );
-    let binary = workspace().join("target/release/interlock");
-    let mut agent = Agent::prepare(binary, &[("50-bench.yaml", &policy)], "", cgroup)?;
+    let mut agent = Agent::prepare(release("interlock"), &[("50-bench.yaml", &policy)], "", cgroup)?;
     agent.launch()?;
 
     let way = |name, port, pid, cgroup| Way { name, port, pid, cgroup };
@@ -113,8 +73,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ];
     let mut results: BTreeMap<(usize, usize), Vec<Measured>> = BTreeMap::new();
     let cases = [("prepared", 8), ("simple", 8), ("prepared", 1), ("simple", 1)];
-    for round in 0..arguments.rounds.max(1) {
-        say(format!("round {} of {}", round + 1, arguments.rounds.max(1)));
+    for round in 0..rounds(arguments) {
+        say(format!("round {} of {}", round + 1, rounds(arguments)));
         for (case, (mode, connections)) in cases.iter().enumerate() {
             for (number, way) in ways.iter().enumerate() {
                 interrupt::check()?;
@@ -129,11 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     print_table(&ways, &cases, &results)?;
-    let verified = agent.interlock(&["sessions", "verify"])?;
-    if !verified.success() {
-        bail!("the recording does not verify: {}", verified.both());
-    }
-    Ok(())
+    verify_recording(&agent)
 }
 
 fn measure(server: &Postgres, way: &Way, mode: &str, connections: u32, seconds: u32) -> Result<Measured> {
@@ -181,22 +137,6 @@ fn measure(server: &Postgres, way: &Way, mode: &str, connections: u32, seconds: 
     Ok(Measured { tps, cpu })
 }
 
-/// User and system time of a process so far, in seconds.
-fn cpu_time(pid: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("a proxy has ended")?;
-    // The name, in parentheses, may hold anything; utime and stime are fields 14 and 15.
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-    let ticks: u64 =
-        fields.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-fn median(measured: &[Measured], of: fn(&Measured) -> f64) -> f64 {
-    let mut values: Vec<_> = measured.iter().map(of).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
-}
-
 fn print_table(
     ways: &[Way],
     cases: &[(&str, u32)],
@@ -227,10 +167,6 @@ fn print_table(
     }
     println!();
     Ok(())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// PgBouncer in session mode, as unmodified clients need it.

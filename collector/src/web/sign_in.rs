@@ -1,0 +1,278 @@
+//! Signing in and out, and the very first account.
+
+use askama::Template;
+use axum::extract::{Path, State as Use};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use zeroize::Zeroizing;
+
+use super::actions;
+use super::guard::{Actor, Cookies, Visitor};
+use super::page::show;
+use super::params::{Fields, Params};
+use super::problem::Problem;
+use super::role::Role;
+use super::{State, password, secret, sha256, totp};
+use crate::store::{NewSignIn, now_ns};
+
+/// Wrong guesses at one account, and from one address, within [`WINDOW_NS`].
+const BY_ACCOUNT: i64 = 10;
+const BY_ADDRESS: i64 = 60;
+/// After so long guesses are taken anew.
+const WINDOW_NS: i64 = 15 * 60 * 1_000_000_000;
+
+#[derive(Template)]
+#[template(path = "sign_in.html")]
+struct SignInPage<'p> {
+    csrf: &'p str,
+    name: &'p str,
+    back: &'p str,
+    error: &'p str,
+}
+
+/// Where to go after signing in: a path of the collector's own and nothing else.
+fn back(path: &str) -> &str {
+    let own = path.starts_with('/')
+        && !path.starts_with("//")
+        && !path.contains('\\')
+        && !path.contains(char::is_control);
+    if own { path } else { "/sessions" }
+}
+
+/// `GET /sign-in`
+pub(super) async fn page(visitor: Visitor, params: Params) -> Result<Response, Problem> {
+    let back = back(params.get("back").unwrap_or("/sessions"));
+    if visitor.signed_in {
+        return Ok(Redirect::to(back).into_response());
+    }
+    show(StatusCode::OK, &SignInPage { csrf: &visitor.csrf, name: "", back, error: "" })
+}
+
+/// `POST /sign-in`
+pub(super) async fn sign_in(
+    Use(state): Use<State>,
+    visitor: Visitor,
+    Fields(fields): Fields,
+) -> Result<Response, Problem> {
+    let name = fields.get("name").unwrap_or_default();
+    let back = back(fields.get("back").unwrap_or("/sessions"));
+    let given = Zeroizing::new(fields.exact("password").to_owned());
+    match check(&state, &visitor, name, given, fields.get("code").unwrap_or_default()).await {
+        Ok(()) => {
+            let mut response = Redirect::to(back).into_response();
+            admit(&state, &visitor, name, &mut response).await?;
+            Ok(response)
+        }
+        Err(problem) if problem.is_theirs() => {
+            let page = SignInPage { csrf: &visitor.csrf, name, back, error: &problem.detail };
+            show(problem.status, &page)
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+fn account_key(name: &str) -> String {
+    sha256(&format!("account {name}"))
+}
+
+fn address_key(address: &str) -> String {
+    sha256(&format!("address {address}"))
+}
+
+/// Counts a guess before it is looked at.
+async fn count(state: &State, key: &str, limit: i64) -> Result<(), Problem> {
+    if state.store.attempt(key, limit, WINDOW_NS).await? {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "There were too many wrong attempts. Wait 15 minutes, then try again.",
+    ))
+}
+
+/// Whether it is the owner of the account. The answer to a wrong name, a wrong password and a wrong code is
+/// the same, and takes as long.
+async fn check(
+    state: &State,
+    visitor: &Visitor,
+    name: &str,
+    given: Zeroizing<String>,
+    code: &str,
+) -> Result<(), Problem> {
+    let wrong = || {
+        Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "The name, the password or the one-time code is wrong. Codes count once and for about a minute.",
+        )
+    };
+    let (by_account, by_address) = (account_key(name), address_key(&visitor.address));
+    let limited = match count(state, &by_address, BY_ADDRESS).await {
+        Ok(()) => count(state, &by_account, BY_ACCOUNT).await,
+        limited => limited,
+    };
+    let known = state.store.credentials(name).await?;
+    // A password that is typed in the name's field must not get into the audit trail.
+    let (who, action) =
+        if known.is_some() { (name, "sign_in.failed") } else { ("unknown", "sign_in.failed") };
+    if let Err(problem) = limited {
+        actions::note(state, who, "sign_in.limited", "", "", &visitor.address).await?;
+        return Err(problem);
+    }
+    let hash = known.as_ref().filter(|known| known.active).map(|known| known.password_hash.clone());
+    let mut right = state.passwords.verify(given, hash).await?;
+    if right && let Some(secret) = known.as_ref().and_then(|known| known.totp_secret.as_deref()) {
+        right = use_code(state, name, secret, code).await?;
+    }
+    if !right {
+        actions::note(state, who, action, "", "", &visitor.address).await?;
+        return Err(wrong());
+    }
+    state.store.forget_attempts(&by_account).await?;
+    Ok(())
+}
+
+/// Uses a one-time code up; whether it counted.
+async fn use_code(state: &State, name: &str, secret: &str, code: &str) -> Result<bool, Problem> {
+    let seconds = u64::try_from(now_ns() / 1_000_000_000).unwrap_or_default();
+    let Some(step) = totp::matching_step(secret, code, seconds) else { return Ok(false) };
+    let mut write = state.store.write().await?;
+    let fresh = write.use_totp_step(name, step).await?;
+    write.commit().await?;
+    Ok(fresh)
+}
+
+/// Asks for the password again before something that a browser left open must not allow. Guesses count.
+pub(super) async fn again(state: &State, actor: &Actor, given: Zeroizing<String>) -> Result<(), Problem> {
+    let key = account_key(&actor.name);
+    count(state, &key, BY_ACCOUNT).await?;
+    let known = state.store.credentials(&actor.name).await?;
+    if state.passwords.verify(given, known.map(|known| known.password_hash)).await? {
+        state.store.forget_attempts(&key).await?;
+        return Ok(());
+    }
+    actions::note(state, &actor.trail(), "password.wrong", "", "", &actor.address).await?;
+    Err(Problem::invalid("Your current password is wrong."))
+}
+
+/// Signs a browser in.
+async fn admit(state: &State, visitor: &Visitor, name: &str, response: &mut Response) -> Result<(), Problem> {
+    let token = secret()?;
+    let lasts = i64::try_from(state.config.absolute.as_nanos()).unwrap_or(i64::MAX);
+    let mut write = state.store.write().await?;
+    write
+        .add_sign_in(&NewSignIn {
+            token_sha256: &sha256(&token),
+            user: name,
+            expires_ns: now_ns().saturating_add(lasts),
+            address: &visitor.address,
+            user_agent: &visitor.user_agent,
+        })
+        .await?;
+    write.audit(name, "sign_in", "", "", &visitor.address).await?;
+    write.commit().await?;
+    let cookie = Cookies::of(state).sign_in(&token, state.config.absolute.as_secs());
+    response.headers_mut().append(header::SET_COOKIE, cookie);
+    Ok(())
+}
+
+/// `POST /sign-out`
+pub(super) async fn sign_out(Use(state): Use<State>, actor: Actor) -> Result<Response, Problem> {
+    let mut write = state.store.write().await?;
+    write.end_sign_in(&actor.name, actor.sign_in()).await?;
+    write.audit(&actor.trail(), "sign_out", "", "", &actor.address).await?;
+    write.commit().await?;
+    let mut response = Redirect::to("/sign-in").into_response();
+    response.headers_mut().append(header::SET_COOKIE, Cookies::of(&state).sign_out());
+    Ok(response)
+}
+
+#[derive(Template)]
+#[template(path = "set_up.html")]
+struct SetUpPage<'p> {
+    csrf: &'p str,
+    name: &'p str,
+    error: &'p str,
+    /// The link counts.
+    counts: bool,
+}
+
+const USED: &str = "This link counts no longer: it was used, is older than a day, or a newer one was made. \
+     While there is no account, the collector prints another when it starts.";
+
+/// `GET /set-up/{token}`
+pub(super) async fn set_up_page(
+    Use(state): Use<State>,
+    visitor: Visitor,
+    Path(token): Path<String>,
+) -> Result<Response, Problem> {
+    count(&state, &address_key(&visitor.address), BY_ADDRESS).await?;
+    let counts = !state.store.has_users().await? && state.store.setup_counts(&sha256(&token)).await?;
+    let status = if counts { StatusCode::OK } else { StatusCode::NOT_FOUND };
+    let error = if counts { "" } else { USED };
+    show(status, &SetUpPage { csrf: &visitor.csrf, name: "", error, counts })
+}
+
+/// `POST /set-up/{token}`: makes the first administrator, and signs them in.
+pub(super) async fn set_up(
+    Use(state): Use<State>,
+    visitor: Visitor,
+    Path(token): Path<String>,
+    Fields(fields): Fields,
+) -> Result<Response, Problem> {
+    count(&state, &address_key(&visitor.address), BY_ADDRESS).await?;
+    let name = fields.get("name").unwrap_or_default();
+    match first_admin(&state, &visitor, &token, name, &fields).await {
+        Ok(()) => {
+            let mut response = Redirect::to("/sessions").into_response();
+            admit(&state, &visitor, name, &mut response).await?;
+            Ok(response)
+        }
+        Err(problem) if problem.is_theirs() => {
+            let counts = problem.status != StatusCode::NOT_FOUND;
+            show(problem.status, &SetUpPage { csrf: &visitor.csrf, name, error: &problem.detail, counts })
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn first_admin(
+    state: &State,
+    visitor: &Visitor,
+    token: &str,
+    name: &str,
+    fields: &Params,
+) -> Result<(), Problem> {
+    let token = sha256(token);
+    if !state.store.setup_counts(&token).await? {
+        return Err(Problem::new(StatusCode::NOT_FOUND, USED));
+    }
+    actions::check_name(name)?;
+    let given = Zeroizing::new(fields.exact("password").to_owned());
+    if *given != fields.exact("repeated") {
+        return Err(Problem::invalid("The two passwords differ."));
+    }
+    password::check(&given, name)?;
+    let hash = state.passwords.hash(given).await?;
+    let mut write = state.store.write().await?;
+    if !write.use_setup(&token).await? || !write.add_user(name, &hash, Role::Admin.name(), "set-up").await? {
+        return Err(Problem::new(StatusCode::NOT_FOUND, USED));
+    }
+    write.audit("set-up", "user.add", name, "role admin", &visitor.address).await?;
+    write.commit().await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_signing_in_one_stays_on_the_collector() {
+        assert_eq!(back("/sessions?user=a"), "/sessions?user=a");
+        for bad in
+            ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb", ""]
+        {
+            assert_eq!(back(bad), "/sessions", "{bad}");
+        }
+    }
+}

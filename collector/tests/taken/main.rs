@@ -1,0 +1,9 @@
+//! What agents ship, what becomes of it, and what it proves: over real TLS and HTTP/2.
+#![expect(clippy::panic, reason = "a test fails by it")]
+
+mod evidence;
+mod intake;
+#[path = "../../../recording/tests/support/mod.rs"]
+mod made;
+mod retention;
+mod support;
