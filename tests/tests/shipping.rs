@@ -35,9 +35,12 @@ fn all_there(stage: &Stage, collector: &Collector) {
         let status = status(&stage.agent);
         status["flows"]["open"] == 0 && status["shipping"]["next_event"] == status["recording"]["events"]
     });
-    shipped.unwrap_or_else(|error| {
-        panic!("{error}: {}\n-- the collector's log\n{}", status(&stage.agent)["shipping"], collector.log())
-    });
+    assert!(
+        shipped.is_ok(),
+        "{shipped:?}: {}\n-- the collector's log\n{}",
+        status(&stage.agent)["shipping"],
+        collector.log()
+    );
 }
 
 /// Stops the agent in good order and compares, event by event, what the host has kept with what the

@@ -156,7 +156,6 @@ mod tests {
             "interlock status -v --json",
             "interlock enroll",
             "interlock enroll c.example --leave",
-            "interlock enroll c.example --token a --token-file -",
         ] {
             assert!(!parses(line), "{line}");
         }

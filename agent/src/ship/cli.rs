@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// The enrolment token.
     #[arg(long, value_name = "TOKEN", env = "INTERLOCK_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A file that holds the token; `-` for standard input.
+    /// A file that holds the token; `-` for standard input. It goes before --token and INTERLOCK_TOKEN.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Tell which collector this host is enrolled with, and how far the recording is shipped.
