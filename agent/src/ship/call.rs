@@ -74,13 +74,14 @@ pub(super) async fn ship(
     progressed: &mut bool,
 ) -> Result<Ended, Fault> {
     let (sender, queue) = mpsc::channel(QUEUE);
-    let oldest = shipper.oldest().await?;
+    let (oldest_segment, head) = shipper.introduction().await?;
     let hello = Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host_name: enrol::host_name(),
         kernel: enrol::kernel(),
-        oldest_segment: oldest,
+        oldest_segment,
         now_ns: now_ns(),
+        head,
     };
     // The queue is empty, and has room.
     let _ = sender.try_send(ToCollector { message: Some(Message::Hello(hello)) });

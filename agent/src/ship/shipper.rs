@@ -172,10 +172,16 @@ impl Shipper {
         (self.report)()
     }
 
-    /// The lowest number among the segments that are here.
-    pub(super) async fn oldest(&self) -> Result<u64, Fault> {
+    /// What a call begins with: the lowest number among the segments that are here, and HEAD. What is wrong with
+    /// HEAD is found when it is shipped by.
+    pub(super) async fn introduction(&self) -> Result<(u64, Vec<u8>), Fault> {
         let recorder = Arc::clone(&self.recorder);
-        Ok(blocking(move || source::extent(recorder.directory())).await??.oldest)
+        let read = move || {
+            let head = source::head(recorder.directory(), recorder.public_key());
+            let head = head.map(source::Head::into_content).unwrap_or_default();
+            source::extent(recorder.directory()).map(|extent| (extent.oldest, head))
+        };
+        blocking(read).await?
     }
 
     /// The collector has answered, and said where to go on.

@@ -67,6 +67,13 @@ pub(super) struct Head {
     pub(super) checkpoint: Checkpoint,
 }
 
+impl Head {
+    /// The file's content.
+    pub(super) fn into_content(self) -> Vec<u8> {
+        self.content
+    }
+}
+
 fn damaged(path: &Path, what: impl std::fmt::Display) -> Fault {
     Fault::Recording(format!("{}: {what}. `interlock sessions verify` tells more", path.display()))
 }
