@@ -35,7 +35,7 @@ fn case() -> Case {
     (0..3).for_each(|number| collector.take(&sessions, number, &host));
     let segments: Vec<_> =
         (0..3).map(|number| fs::read(sessions.join(segment_name(number, true))).expect("read")).collect();
-    let chosen = (host.fingerprint(), SessionId::new(1, SESSION));
+    let chosen = (host.fingerprint(), SessionId::new(1_700_000_000_000, SESSION));
     let put = |name: &str, content: &[u8]| fs::write(directory.path().join(name), content).expect("written");
     put("bundle.tar", &collector.bundle(&[chosen], &segments, None).expect("made"));
     put("proven.tar", &collector.bundle(&[chosen], &segments, Some((earlier, root))).expect("made"));

@@ -27,7 +27,7 @@ fn host() -> PublicKey {
 }
 
 fn chosen() -> (Hash, SessionId) {
-    (host().fingerprint(), SessionId::new(1, SESSION))
+    (host().fingerprint(), SessionId::new(1_700_000_000_000, SESSION))
 }
 
 fn segment(directory: &Path, number: u64) -> Vec<u8> {

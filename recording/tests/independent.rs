@@ -56,7 +56,7 @@ fn bundles(scratch: &Path) {
     (1..3).for_each(|number| collector.take(&recorded, number, &host));
     let segments: Vec<_> =
         (0..3).map(|number| fs::read(recorded.join(segment_name(number, true))).expect("read")).collect();
-    let chosen = (host.fingerprint(), SessionId::new(1, SESSION));
+    let chosen = (host.fingerprint(), SessionId::new(1_700_000_000_000, SESSION));
     let bundle = collector.bundle(&[chosen], &segments, Some(earlier)).expect("made");
     let (path, vkey) = (scratch.join("bundle.tar"), scratch.join("ledger.vkey"));
     fs::write(&vkey, format!("{}\n", collector.signer.public())).expect("written");

@@ -36,6 +36,19 @@ impl Store {
         Ok(may)
     }
 
+    /// Takes back one attempt under `key`: it was right.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn take_back_attempt(&self, key: &str) -> Result<(), StoreError> {
+        let mut write = self.write().await?;
+        sqlx::query("UPDATE attempts SET count = count - 1 WHERE key = $1 AND count > 0")
+            .bind(key)
+            .execute(write.on())
+            .await?;
+        write.commit().await
+    }
+
     /// Forgets the attempts under `key`: the last one was right.
     ///
     /// # Errors

@@ -17,6 +17,8 @@ use super::{StoreError, Write};
 const MAX_TEXT: usize = 16 << 10;
 /// Kinds of statements that are listed of one command.
 const MAX_KINDS: usize = 32;
+/// So far may the time in a session's id be from its first event's: the agent makes both at once.
+const APART_MS: i64 = 60_000;
 /// Rows in one statement.
 const ROWS: usize = 100;
 
@@ -237,6 +239,11 @@ impl Batch {
     }
 }
 
+/// The time in a session's id (UUID version 7), milliseconds since the Unix epoch.
+fn time_of(id: SessionId) -> i64 {
+    id.as_bytes().iter().take(6).fold(0, |time, byte| (time << 8) | i64::from(*byte))
+}
+
 /// `($1, $2), ($3, $4)` …
 fn places(rows: usize, columns: usize) -> String {
     let mut text = String::with_capacity(rows * columns * 6);
@@ -351,6 +358,7 @@ impl Write<'_> {
         id: SessionId,
         change: &SessionChange,
     ) -> Result<bool, StoreError> {
+        let session = id;
         let id = id.to_string();
         let known = sqlx::query("SELECT host FROM sessions WHERE id = $1")
             .bind(&id)
@@ -367,6 +375,12 @@ impl Write<'_> {
             return Ok(false);
         }
         if let Some((started_ns, start)) = &change.start {
+            // Lists go by ids, which begin with a time: one that says another could hide in the past.
+            let (said, began) = (time_of(session), *started_ns / 1_000_000);
+            if (said - began).abs() > APART_MS {
+                let detail = format!("the id of session {id} says another time than its first event");
+                self.add_finding(host, "session", &detail, None).await?;
+            }
             let subject = start.subject.clone().unwrap_or_default();
             let exe = subject.script.as_deref().unwrap_or(&subject.exe);
             sqlx::query(

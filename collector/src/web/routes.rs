@@ -28,7 +28,8 @@ pub(super) struct Route {
     pub(super) method: Method,
     pub(super) path: &'static str,
     pub(super) access: Access,
-    /// It cannot be done with an API token.
+    /// It cannot be done with an API token: whoever got at one is not to make accounts or tokens that outlive
+    /// it.
     pub(super) browsers_only: bool,
     handler: fn() -> MethodRouter<State>,
 }
@@ -148,9 +149,9 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(POST, "/api/v1/holds", Access::For(AUDIT), || post(api::add_hold)),
     Route::api(POST, "/api/v1/holds/{id}/release", Access::For(AUDIT), || post(api::release_hold)),
     Route::api(GET, "/api/v1/users", Access::For(ADMIN), || get(api::users)),
-    Route::api(POST, "/api/v1/users", Access::For(ADMIN), || post(api::add_user)),
-    Route::api(PATCH, "/api/v1/users/{name}", Access::For(ADMIN), || patch(api::set_user)),
-    Route::api(POST, "/api/v1/users/{name}/reset", Access::For(ADMIN), || post(api::reset_user)),
+    Route::page(POST, "/api/v1/users", Access::For(ADMIN), || post(api::add_user)),
+    Route::page(PATCH, "/api/v1/users/{name}", Access::For(ADMIN), || patch(api::set_user)),
+    Route::page(POST, "/api/v1/users/{name}/reset", Access::For(ADMIN), || post(api::reset_user)),
     Route::api(GET, "/api/v1/enrolment-tokens", Access::For(ADMIN), || get(api::enrolment_tokens)),
     Route::api(POST, "/api/v1/enrolment-tokens", Access::For(ADMIN), || post(api::add_enrolment_token)),
     Route::api(DELETE, "/api/v1/enrolment-tokens/{id}", Access::For(ADMIN), || {

@@ -15,8 +15,10 @@ use super::role::Role;
 use super::{State, password, secret, sha256, totp};
 use crate::store::{NewSignIn, now_ns};
 
-/// Wrong guesses at one account, and from one address, within [`WINDOW_NS`].
-const BY_ACCOUNT: i64 = 10;
+/// Wrong guesses within [`WINDOW_NS`]: at one account from one address, at one account from all of them (so that
+/// nobody keeps its owner out alone), and from one address.
+const BY_BOTH: i64 = 10;
+const BY_ACCOUNT: i64 = 100;
 const BY_ADDRESS: i64 = 60;
 /// After so long guesses are taken anew.
 const WINDOW_NS: i64 = 15 * 60 * 1_000_000_000;
@@ -79,6 +81,26 @@ fn address_key(address: &str) -> String {
     sha256(&format!("address {address}"))
 }
 
+/// What guesses are counted under.
+struct Keys {
+    both: String,
+    account: String,
+    address: String,
+}
+
+impl Keys {
+    fn of(name: &str, address: &str) -> Self {
+        let account = account_key(name);
+        Self { both: sha256(&format!("{account} from {address}")), account, address: address_key(address) }
+    }
+
+    async fn count(&self, state: &State) -> Result<(), Problem> {
+        count(state, &self.address, BY_ADDRESS).await?;
+        count(state, &self.both, BY_BOTH).await?;
+        count(state, &self.account, BY_ACCOUNT).await
+    }
+}
+
 /// Counts a guess before it is looked at.
 async fn count(state: &State, key: &str, limit: i64) -> Result<(), Problem> {
     if state.store.attempt(key, limit, WINDOW_NS).await? {
@@ -105,17 +127,17 @@ async fn check(
             "The name, the password or the one-time code is wrong. Codes count once and for about a minute.",
         )
     };
-    let (by_account, by_address) = (account_key(name), address_key(&visitor.address));
-    let limited = match count(state, &by_address, BY_ADDRESS).await {
-        Ok(()) => count(state, &by_account, BY_ACCOUNT).await,
-        limited => limited,
-    };
+    let keys = Keys::of(name, &visitor.address);
+    let limited = keys.count(state).await;
     let known = state.store.credentials(name).await?;
     // A password that is typed in the name's field must not get into the audit trail.
     let (who, action) =
         if known.is_some() { (name, "sign_in.failed") } else { ("unknown", "sign_in.failed") };
     if let Err(problem) = limited {
-        actions::note(state, who, "sign_in.limited", "", "", &visitor.address).await?;
+        // Once for all that come while it lasts: what is refused is not to fill the audit trail.
+        if state.store.attempt(&sha256(&format!("noted {}", keys.both)), 1, WINDOW_NS).await? {
+            actions::note(state, who, "sign_in.limited", "", "", &visitor.address).await?;
+        }
         return Err(problem);
     }
     let hash = known.as_ref().filter(|known| known.active).map(|known| known.password_hash.clone());
@@ -127,7 +149,10 @@ async fn check(
         actions::note(state, who, action, "", "", &visitor.address).await?;
         return Err(wrong());
     }
-    state.store.forget_attempts(&by_account).await?;
+    // It was no guess: neither a colleague behind the same address nor the owner is to wait for it.
+    state.store.forget_attempts(&keys.both).await?;
+    state.store.take_back_attempt(&keys.account).await?;
+    state.store.take_back_attempt(&keys.address).await?;
     Ok(())
 }
 
@@ -199,13 +224,12 @@ struct SetUpPage<'p> {
 const USED: &str = "This link counts no longer: it was used, is older than a day, or a newer one was made. \
      While there is no account, the collector prints another when it starts.";
 
-/// `GET /set-up/{token}`
+/// `GET /set-up/{token}`. The token is random and long: guesses at it need not be counted.
 pub(super) async fn set_up_page(
     Use(state): Use<State>,
     visitor: Visitor,
     Path(token): Path<String>,
 ) -> Result<Response, Problem> {
-    count(&state, &address_key(&visitor.address), BY_ADDRESS).await?;
     let counts = !state.store.has_users().await? && state.store.setup_counts(&sha256(&token)).await?;
     let status = if counts { StatusCode::OK } else { StatusCode::NOT_FOUND };
     let error = if counts { "" } else { USED };
@@ -219,7 +243,6 @@ pub(super) async fn set_up(
     Path(token): Path<String>,
     Fields(fields): Fields,
 ) -> Result<Response, Problem> {
-    count(&state, &address_key(&visitor.address), BY_ADDRESS).await?;
     let name = fields.get("name").unwrap_or_default();
     match first_admin(&state, &visitor, &token, name, &fields).await {
         Ok(()) => {

@@ -22,7 +22,7 @@ async fn a_bundle_proves_its_sessions() {
     for number in 0..2 {
         call.ship(number, &sealed(number)).await.expect("taken");
     }
-    let session = SessionId::new(1, made::SESSION).to_string();
+    let session = SessionId::new(1_700_000_000_000, made::SESSION).to_string();
     let make = async |sessions: &[String]| {
         evidence::write(&collector.intake, sessions, "auditor", "case 7", Vec::new()).await
     };

@@ -50,7 +50,7 @@ async fn sealing_less_than_was_shipped_live_is_found() {
     let refused = call.ship(0, &sealed(again.path(), 0)).await.expect_err("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     assert!(disputed(&collector).await);
-    let session = SessionId::new(1, made::SESSION).to_string();
+    let session = SessionId::new(1_700_000_000_000, made::SESSION).to_string();
     let store = &collector.intake.store;
     let events = collector.intake.archive.session_events(store, &session, None, 99).await.expect("events");
     assert_eq!(events.len(), 4, "what came first stays");
@@ -183,7 +183,7 @@ async fn another_hosts_session_is_not_added_to() {
     let identity = collector.enrol(&collector.token().await, &thief).await.expect("enrolled");
     let (mut call, _) = collector.call(&identity).await.expect("a call");
     call.live(open(other.path(), 0)).await.expect("taken: it is its own recording");
-    let session = SessionId::new(1, made::SESSION).to_string();
+    let session = SessionId::new(1_700_000_000_000, made::SESSION).to_string();
     assert_eq!(collector.intake.store.command_count(&session).await.expect("a count"), 1);
     assert_eq!(collector.intake.store.totals().await.expect("totals").findings, 1);
 }

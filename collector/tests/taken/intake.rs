@@ -47,7 +47,7 @@ pub(crate) async fn enrolled(collector: &Collector) -> Identity {
 }
 
 async fn counts(collector: &Collector) -> (i64, i64) {
-    let session = interlock_recording::SessionId::new(1, made::SESSION).to_string();
+    let session = interlock_recording::SessionId::new(1_700_000_000_000, made::SESSION).to_string();
     let events = collector
         .intake
         .archive

@@ -51,7 +51,7 @@ async fn what_is_too_old_is_deleted_and_its_tombstone_stays() {
     for number in 0..3 {
         assert!(!intake.archive.path(&id, number).exists());
     }
-    let session = SessionId::new(1, made::SESSION).to_string();
+    let session = SessionId::new(1_700_000_000_000, made::SESSION).to_string();
     assert_eq!(intake.store.command_count(&session).await.expect("a count"), 0);
     assert!(intake.store.session_place(&session).await.expect("read").is_none());
     // What was there, and that it was deleted, stays proven.

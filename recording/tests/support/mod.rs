@@ -76,7 +76,7 @@ impl<'d> Log<'d> {
 
     pub(crate) fn event(&mut self, session: bool, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
         let mut event = Vec::new();
-        chain::begin(&mut event, session.then(|| SessionId::new(1, SESSION)));
+        chain::begin(&mut event, session.then(|| SessionId::new(1_700_000_000_000, SESSION)));
         Writer::new(&mut event).message(field, fill);
         let time = 1_700_000_000_000_000_000 + self.index * 1000;
         let (index, sequence) = (self.index, self.sequence);
