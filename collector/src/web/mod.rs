@@ -1,7 +1,7 @@
 //! What reviewers and auditors see: pages, the REST API, and who may do what.
 //!
-//! [`routes::ROUTES`] is the one table of what there is and for which roles. [`guard`] stands before
-//! every route in it; pages and API ask the same [`actions`] to do things.
+//! `routes::ROUTES` is the one table of what there is and for which roles. `guard` stands before
+//! every route in it; pages and API ask the same `actions` to do things.
 
 mod account;
 mod actions;
