@@ -46,7 +46,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn problem(&mut self, problem: String) {
+    pub(crate) fn problem(&mut self, problem: String) {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         } else {

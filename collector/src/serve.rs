@@ -1,7 +1,7 @@
 //! The collector at work.
 
 use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,12 +41,38 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Opens what is in the state directory, and makes what is not there.
+/// Opens a collector that is there.
 ///
 /// # Errors
-/// Something in it cannot be read or made, or it belongs to a collector of another name.
+/// There is none, or as for [`open`].
+pub async fn open_existing(config: &Config) -> anyhow::Result<Parts> {
+    let database = config.state.join("collector.db");
+    std::fs::metadata(&database).with_context(|| {
+        format!(
+            "there is no collector in {}, or none that you may read (its owner and root may): --state names another \
+             directory, and `interlock-collector serve` makes one",
+            config.state.display()
+        )
+    })?;
+    open(config).await
+}
+
+/// Opens what is in the state directory, or makes a collector in one where there is nothing of one.
+///
+/// # Errors
+/// Something in it is missing, or cannot be read or made, or it belongs to a collector of another name.
 pub async fn open(config: &Config) -> anyhow::Result<Parts> {
     let state = &config.state;
+    // A key that was made in the place of a lost one would pass for this collector's.
+    let parts = ["collector.db", "keys/ledger.key", "authority/authority.key"];
+    let (there, missing): (Vec<&str>, Vec<&str>) = parts.iter().partition(|part| state.join(part).exists());
+    anyhow::ensure!(
+        there.is_empty() || missing.is_empty(),
+        "{} holds {} of a collector, and not {}: restore what is missing from a backup",
+        state.display(),
+        there.join(", "),
+        missing.join(", ")
+    );
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -216,9 +242,20 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
 
 /// One collector for each state directory.
 fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
-    DirBuilder::new().recursive(true).mode(0o700).create(&config.state)?;
-    let path = config.state.join("lock");
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+    let state = &config.state;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .with_context(|| format!("cannot make the state directory {}", state.display()))?;
+    let path = state.join("lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}: run it as the directory's owner", path.display()))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         anyhow::anyhow!("another collector works in {} (it holds {})", config.state.display(), path.display())
     })?;
@@ -238,11 +275,12 @@ async fn sign_checkpoints(
         let mut write = intake.store.write().await?;
         match write.sign_checkpoint(&intake.signer).await {
             Ok(note) => {
-                write.commit().await?;
+                // Kept first: another one that is kept over as many entries ends it before this one counts.
                 if kept.as_ref() != Some(&note) {
                     keeper.keep(&note)?;
                     kept = Some(note);
                 }
+                write.commit().await?;
             }
             Err(error @ LedgerStoreError::RolledBack { .. }) => return Err(error.into()),
             Err(error) => tracing::error!("no checkpoint was signed: {error}"),

@@ -30,7 +30,9 @@ pub(super) enum Command {
 
 /// The one agent that is meant.
 pub(super) fn find<'a>(agents: &'a [Agent], host: &str) -> anyhow::Result<&'a Agent> {
-    let mut found = agents.iter().filter(|agent| agent.host.starts_with(host) || agent.name == host);
+    anyhow::ensure!(!host.is_empty(), "a host is needed: `interlock-collector agents list` lists them");
+    let by_id = |agent: &&Agent| host.len() >= 6 && agent.host.starts_with(host);
+    let mut found = agents.iter().filter(|agent| agent.name == host || by_id(agent));
     let first = found.next();
     let first = first.ok_or_else(|| {
         anyhow::anyhow!("there is no agent {host:?}; `interlock-collector agents list` lists them")
@@ -48,7 +50,7 @@ fn state(agent: &Agent) -> &'static str {
 }
 
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
-    let parts = serve::open(config).await?;
+    let parts = serve::open_existing(config).await?;
     let store = &parts.intake.store;
     let agents = store.agents().await?;
     match command {

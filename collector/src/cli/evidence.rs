@@ -27,7 +27,7 @@ pub(super) struct Evidence {
 }
 
 pub(super) async fn run(config: &Config, arguments: &Evidence) -> anyhow::Result<ExitCode> {
-    let parts = serve::open(config).await?;
+    let parts = serve::open_existing(config).await?;
     let path = &arguments.output;
     // It appears under its name when it is whole.
     let mut partial = path.clone().into_os_string();
@@ -55,7 +55,8 @@ pub(super) async fn run(config: &Config, arguments: &Evidence) -> anyhow::Result
     };
     std::fs::rename(&partial, path)?;
     output::print(&format!(
-        "{}: {} sessions with {} events, in {} segments\nmanifest {}\nVerify it with: interlock verify {}\n",
+        "{}: {} sessions with {} events, in {} segments\nmanifest {}\nVerify it with: interlock verify --collector-key ledger.vkey {}\n\
+         where ledger.vkey is what `interlock-collector ledger key` prints, got by another way than the bundle\n",
         path.display(),
         arguments.sessions.len(),
         written.events,

@@ -49,10 +49,12 @@ fn ns(time: Option<jiff::Timestamp>, otherwise: i64) -> i64 {
 }
 
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
-    let parts = serve::open(config).await?;
+    let parts = serve::open_existing(config).await?;
     let store = &parts.intake.store;
     match command {
         Command::Set { label, reason, host, from, until } => {
+            let empty = label.trim().is_empty() || reason.trim().is_empty();
+            anyhow::ensure!(!empty, "say what the hold is called, and why it is set");
             let all = store.agents().await?;
             let host = match &host {
                 Some(host) => agents::find(&all, host)?.host.clone(),

@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use interlock_recording::ledger::open_checkpoint;
 
 use super::output;
 use crate::config::Config;
+use crate::keeper::Keeper;
 use crate::{audit, serve};
 
 #[derive(Debug, Subcommand)]
@@ -45,17 +47,17 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
     match command {
         Command::Verify(arguments) => return verify(config, &arguments).await,
         Command::Checkpoint => {
-            let parts = serve::open(config).await?;
+            let parts = serve::open_existing(config).await?;
             let note = parts.intake.store.checkpoint(None).await?;
             let note = note.ok_or_else(|| anyhow::anyhow!("no checkpoint has been signed yet"))?;
             output::print(&note.to_string());
         }
         Command::Key => {
-            let parts = serve::open(config).await?;
+            let parts = serve::open_existing(config).await?;
             output::print(&format!("{}\n", parts.intake.signer.public()));
         }
         Command::List { from, limit, json } => {
-            let parts = serve::open(config).await?;
+            let parts = serve::open_existing(config).await?;
             let entries = parts.intake.store.ledger_entries(from, limit).await?;
             if json {
                 for entry in &entries {
@@ -84,7 +86,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
 }
 
 pub(super) async fn verify(config: &Config, arguments: &Verify) -> anyhow::Result<ExitCode> {
-    let parts = match serve::open(config).await {
+    let parts = match serve::open_existing(config).await {
         Ok(parts) => parts,
         Err(error) => {
             output::complain(format_args!("it cannot be verified: {error:#}"));
@@ -99,7 +101,27 @@ pub(super) async fn verify(config: &Config, arguments: &Verify) -> anyhow::Resul
             return Ok(ExitCode::from(3));
         }
     };
-    let report = audit::verify(&parts.intake, earlier.as_deref()).await?;
+    if let Some(content) = &earlier
+        && let Err(error) = open_checkpoint(content, parts.intake.signer.public())
+    {
+        output::complain(format_args!("what was given is no checkpoint of this ledger: {error}"));
+        return Ok(ExitCode::from(3));
+    }
+    let report = match audit::verify(&parts.intake, earlier.as_deref()).await {
+        Ok(mut report) => {
+            // Against what was kept beside the database as well.
+            let keeper = Keeper::new(&config.state, config.checkpoints.clone());
+            if let Err(error) = keeper.check(&parts.intake).await {
+                report.problem(format!("{error:#}"));
+                report.ok = false;
+            }
+            report
+        }
+        Err(error) => {
+            output::complain(format_args!("it cannot be verified: {error}"));
+            return Ok(ExitCode::from(3));
+        }
+    };
     if arguments.json {
         output::print(&format!("{}\n", serde_json::to_string_pretty(&report)?));
     } else {

@@ -6,6 +6,7 @@ mod holds;
 mod ledger;
 mod output;
 mod tokens;
+mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +66,9 @@ enum Command {
     /// Set, list and release legal holds.
     #[command(subcommand)]
     Holds(holds::Command),
+    /// List accounts, and let one that is locked out in again.
+    #[command(subcommand)]
+    Users(users::Command),
     /// Write an evidence bundle: sessions with all that proves them, in one file.
     Evidence(evidence::Evidence),
     /// Check everything that is kept against the ledger. The same as `ledger verify`.
@@ -124,6 +128,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agents(command) => agents::run(&config, command).await,
         Command::Ledger(command) => ledger::run(&config, command).await,
         Command::Holds(command) => holds::run(&config, command).await,
+        Command::Users(command) => users::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
         Command::Schema | Command::Completions { .. } => Ok(ExitCode::SUCCESS),

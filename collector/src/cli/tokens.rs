@@ -53,11 +53,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     let seconds = number.checked_mul(seconds).filter(|seconds| (1..=366 * 24 * 3600).contains(seconds));
-    seconds.map(Duration::from_secs).ok_or_else(|| "a token is valid for a year at most".to_owned())
+    seconds.map(Duration::from_secs).ok_or_else(|| "a token is valid for a second to a year".to_owned())
 }
 
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
-    let parts = serve::open(config).await?;
+    let parts = serve::open_existing(config).await?;
     let store = &parts.intake.store;
     match command {
         Command::Create { label, uses, valid, json } => {
@@ -103,12 +103,13 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
         Command::Revoke { id } => {
             let mut write = store.write().await?;
             let gone = write.revoke_enrolment_token(&id).await?;
-            write.audit(&actor(), "enrolment_token.revoke", &id, "", "").await?;
-            write.commit().await?;
             anyhow::ensure!(
                 gone > 0,
                 "there is no token {id:?}; `interlock-collector tokens list` lists them"
             );
+            write.audit(&actor(), "enrolment_token.revoke", &id, "", "").await?;
+            write.commit().await?;
+            output::print(&format!("token {id} is revoked\n"));
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -163,6 +163,16 @@ pub(super) async fn reset_user(
     if name == actor.name {
         return Err(Problem::invalid("Change your own password on your account's page."));
     }
+    reset(state, by(actor, &actor.trail()), name, given).await
+}
+
+/// The same, whoever asks for it.
+pub(super) async fn reset(
+    state: &State,
+    by: By<'_>,
+    name: &str,
+    given: Zeroizing<String>,
+) -> Result<(), Problem> {
     password::check(&given, name)?;
     let hash = state.passwords.hash(given).await?;
     let mut write = state.store.write().await?;
@@ -174,7 +184,7 @@ pub(super) async fn reset_user(
     let tokens = write.revoke_api_tokens(name).await?;
     let detail =
         format!("{}{tokens} API tokens revoked", if codes { "one-time codes removed, " } else { "" });
-    write.audit(&actor.trail(), "user.reset", name, &detail, &actor.address).await?;
+    write.audit(by.who, "user.reset", name, &detail, by.address).await?;
     Ok(write.commit().await?)
 }
 
@@ -396,6 +406,6 @@ pub(super) async fn add_hold(
 }
 
 pub(super) async fn release_hold(state: &State, actor: &Actor, id: i64) -> Result<(), Problem> {
-    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, "").await?;
+    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, "on the page of holds").await?;
     Ok(())
 }

@@ -284,7 +284,7 @@ fn known_name(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
     if loopback || state.config.names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
         return Ok(());
     }
-    let detail = "The collector is not called so. Ask for it by localhost, or add the name to `web.names`.";
+    let detail = "The collector is not called so. Ask for it by localhost, or set `web.url` to the address that people use.";
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail))
 }
 

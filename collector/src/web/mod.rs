@@ -35,7 +35,9 @@ use std::time::Duration;
 
 use interlock_recording::{fill_random, hex};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
+use crate::administer::By;
 use crate::archive::Archive;
 use crate::intake::{Connected, Intake};
 use crate::store::{Store, StoreError, now_ns};
@@ -105,6 +107,20 @@ impl State {
     fn idle_ns(&self) -> i64 {
         i64::try_from(self.config.idle.as_nanos()).unwrap_or(i64::MAX)
     }
+}
+
+/// Gives an account a new password, for a command on the collector's host. Its one-time codes, API tokens
+/// and signed-in browsers go.
+///
+/// # Errors
+/// There is no such account, or the database fails.
+pub async fn reset_account(state: &State, name: &str, who: &str) -> anyhow::Result<Zeroizing<String>> {
+    let password = Zeroizing::new(secret()?.chars().take(24).collect::<String>());
+    let by = By { who, address: "" };
+    actions::reset(state, by, name, password.clone())
+        .await
+        .map_err(|problem| anyhow::anyhow!("{name}: {}", problem.detail))?;
+    Ok(password)
 }
 
 /// How long a set-up link counts.

@@ -60,8 +60,13 @@ impl Route {
 
     /// It is for people.
     pub(super) fn is_page(&self) -> bool {
-        !self.path.starts_with("/api/") && self.path != "/metrics"
+        is_page(self.path)
     }
+}
+
+/// A path that people look at; what is for programs is answered in their form.
+fn is_page(path: &str) -> bool {
+    !path.starts_with("/api/") && path != "/metrics"
 }
 
 const GET: Method = Method::GET;
@@ -183,7 +188,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 /// What every response has, and problems as fits what was asked for.
 async fn finish(secure: bool, request: Request, next: Next) -> Response {
-    let is_page = !request.uri().path().starts_with("/api/");
+    let is_page = is_page(request.uri().path());
     let mut response = next.run(request).await;
     let mut problem = response.extensions_mut().remove::<Problem>();
     let status = response.status();

@@ -1,0 +1,55 @@
+//! `interlock-collector users`.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{actor, output};
+use crate::config::Config;
+use crate::{serve, web};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the accounts.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an account a new password, which is shown once. Its one-time codes, API tokens and signed-in
+    /// browsers go. For an administrator who is locked out.
+    Reset {
+        /// The account.
+        name: String,
+    },
+}
+
+pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
+    let parts = serve::open_existing(config).await?;
+    match command {
+        Command::List { json } => {
+            let users = parts.intake.store.users().await?;
+            if json {
+                output::print(&format!("{}\n", serde_json::to_string_pretty(&users)?));
+                return Ok(ExitCode::SUCCESS);
+            }
+            let rows: Vec<Vec<String>> = users
+                .into_iter()
+                .map(|user| {
+                    let state = if user.active { "active" } else { "disabled" };
+                    vec![user.name, user.role, state.to_owned()]
+                })
+                .collect();
+            output::print(&output::table(&["NAME", "ROLE", "STATE"], &rows));
+        }
+        Command::Reset { name } => {
+            let state = web::State::new(&parts.intake, web::Config::default())?;
+            let password = web::reset_account(&state, &name, &actor()).await?;
+            output::print(&format!(
+                "{name} signs in with this password, and is to change it:\n{}\n",
+                *password
+            ));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
