@@ -11,7 +11,7 @@ use interlock_recording::merkle::Plan;
 use crate::intake::Intake;
 
 /// The newest checkpoint's file in the state directory.
-const OWN: &str = "ledger.checkpoint";
+pub(crate) const KEPT: &str = "ledger.checkpoint";
 /// And in the directory that others watch over.
 const LATEST: &str = "latest";
 
@@ -45,7 +45,7 @@ impl Keeper {
     pub async fn check(&self, intake: &Intake) -> anyhow::Result<()> {
         let key = intake.signer.public();
         let exported = self.export.as_ref().map(|directory| directory.join(LATEST));
-        for place in [Some(self.own.join(OWN)), exported].into_iter().flatten() {
+        for place in [Some(self.own.join(KEPT)), exported].into_iter().flatten() {
             let content = match fs::read(&place) {
                 Ok(content) => content,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -81,7 +81,7 @@ impl Keeper {
     /// The state directory cannot be written, or another checkpoint was kept over as many entries: somebody
     /// else signs with this ledger's key, or the database was put back.
     pub fn keep(&self, note: &str) -> anyhow::Result<()> {
-        replace(&self.own, OWN, note.as_bytes())
+        replace(&self.own, KEPT, note.as_bytes())
             .with_context(|| format!("cannot keep the checkpoint in {}", self.own.display()))?;
         let Some(export) = &self.export else { return Ok(()) };
         let line = |note: &str, number: usize| note.lines().nth(number).unwrap_or_default().to_owned();

@@ -18,7 +18,7 @@ use crate::archive::Archive;
 use crate::authority::Authority;
 use crate::config::{Config, Retention};
 use crate::intake::{self, Connected, Intake};
-use crate::keeper::Keeper;
+use crate::keeper::{KEPT, Keeper};
 use crate::store::{LedgerStoreError, Store};
 use crate::{audit, retention, web};
 
@@ -27,6 +27,9 @@ const CHECKPOINT: Duration = Duration::from_secs(1);
 /// How often it is entered in the ledger how far hosts have come.
 const HEADS: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// The database's file in the state directory.
+const DATABASE: &str = "collector.db";
 
 /// The parts of a collector, opened.
 pub struct Parts {
@@ -46,7 +49,7 @@ fn host_name() -> String {
 /// # Errors
 /// There is none, or as for [`open`].
 pub async fn open_existing(config: &Config) -> anyhow::Result<Parts> {
-    let database = config.state.join("collector.db");
+    let database = config.state.join(DATABASE);
     std::fs::metadata(&database).with_context(|| {
         format!(
             "there is no collector in {}, or none that you may read (its owner and root may): --state names another \
@@ -63,27 +66,33 @@ pub async fn open_existing(config: &Config) -> anyhow::Result<Parts> {
 /// Something in it is missing, or cannot be read or made, or it belongs to a collector of another name.
 pub async fn open(config: &Config) -> anyhow::Result<Parts> {
     let state = &config.state;
-    // A key that was made in the place of a lost one would pass for this collector's.
-    let parts = ["collector.db", "keys/ledger.key", "authority/authority.key"];
-    let (there, missing): (Vec<&str>, Vec<&str>) = parts.iter().partition(|part| state.join(part).exists());
-    anyhow::ensure!(
-        there.is_empty() || missing.is_empty(),
-        "{} holds {} of a collector, and not {}: restore what is missing from a backup",
-        state.display(),
-        there.join(", "),
-        missing.join(", ")
-    );
+    let missing = |what: &str| {
+        anyhow::anyhow!(
+            "{} is of a collector that has been at work, and {what} is missing: restore it from a backup. What is made \
+             anew would not be this collector's",
+            state.display()
+        )
+    };
+    if state.join(KEPT).exists() && !state.join(DATABASE).exists() {
+        return Err(missing(DATABASE));
+    }
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(state)
         .with_context(|| format!("cannot make the state directory {}", state.display()))?;
-    let database = state.join("collector.db");
+    let database = state.join(DATABASE);
     // It holds what was recorded: for its owner alone, from the beginning.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let store = Store::open_file(&database)
         .await
         .with_context(|| format!("cannot open the database {}", database.display()))?;
+    if store.ledger_size().await? > 0 {
+        let keys = ["keys/ledger.key", "authority/authority.key", "authority/authority.crt"];
+        if let Some(lost) = keys.into_iter().find(|key| !state.join(key).exists()) {
+            return Err(missing(lost));
+        }
+    }
     let name = match (store.fact("name").await?, &config.name) {
         (Some(known), Some(name)) if known != *name => anyhow::bail!(
             "this collector's name is {known:?}, which stands in every proof that it has given; the configuration \

@@ -254,22 +254,31 @@ fn a_full_spool_refuses_and_goes_on_when_the_collector_is_back() {
     let mut state = 1_u32;
     for round in 0..2 {
         collector.stop();
-        let mut sql = String::new();
-        for n in 0..200 {
-            // Text that does not compress well: segments are compressed when they are sealed.
-            let filler: String = (0..20_000)
-                .map(|_| {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    char::from(b'a' + (state >> 24) as u8 % 26)
-                })
-                .collect();
-            sql.push_str(&format!(
-                "INSERT INTO marks SELECT 'full-{round}-{n}' WHERE length('{filler}') > 0;\n"
-            ));
+        // Sealing compresses, and makes room: it is filled up until it stays full.
+        let mut full = false;
+        for batch in 0..20 {
+            let mut sql = String::new();
+            for n in 0..200 {
+                // Text that does not compress well.
+                let filler: String = (0..20_000)
+                    .map(|_| {
+                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        char::from(b'a' + (state >> 24) as u8 % 26)
+                    })
+                    .collect();
+                sql.push_str(&format!(
+                    "INSERT INTO marks SELECT 'full-{round}-{batch}-{n}' WHERE length('{filler}') > 0;\n"
+                ));
+            }
+            let finished = stage.psql(&sql).unwrap();
+            assert!(finished.stderr.contains("could not be recorded"), "{}", finished.stderr);
+            std::thread::sleep(Duration::from_secs(2));
+            full = status(&stage.agent)["recording"]["refusing"].is_string();
+            if full {
+                break;
+            }
         }
-        let finished = stage.psql(&sql).unwrap();
-        assert!(finished.stderr.contains("could not be recorded"), "{}", finished.stderr);
-        wait_for("refusals", LIMIT, || status(&stage.agent)["recording"]["refusing"].is_string()).unwrap();
+        assert!(full, "it did not stay full: {}", status(&stage.agent)["recording"]);
         collector.launch().unwrap();
         wait_for("room", LONG, || status(&stage.agent)["recording"]["refusing"].is_null()).unwrap();
         wait_for("commands to be taken", LONG, || {

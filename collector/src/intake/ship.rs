@@ -25,6 +25,8 @@ const ADMISSION: Duration = Duration::from_secs(2);
 /// How long an agent may be silent. It says how it is every ten seconds.
 const SILENCE: Duration = Duration::from_secs(90);
 
+/// How long an agent may leave unread what it is told.
+const REPLY: Duration = Duration::from_secs(10);
 /// How the agent is is noted this often at most.
 const HEALTH: Duration = Duration::from_millis(500);
 
@@ -311,8 +313,11 @@ impl Call<'_> {
 
     async fn reply(&self, message: ToAgentMessage) -> Result<(), Status> {
         let reply = ToAgent { message: Some(message) };
-        // Nobody reads any more: the call ends by itself.
-        let _ = self.replies.send(Ok(reply)).await;
-        Ok(())
+        // Nobody reads any more: the call ends by itself. Somebody who does not read for long holds up the call
+        // that comes in this one's place.
+        match tokio::time::timeout(REPLY, self.replies.send(Ok(reply))).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Status::deadline_exceeded("the agent does not read what it is told")),
+        }
     }
 }
