@@ -229,7 +229,7 @@ fn pages_are_for_the_roles_that_the_docs_say() {
     for route in ROUTES.iter().filter(|route| route.is_page()) {
         let parts: Vec<&str> = route.path.split('/').skip(1).collect();
         let expected = match (parts.as_slice(), &route.method) {
-            (["assets" | "sign-in" | "set-up", ..], _) => None,
+            (["assets" | "sign-in" | "set-up" | "healthz" | "readyz", ..], _) => None,
             (["admin", ..] | ["hosts", _, "revoke"], _) => Some(ADMIN),
             (["audit" | "holds", ..], _) => Some(AUDIT),
             (["findings", ..], &Method::GET) => Some(VALUES),
