@@ -416,6 +416,10 @@ impl Log {
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }
+        if state.closed {
+            // Whoever closed it has the open segment sealed, which is this one.
+            return Ok(None);
+        }
         // Others append to `pending` meanwhile; it goes to the new file, which begins where the old ends.
         state.busy = true;
         let old = state.segment.clone();
@@ -490,6 +494,10 @@ impl Log {
         let mut state = self.lock();
         let first = !std::mem::replace(&mut state.closed, true);
         self.work.notify_all();
+        // A segment that is just being begun is the one to seal, not the one before it.
+        while state.busy {
+            state = self.written.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
         first.then(|| SealJob {
             number: state.segment.number,
             bytes: state.segment.bytes,
