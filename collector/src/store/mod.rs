@@ -1,4 +1,5 @@
-//! What the collector knows, in one database: SQLite, or PostgreSQL where several collectors share it.
+//! What the collector knows, in one database. Today that is a file of SQLite; the SQL is written so that
+//! PostgreSQL can take its place, which is not built yet: nothing opens one, and nothing has been tried on one.
 //!
 //! All SQL stands in this folder, one text for both databases: parameters are `$1`, and the few places
 //! where they differ ask [`Dialect`].
@@ -73,7 +74,7 @@ pub enum StoreError {
 pub enum Dialect {
     /// A file of the collector's own.
     Sqlite,
-    /// A server, which several collectors may share.
+    /// A server. Not built yet.
     Postgres,
 }
 
