@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod evidence;
 mod gate;
+pub mod http;
 pub mod intake;
 pub mod keeper;
 pub mod retention;

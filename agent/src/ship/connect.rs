@@ -17,13 +17,13 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
 use super::enrolment::Enrolment;
-use super::wire::{LastAlert, Wire};
-use super::{Address, Fault};
+use super::wire::{End, Wire};
+use super::{Address, Fault, printable};
 
 /// How long looking the name up, connecting and TLS may take together.
 const CONNECTING: Duration = Duration::from_secs(15);
@@ -151,15 +151,17 @@ fn settle(mut config: ClientConfig) -> ClientConfig {
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     pub(super) channel: Channel,
-    alert: LastAlert,
+    end: End,
 }
 
 impl Connection {
     /// Why a call over it failed.
     pub(super) fn fault(&self, status: &Status) -> Fault {
-        match self.alert.get() {
-            Some(alert) => Fault::alert(*alert),
-            None => Fault::of_call(status),
+        match (self.end.alert(), self.end.error()) {
+            (Some(alert), _) => Fault::alert(alert),
+            // What the call says is only that nobody connects again.
+            (None, Some(error)) if status.code() == Code::Unavailable => Fault::Broke(printable(error)),
+            (None, _) => Fault::of_call(status),
         }
     }
 }
@@ -171,7 +173,7 @@ pub(super) async fn connect(address: &Address, config: ClientConfig) -> Result<C
     let late = |_| failed(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time"));
     let stream =
         tokio::time::timeout(CONNECTING, open(address, config)).await.map_err(late)?.map_err(failed)?;
-    let (wire, alert) = Wire::new(stream);
+    let (wire, end) = Wire::new(stream);
     let mut wire = Some(TokioIo::new(wire));
     // Whatever the connection breaks with, the next one is made here, not behind our back.
     let once = tower::service_fn(move |_| {
@@ -186,11 +188,11 @@ pub(super) async fn connect(address: &Address, config: ClientConfig) -> Result<C
         .http2_max_header_list_size(MAX_HEADERS)
         .connect_with_connector(once)
         .await
-        .map_err(|error| match alert.get() {
-            Some(alert) => Fault::alert(*alert),
+        .map_err(|error| match end.alert() {
+            Some(alert) => Fault::alert(alert),
             None => failed(io::Error::other(error)),
         })?;
-    Ok(Connection { channel, alert })
+    Ok(Connection { channel, end })
 }
 
 async fn open(address: &Address, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
