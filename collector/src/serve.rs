@@ -123,13 +123,15 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
         write.append(vec![Body::LedgerStarted(started)]).await?;
     }
     write.commit().await?;
+    let (checks, large) = Intake::turns();
     let intake = Intake {
         store: Arc::new(store),
         archive: Arc::new(archive),
         authority: Arc::new(authority),
         signer: Arc::new(signer),
         connected: Arc::new(Connected::default()),
-        checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        checks,
+        large,
     };
     Ok(Parts { intake: Arc::new(intake), name })
 }

@@ -38,6 +38,17 @@ pub struct Intake {
     pub connected: Arc<Connected>,
     /// Verifying takes a processor: as many at one time as there are.
     pub checks: tokio::sync::Semaphore,
+    /// Large segments that are verified and indexed at one time: fewer than `checks`.
+    pub large: tokio::sync::Semaphore,
+}
+
+impl Intake {
+    /// As many things are verified at one time as there are processors, and two at least; one fewer of them may be
+    /// large.
+    pub fn turns() -> (tokio::sync::Semaphore, tokio::sync::Semaphore) {
+        let checks = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        (tokio::sync::Semaphore::new(checks), tokio::sync::Semaphore::new((checks - 1).min(2)))
+    }
 }
 
 /// Agents cannot be served.

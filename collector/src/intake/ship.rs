@@ -16,7 +16,7 @@ use super::enrol::internal;
 use super::take::TakeError;
 use super::{Intake, Peer, PeerInfo};
 use crate::archive::Incoming;
-use crate::store::{HealthReport, now_ns};
+use crate::store::{Agent, HealthReport, Standing, now_ns};
 
 /// A sealed segment's file is at most this large: more than any that an agent makes.
 const MAX_FILE: u64 = 512 << 20;
@@ -27,6 +27,9 @@ const SILENCE: Duration = Duration::from_secs(90);
 
 /// How long an agent may leave unread what it is told.
 const REPLY: Duration = Duration::from_secs(10);
+/// How often an agent hears of a collector that is still at what it was sent last. It takes one that is silent for
+/// dead.
+const AT_WORK: Duration = Duration::from_secs(15);
 /// How the agent is is noted this often at most.
 const HEALTH: Duration = Duration::from_millis(500);
 
@@ -154,7 +157,7 @@ impl Call<'_> {
             .await
             .map_err(|_| Status::aborted("an earlier call of this agent has not come to its end"))?;
         let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
-        let agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
+        let mut agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
         if let Some(reason) = agent.dispute {
             return Err(Status::failed_precondition(format!(
                 "{reason} The collector takes nothing more of this recording until it has been looked into"
@@ -171,12 +174,10 @@ impl Call<'_> {
         }
         self.intake.check_head(&agent, &hello.head).await.map_err(status)?;
         self.unsealed = self.intake.store.live_bytes(self.host).await.map_err(internal)?;
-        let mut write = self.intake.store.write().await.map_err(internal)?;
         let version: String = hello.version.chars().take(64).collect();
         let kernel: String = hello.kernel.chars().take(128).collect();
-        write.seen(self.host, &version, &kernel).await.map_err(internal)?;
-        write.commit().await.map_err(internal)?;
-        self.taken().await?;
+        self.intake.store.take_hello(self.host, version, kernel).await.map_err(internal)?;
+        self.taken(&agent).await?;
 
         let mut admission = tokio::time::interval(ADMISSION);
         let mut heard = tokio::time::Instant::now();
@@ -200,7 +201,7 @@ impl Call<'_> {
                 message = messages.message() => {
                     heard = tokio::time::Instant::now();
                     match message? {
-                        Some(ToCollector { message: Some(message) }) => self.message(message).await?,
+                        Some(ToCollector { message: Some(message) }) => self.message(&mut agent, message).await?,
                         // A message of a newer agent.
                         Some(ToCollector { message: None }) => {}
                         None => return Ok(()),
@@ -221,10 +222,10 @@ impl Call<'_> {
         write.commit().await.map_err(internal)
     }
 
-    async fn message(&mut self, message: Message) -> Result<(), Status> {
+    async fn message(&mut self, agent: &mut Agent, message: Message) -> Result<(), Status> {
         match message {
             Message::Hello(_) => Err(Status::invalid_argument("hello comes once")),
-            Message::Sealed(part) => self.part(part).await,
+            Message::Sealed(part) => self.part(agent, part).await,
             Message::Live(live) => {
                 self.unsealed += live.records.len() as u64;
                 if self.unsealed > MAX_FILE {
@@ -232,8 +233,8 @@ impl Call<'_> {
                         "more live records than a segment can hold came, and it was not sealed",
                     ));
                 }
-                self.intake.take_live(self.host, live).await.map_err(status)?;
-                self.taken().await
+                self.intake.take_live(agent, live).await.map_err(status)?;
+                self.taken(agent).await
             }
             Message::Health(health) => {
                 // Twice a second is more than anybody looks at.
@@ -246,7 +247,7 @@ impl Call<'_> {
         }
     }
 
-    async fn part(&mut self, part: SealedPart) -> Result<(), Status> {
+    async fn part(&mut self, agent: &mut Agent, part: SealedPart) -> Result<(), Status> {
         if part.data.len() > MAX_PART {
             return Err(Status::invalid_argument("a part of a segment is too large"));
         }
@@ -259,8 +260,7 @@ impl Call<'_> {
                 )));
             }
             None => {
-                let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
-                let due = agent.map_or(0, |agent| agent.sealed.segment);
+                let due = agent.sealed.segment;
                 if part.segment != due {
                     return Err(Status::aborted(format!("segment {due} was due, {} came", part.segment)));
                 }
@@ -279,9 +279,22 @@ impl Call<'_> {
             self.arriving = Some(arriving);
             return Ok(());
         }
-        self.intake.take_segment(self.host, arriving.segment, arriving.file).await.map_err(status)?;
+        self.take_segment(agent, arriving).await?;
         self.unsealed = self.intake.store.live_bytes(self.host).await.map_err(internal)?;
-        self.taken().await
+        self.taken(agent).await
+    }
+
+    /// Takes a segment. That may take long: the agent hears meanwhile that nothing has changed.
+    async fn take_segment(&self, agent: &mut Agent, arriving: Arriving) -> Result<(), Status> {
+        let before = agent.standing();
+        let taking = self.intake.take_segment(agent, arriving.segment, arriving.file);
+        tokio::pin!(taking);
+        loop {
+            tokio::select! {
+                taken = &mut taking => return taken.map_err(status),
+                () = tokio::time::sleep(AT_WORK) => self.standing(&before).await?,
+            }
+        }
     }
 
     async fn health(&self, health: &Health) -> Result<(), Status> {
@@ -294,18 +307,18 @@ impl Call<'_> {
             flows: int(health.flows),
             spool_full: health.full,
         };
-        let mut write = self.intake.store.write().await.map_err(internal)?;
-        write.health(self.host, &report).await.map_err(internal)?;
-        write.commit().await.map_err(internal)
+        self.intake.store.take_health(self.host, report).await.map_err(internal)
     }
 
     /// Says what is kept.
-    async fn taken(&self) -> Result<(), Status> {
-        let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
-        let agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
+    async fn taken(&self, agent: &Agent) -> Result<(), Status> {
+        self.standing(&agent.standing()).await
+    }
+
+    async fn standing(&self, standing: &Standing) -> Result<(), Status> {
         self.reply(ToAgentMessage::Taken(Taken {
-            next_segment: agent.sealed.segment,
-            next_index: agent.live.index,
+            next_segment: standing.sealed.segment,
+            next_index: standing.live.index,
             now_ns: now_ns().unsigned_abs(),
         }))
         .await

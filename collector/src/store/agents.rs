@@ -1,11 +1,14 @@
 //! The agents: who they are, which certificates count, where their recordings stand, how they are.
 
+use std::collections::HashMap;
+
 use interlock_recording::verify::{Boundary, Position};
 use interlock_recording::{PublicKey, chain, hex};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::{Store, StoreError, Write, hash, now_ns, number};
+use super::index::portions;
+use super::{Clock, Standing, Store, StoreError, Write, hash, now_ns, number};
 
 /// An agent.
 #[derive(Debug, Clone)]
@@ -46,13 +49,23 @@ pub struct Agent {
     pub flows: i64,
     /// It refuses commands for want of room.
     pub spool_full: bool,
+    /// Where its events leave its clocks.
+    pub clock: Clock,
+    /// How far it is indexed, where that is beyond its live records: a large segment was being taken in parts.
+    pub indexed: Option<Position>,
 }
 
 const COLUMNS: &str = "host, name, public_key, state, enrolled_ns, certificate_expires_ns, next_segment, \
      next_index, chain_hash, header_sha256, live_index, live_hash, dispute, last_seen_ns, version, kernel, \
-     policy_hash, clock_ahead_ns, spool_bytes, spool_limit, flows, spool_full";
+     policy_hash, clock_ahead_ns, spool_bytes, spool_limit, flows, spool_full, clock_monotonic_ns, clock_ahead_of_boot_ns, clock_before_ns, \
+     clock_set_event, indexed_index, indexed_hash";
 
 impl Agent {
+    /// Where its recording stands.
+    pub fn standing(&self) -> Standing {
+        Standing { sealed: self.sealed, live: self.live, indexed: self.indexed }
+    }
+
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
         Ok(Self {
             host: row.try_get(0)?,
@@ -80,6 +93,11 @@ impl Agent {
             spool_limit: row.try_get(19)?,
             flows: row.try_get(20)?,
             spool_full: row.try_get::<i64, _>(21)? != 0,
+            clock: Clock::load([row.try_get(22)?, row.try_get(23)?, row.try_get(24)?, row.try_get(25)?]),
+            indexed: match row.try_get::<Option<Vec<u8>>, _>(27)? {
+                Some(bytes) => Some(Position { index: number(row.try_get(26)?)?, hash: hash(bytes)? }),
+                None => None,
+            },
         })
     }
 }
@@ -252,6 +270,67 @@ impl Write<'_> {
         .execute(self.on())
         .await?;
         Ok(())
+    }
+
+    /// Notes where a host's events leave its clocks.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn set_clock(&mut self, host: &str, clock: &Clock) -> Result<(), StoreError> {
+        let [monotonic, ahead, before, event] = clock.stored();
+        sqlx::query(
+            "UPDATE agents SET clock_monotonic_ns = $2, clock_ahead_of_boot_ns = $3, clock_before_ns = $4, \
+             clock_set_event = $5 WHERE host = $1",
+        )
+        .bind(host)
+        .bind(monotonic)
+        .bind(ahead)
+        .bind(before)
+        .bind(event)
+        .execute(self.on())
+        .await?;
+        Ok(())
+    }
+
+    /// Notes how far the segment that is due was indexed before it is taken.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn indexed(&mut self, host: &str, end: &Position) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agents SET indexed_index = $2, indexed_hash = $3 WHERE host = $1")
+            .bind(host)
+            .bind(end.index as i64)
+            .bind(end.hash.to_vec())
+            .execute(self.on())
+            .await?;
+        Ok(())
+    }
+
+    /// Agents, locked until the transaction ends.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn agents(&mut self, hosts: &[&str]) -> Result<HashMap<String, Agent>, StoreError> {
+        let mut agents = HashMap::new();
+        for portion in portions(hosts) {
+            let marks: Vec<String> = (1..=portion.len()).map(|number| format!("${number}")).collect();
+            let marks = marks.join(", ");
+            // The update takes the rows' locks in either database.
+            let texts = [
+                format!("UPDATE agents SET host = host WHERE host IN ({marks})"),
+                format!("SELECT {COLUMNS} FROM agents WHERE host IN ({marks})"),
+            ];
+            let [lock, select] = texts.map(|text| {
+                let query = sqlx::query(sqlx::AssertSqlSafe(text));
+                portion.iter().fold(query, |query, host| query.bind((*host).to_owned()))
+            });
+            lock.execute(self.on()).await?;
+            for row in select.fetch_all(self.on()).await? {
+                let agent = Agent::read(&row)?;
+                agents.insert(agent.host.clone(), agent);
+            }
+        }
+        Ok(agents)
     }
 
     /// An agent, locked until the transaction ends.

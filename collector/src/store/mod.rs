@@ -8,8 +8,11 @@ mod agents;
 mod api_tokens;
 mod attempts;
 mod audit;
+mod batch;
+mod clock;
 mod commands;
 mod findings;
+mod group;
 mod holds;
 mod index;
 mod ledger;
@@ -34,10 +37,12 @@ use tokio::sync::{Mutex, MutexGuard};
 pub use agents::{Agent, Enrolment, HealthReport};
 pub use api_tokens::{ApiToken, NewApiToken};
 pub use audit::{AuditEntry, AuditFilter};
+pub use batch::Batch;
+pub use clock::Clock;
 pub use commands::{CommandFilter, CommandItem};
 pub use findings::Finding;
+pub use group::{NotTaken, Standing, Take, What};
 pub use holds::{Hold, NewHold};
-pub use index::Batch;
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
@@ -87,6 +92,8 @@ pub struct Store {
     dialect: Dialect,
     /// SQLite has one writer at a time; waiting here is fairer than its busy handler.
     writer: Mutex<()>,
+    /// What agents shipped and is to be written.
+    group: group::Group,
 }
 
 /// A transaction that writes.
@@ -124,7 +131,13 @@ impl Store {
     async fn connect(url: &str, dialect: Dialect, connections: u32) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let (pool, writers) = (Self::pool_of(url, dialect, connections), Self::pool_of(url, dialect, 2));
-        let store = Self { pool: pool.await?, writers: writers.await?, dialect, writer: Mutex::new(()) };
+        let store = Self {
+            pool: pool.await?,
+            writers: writers.await?,
+            dialect,
+            writer: Mutex::new(()),
+            group: group::Group::default(),
+        };
         store.migrate().await?;
         Ok(store)
     }
