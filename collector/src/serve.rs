@@ -167,7 +167,7 @@ pub fn agents_url(config: &Config) -> String {
 }
 
 /// The address that people use.
-fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
+pub(crate) fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
     match (&config.web.url, &config.web.tls) {
         (Some(url), _) => url.trim_end_matches('/').to_owned(),
         (None, Some(_)) => format!("https://{listens}"),
