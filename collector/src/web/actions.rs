@@ -92,13 +92,13 @@ pub(super) async fn end_session(state: &State, actor: &Actor, id: &str, reason: 
     // Written down first: what is not written down is not done.
     noted(state, actor, "session.end", id, &reason).await?;
     let told = format!("ended by {}: {reason}", actor.name);
-    if state.connected.end_session(&session.host, *parsed.as_bytes(), &told) {
+    if state.intake.end_session(&session.host, *parsed.as_bytes(), &told).await? {
         return Ok(());
     }
     noted(state, actor, "session.end.failed", id, "the agent is not connected").await?;
     Err(Problem::new(
         StatusCode::CONFLICT,
-        "The host's agent is not connected to this collector, so it could not be told to end the session. \
+        "The host's agent is not connected, so it could not be told to end the session. \
          Try again when it is, or stop the process on the host.",
     ))
 }
