@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::storage::{Database, Segments};
+
 /// Where the configuration is looked for unless `--config` names another file.
 pub const DEFAULT_PATH: &str = "/etc/interlock/collector.yaml";
 
@@ -27,6 +29,14 @@ pub struct Config {
     /// A directory into which each new checkpoint of the ledger is written, on a disk or share that others
     /// watch over: with a copy of it nobody can take back what the ledger holds unseen.
     pub checkpoints: Option<PathBuf>,
+    /// PostgreSQL in the place of a database file, so that several collectors work together. Goes with `segments`.
+    pub store: Option<Database>,
+    /// Storage that speaks S3 in the place of a directory of segments. Goes with `store`.
+    pub segments: Option<Segments>,
+    /// A directory with the keys that all collectors of one ledger have: `ledger.key`, `authority.key` and
+    /// `authority.crt`. By default they are made in the state directory; with `store` they are never made, and
+    /// `interlock-collector keys create` makes them once.
+    pub keys: Option<PathBuf>,
 }
 
 /// A rule of retention.
@@ -51,6 +61,11 @@ pub struct Agents {
     /// Host names and addresses under which agents reach the collector; they stand in its certificate. By
     /// default the host's name, localhost and the loopback addresses.
     pub names: Vec<String>,
+    /// GiB of one host's recording that are kept here at most, as the host sealed them; 0 for no bound. Over it nothing
+    /// more is taken of that host until there is room, and its recording waits on it.
+    pub keep_gib_per_host: u64,
+    /// MiB a second that one host may ship, over a minute; 0 for no bound. One that ships more is slowed down.
+    pub mib_per_second_per_host: u64,
 }
 
 /// Where browsers and API clients connect to.
@@ -84,13 +99,21 @@ impl Default for Config {
             web: Web::default(),
             retention: Vec::new(),
             checkpoints: None,
+            store: None,
+            segments: None,
+            keys: None,
         }
     }
 }
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7443), names: Vec::new() }
+        Self {
+            listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7443),
+            names: Vec::new(),
+            keep_gib_per_host: 1024,
+            mib_per_second_per_host: 32,
+        }
     }
 }
 
@@ -133,6 +156,20 @@ impl Config {
             && (name.is_empty() || name.len() > 253 || name.contains(|c: char| c.is_whitespace() || c == '+'))
         {
             return Err("name: a name has no blanks and no `+`, and at most 253 characters".into());
+        }
+        match (&self.store, &self.segments) {
+            (Some(store), Some(segments)) => {
+                store.check()?;
+                segments.check()?;
+            }
+            (None, None) => {}
+            _ => {
+                return Err(
+                    "store and segments go together: what several collectors share is the database and \
+                            where the segments are"
+                        .into(),
+                );
+            }
         }
         for rule in &self.retention {
             if rule.keep_days == 0 {

@@ -3,6 +3,7 @@
 mod connected;
 mod enrol;
 mod listen;
+mod quota;
 mod ship;
 mod take;
 
@@ -21,6 +22,7 @@ use crate::store::{LedgerStoreError, Store, StoreError};
 
 pub use connected::Connected;
 pub use listen::{Peer, PeerInfo};
+pub use quota::Quota;
 pub use take::{Incident, TakeError};
 
 /// All that taking in needs.
@@ -36,10 +38,14 @@ pub struct Intake {
     pub signer: Arc<Signer>,
     /// The agents that are there now.
     pub connected: Arc<Connected>,
+    /// Other collectors work on the same database.
+    pub shared: bool,
     /// Verifying takes a processor: as many at one time as there are.
     pub checks: tokio::sync::Semaphore,
     /// Large segments that are verified and indexed at one time: fewer than `checks`.
     pub large: tokio::sync::Semaphore,
+    /// What one host may have kept, and how fast it may ship.
+    pub quota: Quota,
 }
 
 impl Intake {

@@ -56,10 +56,16 @@ impl Shipper {
         } else {
             tracing::warn!(%address, host = peer.host, "refused: the host or its certificate was revoked");
             Err(Status::permission_denied(
-                "this host, or this certificate of it, was revoked; an administrator of the collector can have it \
-                 enrolled anew",
+                "this host, or this certificate of it, was revoked, or its recording has ended after a dispute; an \
+                 administrator of the collector can have it enrolled anew",
             ))
         }
+    }
+}
+
+async fn until(time: Option<tokio::time::Instant>) {
+    if let Some(time) = time {
+        tokio::time::sleep_until(time).await;
     }
 }
 
@@ -95,6 +101,9 @@ impl Shipping for Shipper {
                 replies: &replies,
                 arriving: None,
                 unsealed: 0,
+                sealed: 0,
+                waits_until: None,
+                slowed: false,
                 healthy_at: tokio::time::Instant::now() - HEALTH,
             };
             let ended = call.run(messages).await;
@@ -137,6 +146,12 @@ struct Call<'c> {
     arriving: Option<Arriving>,
     /// Bytes of live records that have not come sealed.
     unsealed: u64,
+    /// Bytes of its segments that are kept.
+    sealed: u64,
+    /// It ships faster than it may: nothing is read of it before.
+    waits_until: Option<tokio::time::Instant>,
+    /// That was found in this call.
+    slowed: bool,
     /// When it last said how it is.
     healthy_at: tokio::time::Instant,
 }
@@ -173,7 +188,7 @@ impl Call<'_> {
             return Err(Status::failed_precondition(detail));
         }
         self.intake.check_head(&agent, &hello.head).await.map_err(status)?;
-        self.unsealed = self.intake.store.live_bytes(self.host).await.map_err(internal)?;
+        self.count().await?;
         let version: String = hello.version.chars().take(64).collect();
         let kernel: String = hello.kernel.chars().take(128).collect();
         self.intake.store.take_hello(self.host, version, kernel).await.map_err(internal)?;
@@ -198,7 +213,11 @@ impl Call<'_> {
                         return Err(silent());
                     }
                 }
-                message = messages.message() => {
+                () = until(self.waits_until), if self.waits_until.is_some() => {
+                    self.waits_until = None;
+                    heard = tokio::time::Instant::now();
+                }
+                message = messages.message(), if self.waits_until.is_none() => {
                     heard = tokio::time::Instant::now();
                     match message? {
                         Some(ToCollector { message: Some(message) }) => self.message(&mut agent, message).await?,
@@ -210,6 +229,31 @@ impl Call<'_> {
                 () = self.replies.closed() => return Ok(()),
             }
         }
+    }
+
+    /// Counts what is kept of this host.
+    async fn count(&mut self) -> Result<(), Status> {
+        (self.unsealed, self.sealed) = self.intake.store.kept_bytes(self.host).await.map_err(internal)?;
+        Ok(())
+    }
+
+    /// Whether `bytes` more of this host may be taken, and when more may be read.
+    async fn bound(&mut self, bytes: usize) -> Result<(), Status> {
+        let arriving = self.arriving.as_ref().map_or(0, |arriving| arriving.file.bytes());
+        let kept = self.sealed.saturating_add(self.unsealed).saturating_add(arriving);
+        if let Some(over) = self.intake.quota.is_over(kept, bytes as u64) {
+            self.found("quota", "more of its recording is to be kept than may be (agents.keep_gib_per_host)")
+                .await?;
+            return Err(Status::resource_exhausted(over));
+        }
+        let now = tokio::time::Instant::now();
+        if let Some(wait) = self.intake.quota.wait(self.host, bytes, now) {
+            if !std::mem::replace(&mut self.slowed, true) {
+                self.found("quota", &self.intake.quota.too_fast()).await?;
+            }
+            self.waits_until = Some(now + wait);
+        }
+        Ok(())
     }
 
     /// Writes down something that is wrong, once.
@@ -225,8 +269,12 @@ impl Call<'_> {
     async fn message(&mut self, agent: &mut Agent, message: Message) -> Result<(), Status> {
         match message {
             Message::Hello(_) => Err(Status::invalid_argument("hello comes once")),
-            Message::Sealed(part) => self.part(agent, part).await,
+            Message::Sealed(part) => {
+                self.bound(part.data.len()).await?;
+                self.part(agent, part).await
+            }
             Message::Live(live) => {
+                self.bound(live.records.len()).await?;
                 self.unsealed += live.records.len() as u64;
                 if self.unsealed > MAX_FILE {
                     return Err(Status::resource_exhausted(
@@ -280,7 +328,7 @@ impl Call<'_> {
             return Ok(());
         }
         self.take_segment(agent, arriving).await?;
-        self.unsealed = self.intake.store.live_bytes(self.host).await.map_err(internal)?;
+        self.count().await?;
         self.taken(agent).await
     }
 

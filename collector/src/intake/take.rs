@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::io::BufReader;
-use std::sync::Arc;
 
 use interlock_recording::ledger::proto::entry::Body;
 use interlock_recording::ledger::proto::{Finding, SegmentTaken};
@@ -216,20 +215,15 @@ impl Intake {
         };
 
         let file = (incoming.sha256(), incoming.bytes());
-        let mut incoming = blocking(move || incoming.flush().map(|()| incoming)).await?;
-        let batch = match sift.batch {
-            Some(batch) => batch,
-            None => {
-                let (rest, given_back) = self.index_in_parts(agent, number, known, incoming).await?;
-                incoming = given_back;
-                rest
-            }
+        let (batch, incoming) = match sift.batch {
+            Some(batch) => (batch, incoming),
+            None => self.index_in_parts(agent, number, known, incoming).await?,
         };
         drop(large);
         // It is this host's turn, and the last segment was taken in an earlier one: nothing that stands in the
-        // ledger is overwritten. What a crash has left in this place is.
-        let (archive, name) = (Arc::clone(&self.archive), agent.host.clone());
-        blocking(move || archive.keep(incoming, &name, number)).await?;
+        // ledger is overwritten, but what a crash has left in this place is. Among objects each has a name of its own.
+        let prepared = self.archive.prepare(incoming, &agent.host, number).await?;
+        self.archive.keep(prepared).await?;
         let clock = batch.clock().copied();
         let taken = self.store.take(Take {
             host: agent.host.clone(),
@@ -340,11 +334,9 @@ impl Intake {
         };
         let TakeError::Incident(incident) = &error else { return error };
         // Evidence: it is kept beside the segments.
-        let (archive, host) = (Arc::clone(&self.archive), agent.host.clone());
-        let kept = blocking(move || archive.keep_disputed(incoming, &host, number)).await;
-        match kept {
+        match self.archive.keep_disputed(incoming, &agent.host, number).await {
             Ok(()) => self.report(agent, incident).await.err().unwrap_or(error),
-            Err(failed) => failed,
+            Err(failed) => failed.into(),
         }
     }
 

@@ -8,7 +8,7 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::index::portions;
-use super::{Clock, Standing, Store, StoreError, Write, hash, now_ns, number};
+use super::{Clock, Dialect, Standing, Store, StoreError, Write, hash, now_ns, number, plain};
 
 /// An agent.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct Agent {
     pub public_key: Vec<u8>,
     /// It may ship.
     pub active: bool,
+    /// Its recording has ended for ever: a dispute about it was settled so.
+    pub closed: bool,
     /// When it was enrolled.
     pub enrolled_ns: i64,
     /// When its certificate expires.
@@ -72,6 +74,7 @@ impl Agent {
             name: row.try_get(1)?,
             public_key: row.try_get(2)?,
             active: row.try_get::<String, _>(3)? == "active",
+            closed: row.try_get::<String, _>(3)? == "closed",
             enrolled_ns: row.try_get(4)?,
             certificate_expires_ns: row.try_get(5)?,
             sealed: Boundary {
@@ -150,7 +153,7 @@ impl Write<'_> {
              former_serial = NULL, certificate_expires_ns = $5 WHERE host = $1",
         )
         .bind(&host)
-        .bind(enrolment.version)
+        .bind(plain(enrolment.version).as_ref())
         .bind(enrolment.token_sha256)
         .bind(enrolment.serial)
         .bind(enrolment.expires_ns)
@@ -177,7 +180,7 @@ impl Write<'_> {
         .bind(genesis.clone())
         .bind(Vec::new())
         .bind(genesis)
-        .bind(enrolment.version)
+        .bind(plain(enrolment.version).as_ref())
         .execute(self.on())
         .await?;
         Ok(true)
@@ -229,10 +232,26 @@ impl Write<'_> {
     pub async fn dispute(&mut self, host: &str, reason: &str) -> Result<(), StoreError> {
         sqlx::query("UPDATE agents SET dispute = $2 WHERE host = $1 AND dispute IS NULL")
             .bind(host)
-            .bind(reason)
+            .bind(plain(reason).as_ref())
             .execute(self.on())
             .await?;
         Ok(())
+    }
+
+    /// Ends the dispute about a host; gives whether there was one. Its recording goes on, or ends for ever.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn settle_dispute(&mut self, host: &str, resume: bool) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE agents SET dispute = NULL, state = CASE WHEN $2 = 1 THEN state ELSE 'closed' END \
+             WHERE host = $1 AND dispute IS NOT NULL",
+        )
+        .bind(host)
+        .bind(i64::from(resume))
+        .execute(self.on())
+        .await?;
+        Ok(done.rows_affected() == 1)
     }
 
     /// Notes that an agent said hello. Its name stays the one that it was enrolled by.
@@ -261,7 +280,7 @@ impl Write<'_> {
         )
         .bind(host)
         .bind(now_ns())
-        .bind(&health.policy_hash)
+        .bind(plain(&health.policy_hash).as_ref())
         .bind(health.clock_ahead_ns)
         .bind(health.spool_bytes)
         .bind(health.spool_limit)
@@ -306,26 +325,22 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Agents, locked until the transaction ends.
+    /// Agents, locked until the transaction ends. `hosts` stand in order, so that two who lock the same ones do not wait
+    /// for one another.
     ///
     /// # Errors
     /// The database fails.
     pub async fn agents(&mut self, hosts: &[&str]) -> Result<HashMap<String, Agent>, StoreError> {
+        // SQLite has one writer at a time.
+        let lock = if self.dialect == Dialect::Postgres { " FOR UPDATE" } else { "" };
         let mut agents = HashMap::new();
         for portion in portions(hosts) {
             let marks: Vec<String> = (1..=portion.len()).map(|number| format!("${number}")).collect();
             let marks = marks.join(", ");
-            // The update takes the rows' locks in either database.
-            let texts = [
-                format!("UPDATE agents SET host = host WHERE host IN ({marks})"),
-                format!("SELECT {COLUMNS} FROM agents WHERE host IN ({marks})"),
-            ];
-            let [lock, select] = texts.map(|text| {
-                let query = sqlx::query(sqlx::AssertSqlSafe(text));
-                portion.iter().fold(query, |query, host| query.bind((*host).to_owned()))
-            });
-            lock.execute(self.on()).await?;
-            for row in select.fetch_all(self.on()).await? {
+            let text = format!("SELECT {COLUMNS} FROM agents WHERE host IN ({marks}) ORDER BY host{lock}");
+            let query = sqlx::query(sqlx::AssertSqlSafe(text));
+            let query = portion.iter().fold(query, |query, host| query.bind((*host).to_owned()));
+            for row in query.fetch_all(self.on()).await? {
                 let agent = Agent::read(&row)?;
                 agents.insert(agent.host.clone(), agent);
             }
@@ -338,12 +353,10 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn agent(&mut self, host: &str) -> Result<Option<Agent>, StoreError> {
-        // The update takes the row's lock in either database.
-        sqlx::query("UPDATE agents SET host = host WHERE host = $1").bind(host).execute(self.on()).await?;
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM agents WHERE host = $1")))
-            .bind(host)
-            .fetch_optional(self.on())
-            .await?;
+        // SQLite has one writer at a time.
+        let lock = if self.dialect == Dialect::Postgres { " FOR UPDATE" } else { "" };
+        let text = format!("SELECT {COLUMNS} FROM agents WHERE host = $1{lock}");
+        let row = sqlx::query(sqlx::AssertSqlSafe(text)).bind(host).fetch_optional(self.on()).await?;
         row.as_ref().map(Agent::read).transpose()
     }
 }
@@ -367,7 +380,7 @@ impl Store {
     /// The database fails.
     pub async fn hosts_called(&self, name: &str) -> Result<Vec<String>, StoreError> {
         let rows = sqlx::query(
-            "SELECT host FROM agents WHERE name = $1 OR ($2 >= 8 AND substr(host, 1, $2) = $1) LIMIT 100",
+            "SELECT host FROM agents WHERE name = $1 OR ($2 >= 8 AND substr(host, 1, CAST($2 AS INTEGER)) = $1) LIMIT 100",
         )
         .bind(name)
         .bind(name.len() as i64)

@@ -12,6 +12,8 @@ use super::clock::Clock;
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
 const MAX_TEXT: usize = 16 << 10;
+/// Bytes of a name: PostgreSQL's indexes do not take longer ones.
+const MAX_NAME: usize = 1000;
 /// Kinds of statements that are listed of one command.
 const MAX_KINDS: usize = 32;
 /// Findings about the order of events in one batch; more of the same tell nobody anything.
@@ -120,7 +122,16 @@ impl SessionChange {
 /// A text for the database: neither longer than the index keeps nor with a zero in it, which PostgreSQL
 /// does not take.
 pub(super) fn clip(text: &str) -> String {
-    let mut end = text.len().min(MAX_TEXT);
+    clip_to(text, MAX_TEXT)
+}
+
+/// The same of something that an index goes by.
+pub(super) fn clip_name(text: &str) -> String {
+    clip_to(text, MAX_NAME)
+}
+
+fn clip_to(text: &str, most: usize) -> String {
+    let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -177,7 +188,9 @@ impl Batch {
         session.last_segment = segment;
         match &event.body {
             Some(Body::FlowStarted(body)) => session.start = Some((at_ns, Box::new(body.clone()))),
-            Some(Body::Login(body)) => session.login = Some((clip(&body.user), clip(&body.database))),
+            Some(Body::Login(body)) => {
+                session.login = Some((clip_name(&body.user), clip_name(&body.database)))
+            }
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),
             Some(Body::Result(body)) => self.result(body, id),
@@ -203,7 +216,8 @@ impl Batch {
         let rule = body.rule.as_deref().unwrap_or_default();
         let would = body.observed.first().map_or("", |observed| observed.rule.as_str());
         let mut count = |rule: &str, verdict: &str, observed: bool| {
-            let counted = self.rules.entry((clip(rule), clip(verdict), observed)).or_insert((0, at_ns));
+            let counted =
+                self.rules.entry((clip_name(rule), clip_name(verdict), observed)).or_insert((0, at_ns));
             counted.0 += 1;
             counted.1 = at_ns;
         };
@@ -242,9 +256,9 @@ impl Batch {
             step: clip(&body.step),
             at_ns,
             kind: clip(&kinds.join(" ")),
-            verdict: clip(&body.verdict),
-            observed: clip(&observed),
-            rule: clip(if rule.is_empty() { would } else { rule }),
+            verdict: clip_name(&body.verdict),
+            observed: clip_name(&observed),
+            rule: clip_name(if rule.is_empty() { would } else { rule }),
             text: clip(&body.text),
             search: search.replace('\0', "\u{fffd}"),
             outcome: Outcome::default(),

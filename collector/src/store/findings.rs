@@ -53,7 +53,7 @@ impl Store {
             sql.and("f.id < ").number(cursor);
         }
         sql.push(" ORDER BY f.id DESC LIMIT ").number(limit as i64 + 1);
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         let items: Result<Vec<_>, StoreError> = rows
             .iter()
             .map(|row| {
@@ -79,7 +79,7 @@ impl Store {
     /// The database fails.
     pub async fn open_findings(&self) -> Result<i64, StoreError> {
         let row = sqlx::query(
-            "SELECT COUNT(*) FROM (SELECT 1 FROM findings WHERE acknowledged_ns IS NULL LIMIT 1000) AS some",
+            "SELECT COUNT(*) FROM (SELECT 1 FROM findings WHERE acknowledged_ns IS NULL LIMIT 1000) AS found",
         )
         .fetch_one(self.pool())
         .await?;

@@ -246,11 +246,7 @@ impl Store {
         let mut write = self.write().await?;
         let mut written: Vec<Result<(), NotTaken>> = Vec::with_capacity(group.len());
         let mut takes = Vec::new();
-        // One order, so that two collectors that lock the rows of the same hosts do not wait for one another.
-        let mut hosts: Vec<&str> = group
-            .iter()
-            .filter_map(|job| if let Job::Take(take) = job { Some(take.host.as_str()) } else { None })
-            .collect();
+        let mut hosts: Vec<&str> = group.iter().map(|job| job.host()).collect();
         hosts.sort_unstable();
         let agents = write.agents(&hosts).await?;
         for job in group {

@@ -14,8 +14,8 @@ use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, AssertSqlSafe, Row as _};
 
-use super::batch::{Batch, CommandRow, SessionChange, clip, int};
-use super::{StoreError, Write};
+use super::batch::{Batch, CommandRow, SessionChange, clip, clip_name, int};
+use super::{Dialect, StoreError, Write, words};
 
 /// So far may the time in a session's id be from its first event's: the agent makes both at once.
 const APART_MS: i64 = 60_000;
@@ -252,13 +252,13 @@ impl Write<'_> {
                     .bind(change.first_event)
                     .bind(change.last_event)
                     .bind(i64::from(subject.pid))
-                    .bind(clip(&subject.user))
+                    .bind(clip_name(&subject.user))
                     .bind(clip(&subject.login_user))
-                    .bind(clip(exe))
+                    .bind(clip_name(exe))
                     .bind(clip(&subject.argv.join(" ")))
                     .bind(clip(&subject.unit))
-                    .bind(clip(&start.destination))
-                    .bind(clip(&start.hosts.join(" ")))
+                    .bind(clip_name(&start.destination))
+                    .bind(clip_name(&start.hosts.join(" ")))
                     .bind(clip(&start.protocol))
                     .bind(user)
                     .bind(database)
@@ -323,6 +323,12 @@ impl Write<'_> {
             .flat_map(|(host, batch)| batch.commands.iter().map(move |row| (*host, row)))
             .filter(|(host, row)| !strangers.contains(&(*host, row.session)))
             .collect();
+        // SQLite takes texts apart itself.
+        let dialect = self.dialect;
+        let search = |row: &CommandRow| match dialect {
+            Dialect::Sqlite => row.search.clone(),
+            Dialect::Postgres => words::words(&row.search),
+        };
         self.rows(
             "INSERT INTO commands (host, event, segment, session, number, goes_on, step, at_ns, kind, verdict, \
              observed, rule, text, search, status, duration_ns, rows_returned, sqlstate) VALUES {rows} \
@@ -344,7 +350,7 @@ impl Write<'_> {
                     .bind(row.observed.clone())
                     .bind(row.rule.clone())
                     .bind(row.text.clone())
-                    .bind(row.search.clone())
+                    .bind(search(row))
                     .bind(row.outcome.status.clone())
                     .bind(row.outcome.duration_ns)
                     .bind(row.outcome.rows)

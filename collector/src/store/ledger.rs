@@ -7,7 +7,7 @@ use interlock_recording::merkle::{Frontier, MerkleError, Node, Plan};
 use interlock_recording::note::{Checkpoint, Note, NoteError, Signer};
 use sqlx::Row as _;
 
-use super::{Store, StoreError, Write, hash, now_ns, number};
+use super::{Dialect, Store, StoreError, Write, hash, now_ns, number};
 
 /// The ledger cannot be read or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,7 @@ fn kind_of(body: &Body) -> (&'static str, &[u8]) {
         Body::LedgerStarted(_) => ("ledger_started", &[]),
         Body::HostEnrolled(body) => ("host_enrolled", &body.host),
         Body::HostRevoked(body) => ("host_revoked", &body.host),
+        Body::DisputeSettled(body) => ("dispute_settled", &body.host),
         Body::SegmentTaken(body) => ("segment_taken", &body.host),
         Body::HeadTaken(body) => ("head_taken", &body.host),
         Body::Finding(body) => ("finding", &body.host),
@@ -82,8 +83,7 @@ impl Write<'_> {
     /// # Errors
     /// The database fails, or the tree in it is not whole.
     pub async fn append(&mut self, bodies: Vec<Body>) -> Result<u64, LedgerStoreError> {
-        // The row's lock puts those who append into one order.
-        sqlx::query("UPDATE facts SET value = value WHERE name = 'ledger'").execute(self.on()).await?;
+        self.lock_ledger().await?;
         let size = number(sqlx::query(SIZE).fetch_one(self.on()).await?.try_get(0)?)?;
         let mut peaks = Vec::new();
         for node in Frontier::peaks_of(size) {
@@ -117,6 +117,20 @@ impl Write<'_> {
         Ok(size)
     }
 
+    /// Puts those who append to the ledger, or sign it, into one order: the row's lock holds until the
+    /// transaction ends.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn lock_ledger(&mut self) -> Result<(), StoreError> {
+        let lock = match self.dialect {
+            Dialect::Sqlite => "UPDATE facts SET value = value WHERE name = 'ledger'",
+            Dialect::Postgres => "SELECT 1 FROM facts WHERE name = 'ledger' FOR UPDATE",
+        };
+        sqlx::query(lock).execute(self.on()).await?;
+        Ok(())
+    }
+
     /// Whether the ledger has no entries yet.
     ///
     /// # Errors
@@ -139,7 +153,7 @@ impl Write<'_> {
     /// # Errors
     /// The database fails, or the ledger has fewer entries than the last checkpoint is over.
     pub async fn sign_checkpoint(&mut self, signer: &Signer) -> Result<String, LedgerStoreError> {
-        sqlx::query("UPDATE facts SET value = value WHERE name = 'ledger'").execute(self.on()).await?;
+        self.lock_ledger().await?;
         let size = number(sqlx::query(SIZE).fetch_one(self.on()).await?.try_get(0)?)?;
         let last = sqlx::query("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1")
             .fetch_optional(self.on())
@@ -215,7 +229,7 @@ impl Store {
     pub async fn host_entries(&self, host: &str) -> Result<Vec<u64>, StoreError> {
         let rows = sqlx::query(
             "SELECT number FROM ledger_entries WHERE host = $1 AND kind IN ('host_enrolled', 'host_revoked', \
-             'finding', 'tombstone') ORDER BY number",
+             'finding', 'tombstone', 'dispute_settled') ORDER BY number",
         )
         .bind(host)
         .fetch_all(self.pool())

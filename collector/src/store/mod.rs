@@ -1,8 +1,11 @@
-//! What the collector knows, in one database. Today that is a file of SQLite; the SQL is written so that
-//! PostgreSQL can take its place, which is not built yet: nothing opens one, and nothing has been tried on one.
+//! What the collector knows, in one database: a file of SQLite, or PostgreSQL, which several collectors can
+//! share.
 //!
 //! All SQL stands in this folder, one text for both databases: parameters are `$1`, and the few places
 //! where they differ ask [`Dialect`].
+//!
+//! On PostgreSQL, transactions take locks in this order, so that none waits for another in a circle: agents,
+//! then the ledger, then everything else.
 
 mod agents;
 mod api_tokens;
@@ -17,15 +20,20 @@ mod holds;
 mod index;
 mod ledger;
 mod page;
+mod postgres;
 mod recording;
 mod retention;
 mod rules;
 mod schema;
+mod search;
 mod sessions;
+mod shared;
 mod sign_ins;
 mod tokens;
 mod users;
+mod words;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -45,10 +53,14 @@ pub use group::{NotTaken, Standing, Take, What};
 pub use holds::{Hold, NewHold};
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
+pub use postgres::Server;
+pub(crate) use postgres::{check_url, is_loopback};
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
 pub use retention::Expired;
 pub use rules::{HostEvent, RuleCount};
+use search::Searchers;
 pub use sessions::{SessionFilter, SessionItem};
+pub use shared::Order;
 pub use sign_ins::{NewSignIn, SignIn};
 pub use tokens::{EnrolmentToken, TokenError};
 pub use users::{Credentials, User};
@@ -62,6 +74,12 @@ pub enum StoreError {
     /// A number in it is no number that it can have.
     #[error("the database holds {0}, which cannot be: it was altered, or is another program's")]
     Damaged(&'static str),
+    /// The database is not there, or is not one that recordings can be kept in.
+    #[error("{0}")]
+    Unfit(String),
+    /// A search took too long and was stopped.
+    #[error("the search was stopped after {} seconds", .0.as_secs())]
+    TooLong(Duration),
     /// The database is newer than this program.
     #[error(
         "the database has schema {found}, this version knows {known}: run the newer version of interlock-collector"
@@ -79,15 +97,22 @@ pub enum StoreError {
 pub enum Dialect {
     /// A file of the collector's own.
     Sqlite,
-    /// A server. Not built yet.
+    /// A server, which other collectors may use too.
     Postgres,
 }
+
+/// What each connection to SQLite is told. A power cut must not take back what an agent was told is kept: FULL.
+const SQLITE_SETTINGS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+     PRAGMA secure_delete = FAST; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; \
+     PRAGMA mmap_size = 268435456;";
 
 /// The database.
 #[derive(Debug)]
 pub struct Store {
     /// For reading: however many search, those who write have connections of their own.
     pool: AnyPool,
+    /// For searching, each within its time.
+    searchers: Searchers,
     writers: AnyPool,
     dialect: Dialect,
     /// SQLite has one writer at a time; waiting here is fairer than its busy handler.
@@ -99,6 +124,7 @@ pub struct Store {
 /// A transaction that writes.
 pub struct Write<'s> {
     transaction: sqlx::Transaction<'static, sqlx::Any>,
+    dialect: Dialect,
     _writer: Option<MutexGuard<'s, ()>>,
 }
 
@@ -108,6 +134,11 @@ fn number(value: i64) -> Result<u64, StoreError> {
 
 fn hash(bytes: Vec<u8>) -> Result<Hash, StoreError> {
     bytes.try_into().map_err(|_| StoreError::Damaged("a hash that is none"))
+}
+
+/// A text without zeros, which PostgreSQL does not take.
+fn plain(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
 /// Now, in nanoseconds since the Unix epoch.
@@ -123,16 +154,23 @@ impl Store {
     /// It cannot be opened, or a newer version made it.
     pub async fn open_file(path: &Path) -> Result<Self, StoreError> {
         let url = format!("sqlite://{}?mode=rwc", path.display());
-        // A power cut must not take back what an agent was told is kept: FULL.
         let store = Self::connect(&url, Dialect::Sqlite, 8).await?;
         Ok(store)
     }
 
     async fn connect(url: &str, dialect: Dialect, connections: u32) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
-        let (pool, writers) = (Self::pool_of(url, dialect, connections), Self::pool_of(url, dialect, 2));
+        let writing = if dialect == Dialect::Postgres { connections } else { 2 };
+        let (pool, writers) =
+            (Self::pool_of(url, dialect, connections, true), Self::pool_of(url, dialect, writing, false));
+        let pool = pool.await?;
+        let searchers = match dialect {
+            Dialect::Sqlite => Searchers::of_file(url, SQLITE_SETTINGS, connections).await?,
+            Dialect::Postgres => Searchers::Postgres(pool.clone()),
+        };
         let store = Self {
-            pool: pool.await?,
+            pool,
+            searchers,
             writers: writers.await?,
             dialect,
             writer: Mutex::new(()),
@@ -142,19 +180,24 @@ impl Store {
         Ok(store)
     }
 
-    async fn pool_of(url: &str, dialect: Dialect, connections: u32) -> Result<AnyPool, StoreError> {
+    async fn pool_of(
+        url: &str,
+        dialect: Dialect,
+        connections: u32,
+        reading: bool,
+    ) -> Result<AnyPool, StoreError> {
         let pool = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    if dialect == Dialect::Sqlite {
-                        connection
-                            .execute(
-                                "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                                 PRAGMA secure_delete = FAST; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;",
-                            )
-                            .await?;
+                    if dialect == Dialect::Postgres {
+                        postgres::settle(connection).await?;
+                        if reading {
+                            connection.execute(search::POSTGRES_LIMIT).await?;
+                        }
+                    } else {
+                        connection.execute(SQLITE_SETTINGS).await?;
                     }
                     Ok(())
                 })
@@ -167,26 +210,31 @@ impl Store {
     async fn migrate(&self) -> Result<(), StoreError> {
         let _writer = self.writer.lock().await;
         let mut transaction = self.writers.begin().await?;
+        if self.dialect == Dialect::Postgres {
+            // Collectors that start at the same time do this one after another.
+            transaction.execute(sqlx::raw_sql(postgres::BEFORE_STEPS)).await?;
+        }
         transaction.execute("CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY)").await?;
         let row = sqlx::query("SELECT COUNT(*) FROM schema_steps").fetch_one(&mut *transaction).await?;
         let done = usize::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StoreError::Damaged("a schema"))?;
         let steps =
             schema::STEPS.get(done..).ok_or(StoreError::Newer { found: done, known: schema::STEPS.len() })?;
         for (number, step) in (done..).zip(steps) {
-            let (blob, serial) = match self.dialect {
-                Dialect::Sqlite => ("BLOB", "INTEGER PRIMARY KEY"),
-                Dialect::Postgres => ("BYTEA", "BIGSERIAL PRIMARY KEY"),
+            let text = match self.dialect {
+                Dialect::Sqlite => step.replace("{blob}", "BLOB").replace("{serial}", "INTEGER PRIMARY KEY"),
+                Dialect::Postgres => postgres::step(step),
             };
-            let text = step.replace("{blob}", blob).replace("{serial}", serial);
             transaction.execute(sqlx::raw_sql(AssertSqlSafe(text))).await?;
             sqlx::query("INSERT INTO schema_steps (step) VALUES ($1)")
                 .bind(number as i64)
                 .execute(&mut *transaction)
                 .await?;
         }
-        if self.dialect == Dialect::Sqlite {
-            transaction.execute(sqlx::raw_sql(schema::SQLITE_SEARCH)).await?;
-        }
+        let search = match self.dialect {
+            Dialect::Sqlite => schema::SQLITE_SEARCH,
+            Dialect::Postgres => postgres::SEARCH,
+        };
+        transaction.execute(sqlx::raw_sql(search)).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -194,6 +242,11 @@ impl Store {
     /// The connections, for reading.
     pub(crate) fn pool(&self) -> &AnyPool {
         &self.pool
+    }
+
+    /// The connections, for searching.
+    pub(crate) fn searchers(&self) -> &Searchers {
+        &self.searchers
     }
 
     /// Which database it is.
@@ -215,7 +268,7 @@ impl Store {
             // Takes the write lock at once: a transaction that read first could not be promoted.
             sqlx::query("UPDATE facts SET value = value WHERE name = ''").execute(&mut *transaction).await?;
         }
-        Ok(Write { transaction, _writer: writer })
+        Ok(Write { transaction, dialect: self.dialect, _writer: writer })
     }
 }
 
@@ -248,10 +301,10 @@ impl Write<'_> {
             "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(now_ns())
-        .bind(actor)
+        .bind(plain(actor).as_ref())
         .bind(action)
-        .bind(target)
-        .bind(detail)
+        .bind(plain(target).as_ref())
+        .bind(plain(detail).as_ref())
         .bind(address)
         .execute(self.on())
         .await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use interlock_collector::config::Config;
-use interlock_collector::intake::{self, Intake};
+use interlock_collector::intake::{self, Intake, Quota};
 use interlock_collector::serve;
 use interlock_collector::store::now_ns;
 use interlock_recording::{Domain, HostKey};
@@ -36,8 +36,14 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) async fn start(state: &Path) -> Self {
+        Self::start_with(state, Quota::new(0, 0)).await
+    }
+
+    /// With these bounds for each host.
+    pub(crate) async fn start_with(state: &Path, quota: Quota) -> Self {
         let config = Config { state: state.into(), name: Some("collector.test".into()), ..Config::default() };
-        let parts = serve::open(&config).await.expect("opened");
+        let mut parts = serve::open(&config).await.expect("opened");
+        Arc::get_mut(&mut parts.intake).expect("nobody else has it yet").quota = quota;
         parts.intake.archive.clear().expect("cleared");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();

@@ -22,8 +22,13 @@ pub(crate) struct Log<'d> {
     first: u64,
     first_hash: Hash,
     body: Vec<u8>,
-    sequence: u64,
+    pub(crate) sequence: u64,
+    /// How far the host's clock is ahead of 1,700,000,000 seconds.
+    pub(crate) ahead_ns: i64,
+    pub(crate) session: SessionId,
 }
+
+const TIME: u64 = 1_700_000_000_000_000_000;
 
 pub(crate) const SESSION: [u8; 10] = [5; 10];
 
@@ -46,6 +51,8 @@ impl<'d> Log<'d> {
             first_hash: hash,
             body: Vec::new(),
             sequence: 0,
+            ahead_ns: 0,
+            session: SessionId::new(1_700_000_000_000, SESSION),
         };
         log.begin();
         log
@@ -75,17 +82,23 @@ impl<'d> Log<'d> {
     }
 
     pub(crate) fn event(&mut self, session: bool, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
+        self.put(session, field, fill);
+        self.write();
+    }
+
+    /// An event that stands in the file with the next one.
+    pub(crate) fn put(&mut self, session: bool, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
         let mut event = Vec::new();
-        chain::begin(&mut event, session.then(|| SessionId::new(1_700_000_000_000, SESSION)));
+        chain::begin(&mut event, session.then_some(self.session));
         Writer::new(&mut event).message(field, fill);
-        let time = 1_700_000_000_000_000_000 + self.index * 1000;
+        let time = TIME + self.index * 1000;
         let (index, sequence) = (self.index, self.sequence);
-        chain::stamp(&mut event, &Stamp { index, wall_ns: time, monotonic_ns: time / 2, sequence });
+        let wall_ns = time.saturating_add_signed(self.ahead_ns);
+        chain::stamp(&mut event, &Stamp { index, wall_ns, monotonic_ns: time / 2, sequence });
         self.index += 1;
         self.sequence += u64::from(session);
         self.hash = chain::link(&self.hash, &event);
         segment::put_frame(&mut self.body, &event, &self.hash);
-        self.write();
     }
 
     pub(crate) fn command(&mut self, text: &str) {
@@ -93,14 +106,14 @@ impl<'d> Log<'d> {
     }
 
     pub(crate) fn head(&self) {
-        let time = 1_700_000_000_000_000_000 + self.index * 1000;
+        let time = TIME + self.index * 1000;
         let content = Checkpoint {
             host: self.key.public().fingerprint().to_vec(),
             segment: self.segment,
             header_sha256: chain::digest(&self.header).to_vec(),
             events: self.index,
             hash: self.hash.to_vec(),
-            wall_ns: time,
+            wall_ns: time.saturating_add_signed(self.ahead_ns),
             monotonic_ns: time / 2,
         };
         checkpoint::write(self.directory, &content, &self.key).expect("written");

@@ -66,8 +66,19 @@ async fn answers_have_the_fields_that_the_document_says() {
     write.commit().await.unwrap();
     let admin = site.signed_in(Role::Admin).await;
     let token = site.program("admin", Role::Admin).await;
-    let hold = r#"{"label": "case 7", "from": "7d", "until": "1h"}"#;
-    assert_eq!(site.send(Method::POST, "/api/v1/holds", &token, hold).await.status, StatusCode::NO_CONTENT);
+    for hold in [
+        r#"{"label": "case 7", "reason": "asked by counsel", "from": "7d", "until": "1h"}"#,
+        r#"{"label": "case 8", "reason": "asked by counsel"}"#,
+    ] {
+        let made = site.send(Method::POST, "/api/v1/holds", &token, hold).await;
+        assert_eq!(made.status, StatusCode::NO_CONTENT);
+    }
+    let without = site.send(Method::POST, "/api/v1/holds", &token, r#"{"label": "x", "reason": " "}"#).await;
+    assert_eq!(without.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let open = site.get("/api/v1/holds", &token).await.json();
+    assert!(open["items"][0]["from"].is_null() && open["items"][0]["until"].is_null(), "{open}");
+    let page = site.get("/holds", &admin).await.text;
+    assert!(page.contains("the beginning") && page.contains("it is released"), "{page}");
     let new = r#"{"label": "bastions", "uses": 2, "days": 1}"#;
     let made = site.send(Method::POST, "/api/v1/enrolment-tokens", &token, new).await;
     assert_eq!(made.status, StatusCode::CREATED);
