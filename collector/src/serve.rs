@@ -181,6 +181,7 @@ async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
         shared: config.store.is_some(),
         checks,
         large,
+        admission: intake::Admission::default(),
         quota: intake::Quota::of(&config.agents),
     };
     Ok(Parts { intake: Arc::new(intake), name })

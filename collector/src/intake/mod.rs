@@ -1,5 +1,6 @@
 //! What agents talk to: enrolment, and the taking in of their recordings.
 
+mod admission;
 mod connected;
 mod enrol;
 mod listen;
@@ -20,6 +21,7 @@ use crate::archive::{Archive, ArchiveError};
 use crate::authority::{Authority, AuthorityError};
 use crate::store::{LedgerStoreError, Store, StoreError};
 
+pub use admission::Admission;
 pub use connected::Connected;
 pub use listen::{Peer, PeerInfo};
 pub use quota::Quota;
@@ -44,6 +46,8 @@ pub struct Intake {
     pub checks: tokio::sync::Semaphore,
     /// Large segments that are verified and indexed at one time: fewer than `checks`.
     pub large: tokio::sync::Semaphore,
+    /// Who may ship no more.
+    pub admission: Admission,
     /// What one host may have kept, and how fast it may ship.
     pub quota: Quota,
 }

@@ -206,7 +206,7 @@ impl Call<'_> {
                     self.reply(ToAgentMessage::EndSession(command)).await?;
                 }
                 _ = admission.tick() => {
-                    if !self.intake.store.is_active(self.host).await.map_err(internal)? {
+                    if !self.intake.admission.is_active(&self.intake.store, self.host).await.map_err(internal)? {
                         return Err(Status::permission_denied("this host was revoked"));
                     }
                     if heard.elapsed() > SILENCE {

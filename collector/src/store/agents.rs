@@ -1,6 +1,6 @@
 //! The agents: who they are, which certificates count, where their recordings stand, how they are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use interlock_recording::verify::{Boundary, Position};
 use interlock_recording::{PublicKey, chain, hex};
@@ -274,21 +274,34 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn health(&mut self, host: &str, health: &HealthReport) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE agents SET last_seen_ns = $2, policy_hash = $3, clock_ahead_ns = $4, spool_bytes = $5, \
-             spool_limit = $6, flows = $7, spool_full = $8 WHERE host = $1",
+        self.health_of_all(&[(host, health)]).await
+    }
+
+    /// Notes how several agents are.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(super) async fn health_of_all(&mut self, all: &[(&str, &HealthReport)]) -> Result<(), StoreError> {
+        let now = now_ns();
+        self.rows(
+            "UPDATE agents SET last_seen_ns = v.column2, policy_hash = v.column3, clock_ahead_ns = v.column4, \
+             spool_bytes = v.column5, spool_limit = v.column6, flows = v.column7, spool_full = v.column8 \
+             FROM (VALUES {rows}) AS v WHERE agents.host = v.column1",
+            8,
+            all,
+            |query, (host, health)| {
+                query
+                    .bind((*host).to_owned())
+                    .bind(now)
+                    .bind(plain(&health.policy_hash).into_owned())
+                    .bind(health.clock_ahead_ns)
+                    .bind(health.spool_bytes)
+                    .bind(health.spool_limit)
+                    .bind(health.flows)
+                    .bind(i64::from(health.spool_full))
+            },
         )
-        .bind(host)
-        .bind(now_ns())
-        .bind(plain(&health.policy_hash).as_ref())
-        .bind(health.clock_ahead_ns)
-        .bind(health.spool_bytes)
-        .bind(health.spool_limit)
-        .bind(health.flows)
-        .bind(i64::from(health.spool_full))
-        .execute(self.on())
-        .await?;
-        Ok(())
+        .await
     }
 
     /// Notes where a host's events leave its clocks.
@@ -430,15 +443,13 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether an agent may still ship.
+    /// The hosts that may not ship: they were revoked, or their recordings have ended.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn is_active(&self, host: &str) -> Result<bool, StoreError> {
-        let row = sqlx::query("SELECT 1 FROM agents WHERE host = $1 AND state = 'active'")
-            .bind(host)
-            .fetch_optional(self.pool())
-            .await?;
-        Ok(row.is_some())
+    pub async fn inactive_hosts(&self) -> Result<HashSet<String>, StoreError> {
+        let rows =
+            sqlx::query("SELECT host FROM agents WHERE state <> 'active'").fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 }

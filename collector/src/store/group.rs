@@ -245,7 +245,7 @@ impl Store {
     async fn try_group(&self, group: &[&Job]) -> Result<Vec<Result<(), NotTaken>>, LedgerStoreError> {
         let mut write = self.write().await?;
         let mut written: Vec<Result<(), NotTaken>> = Vec::with_capacity(group.len());
-        let mut takes = Vec::new();
+        let (mut takes, mut reports) = (Vec::new(), Vec::new());
         let mut hosts: Vec<&str> = group.iter().map(|job| job.host()).collect();
         hosts.sort_unstable();
         let agents = write.agents(&hosts).await?;
@@ -259,7 +259,7 @@ impl Store {
                     still
                 }
                 Job::Health { host, report } => {
-                    write.health(host, report).await?;
+                    reports.push((host.as_str(), report));
                     Ok(())
                 }
                 Job::Seen { host, version, kernel } => {
@@ -268,6 +268,7 @@ impl Store {
                 }
             });
         }
+        write.health_of_all(&reports).await?;
         write.take_all(&takes).await?;
         write.commit().await?;
         Ok(written)

@@ -32,6 +32,7 @@ ALTER TABLE agents ADD COLUMN clock_set_event BIGINT;
 -- How far the segment that is due is indexed beyond the live records, and the chain's hash there.
 ALTER TABLE agents ADD COLUMN indexed_index BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE agents ADD COLUMN indexed_hash {blob};
+CREATE INDEX agents_inactive ON agents (host) WHERE state <> 'active';
 ";
 
 const FIRST: &str = "
