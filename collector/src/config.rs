@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::outputs::{self, Output};
+
 /// Where the configuration is looked for unless `--config` names another file.
 pub const DEFAULT_PATH: &str = "/etc/interlock/collector.yaml";
 
@@ -27,6 +29,8 @@ pub struct Config {
     /// A directory into which each new checkpoint of the ledger is written, on a disk or share that others
     /// watch over: with a copy of it nobody can take back what the ledger holds unseen.
     pub checkpoints: Option<PathBuf>,
+    /// Other systems that are told what the collector takes in.
+    pub outputs: Vec<Output>,
 }
 
 /// A rule of retention.
@@ -84,6 +88,7 @@ impl Default for Config {
             web: Web::default(),
             retention: Vec::new(),
             checkpoints: None,
+            outputs: Vec::new(),
         }
     }
 }
@@ -142,6 +147,7 @@ impl Config {
                 ));
             }
         }
+        outputs::config::check(&self.outputs)?;
         if !self.web.listen.ip().is_loopback() && self.web.tls.is_none() {
             return Err(format!(
                 "web.listen: {} can be reached by others, so passwords would cross the network in the clear. Set \

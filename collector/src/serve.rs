@@ -20,7 +20,7 @@ use crate::config::{Config, Retention};
 use crate::intake::{self, Connected, Intake};
 use crate::keeper::{KEPT, Keeper};
 use crate::store::{LedgerStoreError, Store};
-use crate::{audit, retention, web};
+use crate::{audit, outputs, retention, web};
 
 /// How often a checkpoint is signed over what has come to the ledger.
 const CHECKPOINT: Duration = Duration::from_secs(1);
@@ -218,6 +218,11 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     });
     let checkpoints = tokio::spawn(sign_checkpoints(Arc::clone(&parts.intake), keeper, stopped.clone()));
     let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone()));
+    let intake = &parts.intake;
+    let timing = outputs::Timing::default();
+    let outputs =
+        outputs::start(&config.outputs, &parts.name, &intake.store, &intake.connected, &stopped, timing)
+            .await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
     if let Some(path) = web::setup_link(&parts.intake.store).await? {
         tracing::info!("there is no account yet. Make the first administrator at {url}{path}");
@@ -243,6 +248,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(Duration::from_secs(2), async {
         if !agents.is_finished() {
             let _ = agents.await;
+        }
+        for output in outputs {
+            let _ = output.await;
         }
     })
     .await;

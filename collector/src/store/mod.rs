@@ -12,6 +12,7 @@ mod commands;
 mod findings;
 mod holds;
 mod index;
+mod journal;
 mod ledger;
 mod page;
 mod recording;
@@ -38,6 +39,8 @@ pub use commands::{CommandFilter, CommandItem};
 pub use findings::Finding;
 pub use holds::{Hold, NewHold};
 pub use index::Batch;
+pub(crate) use journal::lease_of;
+pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
@@ -91,6 +94,7 @@ pub struct Store {
 
 /// A transaction that writes.
 pub struct Write<'s> {
+    dialect: Dialect,
     transaction: sqlx::Transaction<'static, sqlx::Any>,
     _writer: Option<MutexGuard<'s, ()>>,
 }
@@ -202,7 +206,7 @@ impl Store {
             // Takes the write lock at once: a transaction that read first could not be promoted.
             sqlx::query("UPDATE facts SET value = value WHERE name = ''").execute(&mut *transaction).await?;
         }
-        Ok(Write { transaction, _writer: writer })
+        Ok(Write { dialect: self.dialect, transaction, _writer: writer })
     }
 }
 
@@ -231,8 +235,9 @@ impl Write<'_> {
         detail: &str,
         address: &str,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6)",
+        let row = sqlx::query(
+            "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6) \
+             RETURNING id",
         )
         .bind(now_ns())
         .bind(actor)
@@ -240,9 +245,9 @@ impl Write<'_> {
         .bind(target)
         .bind(detail)
         .bind(address)
-        .execute(self.on())
+        .fetch_one(self.on())
         .await?;
-        Ok(())
+        self.journal_number(JournalKind::Audit, row.try_get(0)?).await
     }
 }
 
