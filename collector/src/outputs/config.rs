@@ -29,6 +29,8 @@ pub struct Output {
     pub webhook: Option<Webhook>,
     /// Syslog messages (RFC 5424).
     pub syslog: Option<Syslog>,
+    /// OpenTelemetry log records (OTLP over HTTP, protobuf).
+    pub otlp: Option<Otlp>,
 }
 
 /// What an output can be told.
@@ -80,6 +82,18 @@ pub struct Webhook {
     /// Messages in one request, at most (1 to 1000).
     #[serde(default = "default_batch")]
     pub batch: u16,
+}
+
+/// OpenTelemetry log records.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Otlp {
+    /// The receiver's address, path and all, such as `https://otel.example:4318/v1/logs`.
+    pub url: String,
+    /// A file with headers, `Name: value` on each line, such as for a token. Read again for each request.
+    pub headers: Option<PathBuf>,
+    /// Certificate authorities (PEM) in the place of the system's.
+    pub ca: Option<PathBuf>,
 }
 
 /// Syslog messages.
@@ -179,9 +193,9 @@ pub fn check(outputs: &[Output]) -> Result<(), String> {
 
 impl Output {
     fn check(&self) -> Result<(), String> {
-        let systems = [self.webhook.is_some(), self.syslog.is_some()];
+        let systems = [self.webhook.is_some(), self.syslog.is_some(), self.otlp.is_some()];
         if systems.iter().filter(|there| **there).count() != 1 {
-            return Err("name one system that is told: webhook or syslog".into());
+            return Err("name one system that is told: webhook, syslog or otlp".into());
         }
         if self.kinds.is_empty() {
             return Err("kinds: nothing is told".into());
@@ -199,6 +213,9 @@ impl Output {
             if !(1..=1000).contains(&webhook.batch) {
                 return Err("webhook.batch: 1 to 1000".into());
             }
+        }
+        if let Some(otlp) = &self.otlp {
+            self.address("otlp.url", &otlp.url, &[("https", true), ("http", false)])?;
         }
         if let Some(syslog) = &self.syslog {
             let server = self.address("syslog.server", &syslog.server, &[("tls", true), ("tcp", false)])?;

@@ -8,6 +8,7 @@
 pub mod config;
 mod feed;
 pub mod message;
+mod otlp;
 mod run;
 mod send;
 mod syslog;
@@ -65,9 +66,6 @@ impl Default for Timing {
     }
 }
 
-fn ns(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
-}
 
 /// Checks the outputs, gives each its place, and has them run until `stopped` says so.
 ///

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::config::Output;
 use super::message::Message;
+use super::otlp::Logs;
 use super::syslog::Syslog;
 use super::webhook::Hook;
 
@@ -29,6 +30,7 @@ pub(super) enum Failure {
 pub(super) enum Sender {
     Webhook(Hook),
     Syslog(Box<Syslog>),
+    Otlp(Logs),
 }
 
 impl Sender {
@@ -43,6 +45,9 @@ impl Sender {
         if let Some(syslog) = &output.syslog {
             return Ok(Self::Syslog(Box::new(Syslog::new(syslog, collector)?)));
         }
+        if let Some(otlp) = &output.otlp {
+            return Ok(Self::Otlp(Logs::new(otlp, collector)?));
+        }
         anyhow::bail!("it names no system")
     }
 
@@ -50,7 +55,7 @@ impl Sender {
     pub(super) fn batch(&self) -> usize {
         match self {
             Self::Webhook(hook) => hook.batch(),
-            Self::Syslog(_) => 500,
+            Self::Syslog(_) | Self::Otlp(_) => 500,
         }
     }
 
@@ -58,7 +63,7 @@ impl Sender {
     /// nothing. `None` where it does.
     pub(super) fn settles(&self) -> Option<Duration> {
         match self {
-            Self::Webhook(_) => None,
+            Self::Webhook(_) | Self::Otlp(_) => None,
             Self::Syslog(_) => Some(super::syslog::SETTLES),
         }
     }
@@ -68,13 +73,14 @@ impl Sender {
         match self {
             Self::Webhook(hook) => hook.send(messages).await,
             Self::Syslog(syslog) => syslog.send(messages).await,
+            Self::Otlp(logs) => logs.send(messages).await,
         }
     }
 
     /// Ends the connection; whether the receiver has read all that was sent.
     pub(super) async fn finish(&mut self) -> bool {
         match self {
-            Self::Webhook(_) => true,
+            Self::Webhook(_) | Self::Otlp(_) => true,
             Self::Syslog(syslog) => syslog.finish().await,
         }
     }
@@ -82,7 +88,7 @@ impl Sender {
     /// Whether the connection that was sent on still holds.
     pub(super) async fn holds(&mut self) -> Result<(), Failure> {
         match self {
-            Self::Webhook(_) => Ok(()),
+            Self::Webhook(_) | Self::Otlp(_) => Ok(()),
             Self::Syslog(syslog) => syslog.holds().await,
         }
     }
