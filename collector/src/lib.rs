@@ -17,6 +17,7 @@ pub mod intake;
 pub mod keeper;
 pub mod keys;
 mod objects;
+pub mod outputs;
 pub mod retention;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;

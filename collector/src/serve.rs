@@ -21,7 +21,7 @@ use crate::keys::{self, Keys};
 use crate::objects::Objects;
 use crate::store::{LedgerStoreError, Store, StoreError, now_ns};
 use crate::together::{self, Lead};
-use crate::{audit, retention, web};
+use crate::{audit, outputs, retention, web};
 
 /// How often a checkpoint is signed over what has come to the ledger.
 const CHECKPOINT: Duration = Duration::from_secs(1);
@@ -276,6 +276,11 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         tokio::spawn(sign_checkpoints(Arc::clone(&parts.intake), keeper, Arc::clone(&lead), stopped.clone()));
     let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone(), Arc::clone(&lead)));
     let relay = parts.intake.shared.then(|| tokio::spawn(together::relay(Arc::clone(&parts.intake))));
+    let intake = &parts.intake;
+    let timing = outputs::Timing::default();
+    let outputs =
+        outputs::start(&config.outputs, &parts.name, &intake.store, &intake.connected, &stopped, timing)
+            .await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
     if let Some(path) = web::setup_link(&parts.intake.store).await? {
         tracing::info!("there is no account yet. Make the first administrator at {url}{path}");
@@ -302,6 +307,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(Duration::from_secs(2), async {
         if !agents.is_finished() {
             let _ = agents.await;
+        }
+        for output in outputs {
+            let _ = output.await;
         }
     })
     .await;

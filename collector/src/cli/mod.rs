@@ -6,6 +6,7 @@ mod evidence;
 mod holds;
 mod ledger;
 mod output;
+mod outputs;
 mod tokens;
 mod users;
 
@@ -68,6 +69,9 @@ enum Command {
     /// Set, list and release legal holds.
     #[command(subcommand)]
     Holds(holds::Command),
+    /// List the outputs to other systems and how they fare, and forget those that are not configured any more.
+    #[command(subcommand)]
+    Outputs(outputs::Command),
     /// List accounts, and let one that is locked out in again.
     #[command(subcommand)]
     Users(users::Command),
@@ -143,6 +147,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agents(command) => agents::run(&config, command).await,
         Command::Ledger(command) => ledger::run(&config, command).await,
         Command::Holds(command) => holds::run(&config, command).await,
+        Command::Outputs(command) => outputs::run(&config, command).await,
         Command::Users(command) => users::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,

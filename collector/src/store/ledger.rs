@@ -7,7 +7,7 @@ use interlock_recording::merkle::{Frontier, MerkleError, Node, Plan};
 use interlock_recording::note::{Checkpoint, Note, NoteError, Signer};
 use sqlx::Row as _;
 
-use super::{Dialect, Store, StoreError, Write, hash, now_ns, number};
+use super::{Dialect, JournalKind, Store, StoreError, Write, hash, now_ns, number};
 
 /// The ledger cannot be read or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +104,9 @@ impl Write<'_> {
             .bind(entry.bytes)
             .execute(self.on())
             .await?;
+            if matches!(kind, "hold_set" | "hold_released") {
+                self.journal_number(JournalKind::Hold, frontier.size() as i64).await?;
+            }
             for (node, hash) in frontier.append(entry.leaf) {
                 sqlx::query("INSERT INTO ledger_nodes (level, number, hash) VALUES ($1, $2, $3)")
                     .bind(i64::from(node.level))

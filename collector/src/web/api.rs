@@ -197,6 +197,10 @@ pub(super) async fn rules(Use(state): Use<State>, params: Params) -> Answer {
     list(&state.store.rule_counts(params.get("host")).await?)
 }
 
+pub(super) async fn outputs(Use(state): Use<State>) -> Answer {
+    list(&state.store.outputs().await?)
+}
+
 pub(super) async fn findings(Use(state): Use<State>, params: Params) -> Answer {
     params.only(&[&["all"], PAGING])?;
     let open = params.get("all").is_none();

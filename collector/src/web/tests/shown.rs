@@ -63,6 +63,7 @@ async fn answers_have_the_fields_that_the_document_says() {
     let session = host.session(&site.intake.store, &sample).await.unwrap();
     let mut write = site.intake.store.write().await.unwrap();
     write.add_finding(&host.id, "gap", "an event is missing", Some(3)).await.unwrap();
+    write.add_output("siem").await.unwrap();
     write.commit().await.unwrap();
     let admin = site.signed_in(Role::Admin).await;
     let token = site.program("admin", Role::Admin).await;
@@ -94,6 +95,7 @@ async fn answers_have_the_fields_that_the_document_says() {
         ("/api/v1/rules", "Rule"),
         ("/api/v1/findings", "Finding"),
         ("/api/v1/audit", "AuditEntry"),
+        ("/api/v1/outputs", "Output"),
         ("/api/v1/holds", "Hold"),
         ("/api/v1/users", "User"),
         ("/api/v1/enrolment-tokens", "EnrolmentToken"),
