@@ -14,6 +14,7 @@ mod gate;
 pub mod http;
 pub mod intake;
 pub mod keeper;
+pub mod policies;
 pub mod retention;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;

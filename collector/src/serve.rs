@@ -114,6 +114,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
         .create(&keys)
         .context("cannot make the directory of keys")?;
     let signer = Signer::load_or_create(&keys, "ledger", &name)?;
+    let policy_signer = Signer::load_or_create(&keys, "policies", &format!("{name}/policies"))?;
     let authority = Authority::load_or_create(&state.join("authority"), &name)?;
     let archive = Archive::open(state)?;
     let mut write = store.write().await?;
@@ -128,6 +129,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
         archive: Arc::new(archive),
         authority: Arc::new(authority),
         signer: Arc::new(signer),
+        policy_signer: Arc::new(policy_signer),
         connected: Arc::new(Connected::default()),
         checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
     };

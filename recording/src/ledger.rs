@@ -112,9 +112,7 @@ fn sound(entry: &Entry) -> Result<(), LedgerError> {
         Some(Body::PolicyVersionAdded(body)) => &[&body.content_sha256],
         Some(Body::PolicyOrdered(body)) => &[&body.host, &body.order_sha256],
         Some(Body::HostLabelled(body)) => &[&body.host],
-        Some(
-            Body::HoldSet(_) | Body::HoldReleased(_) | Body::BundleMade(_) | Body::PolicyAssigned(_),
-        )
+        Some(Body::HoldSet(_) | Body::HoldReleased(_) | Body::BundleMade(_) | Body::PolicyAssigned(_))
         | None => &[],
     };
     if hashes.iter().all(|hash| hash.len() == size_of::<Hash>()) {

@@ -345,7 +345,9 @@ mod tests {
     #[test]
     fn files_are_bounded_and_named_as_policies_are() {
         check_files([("a.yaml", "x"), ("20-b.yml", "")].into_iter()).unwrap();
-        for name in ["", ".a.yaml", "a.test.yaml", "../a.yaml", "a/b.yaml", "a.json", "a b.yaml", "ä.yaml", "#a.yaml"] {
+        for name in
+            ["", ".a.yaml", "a.test.yaml", "../a.yaml", "a/b.yaml", "a.json", "a b.yaml", "ä.yaml", "#a.yaml"]
+        {
             assert!(check_files([(name, "")].into_iter()).is_err(), "{name}");
         }
         assert!(check_files([("a.yaml", ""), ("a.yaml", "x")].into_iter()).is_err());
@@ -355,7 +357,9 @@ mod tests {
         let one = content_hash([("a.yaml", "x"), ("b.yaml", "y")].into_iter());
         assert_eq!(one, content_hash([("b.yaml", "y"), ("a.yaml", "x")].into_iter()));
         assert_ne!(one, content_hash([("a.yaml", "xb.yaml"), ("y", "")].into_iter()));
-        for (name, right) in [("customers", true), ("a_b-1", true), ("", false), ("A", false), ("a.b", false), ("-a", false)] {
+        for (name, right) in
+            [("customers", true), ("a_b-1", true), ("", false), ("A", false), ("a.b", false), ("-a", false)]
+        {
             assert_eq!(check_set_name(name).is_ok(), right, "{name}");
         }
     }

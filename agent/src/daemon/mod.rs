@@ -141,9 +141,8 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let names = &tls.hosts() | &credentials.host_names();
     let central = Central::open(&config.state, recorder.public_key().fingerprint(), config.central_policies);
     let central = Arc::new(central.context("cannot go by the collector's policies")?);
-    let policies =
-        PolicyStore::load_with(&config.policies, &config.state, names, Some(Arc::clone(&central)))
-            .context("cannot load the policies")?;
+    let policies = PolicyStore::load_with(&config.policies, &config.state, names, Some(Arc::clone(&central)))
+        .context("cannot load the policies")?;
     let events = interceptor.events().context("the kernel's reports are taken already")?;
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 

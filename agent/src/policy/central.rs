@@ -274,7 +274,9 @@ impl Central {
                 return Ok(Offer::Known);
             }
         }
-        let Ok(note) = String::from_utf8(offered.order) else { return refused(0, "it is no text".to_owned()) };
+        let Ok(note) = String::from_utf8(offered.order) else {
+            return refused(0, "it is no text".to_owned());
+        };
         let here = |content: &Hash| kept.is_some_and(|k| k.sets.iter().any(|s| s.content == hex(content)));
         let mut missing: Vec<Hash> =
             order.ordered().map(|ordered| ordered.content).filter(|content| !here(content)).collect();
@@ -330,9 +332,7 @@ impl Central {
     pub(crate) fn refuse(&self, order: &[u8], candidate: Option<&Candidate>, refused: Refused) -> bool {
         let mut state = self.state();
         if let Some(candidate) = candidate {
-            let same = |kept: &&mut Kept| {
-                kept.authority == candidate.authority && kept.key == candidate.key
-            };
+            let same = |kept: &&mut Kept| kept.authority == candidate.authority && kept.key == candidate.key;
             let seen_order = digest(order);
             let nothing = state.kept.is_none();
             let changed = match state.kept.as_mut().filter(same) {
@@ -377,9 +377,8 @@ impl Central {
         if stamp(&self.path) == state.stamp {
             return false;
         }
-        let same = read(&self.path).is_ok_and(|content| {
-            serde_json::from_slice::<Kept>(&content).is_ok_and(|there| there == *kept)
-        });
+        let same = read(&self.path)
+            .is_ok_and(|content| serde_json::from_slice::<Kept>(&content).is_ok_and(|there| there == *kept));
         if !same && let Ok(content) = serde_json::to_vec(kept) {
             if let Err(error) = write(&self.path, &content) {
                 tracing::error!(%error, "the collector's order cannot be kept");

@@ -505,7 +505,16 @@ impl Loader {
     /// What no single key tells.
     fn policy(&mut self, file: &str, short: &str, parsed: File, decoder: &mut Decoder<'_>) {
         let File {
-            mode, default, processes, destinations, egress, resolvers, plaintext, rules, mut masks, ..
+            mode,
+            default,
+            processes,
+            destinations,
+            egress,
+            resolvers,
+            plaintext,
+            rules,
+            mut masks,
+            ..
         } = parsed;
         let staged = self.origin.is_staged();
         let mode = if staged { Mode::Observe } else { mode.unwrap_or_default() };

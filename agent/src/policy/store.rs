@@ -83,7 +83,8 @@ impl PolicyStore {
 
     fn new(directory: &Path, key: HashKey, central: Option<Arc<Central>>) -> Result<Self, PolicyErrors> {
         let in_force = central.as_ref().and_then(|central| central.in_force());
-        let set = PolicySet::load_with(directory, Trust::of_process(), in_force.as_ref())?.with_key(key.clone());
+        let set =
+            PolicySet::load_with(directory, Trust::of_process(), in_force.as_ref())?.with_key(key.clone());
         let hosts = Arc::new(Hosts::default());
         hosts.set_names(set.host_names());
         Ok(Self {

@@ -85,7 +85,8 @@ impl Batch {
             let Some(order) = order else { return };
             body.uint(3, order.issue);
             let staged = [(&order.enforce, staged), (&order.observe, true)];
-            for (ordered, staged) in staged.into_iter().filter_map(|(o, staged)| Some((o.as_ref()?, staged))) {
+            for (ordered, staged) in staged.into_iter().filter_map(|(o, staged)| Some((o.as_ref()?, staged)))
+            {
                 body.message(4, |set| {
                     set.string(1, &ordered.set);
                     set.uint(2, ordered.version);

@@ -5,6 +5,7 @@ mod evidence;
 mod holds;
 mod ledger;
 mod output;
+mod policies;
 mod tokens;
 mod users;
 
@@ -63,6 +64,9 @@ enum Command {
     /// Show and check the ledger: the append-only log over all that was taken in.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Keep policies centrally: add versions, have hosts go by them, stage, promote and roll back.
+    #[command(subcommand)]
+    Policies(policies::Command),
     /// Set, list and release legal holds.
     #[command(subcommand)]
     Holds(holds::Command),
@@ -127,6 +131,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tokens(command) => tokens::run(&config, command).await,
         Command::Agents(command) => agents::run(&config, command).await,
         Command::Ledger(command) => ledger::run(&config, command).await,
+        Command::Policies(command) => policies::run(&config, command).await,
         Command::Holds(command) => holds::run(&config, command).await,
         Command::Users(command) => users::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,

@@ -14,6 +14,7 @@ mod holds;
 mod index;
 mod ledger;
 mod page;
+mod policies;
 mod recording;
 mod retention;
 mod rules;
@@ -40,6 +41,9 @@ pub use holds::{Hold, NewHold};
 pub use index::Batch;
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
+pub use policies::{
+    Assignment, Former, IssuedOrder, Labels, PolicyStanding, PolicyVersion, VersionName, named,
+};
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
 pub use retention::Expired;
 pub use rules::{HostEvent, RuleCount};
