@@ -18,6 +18,7 @@ pub mod keeper;
 pub mod keys;
 mod objects;
 pub mod outputs;
+pub mod policies;
 pub mod retention;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;

@@ -152,7 +152,7 @@ async fn name(config: &Config, store: &Store) -> anyhow::Result<String> {
 
 async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
     let name = name(config, &store).await?;
-    let Keys { signer, authority } = keys::open(config, &store, &name).await?;
+    let Keys { signer, policies, authority } = keys::open(config, &store, &name).await?;
     let archive = match &config.segments {
         None => Archive::open(&config.state)?,
         Some(segments) => {
@@ -176,6 +176,7 @@ async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
         archive: Arc::new(archive),
         authority: Arc::new(authority),
         signer: Arc::new(signer),
+        policy_signer: Arc::new(policies),
         connected: Arc::new(Connected::default()),
         shared: config.store.is_some(),
         checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),

@@ -7,6 +7,7 @@ mod holds;
 mod ledger;
 mod output;
 mod outputs;
+mod policies;
 mod tokens;
 mod users;
 
@@ -66,6 +67,9 @@ enum Command {
     /// Show and check the ledger: the append-only log over all that was taken in.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Keep policies centrally: add versions, have hosts go by them, stage, promote and roll back.
+    #[command(subcommand)]
+    Policies(policies::Command),
     /// Set, list and release legal holds.
     #[command(subcommand)]
     Holds(holds::Command),
@@ -146,6 +150,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tokens(command) => tokens::run(&config, command).await,
         Command::Agents(command) => agents::run(&config, command).await,
         Command::Ledger(command) => ledger::run(&config, command).await,
+        Command::Policies(command) => policies::run(&config, command).await,
         Command::Holds(command) => holds::run(&config, command).await,
         Command::Outputs(command) => outputs::run(&config, command).await,
         Command::Users(command) => users::run(&config, command).await,

@@ -71,6 +71,10 @@ fn kind_of(body: &Body) -> (&'static str, &[u8]) {
         Body::HoldReleased(_) => ("hold_released", &[]),
         Body::Tombstone(body) => ("tombstone", &body.host),
         Body::BundleMade(_) => ("bundle_made", &[]),
+        Body::PolicyVersionAdded(_) => ("policy_version_added", &[]),
+        Body::PolicyAssigned(_) => ("policy_assigned", &[]),
+        Body::PolicyOrdered(body) => ("policy_ordered", &body.host),
+        Body::HostLabelled(body) => ("host_labelled", &body.host),
     }
 }
 

@@ -18,6 +18,7 @@ mod index;
 mod journal;
 mod ledger;
 mod page;
+mod policies;
 mod postgres;
 mod recording;
 mod retention;
@@ -50,6 +51,9 @@ pub(crate) use journal::lease_of;
 pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
+pub use policies::{
+    Assignment, Former, IssuedOrder, Labels, PolicyStanding, PolicyVersion, VersionName, named,
+};
 pub use postgres::Server;
 pub(crate) use postgres::{check_url, is_loopback};
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};

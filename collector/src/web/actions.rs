@@ -12,6 +12,7 @@ use super::problem::Problem;
 use super::role::Role;
 use super::{State, password, secret, sha256, totp};
 use crate::administer::{self, By};
+use crate::policies;
 use crate::store::{NewApiToken, NewHold, now_ns};
 
 /// A day, in nanoseconds.
@@ -349,16 +350,24 @@ pub(super) async fn add_enrolment_token(
     label: &str,
     uses: i64,
     days: i64,
+    labels: &str,
 ) -> Result<Made, Problem> {
     let label = check_label(label)?;
+    let labels = policies::parse_given(labels).map_err(|error| Problem::invalid(format!("{error}.")))?;
     if !(1..=100_000).contains(&uses) {
         return Err(Problem::invalid("A token enrols 1 to 100,000 hosts."));
     }
     lifetime(days, 366)?;
     let valid = Duration::from_secs(days.unsigned_abs() * 24 * 3600);
-    let (token, _) =
-        administer::make_enrolment_token(&state.intake, by(actor, &actor.trail()), label, uses, valid)
-            .await?;
+    let (token, _) = administer::make_enrolment_token(
+        &state.intake,
+        by(actor, &actor.trail()),
+        label,
+        uses,
+        valid,
+        &labels,
+    )
+    .await?;
     let id = sha256(&token.secret).chars().take(12).collect();
     Ok(Made { id, token: token.to_string() })
 }

@@ -327,6 +327,9 @@ pub(super) struct NewEnrolmentToken {
     label: String,
     uses: i64,
     days: i64,
+    /// Labels of new hosts, as key=value, joined by commas.
+    #[serde(default)]
+    labels: String,
 }
 
 pub(super) async fn add_enrolment_token(
@@ -334,7 +337,8 @@ pub(super) async fn add_enrolment_token(
     actor: Actor,
     Json(new): Json<NewEnrolmentToken>,
 ) -> Answer {
-    let made = actions::add_enrolment_token(&state, &actor, &new.label, new.uses, new.days).await?;
+    let made =
+        actions::add_enrolment_token(&state, &actor, &new.label, new.uses, new.days, &new.labels).await?;
     answer(StatusCode::CREATED, &made)
 }
 
