@@ -3,7 +3,9 @@
 mod agents;
 mod evidence;
 mod holds;
+mod keys;
 mod ledger;
+mod migrate;
 mod output;
 mod tokens;
 mod users;
@@ -73,6 +75,11 @@ enum Command {
     Evidence(evidence::Evidence),
     /// Check everything that is kept against the ledger. The same as `ledger verify`.
     Verify(ledger::Verify),
+    /// Move from the embedded default to PostgreSQL and S3. The collector must be stopped; it stays as it is.
+    Migrate(migrate::Migrate),
+    /// Make the keys that all collectors of one ledger have.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Print the configuration's JSON Schema.
     Schema,
     /// Print shell completions.
@@ -131,6 +138,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Users(command) => users::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
+        Command::Migrate(arguments) => migrate::run(&config, &arguments).await,
+        Command::Keys(command) => keys::run(&config, command).await,
         Command::Schema | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
     }
 }
