@@ -13,6 +13,7 @@ use interlock_recording::note::Signer;
 
 use crate::authority::Authority;
 use crate::config::Config;
+use crate::intake::Intake;
 use crate::store::Store;
 
 /// The fact that names the authority by the SHA-256 of its certificate.
@@ -146,6 +147,20 @@ pub(crate) async fn fits(store: &Store, signer: &Signer, name: &str) -> anyhow::
          ledger's. Nothing is signed with it. Copy the right one from another collector, or name the right database",
         hex(&public_key),
         hex(signer.public().as_bytes()),
+    );
+    Ok(())
+}
+
+/// Checks that the keys that `config` names are those of `intake`.
+///
+/// # Errors
+/// They are not, or cannot be read.
+pub(crate) fn same(config: &Config, intake: &Intake, name: &str) -> anyhow::Result<()> {
+    let keys = load(config.keys.as_deref().context("`keys` is not set")?, name)?;
+    anyhow::ensure!(
+        keys.signer.public() == intake.signer.public()
+            && keys.authority.fingerprint() == intake.authority.fingerprint(),
+        "the keys that `keys` names are not those of the collector"
     );
     Ok(())
 }

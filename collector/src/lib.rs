@@ -16,6 +16,7 @@ pub mod http;
 pub mod intake;
 pub mod keeper;
 pub mod keys;
+pub mod migrate;
 mod objects;
 pub mod outputs;
 pub mod policies;

@@ -97,12 +97,20 @@ fn make_state(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Opens the database. With `patient` it is waited for a server that is not there.
-async fn open_store(config: &Config, patient: bool) -> anyhow::Result<Store> {
+pub(crate) async fn open_store(config: &Config, patient: bool) -> anyhow::Result<Store> {
     if let Some(database) = &config.store {
         make_state(config)?;
-        return Store::open_server(&database.server()?, patient)
+        let store = Store::open_server(&database.server()?, patient)
             .await
-            .with_context(|| format!("cannot work with {} (store.database)", database.database));
+            .with_context(|| format!("cannot work with {} (store.database)", database.database))?;
+        let moving = store.fact("migration").await?.is_some_and(|mark| !mark.starts_with("done"));
+        anyhow::ensure!(
+            !moving,
+            "a collector is being moved into {}, and not all of it is there: run `interlock-collector migrate` again, \
+             to its end",
+            database.database
+        );
+        return Ok(store);
     }
     let state = &config.state;
     if state.join(KEPT).exists() && !state.join(DATABASE).exists() {
@@ -150,7 +158,11 @@ async fn name(config: &Config, store: &Store) -> anyhow::Result<String> {
     }
 }
 
-async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
+/// Puts a collector together that works on this database.
+///
+/// # Errors
+/// As for [`open`].
+pub(crate) async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
     let name = name(config, &store).await?;
     let Keys { signer, policies, authority } = keys::open(config, &store, &name).await?;
     let archive = match &config.segments {

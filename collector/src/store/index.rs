@@ -15,7 +15,7 @@ use super::journal::{JournalKind, NewRow};
 use super::{Dialect, StoreError, Write, words};
 
 /// Bytes of a name: PostgreSQL's indexes do not take longer ones.
-const MAX_NAME: usize = 1000;
+pub(super) const MAX_NAME: usize = 1000;
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
 pub(super) const MAX_TEXT: usize = 16 << 10;
@@ -110,7 +110,7 @@ fn clip_name(text: &str) -> String {
     clip_to(text, MAX_NAME)
 }
 
-fn clip_to(text: &str, most: usize) -> String {
+pub(super) fn clip_to(text: &str, most: usize) -> String {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -267,7 +267,7 @@ fn time_of(id: SessionId) -> i64 {
 }
 
 /// `($1, $2), ($3, $4)` …
-fn places(rows: usize, columns: usize) -> String {
+pub(super) fn places(rows: usize, columns: usize) -> String {
     let mut text = String::with_capacity(rows * columns * 6);
     for row in 0..rows {
         text.push_str(if row == 0 { "(" } else { ", (" });
