@@ -18,5 +18,6 @@ pub mod retention;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;
 pub mod serve;
+pub mod sign_in;
 pub mod store;
 pub mod web;

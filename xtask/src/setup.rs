@@ -463,13 +463,21 @@ fn ensure_secret_servers() -> Result<()> {
     Ok(())
 }
 
-/// node-postgres, in a directory of its own.
+/// node-postgres, Playwright and an OpenID provider, in a directory of their own.
 fn ensure_node_driver() -> Result<()> {
     let directory = cache::node();
-    let missing: Vec<_> = [("pg", "node-postgres"), ("playwright-core", "Playwright, which drives Chromium")]
-        .into_iter()
-        .filter(|(package, _)| !directory.join("node_modules").join(package).join("package.json").is_file())
-        .collect();
+    let missing: Vec<_> = [
+        ("pg", "node-postgres"),
+        ("playwright-core", "Playwright, which drives Chromium"),
+        // Version 9 needs a newer Node.js than Debian's.
+        ("oidc-provider@8.8.1", "an OpenID provider to sign in with"),
+    ]
+    .into_iter()
+    .filter(|(package, _)| {
+        let name = package.split('@').next().unwrap_or(package);
+        !directory.join("node_modules").join(name).join("package.json").is_file()
+    })
+    .collect();
     if missing.is_empty() {
         return Ok(());
     }
