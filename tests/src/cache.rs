@@ -27,6 +27,11 @@ pub fn secret_servers() -> PathBuf {
     directory().join("secret-servers")
 }
 
+/// The virtual environment with a SAML identity provider to sign in with.
+pub fn saml() -> PathBuf {
+    directory().join("saml")
+}
+
 /// The directory whose `node_modules` has node-postgres and Playwright.
 pub fn node() -> PathBuf {
     directory().join("node")

@@ -85,6 +85,11 @@ const TEST: &[Need] = &[
         },
         packages: &["chromium", "fonts-dejavu-core"],
     },
+    Need {
+        what: "xmlsec1 (the SAML identity provider signs with it)",
+        present: || which("xmlsec1").is_some(),
+        packages: &["xmlsec1"],
+    },
     Need { what: "openssl", present: || which("openssl").is_some(), packages: &["openssl"] },
     Need { what: "certutil", present: || which("certutil").is_some(), packages: &["libnss3-tools"] },
     Need { what: "a JDK", present: || which("javac").is_some(), packages: &["default-jdk-headless"] },
@@ -152,6 +157,7 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             install(TEST)?;
             ensure_python_drivers()?;
             ensure_secret_servers()?;
+            ensure_saml_provider()?;
             ensure_node_driver()?;
             ensure_newer_postgres()
         }
@@ -459,6 +465,28 @@ fn ensure_secret_servers() -> Result<()> {
     ]))?;
     if !works() {
         bail!("OpenBao or moto in {} cannot be used", venv.display());
+    }
+    Ok(())
+}
+
+/// pysaml2, in a virtual environment of its own.
+fn ensure_saml_provider() -> Result<()> {
+    let venv = cache::saml();
+    let python = venv.join("bin/python");
+    let works = || {
+        Command::new(&python)
+            .args(["-c", "import saml2.server"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    if works() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "pysaml2 (a SAML identity provider to sign in with)")));
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "pysaml2==7.5.5"]))?;
+    if !works() {
+        bail!("pysaml2 in {} cannot be imported", venv.display());
     }
     Ok(())
 }

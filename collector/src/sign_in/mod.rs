@@ -5,6 +5,9 @@
 
 pub mod config;
 mod oidc;
+mod saml;
+mod signature;
+mod xml;
 
 use std::sync::Arc;
 
@@ -14,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use config::{RoleGroups, SignIn};
 pub use oidc::{Answer, OidcError, OidcProvider};
+pub use saml::{Proven, SamlError, SamlProvider};
 
 /// Groups of one person that are looked at.
 const MOST_GROUPS: usize = 5000;
@@ -68,6 +72,8 @@ pub fn random() -> std::io::Result<String> {
 pub enum Provider {
     /// By OpenID Connect.
     Oidc(OidcProvider),
+    /// By SAML 2.0.
+    Saml(SamlProvider),
 }
 
 impl Provider {
@@ -75,20 +81,24 @@ impl Provider {
     pub fn name(&self) -> &str {
         match self {
             Self::Oidc(provider) => &provider.config().name,
+            Self::Saml(provider) => &provider.config().name,
         }
     }
 
     /// What people call it.
     pub fn label(&self) -> &str {
-        match self {
-            Self::Oidc(provider) => provider.config().label.as_deref().unwrap_or(self.name()),
-        }
+        let label = match self {
+            Self::Oidc(provider) => &provider.config().label,
+            Self::Saml(provider) => &provider.config().label,
+        };
+        label.as_deref().unwrap_or(self.name())
     }
 
     /// Where one signs out of it too, if there is such a place.
     pub async fn sign_out_url(&self) -> Option<String> {
         match self {
             Self::Oidc(provider) => provider.sign_out_url().await,
+            Self::Saml(_) => None,
         }
     }
 
@@ -96,6 +106,7 @@ impl Provider {
     pub fn roles(&self) -> &RoleGroups {
         match self {
             Self::Oidc(provider) => &provider.config().roles,
+            Self::Saml(provider) => &provider.config().roles,
         }
     }
 }
@@ -129,6 +140,9 @@ impl Providers {
         let mut all = Vec::new();
         for provider in &config.oidc {
             all.push(Provider::Oidc(OidcProvider::new(provider, url)?));
+        }
+        for provider in &config.saml {
+            all.push(Provider::Saml(SamlProvider::new(provider, url)?));
         }
         Ok(Self { all: Arc::new(all), local: config.local, token_ns: token_ns(config.token_days) })
     }

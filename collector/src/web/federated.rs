@@ -5,7 +5,7 @@
 //! not send it along a redirection that began elsewhere.
 
 use askama::Template;
-use axum::extract::{Path, State as Use};
+use axum::extract::{Path, Request, State as Use};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine as _;
@@ -17,7 +17,7 @@ use super::params::Params;
 use super::problem::Problem;
 use super::sign_in::{self, Entered, back};
 use super::{State, sha256};
-use crate::sign_in::{Answer, Begun, Identity, OidcError, Provider, random};
+use crate::sign_in::{Answer, Begun, Identity, OidcError, Proven, Provider, SamlProvider, random};
 use crate::store::now_ns;
 
 /// A sign-in is finished within so long, seconds.
@@ -25,6 +25,10 @@ const LASTS: u64 = 10 * 60;
 /// The longest path that is gone back to, bytes: it is kept in a cookie.
 const LONGEST_BACK: usize = 600;
 const SECOND_NS: i64 = 1_000_000_000;
+/// The most that a SAML provider's page posts, bytes: base64 of what is parsed at most, as a form has it.
+const MOST_POSTED: usize = 512 << 10;
+/// A browser fetches at once what was proven.
+const FETCHED_NS: i64 = 60 * SECOND_NS;
 
 /// A sign-in that this browser has begun.
 struct Kept {
@@ -83,6 +87,7 @@ pub(super) async fn start(
     let (begun, cookie, value) = begin(provider, back(params.get("back").unwrap_or("/sessions")))?;
     let place = match provider {
         Provider::Oidc(oidc) => oidc.begin(&begun).await,
+        Provider::Saml(saml) => Ok(saml.begin(&begun)),
     };
     let place = match place {
         Ok(place) => place,
@@ -114,7 +119,6 @@ pub(super) async fn oidc_callback(
     params: Params,
 ) -> Result<Response, Problem> {
     let provider = find(&state, &name)?;
-    #[allow(irrefutable_let_patterns, reason = "there are providers of another kind too")]
     let Provider::Oidc(oidc) = provider else { return Err(Problem::not_found("identity provider")) };
     let limit = sign_in::count_address(&state, &visitor.address).await?;
     let twice = ["state", "code", "iss", "error"]
@@ -142,8 +146,7 @@ pub(super) async fn oidc_callback(
         let answer = Answer { code: code.to_owned(), iss: params.get("iss").map(str::to_owned) };
         match oidc.finish(&begun, answer).await {
             Ok(identity) => {
-                let issuer = identity.issuer.clone();
-                enter(&state, &visitor, provider, &issuer, &identity, &back, limit).await
+                enter(&state, &visitor, provider, &identity, &back, limit).await
             }
             Err(error @ OidcError::Unavailable(_)) => Err(unavailable(provider, &error)),
             Err(error) => {
@@ -151,6 +154,103 @@ pub(super) async fn oidc_callback(
                 refuse(&state, &visitor, provider, "unknown", &detail).await
             }
         }
+    }
+    .await
+    .unwrap_or_else(IntoResponse::into_response);
+    response.headers_mut().append(header::SET_COOKIE, Cookies::of(&state).flow(&cookie, "", 0));
+    Ok(response)
+}
+
+fn find_saml<'s>(state: &'s State, name: &str) -> Result<(&'s Provider, &'s SamlProvider), Problem> {
+    match find(state, name)? {
+        provider @ Provider::Saml(saml) => Ok((provider, saml)),
+        Provider::Oidc(_) => Err(Problem::not_found("identity provider")),
+    }
+}
+
+/// `GET /sign-in/saml/{provider}/metadata`: what the provider has to know of the collector.
+pub(super) async fn saml_metadata(
+    Use(state): Use<State>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let (_, saml) = find_saml(&state, &name)?;
+    Ok(([(header::CONTENT_TYPE, "application/samlmetadata+xml")], saml.metadata()).into_response())
+}
+
+/// `POST /sign-in/saml/{provider}/consume`: an answer of a SAML provider. A browser that another site's page
+/// has made post it sends no cookie along, so what it proves is kept for a moment, and the browser sent to
+/// fetch it with its cookie.
+pub(super) async fn saml_consume(
+    Use(state): Use<State>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (provider, saml) = find_saml(&state, &name)?;
+    let limit = sign_in::count_address(&state, &visitor.address).await?;
+    let fields = axum::body::to_bytes(request.into_body(), MOST_POSTED).await.map_err(|_| {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The provider's answer is longer than 512 KiB.")
+    })?;
+    let field = |wanted: &str| {
+        let mut found = form_urlencoded::parse(&fields).filter(|(name, _)| name == wanted);
+        found.next().map(|(_, value)| value.into_owned()).filter(|_| found.next().is_none())
+    };
+    let (Some(posted), Some(relayed)) = (field("SAMLResponse"), field("RelayState")) else {
+        return refuse(&state, &visitor, provider, "unknown", NOT_BEGUN).await;
+    };
+    let proven = match saml.consume(&posted) {
+        Ok(proven) => proven,
+        Err(error) => {
+            let detail = format!("You are not signed in: {error}.");
+            return refuse(&state, &visitor, provider, "unknown", &detail).await;
+        }
+    };
+    let handle = random()?;
+    let kept = serde_json::to_string(&proven).map_err(Problem::internal)?;
+    let mut write = state.store.write().await?;
+    // It is remembered for as long as it counts, and for as long as a sign-in lasts at the least.
+    let until = proven.until_ns.max(now_ns().saturating_add(2 * LASTS as i64 * SECOND_NS));
+    if !write.use_once(&sha256(&format!("assertion {}", proven.assertion)), until).await? {
+        drop(write);
+        let detail = "You are not signed in: this answer was used before.";
+        return refuse(&state, &visitor, provider, "unknown", detail).await;
+    }
+    write.add_proven(&sha256(&handle), &kept, now_ns().saturating_add(FETCHED_NS)).await?;
+    write.commit().await?;
+    limit.take_back(&state).await?;
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("handle", &handle)
+        .append_pair("state", &relayed)
+        .finish();
+    Ok(Redirect::to(&format!("/sign-in/saml/{}/finish?{query}", provider.name())).into_response())
+}
+
+/// `GET /sign-in/saml/{provider}/finish`: the browser that began fetches what the provider has proven.
+pub(super) async fn saml_finish(
+    Use(state): Use<State>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    params: Params,
+) -> Result<Response, Problem> {
+    let (provider, _) = find_saml(&state, &name)?;
+    let limit = sign_in::count_address(&state, &visitor.address).await?;
+    let known = params.get("state").and_then(|given| kept(Cookies::of(&state), &headers, provider, given));
+    let Some(Kept { begun, back, cookie }) = known else {
+        return refuse(&state, &visitor, provider, "unknown", NOT_BEGUN).await;
+    };
+    let mut response = async {
+        let mut write = state.store.write().await?;
+        let taken = write.take_proven(&sha256(params.get("handle").unwrap_or_default())).await?;
+        write.commit().await?;
+        let proven: Option<Proven> = taken.and_then(|kept| serde_json::from_str(&kept).ok());
+        let proven = proven.filter(|proven| {
+            proven.provider == provider.name() && proven.request == SamlProvider::request_id(&begun)
+        });
+        let Some(Proven { identity, .. }) = proven else {
+            return refuse(&state, &visitor, provider, "unknown", NOT_BEGUN).await;
+        };
+        enter(&state, &visitor, provider, &identity, &back, limit).await
     }
     .await
     .unwrap_or_else(IntoResponse::into_response);
@@ -203,11 +303,11 @@ async fn enter(
     state: &State,
     visitor: &Visitor,
     provider: &Provider,
-    issuer: &str,
     identity: &Identity,
     back: &str,
     limit: sign_in::Counted,
 ) -> Result<Response, Problem> {
+    let issuer = identity.issuer.as_str();
     let found = provider.roles().role(&identity.groups);
     let mut write = state.store.write().await?;
     let known = write.identity(issuer, &identity.subject).await?;

@@ -61,6 +61,11 @@ impl Route {
         Self { method, path, access: Access::For(ALL), browsers_only: true, from_elsewhere: false, handler }
     }
 
+    /// A page that another site's page sends a form to.
+    const fn from_elsewhere(path: &'static str, handler: fn() -> MethodRouter<State>) -> Self {
+        Self { method: POST, path, access: OPEN, browsers_only: true, from_elsewhere: true, handler }
+    }
+
     /// It is for people.
     pub(super) fn is_page(&self) -> bool {
         is_page(self.path)
@@ -87,6 +92,9 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(POST, "/sign-in", OPEN, || post(sign_in::sign_in)),
     Route::page(GET, "/sign-in/with/{provider}", OPEN, || get(federated::start)),
     Route::page(GET, "/sign-in/oidc/{provider}/callback", OPEN, || get(federated::oidc_callback)),
+    Route::page(GET, "/sign-in/saml/{provider}/metadata", OPEN, || get(federated::saml_metadata)),
+    Route::from_elsewhere("/sign-in/saml/{provider}/consume", || post(federated::saml_consume)),
+    Route::page(GET, "/sign-in/saml/{provider}/finish", OPEN, || get(federated::saml_finish)),
     Route::page(GET, "/set-up/{token}", OPEN, || get(sign_in::set_up_page)),
     Route::page(POST, "/set-up/{token}", OPEN, || post(sign_in::set_up)),
     Route::page(GET, "/healthz", OPEN, || get(health::alive)),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
 mod oidc;
+mod saml;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
