@@ -24,6 +24,7 @@ pub mod retention;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;
 pub mod serve;
+pub mod sign_in;
 pub mod storage;
 pub mod store;
 mod together;

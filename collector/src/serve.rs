@@ -19,6 +19,7 @@ use crate::intake::{self, Connected, Intake};
 use crate::keeper::{KEPT, KeepError, Keeper};
 use crate::keys::{self, Keys};
 use crate::objects::Objects;
+use crate::sign_in::Providers;
 use crate::store::{LedgerStoreError, Store, StoreError, now_ns};
 use crate::together::{self, Lead};
 use crate::{audit, outputs, retention, web};
@@ -238,12 +239,20 @@ pub(crate) fn web_url(config: &Config, listens: std::net::SocketAddr) -> String 
 }
 
 /// How pages are served: behind a proxy with TLS as `web.url` says.
-fn web_config(config: &Config) -> web::Config {
+fn web_config(config: &Config) -> anyhow::Result<web::Config> {
     let url = config.web.url.as_deref().unwrap_or_default();
     let secure = config.web.tls.is_some() || url.starts_with("https://");
     let name = url.split_once("://").map(|(_, rest)| rest.split(['/', ':']).next().unwrap_or_default());
     let names = name.filter(|name| !name.is_empty()).map(str::to_owned).into_iter().collect();
-    web::Config { secure, names, agents_url: agents_url(config), ..web::Config::default() }
+    let sign_in = &config.sign_in;
+    Ok(web::Config {
+        secure,
+        names,
+        agents_url: agents_url(config),
+        providers: Providers::new(sign_in, url.trim_end_matches('/'))?,
+        idle: Duration::from_secs(u64::from(sign_in.idle_minutes) * 60),
+        absolute: Duration::from_secs(u64::from(sign_in.hours) * 3600),
+    })
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -280,7 +289,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} for browsers (web.listen)", config.web.listen))?;
     let url = web_url(config, browsers.local_addr()?);
     let web = tokio::spawn({
-        let state = web::State::new(&parts.intake, web_config(config))?;
+        let state = web::State::new(&parts.intake, web_config(config)?)?;
         let (tls, stopped) = (config.web.tls.clone(), waits(stopped.clone()));
         async move { web::serve(state, browsers, tls.as_ref(), stopped).await }
     });
@@ -295,7 +304,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         outputs::start(&config.outputs, &parts.name, &intake.store, &intake.connected, &stopped, timing)
             .await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
-    if let Some(path) = web::setup_link(&parts.intake.store).await? {
+    if config.sign_in.local
+        && let Some(path) = web::setup_link(&parts.intake.store).await?
+    {
         tracing::info!("there is no account yet. Make the first administrator at {url}{path}");
     }
 

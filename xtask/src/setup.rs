@@ -88,6 +88,11 @@ const TEST: &[Need] = &[
         },
         packages: &["chromium", "fonts-dejavu-core"],
     },
+    Need {
+        what: "xmlsec1 (the SAML identity provider signs with it)",
+        present: || which("xmlsec1").is_some(),
+        packages: &["xmlsec1"],
+    },
     Need { what: "openssl", present: || which("openssl").is_some(), packages: &["openssl"] },
     Need { what: "certutil", present: || which("certutil").is_some(), packages: &["libnss3-tools"] },
     Need { what: "a JDK", present: || which("javac").is_some(), packages: &["default-jdk-headless"] },
@@ -156,6 +161,7 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             ensure_python_drivers()?;
             ensure_secret_servers()?;
             ensure_object_store()?;
+            ensure_saml_provider()?;
             ensure_node_driver()?;
             ensure_newer_postgres()
         }
@@ -491,13 +497,43 @@ fn ensure_object_store() -> Result<()> {
     Ok(())
 }
 
-/// node-postgres, in a directory of its own.
+/// pysaml2, in a virtual environment of its own.
+fn ensure_saml_provider() -> Result<()> {
+    let venv = cache::saml();
+    let python = venv.join("bin/python");
+    let works = || {
+        Command::new(&python)
+            .args(["-c", "import saml2.server"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    if works() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "pysaml2 (a SAML identity provider to sign in with)")));
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "pysaml2==7.5.5"]))?;
+    if !works() {
+        bail!("pysaml2 in {} cannot be imported", venv.display());
+    }
+    Ok(())
+}
+
+/// node-postgres, Playwright and an OpenID provider, in a directory of their own.
 fn ensure_node_driver() -> Result<()> {
     let directory = cache::node();
-    let missing: Vec<_> = [("pg", "node-postgres"), ("playwright-core", "Playwright, which drives Chromium")]
-        .into_iter()
-        .filter(|(package, _)| !directory.join("node_modules").join(package).join("package.json").is_file())
-        .collect();
+    let missing: Vec<_> = [
+        ("pg", "node-postgres"),
+        ("playwright-core", "Playwright, which drives Chromium"),
+        // Version 9 needs a newer Node.js than Debian's.
+        ("oidc-provider@8.8.1", "an OpenID provider to sign in with"),
+    ]
+    .into_iter()
+    .filter(|(package, _)| {
+        let name = package.split('@').next().unwrap_or(package);
+        !directory.join("node_modules").join(name).join("package.json").is_file()
+    })
+    .collect();
     if missing.is_empty() {
         return Ok(());
     }
