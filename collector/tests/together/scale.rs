@@ -94,7 +94,8 @@ async fn assert_whole(collector: &Collector) {
         indexes.dedup();
         assert_eq!(indexes.len() as u64, 1 + SEGMENTS * COMMANDS + 1, "host {seed}: each once");
     }
-    assert!(intake.store.findings(false, None, 100).await.expect("findings").items.is_empty());
+    let findings = intake.store.findings(false, None, 100).await.expect("findings").items;
+    assert!(findings.is_empty(), "{findings:?}");
 }
 
 struct Several {
