@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::outputs::{self, Output};
 use crate::storage::{Database, Segments};
 
 /// Where the configuration is looked for unless `--config` names another file.
@@ -37,6 +38,8 @@ pub struct Config {
     /// `authority.crt`. By default they are made in the state directory; with `store` they are never made, and
     /// `interlock-collector keys create` makes them once.
     pub keys: Option<PathBuf>,
+    /// Other systems that are told what the collector takes in.
+    pub outputs: Vec<Output>,
 }
 
 /// A rule of retention.
@@ -97,6 +100,7 @@ impl Default for Config {
             store: None,
             segments: None,
             keys: None,
+            outputs: Vec::new(),
         }
     }
 }
@@ -169,6 +173,7 @@ impl Config {
                 ));
             }
         }
+        outputs::config::check(&self.outputs)?;
         if !self.web.listen.ip().is_loopback() && self.web.tls.is_none() {
             return Err(format!(
                 "web.listen: {} can be reached by others, so passwords would cross the network in the clear. Set \

@@ -1,4 +1,4 @@
-//! The keys of a ledger and of its authority. All collectors of one ledger have the same ones.
+//! The keys of a ledger, of its authority and of orders about policies. All collectors of one ledger have the same ones.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -19,12 +19,19 @@ use crate::store::Store;
 /// The fact that names the authority by the SHA-256 of its certificate.
 const AUTHORITY: &str = "authority";
 
-/// The files that are the keys.
-const FILES: [&str; 3] = ["ledger.key", "authority.key", "authority.crt"];
+/// The fact that names the key of orders about policies.
+const POLICIES: &str = "policies key";
 
-/// The two keys.
+/// The files that are the keys.
+const FILES: [&str; 4] = ["ledger.key", "policies.key", "authority.key", "authority.crt"];
+
+/// The keys.
 pub(crate) struct Keys {
+    /// Of the ledger's checkpoints.
     pub(crate) signer: Signer,
+    /// Of orders about policies.
+    pub(crate) policies: Signer,
+    /// Of certificates.
     pub(crate) authority: Authority,
 }
 
@@ -47,6 +54,7 @@ pub fn create(directory: &Path, name: &str) -> anyhow::Result<String> {
     }
     make(directory)?;
     let signer = Signer::load_or_create(directory, "ledger", name)?;
+    Signer::load_or_create(directory, "policies", &of_policies(name))?;
     Authority::load_or_create(directory, name)?;
     Ok(signer.public().to_string())
 }
@@ -61,7 +69,16 @@ fn load(directory: &Path, name: &str) -> anyhow::Result<Keys> {
             directory.join(lost).display()
         );
     }
-    Ok(Keys { signer: Signer::load(directory, "ledger", name)?, authority: Authority::load(directory)? })
+    Ok(Keys {
+        signer: Signer::load(directory, "ledger", name)?,
+        policies: Signer::load(directory, "policies", &of_policies(name))?,
+        authority: Authority::load(directory)?,
+    })
+}
+
+/// The name of the key of orders about policies.
+fn of_policies(name: &str) -> String {
+    format!("{name}/policies")
 }
 
 /// The keys that the configuration names, or those in the state directory, which are made there when the
@@ -82,6 +99,7 @@ pub(crate) async fn open(config: &Config, store: &Store, name: &str) -> anyhow::
             make(&directory)?;
             Keys {
                 signer: Signer::load_or_create(&directory, "ledger", name)?,
+                policies: Signer::load_or_create(&directory, "policies", &of_policies(name))?,
                 authority: Authority::load_or_create(&config.state.join("authority"), name)?,
             }
         }
@@ -91,7 +109,15 @@ pub(crate) async fn open(config: &Config, store: &Store, name: &str) -> anyhow::
         let mut write = store.write().await?;
         let own = hex(&keys.authority.fingerprint());
         write.set_fact_once(AUTHORITY, &own).await?;
+        let orders = keys.policies.public().to_string();
+        write.set_fact_once(POLICIES, &orders).await?;
         write.commit().await?;
+        let known = store.fact(POLICIES).await?.unwrap_or_default();
+        anyhow::ensure!(
+            known == orders,
+            "policies.key is {orders}, the other collectors' {known}: agents would refuse its orders. Copy it from one \
+             of them"
+        );
         let known = store.fact(AUTHORITY).await?.unwrap_or_default();
         anyhow::ensure!(
             known == own,

@@ -18,6 +18,8 @@ pub mod keeper;
 pub mod keys;
 pub mod migrate;
 mod objects;
+pub mod outputs;
+pub mod policies;
 pub mod retention;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;

@@ -21,7 +21,7 @@ use crate::keys::{self, Keys};
 use crate::objects::Objects;
 use crate::store::{LedgerStoreError, Store, StoreError, now_ns};
 use crate::together::{self, Lead};
-use crate::{audit, retention, web};
+use crate::{audit, outputs, retention, web};
 
 /// How often a checkpoint is signed over what has come to the ledger.
 const CHECKPOINT: Duration = Duration::from_secs(1);
@@ -164,7 +164,7 @@ async fn name(config: &Config, store: &Store) -> anyhow::Result<String> {
 /// As for [`open`].
 pub(crate) async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
     let name = name(config, &store).await?;
-    let Keys { signer, authority } = keys::open(config, &store, &name).await?;
+    let Keys { signer, policies, authority } = keys::open(config, &store, &name).await?;
     let archive = match &config.segments {
         None => Archive::open(&config.state)?,
         Some(segments) => {
@@ -188,6 +188,7 @@ pub(crate) async fn put_together(config: &Config, store: Store) -> anyhow::Resul
         archive: Arc::new(archive),
         authority: Arc::new(authority),
         signer: Arc::new(signer),
+        policy_signer: Arc::new(policies),
         connected: Arc::new(Connected::default()),
         shared: config.store.is_some(),
         checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
@@ -228,7 +229,7 @@ pub fn agents_url(config: &Config) -> String {
 }
 
 /// The address that people use.
-fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
+pub(crate) fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
     match (&config.web.url, &config.web.tls) {
         (Some(url), _) => url.trim_end_matches('/').to_owned(),
         (None, Some(_)) => format!("https://{listens}"),
@@ -288,6 +289,11 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         tokio::spawn(sign_checkpoints(Arc::clone(&parts.intake), keeper, Arc::clone(&lead), stopped.clone()));
     let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone(), Arc::clone(&lead)));
     let relay = parts.intake.shared.then(|| tokio::spawn(together::relay(Arc::clone(&parts.intake))));
+    let intake = &parts.intake;
+    let timing = outputs::Timing::default();
+    let outputs =
+        outputs::start(&config.outputs, &parts.name, &intake.store, &intake.connected, &stopped, timing)
+            .await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
     if let Some(path) = web::setup_link(&parts.intake.store).await? {
         tracing::info!("there is no account yet. Make the first administrator at {url}{path}");
@@ -314,6 +320,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(Duration::from_secs(2), async {
         if !agents.is_finished() {
             let _ = agents.await;
+        }
+        for output in outputs {
+            let _ = output.await;
         }
     })
     .await;

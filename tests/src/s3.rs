@@ -124,7 +124,12 @@ impl S3 {
     }
 }
 
-fn run(program: &std::path::Path, directory: &std::path::Path, port: u16, others: [u16; 7]) -> Result<Daemon> {
+fn run(
+    program: &std::path::Path,
+    directory: &std::path::Path,
+    port: u16,
+    others: [u16; 7],
+) -> Result<Daemon> {
     let log = fs::OpenOptions::new().create(true).append(true).open(directory.join("log"))?;
     let [master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3_grpc] = others;
     let mut command = Command::new(program);

@@ -11,12 +11,14 @@ use interlock_recording::proto::{Command, CommandResult, Event, FlowStarted, Ses
 use interlock_recording::{SessionId, json};
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::journal::{JournalKind, NewRow};
 use super::{Dialect, StoreError, Write, words};
 
-/// Bytes of a text that are kept in the index; the whole stands in the recording.
-const MAX_TEXT: usize = 16 << 10;
 /// Bytes of a name: PostgreSQL's indexes do not take longer ones.
 pub(super) const MAX_NAME: usize = 1000;
+
+/// Bytes of a text that are kept in the index; the whole stands in the recording.
+pub(super) const MAX_TEXT: usize = 16 << 10;
 /// Kinds of statements that are listed of one command.
 const MAX_KINDS: usize = 32;
 /// So far may the time in a session's id be from its first event's: the agent makes both at once.
@@ -35,11 +37,15 @@ pub struct Batch {
     places: HashMap<(SessionId, u64), usize>,
     /// Results of commands that came in earlier batches.
     results: Vec<(SessionId, u64, Outcome)>,
+    /// Commands that ended.
+    ended: Vec<(SessionId, u64)>,
     rules: HashMap<(String, String, bool), (i64, i64)>,
     host_events: Vec<HostEvent>,
     events: u64,
     first_ns: i64,
     last_ns: i64,
+    /// The segment of the last event: those of a batch are of one.
+    segment: i64,
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +147,7 @@ impl Batch {
         }
         self.last_ns = at_ns;
         self.events += 1;
+        self.segment = segment;
         let Some(id) = SessionId::from_slice(&event.session) else {
             let detail = clip(&json::event(event).to_string());
             self.host_events.push(HostEvent { event: index, at_ns, kind: json::name(event), detail });
@@ -245,6 +252,7 @@ impl Batch {
             rows,
             sqlstate: clip(&body.sqlstate),
         };
+        self.ended.push((id, body.command));
         let place = self.places.get(&(id, body.command)).and_then(|&place| self.commands.get_mut(place));
         match place {
             Some(command) => command.outcome = outcome,
@@ -340,6 +348,7 @@ impl Write<'_> {
             .execute(self.on())
             .await?;
         }
+        self.tell(host, batch, &commands, &strangers).await?;
         for ((rule, verdict, observed), (count, last_ns)) in &batch.rules {
             sqlx::query(
                 "INSERT INTO rule_counts (host, rule, verdict, observed, count, last_ns) \
@@ -367,6 +376,61 @@ impl Write<'_> {
                     query.bind(host).bind(row.event).bind(row.at_ns).bind(row.kind).bind(row.detail.as_str());
             }
             query.execute(self.on()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes into the journal what came.
+    async fn tell(
+        &mut self,
+        host: &str,
+        batch: &Batch,
+        commands: &[&CommandRow],
+        strangers: &HashSet<SessionId>,
+    ) -> Result<(), StoreError> {
+        if !self.has_outputs().await? {
+            return Ok(());
+        }
+        let sessions: Vec<(&SessionId, &SessionChange)> = batch
+            .order
+            .iter()
+            .filter(|id| !strangers.contains(*id))
+            .filter_map(|id| Some((id, batch.sessions.get(id)?)))
+            .collect();
+        fn of_session<'r>(host: &'r str, kind: JournalKind, at: (i64, i64), about: &'r str) -> NewRow<'r> {
+            NewRow { kind, host, segment: at.0, first: at.1, last: at.1, about }
+        }
+        for (id, change) in sessions.iter().filter(|(_, change)| change.start.is_some()) {
+            let about = id.to_string();
+            let at = (change.first_segment, change.first_event);
+            self.journal(of_session(host, JournalKind::SessionBegun, at, &about)).await?;
+        }
+        let events = commands.iter().map(|row| row.event);
+        let events = events.chain(batch.host_events.iter().map(|row| row.event));
+        let (first, last) =
+            events.fold((i64::MAX, -1), |(first, last), event| (first.min(event), last.max(event)));
+        if last >= 0 {
+            let row = NewRow {
+                kind: JournalKind::Events,
+                host,
+                segment: batch.segment,
+                first,
+                last: last.saturating_add(1),
+                about: "",
+            };
+            self.journal(row).await?;
+        }
+        let ended: Vec<String> = batch
+            .ended
+            .iter()
+            .filter(|(session, _)| !strangers.contains(session))
+            .map(|(session, number)| format!("{session}/{number}"))
+            .collect();
+        self.journal_results(host, batch.segment, &ended).await?;
+        for (id, change) in sessions.iter().filter(|(_, change)| change.end.is_some()) {
+            let about = id.to_string();
+            let at = (change.last_segment, change.last_event);
+            self.journal(of_session(host, JournalKind::SessionEnded, at, &about)).await?;
         }
         Ok(())
     }

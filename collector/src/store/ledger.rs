@@ -7,7 +7,7 @@ use interlock_recording::merkle::{Frontier, MerkleError, Node, Plan};
 use interlock_recording::note::{Checkpoint, Note, NoteError, Signer};
 use sqlx::Row as _;
 
-use super::{Dialect, Store, StoreError, Write, hash, now_ns, number};
+use super::{Dialect, JournalKind, Store, StoreError, Write, hash, now_ns, number};
 
 /// The ledger cannot be read or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,10 @@ fn kind_of(body: &Body) -> (&'static str, &[u8]) {
         Body::HoldReleased(_) => ("hold_released", &[]),
         Body::Tombstone(body) => ("tombstone", &body.host),
         Body::BundleMade(_) => ("bundle_made", &[]),
+        Body::PolicyVersionAdded(_) => ("policy_version_added", &[]),
+        Body::PolicyAssigned(_) => ("policy_assigned", &[]),
+        Body::PolicyOrdered(body) => ("policy_ordered", &body.host),
+        Body::HostLabelled(body) => ("host_labelled", &body.host),
     }
 }
 
@@ -104,6 +108,9 @@ impl Write<'_> {
             .bind(entry.bytes)
             .execute(self.on())
             .await?;
+            if matches!(kind, "hold_set" | "hold_released") {
+                self.journal_number(JournalKind::Hold, frontier.size() as i64).await?;
+            }
             for (node, hash) in frontier.append(entry.leaf) {
                 sqlx::query("INSERT INTO ledger_nodes (level, number, hash) VALUES ($1, $2, $3)")
                     .bind(i64::from(node.level))

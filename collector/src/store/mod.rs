@@ -16,8 +16,10 @@ mod copy;
 mod findings;
 mod holds;
 mod index;
+mod journal;
 mod ledger;
 mod page;
+mod policies;
 mod postgres;
 mod recording;
 mod retention;
@@ -47,8 +49,13 @@ pub use copy::Table;
 pub use findings::Finding;
 pub use holds::{Hold, NewHold};
 pub use index::Batch;
+pub(crate) use journal::lease_of;
+pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
+pub use policies::{
+    Assignment, Former, IssuedOrder, Labels, PolicyStanding, PolicyVersion, VersionName, named,
+};
 pub use postgres::Server;
 pub(crate) use postgres::{check_url, is_loopback};
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
@@ -106,8 +113,8 @@ pub struct Store {
 
 /// A transaction that writes.
 pub struct Write<'s> {
-    transaction: sqlx::Transaction<'static, sqlx::Any>,
     dialect: Dialect,
+    transaction: sqlx::Transaction<'static, sqlx::Any>,
     _writer: Option<MutexGuard<'s, ()>>,
 }
 
@@ -218,6 +225,11 @@ impl Store {
         self.dialect
     }
 
+    /// Other collectors may work with it, too.
+    pub fn is_shared(&self) -> bool {
+        self.dialect == Dialect::Postgres
+    }
+
     /// Begins to write. Everything written is there after [`Write::commit`], durably, or nothing of it.
     ///
     /// # Errors
@@ -232,7 +244,7 @@ impl Store {
             // Takes the write lock at once: a transaction that read first could not be promoted.
             sqlx::query("UPDATE facts SET value = value WHERE name = ''").execute(&mut *transaction).await?;
         }
-        Ok(Write { transaction, dialect: self.dialect, _writer: writer })
+        Ok(Write { dialect: self.dialect, transaction, _writer: writer })
     }
 }
 
@@ -261,8 +273,9 @@ impl Write<'_> {
         detail: &str,
         address: &str,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6)",
+        let row = sqlx::query(
+            "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6) \
+             RETURNING id",
         )
         .bind(now_ns())
         .bind(plain(actor).as_ref())
@@ -270,9 +283,9 @@ impl Write<'_> {
         .bind(plain(target).as_ref())
         .bind(plain(detail).as_ref())
         .bind(address)
-        .execute(self.on())
+        .fetch_one(self.on())
         .await?;
-        Ok(())
+        self.journal_number(JournalKind::Audit, row.try_get(0)?).await
     }
 }
 

@@ -149,6 +149,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(POST, "/api/v1/evidence", Access::For(AUDIT), || post(prove::bundle)),
     Route::api(GET, "/api/v1/findings", Access::For(VALUES), || get(api::findings)),
     Route::api(POST, "/api/v1/findings/{id}/acknowledge", Access::For(AUDIT), || post(api::acknowledge)),
+    Route::api(GET, "/api/v1/outputs", Access::For(AUDIT), || get(api::outputs)),
     Route::api(GET, "/api/v1/audit", Access::For(AUDIT), || get(api::audit)),
     Route::api(GET, "/api/v1/holds", Access::For(AUDIT), || get(api::holds)),
     Route::api(POST, "/api/v1/holds", Access::For(AUDIT), || post(api::add_hold)),
