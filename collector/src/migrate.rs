@@ -116,6 +116,7 @@ pub async fn run(from: &Config, to: &Config, tell: &mut (dyn FnMut(String) + Sen
 /// Marks the target as one that is being moved to, unless something else is in it.
 async fn begin(target: &Store, mark: &str, objects: &Objects) -> anyhow::Result<()> {
     let begun = target.fact("migration").await?;
+    let again = begun.is_some();
     if let Some(other) = begun.filter(|begun| begun != mark) {
         let done = other.starts_with("done");
         anyhow::ensure!(
@@ -131,16 +132,13 @@ async fn begin(target: &Store, mark: &str, objects: &Objects) -> anyhow::Result<
     let mut write = target.write().await?;
     write.set_fact_once("ledger", "1").await?;
     write.lock_ledger().await?;
+    // A ledger without our mark is somebody else's.
+    anyhow::ensure!(
+        again || write.ledger_is_empty().await?,
+        "the target's database has a ledger already: nothing is moved over it"
+    );
     write.set_fact_once("migration", mark).await?;
-    let fresh = write.ledger_is_empty().await?;
-    write.commit().await?;
-    // What was copied before is noted with it; a ledger without that note is somebody else's.
-    let copied = target.fact("migration of ledger_entries").await?.is_some();
-    if !fresh && !copied {
-        target.end_migration("").await?;
-        anyhow::bail!("the target's database has a ledger already: nothing is moved over it");
-    }
-    Ok(())
+    Ok(write.commit().await?)
 }
 
 async fn move_segments(

@@ -275,6 +275,8 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn policies_change(&mut self) -> Result<(), StoreError> {
+        // In the order in which all take locks: some have entered something in the ledger before, some do after.
+        self.lock_ledger().await?;
         self.set_fact(EPOCH, &now_ns().to_string()).await
     }
 

@@ -226,7 +226,7 @@ impl Call {
         match self.hear().await? {
             FromCollector::Taken(taken) => Ok(taken),
             FromCollector::EndSession(end) => panic!("a session was to be ended: {}", end.reason),
-            FromCollector::PolicyOrder(order) => panic!("policies are ordered: {}", order.note),
+            FromCollector::PolicyOrder(_) => panic!("policies are ordered"),
         }
     }
 

@@ -94,7 +94,8 @@ async fn assert_whole(collector: &Collector) {
         indexes.dedup();
         assert_eq!(indexes.len() as u64, 1 + SEGMENTS * COMMANDS + 1, "host {seed}: each once");
     }
-    assert!(intake.store.findings(false, None, 100).await.expect("findings").items.is_empty());
+    let findings = intake.store.findings(false, None, 100).await.expect("findings").items;
+    assert!(findings.is_empty(), "{findings:?}");
 }
 
 struct Several {
@@ -195,7 +196,7 @@ async fn what_is_for_an_agent_reaches_it_through_the_collector_it_is_connected_t
         FromCollector::EndSession(end) => {
             assert_eq!((end.session.as_slice(), end.reason.as_str()), (&id[..], "ended by anna: enough"));
         }
-        FromCollector::Taken(_) => panic!("it was not told"),
+        other => panic!("it was not told: {other:?}"),
     }
     // One who is connected nowhere is told nothing, also not later.
     let told = several.own.intake.end_session(&hex(&[1; 32]), id, "too late").await.expect("asked");
