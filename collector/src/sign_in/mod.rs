@@ -4,6 +4,8 @@
 //! which groups have which role. Nothing else of what a provider says has any effect.
 
 pub mod config;
+#[cfg(test)]
+pub(crate) mod forge;
 mod oidc;
 mod saml;
 mod signature;

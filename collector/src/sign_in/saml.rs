@@ -461,3 +461,6 @@ fn stored(bytes: &[u8]) -> Vec<u8> {
     }
     stream
 }
+
+#[cfg(test)]
+mod tests;
