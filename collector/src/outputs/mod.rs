@@ -66,7 +66,6 @@ impl Default for Timing {
     }
 }
 
-
 /// Checks the outputs, gives each its place, and has them run until `stopped` says so.
 ///
 /// # Errors
@@ -88,6 +87,8 @@ pub async fn start(
             .map_err(|error| anyhow::anyhow!("outputs: {}: {error:#}", output.name))?;
         ready.push((output.clone(), sender));
     }
+    // The state directory is this process's alone: whoever held them was killed.
+    store.end_own_leases().await?;
     let mut write = store.write().await?;
     for output in outputs {
         if write.add_output(&output.name).await? {

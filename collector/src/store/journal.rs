@@ -50,6 +50,11 @@ CREATE TABLE outputs (
     error TEXT NOT NULL
 );
 
+CREATE INDEX segments_deleted ON segments (host, number) WHERE state = 'deleted';
+
+-- Bytes that were written to a terminal.
+ALTER TABLE sessions ADD COLUMN terminal_bytes BIGINT NOT NULL DEFAULT 0;
+
 -- Work that one collector at a time does.
 CREATE TABLE leases (
     name TEXT PRIMARY KEY,
@@ -520,6 +525,19 @@ impl Store {
         .await?;
         write.commit().await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Gives up what another process of this collector held, where nobody else can be at work on the database.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn end_own_leases(&self) -> Result<(), StoreError> {
+        if self.dialect() == Dialect::Sqlite {
+            let mut write = self.write().await?;
+            sqlx::query("DELETE FROM leases").execute(write.on()).await?;
+            write.commit().await?;
+        }
+        Ok(())
     }
 
     /// Gives a lease up.
