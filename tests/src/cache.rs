@@ -42,6 +42,11 @@ pub fn node() -> PathBuf {
     directory().join("node")
 }
 
+/// The directory whose `node_modules` has a receiver of OpenTelemetry's logs.
+pub fn otlp() -> PathBuf {
+    directory().join("otlp")
+}
+
 /// What Go has compiled.
 pub fn go() -> PathBuf {
     directory().join("go")

@@ -107,6 +107,16 @@ const TEST: &[Need] = &[
         present: || interlock_tests::client::pgx().exists(),
         packages: &["golang-github-jackc-pgx-v4-dev"],
     },
+    Need {
+        what: "rsyslog with TLS",
+        present: || {
+            which("rsyslogd").is_some()
+                && ["x86_64", "aarch64"].iter().any(|machine| {
+                    Path::new(&format!("/usr/lib/{machine}-linux-gnu/rsyslog/lmnsd_ossl.so")).exists()
+                })
+        },
+        packages: &["rsyslog", "rsyslog-openssl"],
+    },
     Need { what: "ip (iproute2)", present: || which("ip").is_some(), packages: &["iproute2"] },
     Need { what: "runuser, setpriv", present: || which("setpriv").is_some(), packages: &["util-linux"] },
 ];
@@ -163,6 +173,7 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             ensure_object_store()?;
             ensure_saml_provider()?;
             ensure_node_driver()?;
+            ensure_otlp_receiver()?;
             ensure_newer_postgres()
         }
         Part::Kernels => {
@@ -545,6 +556,21 @@ fn ensure_node_driver() -> Result<()> {
         .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
         .arg(&directory)
         .args(missing.iter().map(|(package, _)| package)))
+}
+
+/// A receiver of OpenTelemetry's logs, in a directory of its own.
+fn ensure_otlp_receiver() -> Result<()> {
+    let directory = cache::otlp();
+    let package = "@elastic/mockotlpserver";
+    if directory.join("node_modules").join(package).join("package.json").is_file() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "mockotlpserver (a receiver of OpenTelemetry's logs)")));
+    fs::create_dir_all(&directory)?;
+    run(Command::new("npm")
+        .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+        .arg(&directory)
+        .arg(format!("{package}@0.10.0")))
 }
 
 /// The newest servers, which know TLS without asking for it first.

@@ -63,6 +63,7 @@ struct SessionChange {
     observed: i64,
     masked: i64,
     rows: i64,
+    terminal: i64,
 }
 
 #[derive(Debug)]
@@ -168,6 +169,9 @@ impl Batch {
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),
             Some(Body::Result(body)) => self.result(body, id),
+            Some(Body::TerminalOutput(body)) => {
+                session.terminal = session.terminal.saturating_add(int(body.data.len() as u64));
+            }
             _ => {}
         }
     }
@@ -504,7 +508,8 @@ impl Write<'_> {
         sqlx::query(
             "UPDATE sessions SET last_segment = $3, last_event = $4, commands = commands + $5, \
              denied = denied + $6, held = held + $7, observed = observed + $8, \
-             masked_values = masked_values + $9, rows_returned = rows_returned + $10 WHERE id = $1 AND host = $2",
+             masked_values = masked_values + $9, rows_returned = rows_returned + $10, \
+             terminal_bytes = terminal_bytes + $11 WHERE id = $1 AND host = $2",
         )
         .bind(&id)
         .bind(host)
@@ -516,6 +521,7 @@ impl Write<'_> {
         .bind(change.observed)
         .bind(change.masked)
         .bind(change.rows)
+        .bind(change.terminal)
         .execute(self.on())
         .await?;
         if let Some((ended_ns, end)) = &change.end {
