@@ -262,6 +262,18 @@ fn command(body: &proto::Command) -> Value {
     put("matched", body.matched.clone().into());
     let observed = |rule: &proto::Observed| json!({"rule": rule.rule, "verdict": rule.verdict});
     put("observed", body.observed.iter().map(observed).collect());
+    if let Some(approval) = &body.approval {
+        put(
+            "approval",
+            json!({
+                "request": approval.request,
+                "outcome": approval.outcome,
+                "by": approval.by,
+                "scope": approval.scope,
+                "earlier": approval.earlier,
+            }),
+        );
+    }
     Value::Object(object)
 }
 

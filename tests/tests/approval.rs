@@ -4,7 +4,6 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use interlock_tests::client::{self, Client};
 use interlock_tests::process::{Finished, LIMIT, finish};

@@ -245,7 +245,7 @@ pub struct Terms {
     pub shape_for: Duration,
     /// When it may be asked for: of each list one window must be open. Always, when there is none.
     #[serde(skip)]
-    hours: Box<[Hours]>,
+    pub(crate) hours: Box<[Hours]>,
     /// Whoever asks may let it through unapproved.
     pub break_glass: bool,
 }

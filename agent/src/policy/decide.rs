@@ -41,6 +41,7 @@ pub struct Decision {
     /// Those of them in observe mode, with the verdict that each would have given.
     pub observed: Vec<Observed>,
     /// Where it is held: what has to be fulfilled for it to be approved. `None` when nobody may.
+    #[serde(rename = "approval_terms", skip_serializing_if = "Option::is_none")]
     pub approval: Option<Arc<Terms>>,
 }
 
