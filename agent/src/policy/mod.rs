@@ -163,4 +163,6 @@ fn sample_operation() -> Operation {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_central;
+#[cfg(test)]
 mod tests_tools;
