@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::outputs::{self, Output};
+use crate::storage::{Database, Segments};
+
 /// Where the configuration is looked for unless `--config` names another file.
 pub const DEFAULT_PATH: &str = "/etc/interlock/collector.yaml";
 
@@ -27,6 +30,16 @@ pub struct Config {
     /// A directory into which each new checkpoint of the ledger is written, on a disk or share that others
     /// watch over: with a copy of it nobody can take back what the ledger holds unseen.
     pub checkpoints: Option<PathBuf>,
+    /// PostgreSQL in the place of a database file, so that several collectors work together. Goes with `segments`.
+    pub store: Option<Database>,
+    /// Storage that speaks S3 in the place of a directory of segments. Goes with `store`.
+    pub segments: Option<Segments>,
+    /// A directory with the keys that all collectors of one ledger have: `ledger.key`, `authority.key` and
+    /// `authority.crt`. By default they are made in the state directory; with `store` they are never made, and
+    /// `interlock-collector keys create` makes them once.
+    pub keys: Option<PathBuf>,
+    /// Other systems that are told what the collector takes in.
+    pub outputs: Vec<Output>,
 }
 
 /// A rule of retention.
@@ -84,6 +97,10 @@ impl Default for Config {
             web: Web::default(),
             retention: Vec::new(),
             checkpoints: None,
+            store: None,
+            segments: None,
+            keys: None,
+            outputs: Vec::new(),
         }
     }
 }
@@ -134,6 +151,20 @@ impl Config {
         {
             return Err("name: a name has no blanks and no `+`, and at most 253 characters".into());
         }
+        match (&self.store, &self.segments) {
+            (Some(store), Some(segments)) => {
+                store.check()?;
+                segments.check()?;
+            }
+            (None, None) => {}
+            _ => {
+                return Err(
+                    "store and segments go together: what several collectors share is the database and \
+                            where the segments are"
+                        .into(),
+                );
+            }
+        }
         for rule in &self.retention {
             if rule.keep_days == 0 {
                 return Err(format!(
@@ -142,6 +173,7 @@ impl Config {
                 ));
             }
         }
+        outputs::config::check(&self.outputs)?;
         if !self.web.listen.ip().is_loopback() && self.web.tls.is_none() {
             return Err(format!(
                 "web.listen: {} can be reached by others, so passwords would cross the network in the clear. Set \

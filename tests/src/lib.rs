@@ -2,6 +2,7 @@
 //! clients. Each cleans up after itself when dropped, on a panic too.
 
 pub mod agent;
+pub mod browser;
 pub mod cache;
 pub mod cgroup;
 pub mod client;
@@ -14,6 +15,7 @@ pub mod stage;
 pub mod tls;
 
 pub use agent::Agent;
+pub use browser::Browser;
 pub use cgroup::Cgroup;
 pub use collector::Collector;
 pub use postgres::Postgres;

@@ -39,6 +39,8 @@ pub struct Intake {
     pub policy_signer: Arc<Signer>,
     /// The agents that are there now.
     pub connected: Arc<Connected>,
+    /// Other collectors work on the same database.
+    pub shared: bool,
     /// Verifying takes a processor: as many at one time as there are.
     pub checks: tokio::sync::Semaphore,
 }

@@ -564,7 +564,7 @@ impl Store {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn order(&self, host: &str) -> Result<Option<IssuedOrder>, StoreError> {
+    pub async fn order_of(&self, host: &str) -> Result<Option<IssuedOrder>, StoreError> {
         let row = sqlx::query(all(ORDER, "policy_orders WHERE host = $1 ORDER BY issue DESC LIMIT 1"))
             .bind(host)
             .fetch_optional(self.pool())
@@ -576,7 +576,7 @@ impl Store {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn orders(&self) -> Result<HashMap<String, IssuedOrder>, StoreError> {
+    pub async fn newest_orders(&self) -> Result<HashMap<String, IssuedOrder>, StoreError> {
         let rows = sqlx::query(all(
             &format!("{ORDER}, host"),
             "policy_orders o WHERE issue = (SELECT MAX(issue) FROM policy_orders n WHERE n.host = o.host)",

@@ -68,6 +68,14 @@ fn check_label(label: &str) -> Result<&str, Problem> {
     Ok(label)
 }
 
+fn check_reason(reason: &str) -> Result<&str, Problem> {
+    let reason = reason.trim();
+    if reason.is_empty() || reason.chars().count() > 500 {
+        return Err(Problem::invalid("Say in up to 500 characters why."));
+    }
+    Ok(reason)
+}
+
 fn role(name: &str) -> Result<Role, Problem> {
     name.parse()
         .map_err(|error: super::role::UnknownRole| Problem::invalid(format!("{name:?} is no role: {error}.")))
@@ -85,13 +93,13 @@ pub(super) async fn end_session(state: &State, actor: &Actor, id: &str, reason: 
     // Written down first: what is not written down is not done.
     noted(state, actor, "session.end", id, &reason).await?;
     let told = format!("ended by {}: {reason}", actor.name);
-    if state.connected.end_session(&session.host, *parsed.as_bytes(), &told) {
+    if state.intake.end_session(&session.host, *parsed.as_bytes(), &told).await? {
         return Ok(());
     }
     noted(state, actor, "session.end.failed", id, "the agent is not connected").await?;
     Err(Problem::new(
         StatusCode::CONFLICT,
-        "The host's agent is not connected to this collector, so it could not be told to end the session. \
+        "The host's agent is not connected, so it could not be told to end the session. \
          Try again when it is, or stop the process on the host.",
     ))
 }
@@ -384,20 +392,19 @@ pub(super) async fn revoke_agent(
     Ok(administer::revoke_agent(&state.intake, by(actor, &actor.trail()), host, reason).await?)
 }
 
-/// Holds what was recorded on a host (by name or id; on all when empty) between two times.
+/// Holds what was recorded on the hold's host (by name or id; on all when empty) between two times. Why
+/// stands in the ledger.
 pub(super) async fn add_hold(
     state: &State,
     actor: &Actor,
-    label: &str,
-    host: &str,
-    from_ns: i64,
-    until_ns: i64,
+    hold: NewHold<'_>,
+    reason: &str,
 ) -> Result<(), Problem> {
-    let label = check_label(label)?;
-    if from_ns >= until_ns {
+    let (label, reason) = (check_label(hold.label)?, check_reason(reason)?);
+    if hold.from_ns >= hold.until_ns {
         return Err(Problem::invalid("A hold begins before it ends."));
     }
-    let host = match host {
+    let host = match hold.host {
         "" => String::new(),
         name => match state.store.hosts_called(name).await?.as_slice() {
             [host] => host.clone(),
@@ -409,12 +416,20 @@ pub(super) async fn add_hold(
             }
         },
     };
-    let hold = NewHold { label, host: &host, from_ns, until_ns, by: &actor.name };
-    administer::set_hold(&state.intake, by(actor, &actor.trail()), &hold, label).await?;
+    let hold = NewHold { label, host: &host, ..hold };
+    administer::set_hold(&state.intake, by(actor, &actor.trail()), &hold, reason).await?;
     Ok(())
 }
 
-pub(super) async fn release_hold(state: &State, actor: &Actor, id: i64) -> Result<(), Problem> {
-    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, "on the page of holds").await?;
+/// Ends a hold. Why stands in the ledger.
+pub(super) async fn release_hold(
+    state: &State,
+    actor: &Actor,
+    id: &str,
+    reason: &str,
+) -> Result<(), Problem> {
+    let id = id.parse().map_err(|_| Problem::not_found("hold"))?;
+    let reason = check_reason(reason)?;
+    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, reason).await?;
     Ok(())
 }

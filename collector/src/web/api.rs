@@ -19,26 +19,26 @@ use super::problem::Problem;
 use super::role::Role;
 use crate::store::{Agent, now_ns};
 
-type Answer = Result<Response, Problem>;
+pub(super) type Answer = Result<Response, Problem>;
 
 /// JSON that is safe to print.
-fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
     let mut text = Vec::new();
     let mut to = serde_json::Serializer::with_formatter(&mut text, SafeJson);
     value.serialize(&mut to).map_err(Problem::internal)?;
     Ok((status, [(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-fn ok(value: &impl Serialize) -> Answer {
+pub(super) fn ok(value: &impl Serialize) -> Answer {
     answer(StatusCode::OK, value)
 }
 
-fn done() -> Answer {
+pub(super) fn done() -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// A list that is given whole.
-fn list(items: &impl Serialize) -> Answer {
+pub(super) fn list(items: &impl Serialize) -> Answer {
     ok(&json!({"items": items, "next": null}))
 }
 
@@ -197,6 +197,10 @@ pub(super) async fn rules(Use(state): Use<State>, params: Params) -> Answer {
     list(&state.store.rule_counts(params.get("host")).await?)
 }
 
+pub(super) async fn outputs(Use(state): Use<State>) -> Answer {
+    list(&state.store.outputs().await?)
+}
+
 pub(super) async fn findings(Use(state): Use<State>, params: Params) -> Answer {
     params.only(&[&["all"], PAGING])?;
     let open = params.get("all").is_none();
@@ -222,22 +226,33 @@ pub(super) async fn holds(Use(state): Use<State>) -> Answer {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewHold {
     label: String,
+    reason: String,
     #[serde(default)]
     host: String,
-    from: String,
-    until: String,
+    from: Option<String>,
+    until: Option<String>,
 }
 
 pub(super) async fn add_hold(Use(state): Use<State>, actor: Actor, Json(new): Json<NewHold>) -> Answer {
-    let times = Params(vec![("from".into(), new.from), ("until".into(), new.until)]);
-    let need = |name| times.time(name)?.ok_or_else(|| Problem::invalid(format!("Fill in {name}.")));
-    actions::add_hold(&state, &actor, &new.label, &new.host, need("from")?, need("until")?).await?;
+    let times = [("from", new.from), ("until", new.until)];
+    let times = Params(times.into_iter().filter_map(|(name, time)| Some((name.into(), time?))).collect());
+    actions::add_hold(&state, &actor, times.hold(&new.label, &new.host, &actor.name)?, &new.reason).await?;
     done()
 }
 
-pub(super) async fn release_hold(Use(state): Use<State>, actor: Actor, Path(id): Path<String>) -> Answer {
-    let id = id.parse().map_err(|_| Problem::not_found("hold"))?;
-    actions::release_hold(&state, &actor, id).await?;
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Why {
+    reason: String,
+}
+
+pub(super) async fn release_hold(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(id): Path<String>,
+    Json(why): Json<Why>,
+) -> Answer {
+    actions::release_hold(&state, &actor, &id, &why.reason).await?;
     done()
 }
 
