@@ -163,6 +163,11 @@ fn a_policy_is_staged_then_enforced_then_rolled_back_and_the_floor_holds() {
     refused(&stage, "TRUNCATE marks;", "no-truncate@base");
     let told = stage.agent.interlock(&["status"]).unwrap().expect_success();
     assert!(told.contains("enforced: base@1"), "{told}");
+    let told = stage.agent.interlock(&["policy", "show"]).unwrap().expect_success();
+    assert!(told.contains("no-truncate@base  deny    enforce  base@1/20-central.yaml:"), "{told}");
+    let explain = ["policy", "explain", "--protocol", "postgres", "TRUNCATE marks"];
+    let told = stage.agent.interlock(&explain).unwrap().expect_success();
+    assert!(told.contains("no-truncate@base"), "{told}");
     wait_for("word of it", LONG, || {
         let stands = stands(&collector);
         stands["stands"]["issue"] == stands["order"]["issue"] && stands["stands"]["accepts"] == "enforce"

@@ -26,6 +26,7 @@ mod schedule;
 mod schema;
 mod select;
 mod selector;
+mod show;
 mod store;
 mod tests_file;
 mod values;
