@@ -5,6 +5,7 @@
 //! word on how far the log went. `docs/recording.md` describes it so that it can be verified without
 //! this crate.
 
+pub mod asciicast;
 pub mod bundle;
 pub mod chain;
 pub mod checkpoint;
@@ -27,10 +28,12 @@ pub mod proto {
         include!(concat!(env!("OUT_DIR"), "/interlock.ledger.v1.rs"));
     }
 }
+pub mod ocsf;
 pub mod query;
 pub mod segment;
 pub mod shipped;
 mod signed;
+pub mod terminal;
 pub mod text;
 pub mod verify;
 pub mod wire;

@@ -4,7 +4,9 @@ mod agents;
 mod config;
 mod evidence;
 mod holds;
+mod keys;
 mod ledger;
+mod migrate;
 mod output;
 mod outputs;
 mod policies;
@@ -86,6 +88,11 @@ enum Command {
     /// Check the configuration file; print its JSON Schema.
     #[command(subcommand)]
     Config(config::Command),
+    /// Move from the embedded default to PostgreSQL and S3. The collector must be stopped; it stays as it is.
+    Migrate(migrate::Migrate),
+    /// Make the keys that all collectors of one ledger have.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -156,6 +163,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Users(command) => users::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
+        Command::Migrate(arguments) => migrate::run(&config, &arguments).await,
+        Command::Keys(command) => keys::run(&config, command).await,
         Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => Ok(ExitCode::SUCCESS),
     }
 }

@@ -311,7 +311,7 @@ fn differences(old: &PolicyFiles, new: &PolicyFiles) -> String {
 
 async fn status(store: &crate::store::Store, json: bool) -> anyhow::Result<()> {
     let (assignments, agents) = (store.assignments().await?, store.agents().await?);
-    let (orders, standings) = (store.newest_orders().await?, store.policy_standings().await?);
+    let (orders, standings) = (store.policy_orders().await?, store.policy_standings().await?);
     let labels = store.all_labels().await?;
     if json {
         let hosts: Vec<_> = agents

@@ -63,7 +63,7 @@ impl Told {
         if self.said.as_ref().is_some_and(|(last, at)| *last == said && fresh(at)) {
             return Ok(());
         }
-        let newest = intake.store.order_of(host).await?.map_or(0, |order| order.issue);
+        let newest = intake.store.policy_order(host).await?.map_or(0, |order| order.issue);
         let mut write = intake.store.write().await?;
         write.policy_standing(host, &said).await?;
         let detail = "this host has seen a later order about its policies than the newest that was issued here: the \

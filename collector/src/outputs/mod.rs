@@ -87,6 +87,8 @@ pub async fn start(
             .map_err(|error| anyhow::anyhow!("outputs: {}: {error:#}", output.name))?;
         ready.push((output.clone(), sender));
     }
+    // The state directory is this process's alone: whoever held them was killed.
+    store.release_own().await?;
     let mut write = store.write().await?;
     for output in outputs {
         if write.add_output(&output.name).await? {

@@ -226,7 +226,7 @@ pub async fn promote(
 
 /// The hosts that refuse their newest order, where that stages this version, and why.
 async fn refusing(intake: &Intake, staged: &VersionName) -> Result<Vec<(String, String)>, PolicyError> {
-    let (orders, standings) = (intake.store.newest_orders().await?, intake.store.policy_standings().await?);
+    let (orders, standings) = (intake.store.policy_orders().await?, intake.store.policy_standings().await?);
     let staged = staged.to_string();
     let refusing =
         orders.into_iter().filter(|(_, order)| order.observe == staged).filter_map(|(host, order)| {
@@ -355,7 +355,8 @@ pub async fn reissue(
     let seen = intake.store.policy_standings().await?.get(host).map_or(0, |said| said.seen);
     let assignments = intake.store.assignments().await?;
     let (enforce, observe) = choose(&assignments, host, &intake.store.labels(host).await?);
-    if enforce.is_none() && observe.is_none() && intake.store.order_of(host).await?.is_none() && seen == 0 {
+    if enforce.is_none() && observe.is_none() && intake.store.policy_order(host).await?.is_none() && seen == 0
+    {
         return Err(wrong("nothing was ever ordered of this host, and nothing is assigned to it"));
     }
     let mut write = intake.store.write().await?;

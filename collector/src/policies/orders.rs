@@ -42,7 +42,7 @@ impl Wanted {
 /// # Errors
 /// The database fails.
 pub async fn order_for(intake: &Intake, host: &str) -> Result<Option<IssuedOrder>, PolicyError> {
-    let newest = intake.store.order_of(host).await?;
+    let newest = intake.store.policy_order(host).await?;
     if wanted(intake, host).await?.is_that_of(newest.as_ref()) {
         return Ok(newest);
     }
@@ -126,7 +126,7 @@ pub async fn files_for(
     host: &str,
     content_sha256: &[u8],
 ) -> Result<Option<PolicyFiles>, PolicyError> {
-    let Some(newest) = intake.store.order_of(host).await? else { return Ok(None) };
+    let Some(newest) = intake.store.policy_order(host).await? else { return Ok(None) };
     for name in [&newest.enforce, &newest.observe] {
         let Some((set, version)) = name.split_once('@') else { continue };
         let Ok(version) = version.parse() else { continue };

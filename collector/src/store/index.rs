@@ -15,7 +15,7 @@ use super::journal::{JournalKind, NewRow};
 use super::{Dialect, StoreError, Write, words};
 
 /// Bytes of a name: PostgreSQL's indexes do not take longer ones.
-const MAX_NAME: usize = 1000;
+pub(super) const MAX_NAME: usize = 1000;
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
 pub(super) const MAX_TEXT: usize = 16 << 10;
@@ -63,6 +63,7 @@ struct SessionChange {
     observed: i64,
     masked: i64,
     rows: i64,
+    terminal: i64,
 }
 
 #[derive(Debug)]
@@ -110,7 +111,7 @@ fn clip_name(text: &str) -> String {
     clip_to(text, MAX_NAME)
 }
 
-fn clip_to(text: &str, most: usize) -> String {
+pub(super) fn clip_to(text: &str, most: usize) -> String {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -168,6 +169,9 @@ impl Batch {
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),
             Some(Body::Result(body)) => self.result(body, id),
+            Some(Body::TerminalOutput(body)) => {
+                session.terminal = session.terminal.saturating_add(int(body.data.len() as u64));
+            }
             _ => {}
         }
     }
@@ -267,7 +271,7 @@ fn time_of(id: SessionId) -> i64 {
 }
 
 /// `($1, $2), ($3, $4)` …
-fn places(rows: usize, columns: usize) -> String {
+pub(super) fn places(rows: usize, columns: usize) -> String {
     let mut text = String::with_capacity(rows * columns * 6);
     for row in 0..rows {
         text.push_str(if row == 0 { "(" } else { ", (" });
@@ -504,7 +508,8 @@ impl Write<'_> {
         sqlx::query(
             "UPDATE sessions SET last_segment = $3, last_event = $4, commands = commands + $5, \
              denied = denied + $6, held = held + $7, observed = observed + $8, \
-             masked_values = masked_values + $9, rows_returned = rows_returned + $10 WHERE id = $1 AND host = $2",
+             masked_values = masked_values + $9, rows_returned = rows_returned + $10, \
+             terminal_bytes = terminal_bytes + $11 WHERE id = $1 AND host = $2",
         )
         .bind(&id)
         .bind(host)
@@ -516,6 +521,7 @@ impl Write<'_> {
         .bind(change.observed)
         .bind(change.masked)
         .bind(change.rows)
+        .bind(change.terminal)
         .execute(self.on())
         .await?;
         if let Some((ended_ns, end)) = &change.end {

@@ -49,6 +49,11 @@ CREATE TABLE outputs (
     refused_since_ns BIGINT,
     error TEXT NOT NULL
 );
+
+CREATE INDEX segments_deleted ON segments (host, number) WHERE state = 'deleted';
+
+-- Bytes that were written to a terminal.
+ALTER TABLE sessions ADD COLUMN terminal_bytes BIGINT NOT NULL DEFAULT 0;
 ";
 
 /// Results in one row.

@@ -203,6 +203,19 @@ impl Store {
         number(sqlx::query(SIZE).fetch_one(self.pool()).await?.try_get(0)?)
     }
 
+    /// The ledger's number of entries, and the root over them.
+    ///
+    /// # Errors
+    /// The database fails, or the tree in it is not whole.
+    pub async fn ledger_root(&self) -> Result<(u64, Hash), LedgerStoreError> {
+        let size = self.ledger_size().await?;
+        let mut peaks = Vec::new();
+        for node in Frontier::peaks_of(size) {
+            peaks.push(self.ledger_node(node).await?.ok_or(MerkleError::NotStored(node))?);
+        }
+        Ok((size, Frontier::resume(size, peaks)?.root()))
+    }
+
     /// Entries from `first` on, at most `limit`.
     ///
     /// # Errors

@@ -275,6 +275,8 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn policies_change(&mut self) -> Result<(), StoreError> {
+        // In the order in which all take locks: some have entered something in the ledger before, some do after.
+        self.lock_ledger().await?;
         self.set_fact(EPOCH, &now_ns().to_string()).await
     }
 
@@ -564,7 +566,7 @@ impl Store {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn order_of(&self, host: &str) -> Result<Option<IssuedOrder>, StoreError> {
+    pub async fn policy_order(&self, host: &str) -> Result<Option<IssuedOrder>, StoreError> {
         let row = sqlx::query(all(ORDER, "policy_orders WHERE host = $1 ORDER BY issue DESC LIMIT 1"))
             .bind(host)
             .fetch_optional(self.pool())
@@ -576,7 +578,7 @@ impl Store {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn newest_orders(&self) -> Result<HashMap<String, IssuedOrder>, StoreError> {
+    pub async fn policy_orders(&self) -> Result<HashMap<String, IssuedOrder>, StoreError> {
         let rows = sqlx::query(all(
             &format!("{ORDER}, host"),
             "policy_orders o WHERE issue = (SELECT MAX(issue) FROM policy_orders n WHERE n.host = o.host)",

@@ -59,6 +59,19 @@ impl Store {
         Ok(taken.rows_affected() == 1)
     }
 
+    /// Gives up what another process of this collector held, where nobody else can be at work on the database.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn release_own(&self) -> Result<(), StoreError> {
+        if self.is_shared() {
+            return Ok(());
+        }
+        let mut write = self.write().await?;
+        sqlx::query("DELETE FROM leases").execute(write.on()).await?;
+        write.commit().await
+    }
+
     /// Gives a lease back.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ pub(super) async fn document() -> Response {
 
 pub(super) async fn me(actor: Actor) -> Answer {
     let token = match &actor.by {
-        By::Token { label } => Some(label),
+        By::Token { label, .. } => Some(label),
         By::Browser { .. } => None,
     };
     ok(&json!({"name": actor.name, "role": actor.role, "token": token}))
@@ -286,7 +286,7 @@ pub(super) async fn set_user(
     Path(name): Path<String>,
     Json(changed): Json<ChangedUser>,
 ) -> Answer {
-    actions::set_user(&state, &actor, &name, changed.role.name(), changed.active).await?;
+    actions::set_user(&state, &actor, &name, Some(changed.role.name()), changed.active).await?;
     done()
 }
 
@@ -361,11 +361,19 @@ pub(super) async fn tokens(Use(state): Use<State>, actor: Actor) -> Answer {
 pub(super) struct NewToken {
     label: String,
     role: Role,
+    /// Nothing is all that the role may.
+    scopes: Option<Vec<String>>,
     days: i64,
 }
 
 pub(super) async fn add_token(Use(state): Use<State>, actor: Actor, Json(new): Json<NewToken>) -> Answer {
-    let made = actions::add_api_token(&state, &actor, &new.label, new.role.name(), new.days).await?;
+    let scopes: Vec<&str> = new.scopes.iter().flatten().map(String::as_str).collect();
+    if new.scopes.is_some() && scopes.is_empty() {
+        return Err(Problem::invalid(
+            "scopes: name one at least, or leave it out for all that the role may.",
+        ));
+    }
+    let made = actions::add_api_token(&state, &actor, &new.label, new.role.name(), &scopes, new.days).await?;
     answer(StatusCode::CREATED, &made)
 }
 

@@ -87,7 +87,7 @@ impl Standing {
     pub(super) async fn of(state: &State, host: &str) -> Result<Self, Problem> {
         Ok(Self {
             labels: state.store.labels(host).await?,
-            order: state.store.order_of(host).await?,
+            order: state.store.policy_order(host).await?,
             said: state.store.policy_standings().await?.remove(host).unwrap_or_default(),
         })
     }
@@ -98,7 +98,7 @@ impl Standing {
         hosts: impl Iterator<Item = &'h str>,
     ) -> Result<Vec<Self>, Problem> {
         let mut labels = state.store.all_labels().await?;
-        let mut orders = state.store.newest_orders().await?;
+        let mut orders = state.store.policy_orders().await?;
         let mut said = state.store.policy_standings().await?;
         let standing = |host: &str| Self {
             labels: labels.remove(host).unwrap_or_default(),
