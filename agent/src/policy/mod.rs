@@ -27,6 +27,7 @@ mod schedule;
 mod schema;
 mod select;
 mod selector;
+mod show;
 mod store;
 mod tests_file;
 mod values;
@@ -164,5 +165,7 @@ fn sample_operation() -> Operation {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_central;
 #[cfg(test)]
 mod tests_tools;

@@ -21,6 +21,7 @@ mod lists;
 mod page;
 mod params;
 mod password;
+mod policies;
 mod problem;
 mod prove;
 mod role;

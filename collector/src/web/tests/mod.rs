@@ -2,6 +2,7 @@
 
 mod access;
 mod federated;
+mod policies;
 mod saml;
 mod shown;
 mod sign_in;
