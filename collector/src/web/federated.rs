@@ -327,11 +327,11 @@ async fn enter(
         let who = known.as_ref().map_or("unknown", |known| known.user.as_str());
         let count = identity.groups.len();
         let hint = identity.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        let detail = format!("{wanted}: none of their {count} groups has a role{hint}{took}");
+        let detail = format!("{wanted}: none of their groups ({count}) has a role{hint}{took}");
         write.audit(who, "sign_in.refused", provider.name(), &detail, address).await?;
         write.commit().await?;
         let text = format!(
-            "{} knows you as {}, but none of your {count} groups there has a role here{hint}. Ask whoever runs the \
+            "{} knows you as {}, but none of your groups there ({count}) has a role here{hint}. Ask whoever runs the \
              collector to add one of them to its configuration, or to add you to a group.",
             provider.label(),
             crate::sign_in::said(&identity.called),

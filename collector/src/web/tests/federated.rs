@@ -319,7 +319,7 @@ async fn groups_give_roles_and_accounts_are_apart_from_local_ones() {
             claims["groups"] = groups.clone();
             None
         });
-        refused(&reply.await, "groups there has a role here");
+        refused(&reply.await, "none of your groups there (");
     }
     assert_eq!(site.get("/api/v1/me", &browser).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(site.get("/api/v1/me", &token).await.status, StatusCode::UNAUTHORIZED);
