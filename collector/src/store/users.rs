@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::page::{rfc3339, rfc3339_or_null};
-use super::{Store, StoreError, Write, now_ns};
+use super::{Dialect, Store, StoreError, Write, now_ns};
 
 /// An account, as it is listed.
 #[derive(Debug, Clone, Serialize)]
@@ -230,6 +230,10 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn set_user(&mut self, name: &str, role: &str, active: bool) -> Result<bool, StoreError> {
+        if self.dialect == Dialect::Postgres {
+            // Two who take each other's rights at the same time must not leave nobody with any.
+            sqlx::query("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE").execute(self.on()).await?;
+        }
         let done = sqlx::query("UPDATE users SET role = $2, state = $3 WHERE name = $1")
             .bind(name)
             .bind(role)

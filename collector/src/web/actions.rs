@@ -13,6 +13,7 @@ use super::role::Role;
 use super::scope::{Scope, UnknownScope};
 use super::{State, password, secret, sha256, totp};
 use crate::administer::{self, By};
+use crate::policies;
 use crate::store::{NewApiToken, NewHold, now_ns};
 
 /// A day, in nanoseconds.
@@ -68,6 +69,14 @@ fn check_label(label: &str) -> Result<&str, Problem> {
     Ok(label)
 }
 
+fn check_reason(reason: &str) -> Result<&str, Problem> {
+    let reason = reason.trim();
+    if reason.is_empty() || reason.chars().count() > 500 {
+        return Err(Problem::invalid("Say in up to 500 characters why."));
+    }
+    Ok(reason)
+}
+
 fn role(name: &str) -> Result<Role, Problem> {
     name.parse()
         .map_err(|error: super::role::UnknownRole| Problem::invalid(format!("{name:?} is no role: {error}.")))
@@ -85,13 +94,13 @@ pub(super) async fn end_session(state: &State, actor: &Actor, id: &str, reason: 
     // Written down first: what is not written down is not done.
     noted(state, actor, "session.end", id, &reason).await?;
     let told = format!("ended by {}: {reason}", actor.name);
-    if state.connected.end_session(&session.host, *parsed.as_bytes(), &told) {
+    if state.intake.end_session(&session.host, *parsed.as_bytes(), &told).await? {
         return Ok(());
     }
     noted(state, actor, "session.end.failed", id, "the agent is not connected").await?;
     Err(Problem::new(
         StatusCode::CONFLICT,
-        "The host's agent is not connected to this collector, so it could not be told to end the session. \
+        "The host's agent is not connected, so it could not be told to end the session. \
          Try again when it is, or stop the process on the host.",
     ))
 }
@@ -367,16 +376,24 @@ pub(super) async fn add_enrolment_token(
     label: &str,
     uses: i64,
     days: i64,
+    labels: &str,
 ) -> Result<Made, Problem> {
     let label = check_label(label)?;
+    let labels = policies::parse_given(labels).map_err(|error| Problem::invalid(format!("{error}.")))?;
     if !(1..=100_000).contains(&uses) {
         return Err(Problem::invalid("A token enrols 1 to 100,000 hosts."));
     }
     lifetime(days, 366)?;
     let valid = Duration::from_secs(days.unsigned_abs() * 24 * 3600);
-    let (token, _) =
-        administer::make_enrolment_token(&state.intake, by(actor, &actor.trail()), label, uses, valid)
-            .await?;
+    let (token, _) = administer::make_enrolment_token(
+        &state.intake,
+        by(actor, &actor.trail()),
+        label,
+        uses,
+        valid,
+        &labels,
+    )
+    .await?;
     let id = sha256(&token.secret).chars().take(12).collect();
     Ok(Made { id, token: token.to_string() })
 }
@@ -401,20 +418,19 @@ pub(super) async fn revoke_agent(
     Ok(administer::revoke_agent(&state.intake, by(actor, &actor.trail()), host, reason).await?)
 }
 
-/// Holds what was recorded on a host (by name or id; on all when empty) between two times.
+/// Holds what was recorded on the hold's host (by name or id; on all when empty) between two times. Why
+/// stands in the ledger.
 pub(super) async fn add_hold(
     state: &State,
     actor: &Actor,
-    label: &str,
-    host: &str,
-    from_ns: i64,
-    until_ns: i64,
+    hold: NewHold<'_>,
+    reason: &str,
 ) -> Result<(), Problem> {
-    let label = check_label(label)?;
-    if from_ns >= until_ns {
+    let (label, reason) = (check_label(hold.label)?, check_reason(reason)?);
+    if hold.from_ns >= hold.until_ns {
         return Err(Problem::invalid("A hold begins before it ends."));
     }
-    let host = match host {
+    let host = match hold.host {
         "" => String::new(),
         name => match state.store.hosts_called(name).await?.as_slice() {
             [host] => host.clone(),
@@ -426,12 +442,20 @@ pub(super) async fn add_hold(
             }
         },
     };
-    let hold = NewHold { label, host: &host, from_ns, until_ns, by: &actor.name };
-    administer::set_hold(&state.intake, by(actor, &actor.trail()), &hold, label).await?;
+    let hold = NewHold { label, host: &host, ..hold };
+    administer::set_hold(&state.intake, by(actor, &actor.trail()), &hold, reason).await?;
     Ok(())
 }
 
-pub(super) async fn release_hold(state: &State, actor: &Actor, id: i64) -> Result<(), Problem> {
-    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, "on the page of holds").await?;
+/// Ends a hold. Why stands in the ledger.
+pub(super) async fn release_hold(
+    state: &State,
+    actor: &Actor,
+    id: &str,
+    reason: &str,
+) -> Result<(), Problem> {
+    let id = id.parse().map_err(|_| Problem::not_found("hold"))?;
+    let reason = check_reason(reason)?;
+    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, reason).await?;
     Ok(())
 }

@@ -184,7 +184,16 @@ pub(super) async fn add_enrolment_token(
 ) -> Result<Response, Problem> {
     let (uses, days) =
         (fields.number("uses")?.unwrap_or_default(), fields.number("days")?.unwrap_or_default());
-    match actions::add_enrolment_token(&state, &actor, fields.exact("label"), uses, days).await {
+    match actions::add_enrolment_token(
+        &state,
+        &actor,
+        fields.exact("label"),
+        uses,
+        days,
+        fields.exact("labels"),
+    )
+    .await
+    {
         Ok(made) => enrolment_page(&state, actor, None, Some(made)).await,
         Err(problem) if problem.is_theirs() => {
             enrolment_page(&state, actor, Some(Notice::bad(&problem)), None).await

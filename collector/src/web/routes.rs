@@ -105,6 +105,9 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/sessions", EVERYONE, || get(lists::sessions)),
     Route::page(GET, "/sessions/{id}", EVERYONE, || get(session::page)),
     Route::page(GET, "/sessions/{id}/events", EVERYONE, || get(session::events)),
+    Route::page(GET, "/sessions/{id}/terminal", Access::For(VALUES), || get(export::terminal)),
+    Route::page(GET, "/sessions/{id}/evidence", Access::For(AUDIT), || get(session::evidence_page)),
+    Route::page(POST, "/sessions/{id}/evidence", Access::For(AUDIT), || post(session::evidence)),
     Route::page(GET, "/sessions/{id}/follow", EVERYONE, || get(follow::follow)),
     Route::page(GET, "/sessions/{id}/end", Access::For(REVIEW), || get(session::end_page)),
     Route::page(POST, "/sessions/{id}/end", Access::For(REVIEW), || post(session::end)),
@@ -162,6 +165,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(POST, "/api/v1/evidence", Access::For(AUDIT), || post(prove::bundle)),
     Route::api(GET, "/api/v1/findings", Access::For(VALUES), || get(api::findings)),
     Route::api(POST, "/api/v1/findings/{id}/acknowledge", Access::For(AUDIT), || post(api::acknowledge)),
+    Route::api(GET, "/api/v1/outputs", Access::For(AUDIT), || get(api::outputs)),
     Route::api(GET, "/api/v1/audit", Access::For(AUDIT), || get(api::audit)),
     Route::api(GET, "/api/v1/holds", Access::For(AUDIT), || get(api::holds)),
     Route::api(POST, "/api/v1/holds", Access::For(AUDIT), || post(api::add_hold)),
@@ -233,7 +237,6 @@ async fn finish(secure: bool, request: Request, next: Next) -> Response {
     }
     let headers = response.headers_mut();
     let mut put = |name, value| drop(headers.insert(name, HeaderValue::from_static(value)));
-    put(header::CONTENT_SECURITY_POLICY, POLICY);
     put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     put(header::REFERRER_POLICY, "no-referrer");
     put(header::X_FRAME_OPTIONS, "DENY");
@@ -245,6 +248,10 @@ async fn finish(secure: bool, request: Request, next: Next) -> Response {
     );
     if secure {
         put(header::STRICT_TRANSPORT_SECURITY, "max-age=63072000");
+    }
+    // Only the player's worker has one of its own.
+    if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     }
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -73,11 +73,23 @@ async fn answers_have_the_fields_that_the_document_says() {
     let session = host.session(&site.intake.store, &sample).await.unwrap();
     let mut write = site.intake.store.write().await.unwrap();
     write.add_finding(&host.id, "gap", "an event is missing", Some(3)).await.unwrap();
+    write.add_output("siem").await.unwrap();
     write.commit().await.unwrap();
     let admin = site.signed_in(Role::Admin).await;
     let token = site.program("admin", Role::Admin).await;
-    let hold = r#"{"label": "case 7", "from": "7d", "until": "1h"}"#;
-    assert_eq!(site.send(Method::POST, "/api/v1/holds", &token, hold).await.status, StatusCode::NO_CONTENT);
+    for hold in [
+        r#"{"label": "case 7", "reason": "asked by counsel", "from": "7d", "until": "1h"}"#,
+        r#"{"label": "case 8", "reason": "asked by counsel"}"#,
+    ] {
+        let made = site.send(Method::POST, "/api/v1/holds", &token, hold).await;
+        assert_eq!(made.status, StatusCode::NO_CONTENT);
+    }
+    let without = site.send(Method::POST, "/api/v1/holds", &token, r#"{"label": "x", "reason": " "}"#).await;
+    assert_eq!(without.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let open = site.get("/api/v1/holds", &token).await.json();
+    assert!(open["items"][0]["from"].is_null() && open["items"][0]["until"].is_null(), "{open}");
+    let page = site.get("/holds", &admin).await.text;
+    assert!(page.contains("the beginning") && page.contains("it is released"), "{page}");
     let new = r#"{"label": "bastions", "uses": 2, "days": 1}"#;
     let made = site.send(Method::POST, "/api/v1/enrolment-tokens", &token, new).await;
     assert_eq!(made.status, StatusCode::CREATED);
@@ -93,6 +105,7 @@ async fn answers_have_the_fields_that_the_document_says() {
         ("/api/v1/rules", "Rule"),
         ("/api/v1/findings", "Finding"),
         ("/api/v1/audit", "AuditEntry"),
+        ("/api/v1/outputs", "Output"),
         ("/api/v1/holds", "Hold"),
         ("/api/v1/users", "User"),
         ("/api/v1/enrolment-tokens", "EnrolmentToken"),
