@@ -235,6 +235,8 @@ fn pages_are_for_the_roles_that_the_docs_say() {
             (["findings", ..], &Method::GET) => Some(VALUES),
             (["findings", ..], _) => Some(AUDIT),
             (["sessions", _, "end"], _) => Some(REVIEW),
+            (["sessions", _, "terminal"], _) => Some(VALUES),
+            (["sessions", _, "evidence"], _) => Some(AUDIT),
             _ => Some(ALL),
         };
         let roles = match route.access {
