@@ -69,7 +69,20 @@ fn body(body: &Body) -> Value {
         }),
         Body::AgentStopped(_) => json!({}),
         Body::Recovered(body) => json!({"segment": body.segment, "cut_bytes": body.cut_bytes}),
-        Body::PolicyLoaded(body) => json!({"hash": body.hash, "files": body.files}),
+        Body::PolicyLoaded(body) => {
+            let mut loaded = json!({"hash": body.hash, "files": body.files});
+            if body.issue > 0 {
+                let sets = body.central.iter().map(|set| {
+                    json!({
+                        "set": set.set, "version": set.version, "content": set.content, "author": set.author,
+                        "mode": if set.observe { "observe" } else { "enforce" },
+                    })
+                });
+                loaded["issue"] = body.issue.into();
+                loaded["central"] = sets.collect();
+            }
+            loaded
+        }
         Body::PolicyRejected(body) => json!({"reason": body.reason}),
         Body::Egress(body) => json!({
             "subject": body.subject.as_ref().map(subject),

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod log;
 pub mod merkle;
 pub mod note;
+pub mod order;
 /// The events, made from `proto/interlock/recording/v1/recording.proto`, where each field is described.
 #[expect(missing_docs, clippy::doc_markdown, reason = "the descriptions stand in the .proto file")]
 pub mod proto {

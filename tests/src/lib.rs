@@ -2,6 +2,7 @@
 //! clients. Each cleans up after itself when dropped, on a panic too.
 
 pub mod agent;
+pub mod browser;
 pub mod cache;
 pub mod cgroup;
 pub mod client;
@@ -9,11 +10,13 @@ pub mod collector;
 pub mod credentials;
 pub mod postgres;
 pub mod process;
+pub mod s3;
 pub mod secrets;
 pub mod stage;
 pub mod tls;
 
 pub use agent::Agent;
+pub use browser::Browser;
 pub use cgroup::Cgroup;
 pub use collector::Collector;
 pub use postgres::Postgres;

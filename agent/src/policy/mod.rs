@@ -7,6 +7,7 @@
 //! Matching is cautious. What a statement's text alone leaves open (which schema an unqualified table
 //! is of, which table a column) *may* match: rules that refuse apply then, rules that allow do not.
 
+mod central;
 mod check;
 pub mod cli;
 
@@ -17,6 +18,7 @@ mod facts;
 mod file;
 mod hosts;
 mod load;
+mod origin;
 mod pattern;
 mod problem;
 mod rule;
@@ -38,12 +40,16 @@ use serde::{Deserialize, Serialize};
 use crate::operation::{Operation, Protocol};
 use crate::sql::{Class, Kind, Limit, Script, Statement};
 
+pub use central::{Accepts, CentralError, CentralStatus};
+pub(crate) use central::{Candidate, Central, Offer, Offered, Refused};
 pub use check::check;
 pub use decide::{DEFAULT_RULE, Decision, EGRESS_RULE, FlowPolicy, Observed, REPLICATION_RULE};
 
 pub use explain::{Asker, Explained, Explanation, explain, split, subject};
 pub use hosts::Hosts;
 pub use load::{PolicySet, parse_str};
+pub use origin::Origin;
+pub(crate) use origin::PolicyFile;
 pub use problem::{PolicyErrors, Position, Problem, Severity};
 
 pub use schema::schema;

@@ -7,6 +7,7 @@ use super::Verdict;
 use super::decode::OneOrMany;
 use super::facts::Facts;
 use super::file::{self, Matcher, Mode, SqlMatcher, SubjectMatcher};
+use super::origin::Origin;
 use super::pattern::{ColumnName, Match, Name, Text};
 use super::problem::Position;
 use super::when::When;
@@ -27,9 +28,9 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    pub(crate) fn new(rule: file::Rule, at: Position, policy: Mode) -> Self {
+    pub(crate) fn new(rule: file::Rule, at: Position, policy: Mode, origin: &Origin) -> Self {
         Self {
-            name: rule.name.value.0.into(),
+            name: origin.name(&rule.name.value.0).into(),
             at,
             action: rule.action.value,
             message: rule.message.map(|message| message.0.into()),

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use interlock_recording::order::Order;
 use interlock_recording::wire::Writer;
-use interlock_recording::{SessionId, chain};
+use interlock_recording::{SessionId, chain, hex};
 use serde::Serialize;
 
 use super::event::{
@@ -71,10 +72,29 @@ impl Batch {
         });
     }
 
-    pub(super) fn policy_loaded(&mut self, hash: &str, files: &[PathBuf]) {
+    pub(super) fn policy_loaded(
+        &mut self,
+        hash: &str,
+        files: &[PathBuf],
+        order: Option<&Order>,
+        staged: bool,
+    ) {
         self.event(None, 13, |body| {
             body.string(1, hash);
             files.iter().for_each(|file| body.display(2, file.display()));
+            let Some(order) = order else { return };
+            body.uint(3, order.issue);
+            let staged = [(&order.enforce, staged), (&order.observe, true)];
+            for (ordered, staged) in staged.into_iter().filter_map(|(o, staged)| Some((o.as_ref()?, staged)))
+            {
+                body.message(4, |set| {
+                    set.string(1, &ordered.set);
+                    set.uint(2, ordered.version);
+                    set.string(3, &hex(&ordered.content));
+                    set.string(4, &ordered.author);
+                    set.uint(5, staged.into());
+                });
+            }
         });
     }
 

@@ -88,7 +88,7 @@ pub async fn start(
         ready.push((output.clone(), sender));
     }
     // The state directory is this process's alone: whoever held them was killed.
-    store.end_own_leases().await?;
+    store.release_own().await?;
     let mut write = store.write().await?;
     for output in outputs {
         if write.add_output(&output.name).await? {

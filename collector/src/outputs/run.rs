@@ -117,7 +117,7 @@ impl Runner {
                 break;
             }
         }
-        if let Err(error) = self.store.end_lease(&lease_of(&self.output.name), &self.owner).await {
+        if let Err(error) = self.store.release(&lease_of(&self.output.name), &self.owner).await {
             tracing::warn!(output = self.output.name, "{error}");
         }
     }
@@ -136,7 +136,7 @@ impl Runner {
         if self.leased_until.is_some_and(|until| until > now + self.timing.lease / 2) {
             return Ok(());
         }
-        match self.store.lease(&lease_of(&self.output.name), &self.owner, ns(self.timing.lease)).await {
+        match self.store.lease(&lease_of(&self.output.name), &self.owner, self.timing.lease).await {
             Ok(true) => {
                 self.leased_until = Some(now + self.timing.lease);
                 Ok(())

@@ -379,10 +379,11 @@ async fn what_retention_deleted_is_told_of() {
 #[tokio::test]
 async fn one_collector_at_a_time_serves_an_output() {
     let site = Site::new().await;
+    const LONG: Duration = Duration::from_secs(60);
     let lease = |owner, time| site.store.lease("output siem", owner, time);
-    assert!(lease("a", 60_000_000_000).await.unwrap());
-    assert!(lease("a", 60_000_000_000).await.unwrap());
-    assert!(!lease("b", 60_000_000_000).await.unwrap());
+    assert!(lease("a", LONG).await.unwrap());
+    assert!(lease("a", LONG).await.unwrap());
+    assert!(!lease("b", LONG).await.unwrap());
     // Who has lost it cannot move the place.
     let mut write = site.store.write().await.unwrap();
     write.add_output("siem").await.unwrap();
@@ -390,12 +391,12 @@ async fn one_collector_at_a_time_serves_an_output() {
     assert!(write.progress("siem", "a", &progress).await.unwrap());
     assert!(!write.progress("siem", "b", &progress).await.unwrap());
     write.commit().await.unwrap();
-    assert!(lease("a", -1).await.unwrap());
-    assert!(lease("b", 60_000_000_000).await.unwrap());
-    site.store.end_lease("output siem", "a").await.unwrap();
-    assert!(!lease("a", 60_000_000_000).await.unwrap());
-    site.store.end_lease("output siem", "b").await.unwrap();
-    assert!(lease("a", 60_000_000_000).await.unwrap());
+    assert!(lease("a", Duration::ZERO).await.unwrap());
+    assert!(lease("b", LONG).await.unwrap());
+    site.store.release("output siem", "a").await.unwrap();
+    assert!(!lease("a", LONG).await.unwrap());
+    site.store.release("output siem", "b").await.unwrap();
+    assert!(lease("a", LONG).await.unwrap());
 }
 
 #[tokio::test]

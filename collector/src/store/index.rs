@@ -12,7 +12,10 @@ use interlock_recording::{SessionId, json};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::journal::{JournalKind, NewRow};
-use super::{StoreError, Write};
+use super::{Dialect, StoreError, Write, words};
+
+/// Bytes of a name: PostgreSQL's indexes do not take longer ones.
+pub(super) const MAX_NAME: usize = 1000;
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
 pub(super) const MAX_TEXT: usize = 16 << 10;
@@ -100,7 +103,16 @@ struct HostEvent {
 /// A text for the database: neither longer than the index keeps nor with a zero in it, which PostgreSQL
 /// does not take.
 fn clip(text: &str) -> String {
-    let mut end = text.len().min(MAX_TEXT);
+    clip_to(text, MAX_TEXT)
+}
+
+/// The same of something that an index goes by.
+fn clip_name(text: &str) -> String {
+    clip_to(text, MAX_NAME)
+}
+
+pub(super) fn clip_to(text: &str, most: usize) -> String {
+    let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -151,7 +163,9 @@ impl Batch {
         session.last_segment = segment;
         match &event.body {
             Some(Body::FlowStarted(body)) => session.start = Some((at_ns, Box::new(body.clone()))),
-            Some(Body::Login(body)) => session.login = Some((clip(&body.user), clip(&body.database))),
+            Some(Body::Login(body)) => {
+                session.login = Some((clip_name(&body.user), clip_name(&body.database)))
+            }
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),
             Some(Body::Result(body)) => self.result(body, id),
@@ -180,7 +194,8 @@ impl Batch {
         let rule = body.rule.as_deref().unwrap_or_default();
         let would = body.observed.first().map_or("", |observed| observed.rule.as_str());
         let mut count = |rule: &str, verdict: &str, observed: bool| {
-            let counted = self.rules.entry((clip(rule), clip(verdict), observed)).or_insert((0, at_ns));
+            let counted =
+                self.rules.entry((clip_name(rule), clip_name(verdict), observed)).or_insert((0, at_ns));
             counted.0 += 1;
             counted.1 = at_ns;
         };
@@ -219,9 +234,9 @@ impl Batch {
             step: clip(&body.step),
             at_ns,
             kind: clip(&kinds.join(" ")),
-            verdict: clip(&body.verdict),
-            observed: clip(&observed),
-            rule: clip(if rule.is_empty() { would } else { rule }),
+            verdict: clip_name(&body.verdict),
+            observed: clip_name(&observed),
+            rule: clip_name(if rule.is_empty() { would } else { rule }),
             text: clip(&body.text),
             search: search.replace('\0', "\u{fffd}"),
             outcome: Outcome::default(),
@@ -256,7 +271,7 @@ fn time_of(id: SessionId) -> i64 {
 }
 
 /// `($1, $2), ($3, $4)` …
-fn places(rows: usize, columns: usize) -> String {
+pub(super) fn places(rows: usize, columns: usize) -> String {
     let mut text = String::with_capacity(rows * columns * 6);
     for row in 0..rows {
         text.push_str(if row == 0 { "(" } else { ", (" });
@@ -292,6 +307,12 @@ impl Write<'_> {
                  ON CONFLICT (host, event) DO NOTHING",
                 places(rows.len(), 18)
             );
+            // SQLite takes texts apart itself.
+            let dialect = self.dialect;
+            let search = |row: &CommandRow| match dialect {
+                Dialect::Sqlite => row.search.clone(),
+                Dialect::Postgres => words::words(&row.search),
+            };
             let mut query = sqlx::query(AssertSqlSafe(text));
             for row in rows {
                 query = query
@@ -308,7 +329,7 @@ impl Write<'_> {
                     .bind(row.observed.as_str())
                     .bind(row.rule.as_str())
                     .bind(row.text.as_str())
-                    .bind(row.search.as_str())
+                    .bind(search(row))
                     .bind(row.outcome.status.as_str())
                     .bind(row.outcome.duration_ns)
                     .bind(row.outcome.rows)
@@ -463,13 +484,13 @@ impl Write<'_> {
             .bind(change.first_segment)
             .bind(change.first_event)
             .bind(i64::from(subject.pid))
-            .bind(clip(&subject.user))
+            .bind(clip_name(&subject.user))
             .bind(clip(&subject.login_user))
-            .bind(clip(exe))
+            .bind(clip_name(exe))
             .bind(clip(&subject.argv.join(" ")))
             .bind(clip(&subject.unit))
-            .bind(clip(&start.destination))
-            .bind(clip(&start.hosts.join(" ")))
+            .bind(clip_name(&start.destination))
+            .bind(clip_name(&start.hosts.join(" ")))
             .bind(clip(&start.protocol))
             .bind(clip(&start.policy_hash))
             .execute(self.on())

@@ -54,13 +54,6 @@ CREATE INDEX segments_deleted ON segments (host, number) WHERE state = 'deleted'
 
 -- Bytes that were written to a terminal.
 ALTER TABLE sessions ADD COLUMN terminal_bytes BIGINT NOT NULL DEFAULT 0;
-
--- Work that one collector at a time does.
-CREATE TABLE leases (
-    name TEXT PRIMARY KEY,
-    owner TEXT NOT NULL,
-    until_ns BIGINT NOT NULL
-);
 ";
 
 /// Results in one row.
@@ -432,7 +425,7 @@ impl Write<'_> {
         };
         let text = format!(
             "UPDATE outputs SET {last_sent} xact = $2, id = $3, done = $4, sent = sent + $5, skipped = skipped + $6, \
-             deleted = deleted + $7 WHERE name = $1 AND EXISTS (SELECT 1 FROM leases WHERE leases.name = $9 AND owner = $10) \
+             deleted = deleted + $7 WHERE name = $1 AND EXISTS (SELECT 1 FROM leases WHERE leases.name = $9 AND holder = $10) \
              AND $8 > 0"
         );
         let done = sqlx::query(sqlx::AssertSqlSafe(text))
@@ -465,7 +458,7 @@ impl Write<'_> {
         let refused = if refused { ", refused_since_ns = COALESCE(refused_since_ns, $2)" } else { "" };
         let text = format!(
             "UPDATE outputs SET failing_since_ns = COALESCE(failing_since_ns, $2), error = $3{refused} \
-             WHERE name = $1 AND EXISTS (SELECT 1 FROM leases WHERE leases.name = $4 AND owner = $5)"
+             WHERE name = $1 AND EXISTS (SELECT 1 FROM leases WHERE leases.name = $4 AND holder = $5)"
         );
         sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(name)
@@ -503,57 +496,6 @@ pub(crate) fn lease_of(output: &str) -> String {
 }
 
 impl Store {
-    /// Takes or keeps the lease `name` for `owner`, for `nanoseconds` from now; whether it is theirs. Collectors
-    /// over one database share what one of them at a time may do by it. Their clocks may differ by less than
-    /// half of that time.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn lease(&self, name: &str, owner: &str, nanoseconds: i64) -> Result<bool, StoreError> {
-        let now = now_ns();
-        let mut write = self.write().await?;
-        let done = sqlx::query(
-            "INSERT INTO leases (name, owner, until_ns) VALUES ($1, $2, $3) ON CONFLICT (name) DO UPDATE SET \
-             owner = excluded.owner, until_ns = excluded.until_ns WHERE leases.owner = excluded.owner \
-             OR leases.until_ns < $4",
-        )
-        .bind(name)
-        .bind(owner)
-        .bind(now.saturating_add(nanoseconds))
-        .bind(now)
-        .execute(write.on())
-        .await?;
-        write.commit().await?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    /// Gives up what another process of this collector held, where nobody else can be at work on the database.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn end_own_leases(&self) -> Result<(), StoreError> {
-        if self.dialect() == Dialect::Sqlite {
-            let mut write = self.write().await?;
-            sqlx::query("DELETE FROM leases").execute(write.on()).await?;
-            write.commit().await?;
-        }
-        Ok(())
-    }
-
-    /// Gives a lease up.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn end_lease(&self, name: &str, owner: &str) -> Result<(), StoreError> {
-        let mut write = self.write().await?;
-        sqlx::query("DELETE FROM leases WHERE name = $1 AND owner = $2")
-            .bind(name)
-            .bind(owner)
-            .execute(write.on())
-            .await?;
-        write.commit().await
-    }
-
     /// Rows of the journal after `place`, in order.
     ///
     /// # Errors

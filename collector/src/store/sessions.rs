@@ -344,7 +344,7 @@ impl Store {
         let mut sql = Sql::new("SELECT COUNT(*) FROM (SELECT 1 FROM sessions s");
         condition.put(&mut sql);
         bounds.put(&mut sql, "s.id");
-        sql.push(" LIMIT 2000) AS some");
+        sql.push(" LIMIT 2000) AS found");
         let row = sql.optional(self.pool()).await?;
         Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or_default())
     }

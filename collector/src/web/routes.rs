@@ -10,8 +10,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use super::problem::Problem;
 use super::role::{ADMIN, ALL, AUDIT, REVIEW, Roles, VALUES};
 use super::{
-    State, account, admin, api, assets, export, follow, guard, health, hosts, lists, page, prove, session,
-    sign_in,
+    State, account, admin, api, assets, export, federated, follow, guard, health, hosts, lists, page, prove,
+    session, sign_in,
 };
 
 /// For whom a route is.
@@ -31,6 +31,9 @@ pub(super) struct Route {
     /// It cannot be done with an API token: whoever got at one is not to make accounts or tokens that outlive
     /// it.
     pub(super) browsers_only: bool,
+    /// Another site's page sends a form to it, so that the request proves nothing about whoever sits before the
+    /// browser: what it does is bound to a cookie in another way.
+    pub(super) from_elsewhere: bool,
     handler: fn() -> MethodRouter<State>,
 }
 
@@ -41,7 +44,7 @@ impl Route {
         access: Access,
         handler: fn() -> MethodRouter<State>,
     ) -> Self {
-        Self { method, path, access, browsers_only: true, handler }
+        Self { method, path, access, browsers_only: true, from_elsewhere: false, handler }
     }
 
     const fn api(
@@ -50,12 +53,17 @@ impl Route {
         access: Access,
         handler: fn() -> MethodRouter<State>,
     ) -> Self {
-        Self { method, path, access, browsers_only: false, handler }
+        Self { method, path, access, browsers_only: false, from_elsewhere: false, handler }
     }
 
     /// A route of the API about the account itself: a token must not make tokens.
     const fn own(method: Method, path: &'static str, handler: fn() -> MethodRouter<State>) -> Self {
-        Self { method, path, access: Access::For(ALL), browsers_only: true, handler }
+        Self { method, path, access: Access::For(ALL), browsers_only: true, from_elsewhere: false, handler }
+    }
+
+    /// A page that another site's page sends a form to.
+    const fn from_elsewhere(path: &'static str, handler: fn() -> MethodRouter<State>) -> Self {
+        Self { method: POST, path, access: OPEN, browsers_only: true, from_elsewhere: true, handler }
     }
 
     /// It is for people.
@@ -82,6 +90,11 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/assets/{name}", OPEN, || get(assets::asset)),
     Route::page(GET, "/sign-in", OPEN, || get(sign_in::page)),
     Route::page(POST, "/sign-in", OPEN, || post(sign_in::sign_in)),
+    Route::page(GET, "/sign-in/with/{provider}", OPEN, || get(federated::start)),
+    Route::page(GET, "/sign-in/oidc/{provider}/callback", OPEN, || get(federated::oidc_callback)),
+    Route::page(GET, "/sign-in/saml/{provider}/metadata", OPEN, || get(federated::saml_metadata)),
+    Route::from_elsewhere("/sign-in/saml/{provider}/consume", || post(federated::saml_consume)),
+    Route::page(GET, "/sign-in/saml/{provider}/finish", OPEN, || get(federated::saml_finish)),
     Route::page(GET, "/set-up/{token}", OPEN, || get(sign_in::set_up_page)),
     Route::page(POST, "/set-up/{token}", OPEN, || post(sign_in::set_up)),
     Route::page(GET, "/healthz", OPEN, || get(health::alive)),

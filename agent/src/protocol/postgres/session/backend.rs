@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::cancel::Cancel;
 use super::judge::REDACTED;
 use super::log::lossy;
 use super::masking::RowPlan;
@@ -143,7 +144,10 @@ impl Core {
                 }
                 other => return Err(malformed(format_args!("unknown authentication method {other}"))),
             },
-            b'K' => self.process = Reader::new(body).i32().map_err(malformed)?,
+            b'K' => {
+                self.process = Reader::new(body).i32().map_err(malformed)?;
+                self.cancel = Cancel::new(body).map(Box::new);
+            }
             b'v' => {}
             b'E' => {
                 let field = |wanted| codec::notice_fields(body).find(|&(code, _)| code == wanted);
@@ -156,6 +160,9 @@ impl Core {
                 self.status = body.first().copied().unwrap_or(super::judge::IDLE);
                 self.phase = Phase::Ready;
                 let Some(login) = self.login.take() else { return Err(Desync { tag: b'Z' }.into()) };
+                if let (Some(cancel), Some(leg)) = (&mut self.cancel, &login.legs.server) {
+                    cancel.encrypted_as(leg);
+                }
                 let parameters: Vec<_> =
                     login.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
                 self.log.session().login(&Login {

@@ -6,6 +6,7 @@
 
 mod backend;
 mod broker;
+mod cancel;
 mod catalog;
 mod copy;
 mod encrypt;
@@ -33,6 +34,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::broker::Brokered;
+use self::cancel::Cancel;
 use self::catalog::{Catalog, Changes, Reading};
 use self::frontend::LastDescribed;
 use self::lexing::Lexing;
@@ -66,7 +68,7 @@ pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
     let _ = context.client.set_nodelay(true);
     let _ = context.upstream.set_nodelay(true);
     let mut stop = context.stop.clone();
-    let tls = context.tls.clone();
+    let (tls, server) = (context.tls.clone(), context.destination.address);
     // The opening has buffers of its own, which a flow does not keep.
     let Some(mut relay) = Box::pin(login::open(context)).await? else { return Ok(Summary::default()) };
     let ended = tokio::select! {
@@ -78,6 +80,13 @@ pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
     if let Err(error) = ended {
         if matches!(error, SessionError::Refused { .. }) && relay.client.is_encrypted() {
             tls.remember_refusal();
+        }
+        // A cut-off session is not to finish what it is at. The server closes it only after that.
+        if matches!(error, SessionError::CutOff(_))
+            && relay.core.pending.busy()
+            && let Some(cancel) = &relay.core.cancel
+        {
+            cancel.send(&tls, server).await;
         }
         relay.part(&error).await;
         return Err(error);
@@ -258,6 +267,8 @@ struct Core {
     opaque: bool,
     /// The server's process for this session.
     process: i32,
+    /// Stops what it is at.
+    cancel: Option<Box<Cancel>>,
     /// What is done to the rows that are coming in.
     current: Option<Arc<RowPlan>>,
     copying: Option<Box<CopyMasker>>,
@@ -349,6 +360,7 @@ impl Core {
             described: None,
             opaque: false,
             process: 0,
+            cancel: None,
             current: None,
             copying: None,
             copied_in: (0, 0),
