@@ -88,7 +88,9 @@ fn approved_in_psql() {
             assert!(!stage.postgres.was_sent("UPDATE t SET v"));
             assert!(stage.psql("SELECT 'other';").unwrap().stdout.contains("other"));
             let shown = by(&stage, GAMES, &["show", &id]).expect_success();
-            for part in ["UPDATE t SET v = 'x'", "statement 1  update", "writes t", "where missing", "one of games"] {
+            for part in
+                ["UPDATE t SET v = 'x'", "statement 1  update", "writes t", "where missing", "one of games"]
+            {
                 assert!(shown.contains(part), "{part}: {shown}");
             }
             let done = by(&stage, GAMES, &["approve", &id, "--reason", "ticket 17"]).expect_success();
@@ -178,10 +180,7 @@ print(line.strip()[:30], p.stderr.read().strip().splitlines()[-1])
         || (),
     );
     let printed = finished.expect_success();
-    assert!(
-        printed.starts_with("57014 canceling statement due to user request\nlives on\n"),
-        "{printed}"
-    );
+    assert!(printed.starts_with("57014 canceling statement due to user request\nlives on\n"), "{printed}");
     assert!(printed.trim_end().ends_with("ERROR:  canceling statement due to user request"), "{printed}");
     assert_eq!(rows(&stage), "100");
     waiting(&stage, 0);
@@ -317,7 +316,11 @@ fn deny_wins_when_the_policy_changes_meanwhile() {
             by(&stage, GAMES, &["approve", &id]).expect_success();
         },
     );
-    assert!(finished.stderr.contains("no-deletes") && finished.stderr.contains("Not any more."), "{}", finished.both());
+    assert!(
+        finished.stderr.contains("no-deletes") && finished.stderr.contains("Not any more."),
+        "{}",
+        finished.both()
+    );
     assert!(finished.stdout.contains("lives on"));
     assert_eq!(rows(&stage), "100");
 }
@@ -390,7 +393,10 @@ fn a_client_that_goes_withdraws_it() {
     assert!(late.contains("withdrawn already"), "{late}");
     assert_eq!(rows(&stage), "100");
     let [decided] = &of_kind(&stage, "approval_decided")[..] else { panic!() };
-    assert_eq!((&decided["outcome"], &decided["reason"]), (&"withdrawn".into(), &"the client has gone".into()));
+    assert_eq!(
+        (&decided["outcome"], &decided["reason"]),
+        (&"withdrawn".into(), &"the client has gone".into())
+    );
 }
 
 #[test]
@@ -424,7 +430,10 @@ fn a_shape_and_a_session_are_approved_for_longer_and_no_further() {
     assert_eq!(rows(&stage), "98");
     let second = stage.psql("DELETE FROM t WHERE id = 3;\n").unwrap();
     assert_eq!(second.stderr, "");
-    stage.postgres.admin("CREATE SCHEMA s; CREATE TABLE s.t AS TABLE t; ALTER TABLE s.t OWNER TO app").unwrap();
+    stage
+        .postgres
+        .admin("CREATE SCHEMA s; CREATE TABLE s.t AS TABLE t; ALTER TABLE s.t OWNER TO app")
+        .unwrap();
     for other in [
         "SET search_path = s;\nDELETE FROM t WHERE id = 4;\n",
         "DELETE FROM s.t WHERE id = 4;\n",
@@ -443,8 +452,11 @@ fn a_shape_and_a_session_are_approved_for_longer_and_no_further() {
     let finished = stage.psql("UPDATE t SET v = 'a' WHERE id = 6;\n").unwrap();
     assert!(finished.stderr.contains("nobody approved"), "{}", finished.both());
     let commands = stage.agent.commands().unwrap();
-    let earlier: Vec<_> =
-        commands.iter().filter(|command| command["approval"]["earlier"] == true).map(|c| &c["text"]).collect();
+    let earlier: Vec<_> = commands
+        .iter()
+        .filter(|command| command["approval"]["earlier"] == true)
+        .map(|c| &c["text"])
+        .collect();
     assert_eq!(
         earlier,
         ["DELETE FROM t WHERE id = 2;", "DELETE FROM t WHERE id = 3;", "DELETE FROM t WHERE id > 50;"]
@@ -467,7 +479,11 @@ fn glass_is_broken_by_who_asks() {
             stage.agent.interlock(own).unwrap().expect_success();
         },
     );
-    assert!(finished.stderr.contains("break-glass") && !finished.stderr.contains("ERROR"), "{}", finished.both());
+    assert!(
+        finished.stderr.contains("break-glass") && !finished.stderr.contains("ERROR"),
+        "{}",
+        finished.both()
+    );
     assert_eq!(rows(&stage), "0");
     let [decided] = &of_kind(&stage, "approval_decided")[..] else { panic!() };
     assert_eq!((&decided["outcome"], &decided["needs_review"]), (&"broken_glass".into(), &true.into()));
@@ -507,10 +523,16 @@ fn strings_of_several_statements_copies_and_names_are_shown_whole() {
     );
     assert!(!finished.stderr.contains("ERROR"), "{}", finished.stderr);
     let [several, copy, prepare, execute, evil, long] = &shown[..] else { panic!() };
-    assert!(several.contains("SELECT 1 ; DELETE FROM t WHERE id = 1 ; SELECT 2") && several.contains("statement 3"));
+    assert!(
+        several.contains("SELECT 1 ; DELETE FROM t WHERE id = 1 ; SELECT 2")
+            && several.contains("statement 3")
+    );
     assert!(copy.contains("COPY t FROM STDIN"), "{copy}");
     assert!(prepare.contains("PREPARE p AS DELETE"), "{prepare}");
-    assert!(execute.contains("EXECUTE p(2)") && execute.contains("runs\n    PREPARE p AS DELETE"), "{execute}");
+    assert!(
+        execute.contains("EXECUTE p(2)") && execute.contains("runs\n    PREPARE p AS DELETE"),
+        "{execute}"
+    );
     assert!(!evil.contains('\u{1b}') && !evil.contains('\u{202e}') && evil.contains("\\u{1b}[2J"), "{evil}");
     assert!(long.contains("more bytes, which the digest covers too") && long.len() < 30_000);
     assert_eq!(stage.postgres.admin("SELECT count(*) FROM t").unwrap(), "99");
@@ -565,14 +587,18 @@ public class Main {
                 })
                 .unwrap();
                 last = one(&stage);
-                by(&stage, GAMES, &[&decision[..1], &[last.as_str()], &decision[1..]].concat()).expect_success();
+                by(&stage, GAMES, &[&decision[..1], &[last.as_str()], &decision[1..]].concat())
+                    .expect_success();
             }
         },
     );
     let printed = finished.expect_success();
     let lines: Vec<_> = printed.lines().collect();
     assert_eq!(lines[..2], ["rows 100", "rows 99"], "{printed}");
-    assert!(lines[2].starts_with("42501 ERROR: interlock: approval") && lines[2].ends_with("no counting"), "{printed}");
+    assert!(
+        lines[2].starts_with("42501 ERROR: interlock: approval") && lines[2].ends_with("no counting"),
+        "{printed}"
+    );
     assert_eq!(lines[3], "57014", "{printed}");
 }
 

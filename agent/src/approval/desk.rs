@@ -139,6 +139,8 @@ pub struct Shown {
     pub transaction: &'static str,
     /// The number that the command will have in its session.
     pub command: u64,
+    /// The rule's own words; may be empty.
+    pub message: String,
 }
 
 /// What one statement does, in words.

@@ -15,6 +15,7 @@ mod peer;
 
 pub use case::{Approver, NotCounted, Outcome, Person, Vote, Withdrawal};
 pub use desk::{
-    REASON,    Bounds, CancelKey, Covered, Desk, DeskError, Does, Event, Grant, Id, Listed, Request, Shape, Shown, Ticket,
+    Bounds, CancelKey, Covered, Desk, DeskError, Does, Event, Grant, Id, Listed, REASON, Request, Shape,
+    Shown, Ticket,
 };
 pub use peer::approver;

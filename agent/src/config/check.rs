@@ -26,7 +26,9 @@ impl Config {
 impl Approvals {
     fn check(&self) -> Result<(), String> {
         if self.notice_seconds == 0 {
-            return Err("`approvals.notice_seconds: 0` would tell clients without end; write at least 1".to_owned());
+            return Err(
+                "`approvals.notice_seconds: 0` would tell clients without end; write at least 1".to_owned()
+            );
         }
         Ok(())
     }

@@ -99,7 +99,7 @@ impl Agent {
         let done = match request {
             Request::Approvals { past } => {
                 json!(desk.list(&by, past).iter().map(approval::Listed::brief).collect::<Vec<_>>())
-            },
+            }
             Request::Approval { id } => json!(desk.show(&id, &by).map_err(text)?),
             Request::Approve { id, reason: why, scope, seconds } => {
                 let seconds = seconds.unwrap_or(u64::MAX);

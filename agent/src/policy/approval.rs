@@ -341,10 +341,16 @@ mod tests {
     fn what_is_left_out_has_a_value() {
         let terms = decision(&hold("{groups: dba}")).approval.unwrap();
         assert_eq!((terms.within, terms.shape_for), (WITHIN, SHAPE_FOR));
-        assert_eq!((&*terms.scopes, terms.reason_required, terms.break_glass), (&[Scope::Once][..], false, false));
+        assert_eq!(
+            (&*terms.scopes, terms.reason_required, terms.break_glass),
+            (&[Scope::Once][..], false, false)
+        );
         assert_eq!(terms.words(), "one of dba");
         let terms = decision(&hold("{groups: [dba, oncall], all_of: true, scopes: shape}")).approval.unwrap();
-        assert_eq!((terms.words(), &*terms.scopes), ("one each of dba and oncall".into(), &[Scope::Once, Scope::Shape][..]));
+        assert_eq!(
+            (terms.words(), &*terms.scopes),
+            ("one each of dba and oncall".into(), &[Scope::Once, Scope::Shape][..])
+        );
     }
 
     #[test]
@@ -356,7 +362,10 @@ mod tests {
 ";
         let terms = decision(text).approval.unwrap();
         assert_eq!(terms.words(), "one of dba, and 2 of sec or dba");
-        assert_eq!((terms.within, &*terms.scopes), (Duration::from_secs(90), &[Scope::Once, Scope::Session][..]));
+        assert_eq!(
+            (terms.within, &*terms.scopes),
+            (Duration::from_secs(90), &[Scope::Once, Scope::Session][..])
+        );
         assert!(terms.reason_required && !terms.break_glass);
         // One that nobody may approve closes it for all.
         let text = format!("{text}  - {{name: d, action: hold}}\n");
@@ -377,7 +386,8 @@ mod tests {
             ("{groups: [dba, dba]}", "stands twice"),
             ("{groups: 'a b'}", "cannot be a group"),
         ] {
-            let errors = crate::policy::parse_str("p.yaml", &hold(approval)).map(drop).unwrap_err().to_string();
+            let errors =
+                crate::policy::parse_str("p.yaml", &hold(approval)).map(drop).unwrap_err().to_string();
             assert!(errors.contains(told), "{approval}: {errors}");
         }
         let deny = hold("{groups: dba}").replace("hold", "deny");

@@ -98,8 +98,9 @@ fn lint(policy: &Policy) -> Vec<Problem> {
                 Some(terms) => {
                     for group in terms.groups() {
                         if let Ok(None) = crate::identity::users::group_id(group) {
-                            let message =
-                                format!("rule `{name}`: this host knows no group `{group}`, so nobody is in it");
+                            let message = format!(
+                                "rule `{name}`: this host knows no group `{group}`, so nobody is in it"
+                            );
                             warn(rule.at, message, "make the group, or name another");
                         }
                     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::facts::Facts;
 use super::approval::Terms;
+use super::facts::Facts;
 use super::file::Open;
 use super::load::Policy;
 use super::pattern::{ColumnName, Match};

@@ -8,8 +8,8 @@ use interlock_recording::{SessionId, chain};
 use serde::Serialize;
 
 use super::event::{
-    ApprovalDecided, ApprovalRequested, Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
-    Status, Step, TlsPassed,
+    ApprovalDecided, ApprovalRequested, Command, CommandId, CopyData, EgressConnection, End, EndReason,
+    FlowStart, Login, Notice, Outcome, Status, Step, TlsPassed,
 };
 use super::rows::ResultBuilder;
 use crate::approval::{Approver, Outcome as Ended, Vote, Withdrawal};

@@ -24,8 +24,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use event::{
-    Approval, ApprovalDecided, ApprovalRequested, BrokeredLogin, Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice,
-    Outcome, Status, Step, TlsPassed,
+    Approval, ApprovalDecided, ApprovalRequested, BrokeredLogin, Command, CommandId, CopyData,
+    EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome, Status, Step, TlsPassed,
 };
 pub(crate) use files::private_directory;
 pub use interlock_recording::SessionId;
@@ -451,7 +451,8 @@ impl Session {
     /// # Errors
     /// As for [`Session::command`]; the command must then be refused.
     pub fn approval_requested(&self, asked: &ApprovalRequested<'_>) -> Result<(), RecordError> {
-        self.append(Class::Command, |batch| batch.approval_requested(self.id, asked)).map_err(|(error, _)| error)
+        self.append(Class::Command, |batch| batch.approval_requested(self.id, asked))
+            .map_err(|(error, _)| error)
     }
 
     /// Records that somebody has approved. On disk when this returns.

@@ -30,7 +30,12 @@ fn vote(by: Approver) -> Vote {
 }
 
 fn quorum(groups: &[&str], needed: usize, all_of: bool) -> Quorum {
-    Quorum { rule: "r".into(), groups: groups.iter().map(|group| Arc::from(*group)).collect(), needed, all_of }
+    Quorum {
+        rule: "r".into(),
+        groups: groups.iter().map(|group| Arc::from(*group)).collect(),
+        needed,
+        all_of,
+    }
 }
 
 fn case(quorums: Vec<Quorum>, change: impl FnOnce(&mut Terms), now: Instant) -> Case {

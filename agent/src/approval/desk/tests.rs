@@ -29,7 +29,13 @@ fn request(uid: u32, change: impl FnOnce(&mut Request)) -> Request {
 
 fn dba(uid: u32) -> Approver {
     let person = Person { uid, login_uid: None, login_session: None };
-    Approver { person, name: format!("u{uid}").into(), login: "".into(), groups: ["dba".into()].into(), via: "host" }
+    Approver {
+        person,
+        name: format!("u{uid}").into(),
+        login: "".into(),
+        groups: ["dba".into()].into(),
+        via: "host",
+    }
 }
 
 fn vote(uid: u32) -> Vote {
@@ -139,7 +145,10 @@ async fn a_grant_covers_its_terms_and_no_other() {
     assert!(desk.granted(one, None, &terms).is_none());
     desk.grant(grant(Covered::Shape(Shape([1; 32]), Instant::now() + Duration::from_secs(60))));
     assert!(desk.granted(other, shape, &terms).is_some());
-    assert!(desk.granted(other, Some(Shape([2; 32])), &terms).is_none() && desk.granted(other, None, &terms).is_none());
+    assert!(
+        desk.granted(other, Some(Shape([2; 32])), &terms).is_none()
+            && desk.granted(other, None, &terms).is_none()
+    );
     desk.inner().grants.clear();
     desk.grant(grant(Covered::Shape(Shape([1; 32]), Instant::now())));
     assert!(desk.granted(other, shape, &terms).is_none());

@@ -237,10 +237,18 @@ impl Timeline {
         }
         if let Some(approval) = &body.approval {
             let (request, outcome) = (printable(&approval.request), printable(&approval.outcome));
-            let by = if approval.by.is_empty() { String::new() } else { format!(" by {}", approval.by.join(", ")) };
+            let by = if approval.by.is_empty() {
+                String::new()
+            } else {
+                format!(" by {}", approval.by.join(", "))
+            };
             let earlier = if approval.earlier { " before, for " } else { "" };
             let scope = if approval.earlier { printable(&approval.scope) } else { "".into() };
-            writeln!(output, "              approval {request}: {outcome}{}{earlier}{scope}", printable(&by))?;
+            writeln!(
+                output,
+                "              approval {request}: {outcome}{}{earlier}{scope}",
+                printable(&by)
+            )?;
         }
         for rule in &body.observed {
             let (rule, verdict) = (printable(&rule.rule), printable(&rule.verdict));

@@ -486,11 +486,12 @@ impl Core {
         if held && !message.whole() && message.header.body <= self.limits.statement {
             return Ok(Taken::NeedMore);
         }
-        let arguments = if held { codec::function_call(message.body).unwrap_or_default() } else { Vec::new() };
+        let arguments =
+            if held { codec::function_call(message.body).unwrap_or_default() } else { Vec::new() };
         let params = arguments.iter().map(|(_, value)| self.recorded_argument(*value)).collect();
-        let asked =
-            Asked { params, message: message.body, incomplete: !message.whole(), ..Asked::default() };
-        let Some(Ruling { command, refusal, .. }) = self.judge_other(Step::FunctionCall, operation, &asked) else {
+        let asked = Asked { params, message: message.body, incomplete: !message.whole(), ..Asked::default() };
+        let Some(Ruling { command, refusal, .. }) = self.judge_other(Step::FunctionCall, operation, &asked)
+        else {
             return Ok(Taken::Held);
         };
         let unmaskable = || {

@@ -38,9 +38,13 @@ const RUN: usize = 4 << 10;
 const PARAM: usize = 1 << 10;
 const PARAMS: usize = 16 << 10;
 /// Texts, statements, and entries of a list that they are shown.
-const RUNS: usize = 8;
-const STATEMENTS: usize = 20;
-const LIST: usize = 50;
+const RUNS: usize = 4;
+const STATEMENTS: usize = 10;
+const LIST: usize = 12;
+/// Bytes of a name.
+const NAME: usize = 130;
+/// What a request may take beside the message that is held.
+const OWN: usize = TEXT + RUN * RUNS + PARAMS + STATEMENTS * 5 * LIST * NAME;
 
 /// A command that waits, or has waited.
 pub(super) struct Held {
@@ -51,6 +55,8 @@ pub(super) struct Held {
     since: Instant,
     /// Who has approved.
     by: Vec<Arc<str>>,
+    /// The rule's own words.
+    message: String,
     /// Notes that the client has not been sent yet.
     notice: Option<Vec<u8>>,
     remind: Pin<Box<Sleep>>,
@@ -112,6 +118,7 @@ impl Held {
             shape: request.shape,
             since: Instant::now(),
             by: Vec::new(),
+            message: request.shown.message.clone(),
             notice: None,
             remind: Box::pin(tokio::time::sleep(remind)),
             client: None,
@@ -128,15 +135,20 @@ impl Held {
         let State::Waiting(ticket) = &self.state else { return };
         let id = ticket.id();
         let left = self.terms.within.saturating_sub(self.since.elapsed());
-        let message = format!(
+        let mut message = format!(
             "interlock: this command waits for approval {id} (rule {}): {}, within {}",
             self.rules(),
             self.terms.words(),
             span(left)
         );
+        if !self.message.is_empty() {
+            message.push_str(&format!(". {}", self.message));
+        }
         let mut hint = format!("On this host: interlock approvals approve {id}");
         if self.terms.break_glass {
-            hint.push_str(&format!("; in an emergency yourself: interlock approvals break-glass {id} --reason …"));
+            hint.push_str(&format!(
+                "; in an emergency yourself: interlock approvals break-glass {id} --reason …"
+            ));
         }
         self.notice = Some(notice(&message, &hint));
     }
@@ -145,7 +157,9 @@ impl Held {
 fn notice(message: &str, hint: &str) -> Vec<u8> {
     let mut out = Vec::new();
     codec::put_message(&mut out, b'N', |out| {
-        for (code, text) in [(b'S', "NOTICE"), (b'V', "NOTICE"), (b'C', "00000"), (b'M', message), (b'H', hint)] {
+        for (code, text) in
+            [(b'S', "NOTICE"), (b'V', "NOTICE"), (b'C', "00000"), (b'M', message), (b'H', hint)]
+        {
             out.push(code);
             codec::put_cstr(out, text.as_bytes());
         }
@@ -211,15 +225,18 @@ impl Core {
             server: self.server.address,
             hosts: self.server.hosts.clone(),
             session: self.log.session().id(),
-            shown: self.shown(operation),
+            shown: Shown {
+                message: decision.message.as_deref().unwrap_or_default().to_owned(),
+                ..self.shown(operation)
+            },
             digest,
             terms: Arc::clone(terms),
             shape,
             likeness: self.likeness(operation),
-            cancel: self.cancel.as_deref().map(|cancel: &Cancel| CancelKey {
-                server: self.server.address,
-                key: cancel.key().clone(),
-            }),
+            cancel: self
+                .cancel
+                .as_deref()
+                .map(|cancel: &Cancel| CancelKey { server: self.server.address, key: cancel.key().clone() }),
             bytes: 0,
         }));
         Holding::Wait
@@ -235,7 +252,7 @@ impl Core {
     pub(super) fn begin_holding(&mut self, pipe: &mut Pipe) -> bool {
         let Some(mut request) = self.to_hold.take() else { return false };
         let length = Header::read(pipe.undecided()).ok().flatten().map_or(0, Header::total);
-        request.bytes = length.saturating_add(TEXT + PARAMS + RUN * RUNS);
+        request.bytes = length.saturating_add(OWN);
         let (shown, digest) = (request.shown.clone(), request.digest);
         let (terms, remind) = (Arc::clone(&request.terms), self.desk.remind());
         let mut held = Held::new(&request, State::Failed(unrecorded()), remind);
@@ -246,7 +263,11 @@ impl Core {
                 let asked = ApprovalRequested { request: &id, shown: &shown, digest: &digest, terms: &terms };
                 match self.log.session().approval_requested(&asked) {
                     Ok(()) => {
-                        tracing::info!(request = id, user = self.subject.user, "a command waits for approval");
+                        tracing::info!(
+                            request = id,
+                            user = self.subject.user,
+                            "a command waits for approval"
+                        );
                         held.state = State::Waiting(ticket);
                         held.tell();
                     }
@@ -526,6 +547,7 @@ impl Core {
             params.push(shown);
         }
         Shown {
+            message: String::new(),
             step: step_word(operation.step),
             text_omitted_bytes: whole.len() - text.len(),
             text,
@@ -570,12 +592,13 @@ impl Held {
         let because = |code, message: String, hint: Option<&str>| Refusal::held(code, message, hint, rule());
         match outcome {
             Outcome::Approved { scope, .. } => pass(recorded(self.by.clone(), scope.word())),
-            Outcome::BrokenGlass { by, .. } => {
-                pass(recorded(vec![Arc::clone(&by.name)], Scope::Once.word()))
-            }
+            Outcome::BrokenGlass { by, .. } => pass(recorded(vec![Arc::clone(&by.name)], Scope::Once.word())),
             Outcome::Denied { by, reason } => {
-                let message =
-                    format!("interlock: approval {id} (rule {}) was denied by {}: {reason}", self.rules(), by.name);
+                let message = format!(
+                    "interlock: approval {id} (rule {}) was denied by {}: {reason}",
+                    self.rules(),
+                    by.name
+                );
                 let recorded = recorded(vec![Arc::clone(&by.name)], "");
                 Holding::Refuse(because("42501", message, None), Some(recorded))
             }
@@ -594,7 +617,8 @@ impl Held {
                 Holding::Refuse(because("57014", message, None), Some(recorded(Vec::new(), "")))
             }
             Outcome::Withdrawn(Withdrawal::Because(reason)) => {
-                let message = format!("interlock: approval {id} (rule {}) was withdrawn: {reason}", self.rules());
+                let message =
+                    format!("interlock: approval {id} (rule {}) was withdrawn: {reason}", self.rules());
                 Holding::Refuse(because("57014", message, None), Some(recorded(Vec::new(), "")))
             }
         }
@@ -667,7 +691,7 @@ fn does(statement: &Statement) -> Does {
         items.into_iter().filter_map(word).take(LIST).collect()
     }
     fn names<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-        items.into_iter().take(LIST).map(|item| clipped(&item.to_string(), 200).to_owned()).collect()
+        items.into_iter().take(LIST).map(|item| clipped(&item.to_string(), NAME).to_owned()).collect()
     }
     let others = statement.kinds.iter().filter(|kind| **kind != statement.kind);
     Does {

@@ -258,7 +258,14 @@ impl Core {
                     (None, [one, ..]) => self.effective(one),
                     (None, []) => Arc::default(),
                 };
-                let about = hold::Operation { step, statements, script: &script, text: &recorded, params: &params, asked };
+                let about = hold::Operation {
+                    step,
+                    statements,
+                    script: &script,
+                    text: &recorded,
+                    params: &params,
+                    asked,
+                };
                 match self.hold(&decision, &about) {
                     Holding::Wait => return None,
                     holding => held = Some(holding),

@@ -8,8 +8,8 @@ use crate::operation::Operation;
 use crate::policy::Decision;
 use crate::protocol::SessionError;
 use crate::record::{
-    Approval, Command, CommandId, CopyData, End, EndReason, Notice, Outcome, RecordError, ResultBuilder, Session,
-    Status, Step,
+    Approval, Command, CommandId, CopyData, End, EndReason, Notice, Outcome, RecordError, ResultBuilder,
+    Session, Status, Step,
 };
 
 /// Commands in one batch at the most.

@@ -178,7 +178,12 @@ async fn cancel(flow: Flow, opening: Opening, length: usize) -> Result<(), Sessi
     }
     // Behind the packet's length and code stands what the server gave the session it is about.
     if packet.get(8..).is_some_and(|key| flow.approvals.cancel(flow.server, key)) {
-        log.end(EndReason::ClientClosed, "a command that waited for approval was withdrawn", packet.len() as u64, 0);
+        log.end(
+            EndReason::ClientClosed,
+            "a command that waited for approval was withdrawn",
+            packet.len() as u64,
+            0,
+        );
         return Ok(());
     }
     let Some(mut upstream) = upstream else { return Ok(()) };
@@ -222,7 +227,19 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     let database: Arc<str> = database.map_or_else(|| Arc::clone(&user), Into::into);
     let replication = startup.replication();
     let lexing = Lexing::at_start(&startup);
-    let Flow { subject, policy, recording, limits, scripts, server, destination, tls, credentials, approvals, .. } = flow;
+    let Flow {
+        subject,
+        policy,
+        recording,
+        limits,
+        scripts,
+        server,
+        destination,
+        tls,
+        credentials,
+        approvals,
+        ..
+    } = flow;
     let generation = policy.generation();
     let rules = policy.load();
     let shown = |text: &[u8]| rules.record_masks().mask_text(&sql::redact_text(&lossy(text))).into_owned();

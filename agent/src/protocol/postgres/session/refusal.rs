@@ -40,7 +40,9 @@ impl Refusal {
             message.push_str(text);
         }
         let hint = match decision.verdict {
-            Verdict::Hold => Some("This command needs an approval, and the rule names nobody who may give it."),
+            Verdict::Hold => {
+                Some("This command needs an approval, and the rule names nobody who may give it.")
+            }
             _ => None,
         };
         Self { code: "42501", message, hint: hint.map(str::to_owned), rule: rule.to_owned() }
