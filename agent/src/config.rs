@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::approval::Bounds;
 use crate::credential::CredentialConfig;
+use crate::policy::Accepts;
 use crate::tls::TlsConfig;
 
 /// Where the configuration is looked for unless `--config` names another file.
@@ -23,6 +24,10 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// Directory of policy files.
     pub policies: PathBuf,
+    /// What the policies of the collector that this host is enrolled with may do here
+    /// (docs/central-policies.md): `off`, nothing; `observe`, be worked out and recorded; `enforce`, what it
+    /// orders. What this host's own files refuse stays refused.
+    pub central_policies: Accepts,
     /// Recordings and keys; kept at mode 0700.
     pub state: PathBuf,
     /// Control socket and lock. Pins stand in `/sys/fs/bpf/interlock`; with another directory than
@@ -136,6 +141,7 @@ impl Default for Config {
         Self {
             cgroup: None,
             policies: "/etc/interlock/policies.d".into(),
+            central_policies: Accepts::Off,
             state: "/var/lib/interlock".into(),
             run: "/run/interlock".into(),
             record: Record::default(),

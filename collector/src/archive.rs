@@ -1,9 +1,11 @@
-//! The segment files that were taken in: byte for byte as the agents sealed them.
+//! The segments that were taken in: byte for byte as the agents sealed them, as files in the state directory or
+//! as objects in storage that speaks S3.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use interlock_recording::SessionId;
 use interlock_recording::proto::Event;
@@ -11,14 +13,49 @@ use interlock_recording::segment::{FrameError, SegmentError, SegmentReader, read
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::cache::Cache;
+use crate::objects::Objects;
 use crate::store::{SessionPlace, Store, StoreError};
 
-/// Where the files lie.
+/// Where segments lie.
 #[derive(Debug)]
 pub struct Archive {
     segments: PathBuf,
     incoming: PathBuf,
     disputed: PathBuf,
+    /// In the place of `segments` and `disputed`.
+    objects: Option<(Objects, Cache)>,
+}
+
+/// Which segment, and what its file must be.
+#[derive(Debug, Clone)]
+pub struct SegmentFile {
+    /// The host's id, hexadecimal.
+    pub host: String,
+    /// The segment.
+    pub number: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: [u8; 32],
+}
+
+impl SegmentFile {
+    /// A host's segment as the database or the ledger has it.
+    ///
+    /// # Errors
+    /// The hash is none.
+    pub fn new(host: &str, number: u64, bytes: u64, sha256: &[u8]) -> Result<Self, StoreError> {
+        let sha256 = sha256.try_into().map_err(|_| StoreError::Damaged("a hash that is none"))?;
+        Ok(Self { host: host.to_owned(), number, bytes, sha256 })
+    }
+}
+
+/// A file that came in and lasts, and is only to be given its place.
+#[derive(Debug)]
+pub struct Prepared {
+    incoming: Incoming,
+    file: SegmentFile,
 }
 
 /// A file cannot be read or written.
@@ -35,10 +72,12 @@ pub enum ArchiveError {
         error: io::Error,
     },
     /// A segment cannot be read.
-    #[error("{path} {error}")]
+    #[error("segment {segment} of host {host} {error}")]
     Segment {
-        /// Its file.
-        path: PathBuf,
+        /// The host.
+        host: String,
+        /// The segment.
+        segment: u64,
         /// What is wrong.
         error: SegmentError,
     },
@@ -51,6 +90,28 @@ pub enum ArchiveError {
         segment: u64,
         /// What is wrong.
         error: FrameError,
+    },
+    /// The storage refuses, or cannot be reached.
+    #[error("the segments' storage: cannot {action} {name}: {error}")]
+    Object {
+        /// What was tried.
+        action: &'static str,
+        /// On which object.
+        name: String,
+        /// What it said.
+        error: String,
+    },
+    /// It is not there.
+    #[error("{name} is missing")]
+    Missing {
+        /// The file or object.
+        name: String,
+    },
+    /// It is not what was taken.
+    #[error("{name} is not the one that was taken: it was altered")]
+    Altered {
+        /// The file or object.
+        name: String,
     },
     /// The database failed.
     #[error(transparent)]
@@ -95,11 +156,31 @@ impl Archive {
             segments: state.join("segments"),
             incoming: state.join("incoming"),
             disputed: state.join("disputed"),
+            objects: None,
         };
         make(&archive.segments)?;
         make(&archive.disputed)?;
         make(&archive.incoming)?;
         Ok(archive)
+    }
+
+    /// An archive of objects; `state` has what is coming in, and copies of what was looked at, up to `cache` bytes.
+    ///
+    /// # Errors
+    /// The directories cannot be made.
+    pub(crate) fn of_objects(state: &Path, objects: Objects, cache: u64) -> Result<Self, ArchiveError> {
+        let incoming = state.join("incoming");
+        make(&incoming)?;
+        let copies = state.join("cache");
+        make(&copies)?;
+        let cache = Cache::open(&copies, cache).map_err(io_error("read", &copies))?;
+        let (segments, disputed) = (state.join("segments"), state.join("disputed"));
+        Ok(Self { segments, incoming, disputed, objects: Some((objects, cache)) })
+    }
+
+    /// The objects, when it is not a directory.
+    pub(crate) fn objects(&self) -> Option<&Objects> {
+        self.objects.as_ref().map(|(objects, _)| objects)
     }
 
     /// Removes what was coming in when the collector was last ended. Nothing may be coming in now.
@@ -114,7 +195,7 @@ impl Archive {
         Ok(())
     }
 
-    /// The file of a segment. `host` is a host's id, hexadecimal.
+    /// The file of a segment in a directory. `host` is a host's id, hexadecimal.
     pub fn path(&self, host: &str, segment: u64) -> PathBuf {
         self.segments.join(host).join(interlock_recording::log::segment_name(segment, true))
     }
@@ -148,14 +229,88 @@ impl Archive {
         file.ok_or_else(|| io_error("make", &self.incoming)(io::ErrorKind::NotFound.into()))
     }
 
-    /// Keeps a file that came in, and was flushed, as a host's segment. It is on the disk when this returns.
-    /// Nothing may be kept under this number yet but what a crash has left.
+    /// Has a file that came in last: on the disk, or among the objects. It is no segment before
+    /// [`Archive::keep`].
+    ///
+    /// # Errors
+    /// It cannot be flushed, or put.
+    pub async fn prepare(
+        &self,
+        incoming: Incoming,
+        host: &str,
+        number: u64,
+    ) -> Result<Prepared, ArchiveError> {
+        let (bytes, sha256) = (incoming.bytes(), incoming.sha256());
+        let file = SegmentFile { host: host.to_owned(), number, bytes, sha256 };
+        if let Some((objects, _)) = &self.objects {
+            let path = objects.segment(host, number, &sha256);
+            objects.put(&path, incoming.reader()?, bytes, sha256).await?;
+            return Ok(Prepared { incoming, file });
+        }
+        let flushed = tokio::task::spawn_blocking(move || incoming.flush().map(|()| incoming));
+        let incoming = flushed.await.map_err(|error| ArchiveError::Internal(error.to_string()))??;
+        Ok(Prepared { incoming, file })
+    }
+
+    /// Keeps what was prepared as a host's segment. It lasts when this returns. Nothing may be kept under this
+    /// number yet but what a crash has left.
     ///
     /// # Errors
     /// It cannot be moved.
-    pub fn keep(&self, incoming: Incoming, host: &str, segment: u64) -> Result<(), ArchiveError> {
-        let name = interlock_recording::log::segment_name(segment, true);
-        Self::place(incoming, &self.segments.join(host), &name)
+    pub async fn keep(self: &Arc<Self>, prepared: Prepared) -> Result<(), ArchiveError> {
+        if self.objects.is_some() {
+            // It has its place by its own hash.
+            return Ok(());
+        }
+        let directory = self.segments.join(&prepared.file.host);
+        let name = interlock_recording::log::segment_name(prepared.file.number, true);
+        let placed =
+            tokio::task::spawn_blocking(move || Self::place(prepared.incoming, &directory, &name)).await;
+        placed.map_err(|error| ArchiveError::Internal(error.to_string()))?
+    }
+
+    /// A segment's file, to be read. Of one among the objects it is a copy with the right size and hash.
+    ///
+    /// # Errors
+    /// It is missing, cannot be read, or is not what it must be.
+    pub async fn fetch(&self, segment: &SegmentFile) -> Result<File, ArchiveError> {
+        if let Some((_, cache)) = &self.objects {
+            if let Some(file) = cache.get(&segment.sha256) {
+                return Ok(file);
+            }
+            let mut incoming = self.copy(segment).await?;
+            let file = incoming.reader()?;
+            if cache.add(&segment.sha256, segment.bytes, &incoming.path) {
+                // It was moved.
+                incoming.file = None;
+            }
+            return Ok(file);
+        }
+        let path = self.path(&segment.host, segment.number);
+        File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ArchiveError::Missing { name: path.display().to_string() },
+            _ => io_error("read", &path)(error),
+        })
+    }
+
+    /// The same past all copies: what is really kept.
+    ///
+    /// # Errors
+    /// As for [`Archive::fetch`].
+    pub async fn fetch_kept(&self, segment: &SegmentFile) -> Result<File, ArchiveError> {
+        match &self.objects {
+            Some(_) => self.copy(segment).await?.reader(),
+            None => self.fetch(segment).await,
+        }
+    }
+
+    async fn copy(&self, segment: &SegmentFile) -> Result<Incoming, ArchiveError> {
+        let mut incoming = self.begin()?;
+        if let (Some((objects, _)), Some(file)) = (&self.objects, &mut incoming.file) {
+            let path = objects.segment(&segment.host, segment.number, &segment.sha256);
+            objects.read(&path, segment.bytes, segment.sha256, file).await?;
+        }
+        Ok(incoming)
     }
 
     fn place(mut incoming: Incoming, directory: &Path, name: &str) -> Result<(), ArchiveError> {
@@ -168,12 +323,16 @@ impl Archive {
         sync(directory)
     }
 
-    /// Removes the file of a segment, if it is there.
+    /// Removes a segment, if it is there.
     ///
     /// # Errors
     /// It cannot be removed.
-    pub fn remove(&self, host: &str, segment: u64) -> Result<(), ArchiveError> {
-        let path = self.path(host, segment);
+    pub async fn remove(&self, host: &str, number: u64, sha256: &[u8]) -> Result<(), ArchiveError> {
+        if let Some((objects, cache)) = &self.objects {
+            cache.remove(sha256);
+            return objects.remove(&objects.segment(host, number, sha256)).await;
+        }
+        let path = self.path(host, number);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
             _ => Ok(()),
@@ -183,12 +342,28 @@ impl Archive {
     /// Keeps a file that is not what it should be, as evidence. It is no part of the host's recording.
     ///
     /// # Errors
-    /// It cannot be flushed or moved.
-    pub fn keep_disputed(&self, incoming: Incoming, host: &str, segment: u64) -> Result<(), ArchiveError> {
+    /// It cannot be put, flushed or moved.
+    pub async fn keep_disputed(
+        &self,
+        incoming: Incoming,
+        host: &str,
+        segment: u64,
+    ) -> Result<(), ArchiveError> {
+        let (bytes, sha256) = (incoming.bytes(), incoming.sha256());
+        if let Some((objects, _)) = &self.objects {
+            let path = objects.disputed(host, segment, &sha256);
+            return objects.put(&path, incoming.reader()?, bytes, sha256).await;
+        }
         let directory = self.disputed.join(host);
-        incoming.flush()?;
-        let name = format!("{segment:012}-{}.seg", interlock_recording::hex(&incoming.sha256()));
-        Self::place(incoming, &directory, &name)
+        let kept = tokio::task::spawn_blocking(move || {
+            incoming.flush()?;
+            Self::place(
+                incoming,
+                &directory,
+                &format!("{segment:012}-{}.seg", interlock_recording::hex(&sha256)),
+            )
+        });
+        kept.await.map_err(|error| ArchiveError::Internal(error.to_string()))?
     }
 
     /// The events of a session in order, those after event `after` alone, at most `limit`: of sealed
@@ -237,12 +412,16 @@ impl Archive {
             if segment.deleted || segment.first_index + segment.events <= first || events.len() >= limit {
                 continue;
             }
-            let path = self.path(&place.host, segment.number);
+            let kept = SegmentFile::new(&place.host, segment.number, segment.bytes, &segment.file_sha256)?;
+            let file = self.fetch(&kept).await?;
             let (host, number, room) = (place.host.clone(), segment.number, limit - events.len());
             let read = move || -> Result<Vec<Event>, ArchiveError> {
                 let mut found = Vec::new();
-                let mut reader = SegmentReader::open(&path)
-                    .map_err(|error| ArchiveError::Segment { path: path.clone(), error })?;
+                let mut reader = SegmentReader::new(file).map_err(|error| ArchiveError::Segment {
+                    host: host.clone(),
+                    segment: number,
+                    error,
+                })?;
                 while found.len() < room {
                     let frame = reader.next_frame().map_err(|error| ArchiveError::Record {
                         host: host.clone(),

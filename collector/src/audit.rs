@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::path::Path;
+use std::io::{self, BufReader, Read, Seek as _};
 
 use interlock_recording::ledger::proto::entry::Body;
 use interlock_recording::ledger::proto::{SegmentTaken, Tombstone};
@@ -14,6 +13,7 @@ use interlock_recording::verify::{Boundary, CheckError, Limits, check_segment};
 use interlock_recording::{PublicKey, hex};
 use sha2::{Digest as _, Sha256};
 
+use crate::archive::{ArchiveError, SegmentFile};
 use crate::intake::Intake;
 use crate::store::{LedgerStoreError, now_ns};
 
@@ -272,7 +272,16 @@ async fn segments(
                 report.problem(format!("host {id}, segment {number}: the database knows nothing of it"));
             }
         }
-        let path = intake.archive.path(id, number);
+        let kept = SegmentFile::new(id, number, taken.file_bytes, &taken.file_sha256)?;
+        let file = match intake.archive.fetch_kept(&kept).await {
+            // Retention may have been there since the ledger was read.
+            Err(_) if is_deleted(intake, id, number).await? => {
+                report.deleted += 1;
+                expected = boundary(taken);
+                continue;
+            }
+            file => file,
+        };
         let (key, entry, from) = (key.clone(), taken.clone(), expected);
         let end = taken.first_index.saturating_add(taken.events);
         let heads: HashMap<u64, Vec<u8>> = host
@@ -282,7 +291,7 @@ async fn segments(
             .map(|(events, hash)| (*events, hash.clone()))
             .collect();
         let checked =
-            tokio::task::spawn_blocking(move || file(&path, &key, &entry, from.as_ref(), &heads)).await;
+            tokio::task::spawn_blocking(move || check(file, &key, &entry, from.as_ref(), &heads)).await;
         match checked {
             Ok(Ok(events)) => {
                 report.segments += 1;
@@ -356,7 +365,7 @@ fn boundary(taken: &SegmentTaken) -> Option<Boundary> {
 }
 
 /// A file's size in bytes and SHA-256.
-fn hash(file: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
+pub(crate) fn hash(file: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 128 << 10]);
     loop {
         match file.read(&mut buffer) {
@@ -372,26 +381,28 @@ fn hash(file: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
 }
 
 /// Checks a segment's file; gives its number of events.
-fn file(
-    path: &Path,
+fn check(
+    file: Result<File, ArchiveError>,
     key: &PublicKey,
     taken: &SegmentTaken,
     from: Option<&Boundary>,
     heads: &HashMap<u64, Vec<u8>>,
 ) -> Result<u64, String> {
-    let open = || File::open(path);
-    let hashed = match open().and_then(|mut file| hash(&mut file)) {
-        Ok(hashed) => Ok(hashed),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    let altered = || "its file is not the one that was taken: it was altered".to_owned();
+    let mut file = match file {
+        Ok(file) => file,
+        Err(ArchiveError::Missing { .. }) => {
             return Err("its file is missing, and no tombstone says why".to_owned());
         }
-        Err(error) => Err(error),
+        Err(ArchiveError::Altered { .. }) => return Err(altered()),
+        Err(error) => return Err(format!("its file cannot be read: {error}")),
     };
-    let (bytes, hash) = hashed.map_err(|error| format!("its file cannot be read: {error}"))?;
+    let unreadable = |error: io::Error| format!("its file cannot be read: {error}");
+    let (bytes, hash) = hash(&mut file).map_err(unreadable)?;
     if bytes != taken.file_bytes || hash.as_slice() != taken.file_sha256 {
-        return Err("its file is not the one that was taken: it was altered".to_owned());
+        return Err(altered());
     }
-    let file = open().map_err(|error| format!("its file cannot be read: {error}"))?;
+    file.rewind().map_err(unreadable)?;
     let checked = check_segment(BufReader::new(file), key, from, &Limits::default(), |checked| {
         let next = checked.event.index + 1;
         match heads.get(&next) {

@@ -127,16 +127,7 @@ impl Authority {
             move |error| AuthorityError::Io { action, path, error }
         };
         match fs::symlink_metadata(&key_path) {
-            Ok(metadata) => {
-                let mode = metadata.mode() & 0o777;
-                if mode & 0o077 != 0 {
-                    return Err(AuthorityError::Exposed {
-                        path: key_path,
-                        directory: directory.into(),
-                        mode,
-                    });
-                }
-            }
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new()
                     .recursive(true)
@@ -157,8 +148,25 @@ impl Authority {
             }
             Err(error) => return Err(io("read", &key_path)(error)),
         }
-        let key = fs::read_to_string(&key_path).map_err(io("read", &key_path))?;
-        let pem = fs::read_to_string(&certificate_path).map_err(io("read", &certificate_path))?;
+        Self::load(directory)
+    }
+
+    /// Reads the authority in `directory`, and makes nothing.
+    ///
+    /// # Errors
+    /// Its files cannot be read, others can read the key, or they are none.
+    pub fn load(directory: &Path) -> Result<Self, AuthorityError> {
+        let (key_path, certificate_path) = (directory.join("authority.key"), directory.join("authority.crt"));
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| AuthorityError::Io { action: "read", path, error }
+        };
+        let mode = fs::symlink_metadata(&key_path).map_err(io(&key_path))?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(AuthorityError::Exposed { path: key_path, directory: directory.into(), mode });
+        }
+        let key = fs::read_to_string(&key_path).map_err(io(&key_path))?;
+        let pem = fs::read_to_string(&certificate_path).map_err(io(&certificate_path))?;
         let key = KeyPair::from_pem(&key).map_err(invalid("authority.key"))?;
         let certificate = rustls::pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).map_err(
             |error: rustls::pki_types::pem::Error| AuthorityError::Invalid {

@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::outputs::{self, Output};
+use crate::sign_in::SignIn;
+use crate::storage::{Database, Segments};
+
 /// Where the configuration is looked for unless `--config` names another file.
 pub const DEFAULT_PATH: &str = "/etc/interlock/collector.yaml";
 
@@ -21,12 +25,24 @@ pub struct Config {
     pub agents: Agents,
     /// Where browsers and API clients connect to.
     pub web: Web,
+    /// How people sign in.
+    pub sign_in: SignIn,
     /// For how long recordings are kept. The first rule that fits a host counts; what no rule fits is kept for
     /// ever. Legal holds come before all of them.
     pub retention: Vec<Retention>,
     /// A directory into which each new checkpoint of the ledger is written, on a disk or share that others
     /// watch over: with a copy of it nobody can take back what the ledger holds unseen.
     pub checkpoints: Option<PathBuf>,
+    /// PostgreSQL in the place of a database file, so that several collectors work together. Goes with `segments`.
+    pub store: Option<Database>,
+    /// Storage that speaks S3 in the place of a directory of segments. Goes with `store`.
+    pub segments: Option<Segments>,
+    /// A directory with the keys that all collectors of one ledger have: `ledger.key`, `authority.key` and
+    /// `authority.crt`. By default they are made in the state directory; with `store` they are never made, and
+    /// `interlock-collector keys create` makes them once.
+    pub keys: Option<PathBuf>,
+    /// Other systems that are told what the collector takes in.
+    pub outputs: Vec<Output>,
 }
 
 /// A rule of retention.
@@ -82,8 +98,13 @@ impl Default for Config {
             state: "/var/lib/interlock-collector".into(),
             agents: Agents::default(),
             web: Web::default(),
+            sign_in: SignIn::default(),
             retention: Vec::new(),
             checkpoints: None,
+            store: None,
+            segments: None,
+            keys: None,
+            outputs: Vec::new(),
         }
     }
 }
@@ -134,6 +155,20 @@ impl Config {
         {
             return Err("name: a name has no blanks and no `+`, and at most 253 characters".into());
         }
+        match (&self.store, &self.segments) {
+            (Some(store), Some(segments)) => {
+                store.check()?;
+                segments.check()?;
+            }
+            (None, None) => {}
+            _ => {
+                return Err(
+                    "store and segments go together: what several collectors share is the database and \
+                            where the segments are"
+                        .into(),
+                );
+            }
+        }
         for rule in &self.retention {
             if rule.keep_days == 0 {
                 return Err(format!(
@@ -142,6 +177,8 @@ impl Config {
                 ));
             }
         }
+        outputs::config::check(&self.outputs)?;
+        self.sign_in.check(self.web.url.as_deref())?;
         if !self.web.listen.ip().is_loopback() && self.web.tls.is_none() {
             return Err(format!(
                 "web.listen: {} can be reached by others, so passwords would cross the network in the clear. Set \

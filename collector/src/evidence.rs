@@ -1,8 +1,7 @@
 //! Evidence bundles: chosen sessions with all that proves them, for an auditor who trusts nobody here.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 
 use interlock_recording::SessionId;
@@ -13,6 +12,7 @@ use interlock_recording::ledger::proto::entry::Body;
 use interlock_recording::merkle::Plan;
 use interlock_recording::note::Checkpoint;
 
+use crate::archive::{ArchiveError, SegmentFile};
 use crate::intake::Intake;
 use crate::store::{LedgerStoreError, StoreError, StoredEntry, now_ns};
 
@@ -52,9 +52,9 @@ pub enum EvidenceError {
     /// The bundle cannot be written.
     #[error("the bundle cannot be written: {0}")]
     Write(#[from] WriteError),
-    /// A segment's file cannot be opened.
+    /// A segment cannot be read.
     #[error("a segment cannot be read: {0}")]
-    Io(#[from] io::Error),
+    Archive(#[from] ArchiveError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -87,7 +87,7 @@ pub async fn write<W: Write + Send + 'static>(
     let store = &intake.store;
     let mut chosen = Vec::new();
     // By host and number, so that each comes once and in order.
-    let mut wanted: BTreeMap<(String, u64), u64> = BTreeMap::new();
+    let mut wanted: BTreeMap<(String, u64), (u64, SegmentFile)> = BTreeMap::new();
     for session in sessions {
         let missing = || EvidenceError::NoSession(session.clone());
         let id: SessionId = session.parse().map_err(|_| missing())?;
@@ -118,7 +118,8 @@ pub async fn write<W: Write + Send + 'static>(
                 break;
             }
             due += 1;
-            wanted.insert((place.host.clone(), segment.number), segment.entry);
+            let file = SegmentFile::new(&place.host, segment.number, segment.bytes, &segment.file_sha256)?;
+            wanted.insert((place.host.clone(), segment.number), (segment.entry, file));
         }
         if due <= last {
             return Err(EvidenceError::Unsealed {
@@ -149,7 +150,7 @@ pub async fn write<W: Write + Send + 'static>(
     .size;
     let mut hosts: Vec<&str> = wanted.keys().map(|(host, _)| host.as_str()).collect();
     hosts.dedup();
-    let mut numbers: Vec<u64> = wanted.values().copied().chain([0, made]).collect();
+    let mut numbers: Vec<u64> = wanted.values().map(|(entry, _)| *entry).chain([0, made]).collect();
     for host in hosts {
         // Enrolments, revocations, findings and tombstones of the host belong to its story.
         numbers.extend(store.host_entries(host).await?);
@@ -174,13 +175,14 @@ pub async fn write<W: Write + Send + 'static>(
         sessions: chosen,
     };
     let (signer, archive) = (Arc::clone(&intake.signer), Arc::clone(&intake.archive));
+    let runtime = tokio::runtime::Handle::current();
     let written = tokio::task::spawn_blocking(move || -> Result<(W, Written), EvidenceError> {
         let mut writer = Writer::new(output, request, &signer, checkpoint.as_bytes())?;
         for (entry, proof) in &entries {
             writer.entry(entry.number, &entry.bytes, proof)?;
         }
-        for (host, number) in wanted.keys() {
-            writer.segment(File::open(archive.path(host, *number))?)?;
+        for (_, file) in wanted.values() {
+            writer.segment(runtime.block_on(archive.fetch(file))?)?;
         }
         Ok(writer.finish()?)
     });

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use interlock_recording::PublicKey;
 use interlock_recording::ledger::proto::Tombstone;
 use interlock_recording::ledger::proto::entry::Body;
+use interlock_recording::{PublicKey, hex};
 
 use crate::archive::ArchiveError;
 use crate::config::Retention;
@@ -75,6 +75,9 @@ async fn delete(
     let key =
         PublicKey::from_bytes(&agent.public_key).ok_or(StoreError::Damaged("a host's key that is none"))?;
     let mut write = intake.store.write().await?;
+    // What comes of this host waits, and so does whoever sets a hold.
+    write.agent(&expired.host).await?;
+    write.lock_ledger().await?;
     // A hold may have been set since the list was made.
     if write.is_held(&expired.host, expired.segment.number).await? {
         return Ok(false);
@@ -93,19 +96,32 @@ async fn delete(
     let detail = format!("segment {}, rule {}", expired.segment.number, rule.name);
     write.audit("retention", "segment.delete", &expired.host, &detail, "").await?;
     write.commit().await?;
-    intake.archive.remove(&expired.host, expired.segment.number)?;
+    intake.archive.remove(&expired.host, expired.segment.number, &expired.segment.file_sha256).await?;
     Ok(true)
 }
 
-/// Removes files of segments whose tombstones say that they are deleted.
+/// Removes what is left of segments whose tombstones say that they are deleted, and objects that were put and never
+/// taken because the host's segment of this number became another one. What comes after the last segment
+/// that was taken stays: it may be about to be taken, or the database may have been put back.
 ///
 /// # Errors
-/// The database fails, or a file cannot be removed.
+/// The database fails, or something cannot be removed.
 pub async fn sweep(intake: &Intake) -> Result<(), RetentionError> {
     for agent in intake.store.agents().await? {
-        for segment in intake.store.segments(&agent.host, 0, u64::MAX).await? {
-            if segment.deleted {
-                intake.archive.remove(&agent.host, segment.number)?;
+        let Some(objects) = intake.archive.objects() else {
+            for segment in intake.store.segments(&agent.host, 0, u64::MAX).await? {
+                if segment.deleted {
+                    intake.archive.remove(&agent.host, segment.number, &segment.file_sha256).await?;
+                }
+            }
+            continue;
+        };
+        for object in objects.list(&agent.host).await? {
+            let Some(number) = object.segment else { continue };
+            let kept = intake.store.segments(&agent.host, number, number).await?;
+            let Some(kept) = kept.first() else { continue };
+            if kept.deleted || hex(&kept.file_sha256) != object.sha256 {
+                objects.remove(&object.path).await?;
             }
         }
     }

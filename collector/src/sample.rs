@@ -5,11 +5,11 @@ use interlock_recording::chain::{self, Hash};
 use interlock_recording::proto::event::Body;
 use interlock_recording::proto::{self, Event};
 use interlock_recording::segment::put_frame;
-use interlock_recording::verify::Position;
+use interlock_recording::verify::{Boundary, Position};
 use interlock_recording::{HostKey, SessionId, hex};
 use prost::Message as _;
 
-use crate::store::{Batch, Enrolment, HealthReport, LiveRun, Store, now_ns};
+use crate::store::{Batch, Enrolment, HealthReport, KeptSegment, LiveRun, Store, TakenSegment, now_ns};
 
 /// What a value can be at its worst: markup, a script, escapes, text that turns around, a formula.
 pub const HOSTILE: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onmouseover=\"alert(3)' \
@@ -246,6 +246,43 @@ impl SampleHost {
         let id = SessionId::new(u64::try_from(session.started_ns / 1_000_000)?, random);
         self.record(store, id, session.started_ns, 0, session.bodies()).await?;
         Ok(id)
+    }
+
+    /// Has all that was recorded so far be in a sealed segment that retention has deleted. The file is not made.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn delete(&mut self, store: &Store) -> anyhow::Result<()> {
+        let mut write = store.write().await?;
+        let taken = TakenSegment {
+            number: self.segment,
+            first_index: 0,
+            events: self.index,
+            bytes: 1000,
+            file_sha256: [7; 32],
+            first_ns: 1,
+            last_ns: 2,
+            entry: 0,
+            next: Boundary {
+                segment: self.segment + 1,
+                position: Position { index: self.index, hash: self.hash },
+                header_sha256: None,
+            },
+        };
+        write.add_segment(&self.id, &taken).await?;
+        let segment = KeptSegment {
+            number: self.segment,
+            first_index: 0,
+            events: self.index,
+            bytes: 1000,
+            file_sha256: vec![7; 32],
+            entry: 0,
+            deleted: false,
+        };
+        write.delete_segment(&self.id, &segment).await?;
+        write.commit().await?;
+        self.segment += 1;
+        Ok(())
     }
 
     /// Records events of a session, from its event number `sequence` on.

@@ -3,24 +3,26 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use interlock_recording::ledger::proto::entry::Body;
 use interlock_recording::ledger::proto::{HeadTaken, LedgerStarted};
-use interlock_recording::note::Signer;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::archive::Archive;
-use crate::authority::Authority;
 use crate::config::{Config, Retention};
 use crate::intake::{self, Connected, Intake};
-use crate::keeper::{KEPT, Keeper};
-use crate::store::{LedgerStoreError, Store};
-use crate::{audit, retention, web};
+use crate::keeper::{KEPT, KeepError, Keeper};
+use crate::keys::{self, Keys};
+use crate::objects::Objects;
+use crate::sign_in::Providers;
+use crate::store::{LedgerStoreError, Store, StoreError, now_ns};
+use crate::together::{self, Lead};
+use crate::{audit, outputs, retention, web};
 
 /// How often a checkpoint is signed over what has come to the ledger.
 const CHECKPOINT: Duration = Duration::from_secs(1);
@@ -49,6 +51,14 @@ fn host_name() -> String {
 /// # Errors
 /// There is none, or as for [`open`].
 pub async fn open_existing(config: &Config) -> anyhow::Result<Parts> {
+    if config.store.is_some() {
+        let store = open_store(config, false).await?;
+        anyhow::ensure!(
+            store.ledger_size().await? > 0,
+            "there is no collector in this database yet: `interlock-collector serve` makes one"
+        );
+        return put_together(config, store).await;
+    }
     let database = config.state.join(DATABASE);
     std::fs::metadata(&database).with_context(|| {
         format!(
@@ -60,75 +70,128 @@ pub async fn open_existing(config: &Config) -> anyhow::Result<Parts> {
     open(config).await
 }
 
-/// Opens what is in the state directory, or makes a collector in one where there is nothing of one.
+/// Opens what is in the state directory, or makes a collector in one where there is nothing of one. With
+/// `store` in the configuration the same of a database.
 ///
 /// # Errors
 /// Something in it is missing, or cannot be read or made, or it belongs to a collector of another name.
 pub async fn open(config: &Config) -> anyhow::Result<Parts> {
+    let store = open_store(config, false).await?;
+    put_together(config, store).await
+}
+
+fn missing(config: &Config, what: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{} is of a collector that has been at work, and {what} is missing: restore it from a backup. What is made \
+         anew would not be this collector's",
+        config.state.display()
+    )
+}
+
+fn make_state(config: &Config) -> anyhow::Result<()> {
     let state = &config.state;
-    let missing = |what: &str| {
-        anyhow::anyhow!(
-            "{} is of a collector that has been at work, and {what} is missing: restore it from a backup. What is made \
-             anew would not be this collector's",
-            state.display()
-        )
-    };
-    if state.join(KEPT).exists() && !state.join(DATABASE).exists() {
-        return Err(missing(DATABASE));
-    }
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(state)
-        .with_context(|| format!("cannot make the state directory {}", state.display()))?;
+        .with_context(|| format!("cannot make the state directory {}", state.display()))
+}
+
+/// Opens the database. With `patient` it is waited for a server that is not there.
+pub(crate) async fn open_store(config: &Config, patient: bool) -> anyhow::Result<Store> {
+    if let Some(database) = &config.store {
+        make_state(config)?;
+        let store = Store::open_server(&database.server()?, patient)
+            .await
+            .with_context(|| format!("cannot work with {} (store.database)", database.database))?;
+        let moving = store.fact("migration").await?.is_some_and(|mark| !mark.starts_with("done"));
+        anyhow::ensure!(
+            !moving,
+            "a collector is being moved into {}, and not all of it is there: run `interlock-collector migrate` again, \
+             to its end",
+            database.database
+        );
+        return Ok(store);
+    }
+    let state = &config.state;
+    if state.join(KEPT).exists() && !state.join(DATABASE).exists() {
+        return Err(missing(config, DATABASE));
+    }
+    make_state(config)?;
     let database = state.join(DATABASE);
     // It holds what was recorded: for its owner alone, from the beginning.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let store = Store::open_file(&database)
         .await
         .with_context(|| format!("cannot open the database {}", database.display()))?;
-    if store.ledger_size().await? > 0 {
+    if store.ledger_size().await? > 0 && config.keys.is_none() {
         let keys = ["keys/ledger.key", "authority/authority.key", "authority/authority.crt"];
         if let Some(lost) = keys.into_iter().find(|key| !state.join(key).exists()) {
-            return Err(missing(lost));
+            return Err(missing(config, lost));
         }
     }
-    let name = match (store.fact("name").await?, &config.name) {
-        (Some(known), Some(name)) if known != *name => anyhow::bail!(
+    Ok(store)
+}
+
+/// The collector's name, which never changes.
+async fn name(config: &Config, store: &Store) -> anyhow::Result<String> {
+    if store.fact("name").await?.is_none() {
+        let name = match (&config.name, &config.store) {
+            (Some(name), _) => name.clone(),
+            (None, None) => host_name(),
+            (None, Some(_)) => anyhow::bail!(
+                "`name` is not set: several collectors are one to those who check their proofs, so they need a name \
+                 that is not one host's"
+            ),
+        };
+        let mut write = store.write().await?;
+        // Another collector may be first.
+        write.set_fact_once("name", &name).await?;
+        write.commit().await?;
+    }
+    let known = store.fact("name").await?.unwrap_or_default();
+    match &config.name {
+        Some(name) if known != *name => anyhow::bail!(
             "this collector's name is {known:?}, which stands in every proof that it has given; the configuration \
              calls it {name:?}. Set `name: {known}`"
         ),
-        (Some(known), _) => known,
-        (None, name) => {
-            let name = name.clone().unwrap_or_else(host_name);
-            let mut write = store.write().await?;
-            write.set_fact("name", &name).await?;
-            write.commit().await?;
-            name
+        _ => Ok(known),
+    }
+}
+
+/// Puts a collector together that works on this database.
+///
+/// # Errors
+/// As for [`open`].
+pub(crate) async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
+    let name = name(config, &store).await?;
+    let Keys { signer, policies, authority } = keys::open(config, &store, &name).await?;
+    let archive = match &config.segments {
+        None => Archive::open(&config.state)?,
+        Some(segments) => {
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+            let objects = Objects::new(&segments.s3).context("segments.s3")?;
+            Archive::of_objects(&config.state, objects, segments.cache)?
         }
     };
-    let keys = state.join("keys");
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&keys)
-        .context("cannot make the directory of keys")?;
-    let signer = Signer::load_or_create(&keys, "ledger", &name)?;
-    let authority = Authority::load_or_create(&state.join("authority"), &name)?;
-    let archive = Archive::open(state)?;
     let mut write = store.write().await?;
     write.set_fact_once("ledger", "1").await?;
+    write.lock_ledger().await?;
     if write.ledger_is_empty().await? {
         let started = LedgerStarted { origin: name.clone(), public_key: signer.public().as_bytes().to_vec() };
         write.append(vec![Body::LedgerStarted(started)]).await?;
     }
     write.commit().await?;
+    // Two may have begun it at the same time.
+    keys::fits(&store, &signer, &name).await?;
     let intake = Intake {
         store: Arc::new(store),
         archive: Arc::new(archive),
         authority: Arc::new(authority),
         signer: Arc::new(signer),
+        policy_signer: Arc::new(policies),
         connected: Arc::new(Connected::default()),
+        shared: config.store.is_some(),
         checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
     };
     Ok(Parts { intake: Arc::new(intake), name })
@@ -167,7 +230,7 @@ pub fn agents_url(config: &Config) -> String {
 }
 
 /// The address that people use.
-fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
+pub(crate) fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
     match (&config.web.url, &config.web.tls) {
         (Some(url), _) => url.trim_end_matches('/').to_owned(),
         (None, Some(_)) => format!("https://{listens}"),
@@ -176,12 +239,20 @@ fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
 }
 
 /// How pages are served: behind a proxy with TLS as `web.url` says.
-fn web_config(config: &Config) -> web::Config {
+fn web_config(config: &Config) -> anyhow::Result<web::Config> {
     let url = config.web.url.as_deref().unwrap_or_default();
     let secure = config.web.tls.is_some() || url.starts_with("https://");
     let name = url.split_once("://").map(|(_, rest)| rest.split(['/', ':']).next().unwrap_or_default());
     let names = name.filter(|name| !name.is_empty()).map(str::to_owned).into_iter().collect();
-    web::Config { secure, names, agents_url: agents_url(config), ..web::Config::default() }
+    let sign_in = &config.sign_in;
+    Ok(web::Config {
+        secure,
+        names,
+        agents_url: agents_url(config),
+        providers: Providers::new(sign_in, url.trim_end_matches('/'))?,
+        idle: Duration::from_secs(u64::from(sign_in.idle_minutes) * 60),
+        absolute: Duration::from_secs(u64::from(sign_in.hours) * 3600),
+    })
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -190,7 +261,13 @@ fn web_config(config: &Config) -> web::Config {
 /// Something cannot be opened or listened on, or a server fails.
 pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let _lock = lock(config)?;
-    let parts = open(config).await?;
+    let parts = {
+        let store = tokio::select! {
+            store = open_store(config, true) => store?,
+            () = asked_to_end() => return Ok(()),
+        };
+        put_together(config, store).await?
+    };
     parts.intake.archive.clear()?;
     let keeper = Keeper::new(&config.state, config.checkpoints.clone());
     // Before anything is signed: what was signed and kept beside the database must still be so.
@@ -212,26 +289,33 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} for browsers (web.listen)", config.web.listen))?;
     let url = web_url(config, browsers.local_addr()?);
     let web = tokio::spawn({
-        let state = web::State::new(&parts.intake, web_config(config))?;
+        let state = web::State::new(&parts.intake, web_config(config)?)?;
         let (tls, stopped) = (config.web.tls.clone(), waits(stopped.clone()));
         async move { web::serve(state, browsers, tls.as_ref(), stopped).await }
     });
-    let checkpoints = tokio::spawn(sign_checkpoints(Arc::clone(&parts.intake), keeper, stopped.clone()));
-    let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone()));
+    let lead = Arc::new(Lead::new()?);
+    let checkpoints =
+        tokio::spawn(sign_checkpoints(Arc::clone(&parts.intake), keeper, Arc::clone(&lead), stopped.clone()));
+    let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone(), Arc::clone(&lead)));
+    let relay = parts.intake.shared.then(|| tokio::spawn(together::relay(Arc::clone(&parts.intake))));
+    let intake = &parts.intake;
+    let timing = outputs::Timing::default();
+    let outputs =
+        outputs::start(&config.outputs, &parts.name, &intake.store, &intake.connected, &stopped, timing)
+            .await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
-    if let Some(path) = web::setup_link(&parts.intake.store).await? {
+    if config.sign_in.local
+        && let Some(path) = web::setup_link(&parts.intake.store).await?
+    {
         tracing::info!("there is no account yet. Make the first administrator at {url}{path}");
     }
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut agents = agents;
     let mut checkpoints = checkpoints;
     let mut web = web;
     let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = asked_to_end() => Ok(()),
         ended = &mut agents => ended.context("the server for agents")?.map_err(anyhow::Error::from),
         ended = &mut web => ended.context("the server for browsers")?,
         ended = &mut checkpoints => ended.context("the ledger")?,
@@ -239,25 +323,40 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let _ = stop.send(true);
     chores.abort();
+    if let Some(relay) = relay {
+        relay.abort();
+    }
+    lead.release(&parts.intake.store).await;
     // Calls of agents do not end by themselves; what they have not been told is kept comes again.
     let _ = tokio::time::timeout(Duration::from_secs(2), async {
         if !agents.is_finished() {
             let _ = agents.await;
+        }
+        for output in outputs {
+            let _ = output.await;
         }
     })
     .await;
     outcome
 }
 
+/// Ends when the process is asked to end.
+async fn asked_to_end() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
 /// One collector for each state directory.
-fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
-    let state = &config.state;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state)
-        .with_context(|| format!("cannot make the state directory {}", state.display()))?;
-    let path = state.join("lock");
+pub(crate) fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
+    make_state(config)?;
+    let path = config.state.join("lock");
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -271,33 +370,43 @@ fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-/// Signs what comes to the ledger, and hands checkpoints out. A ledger that went back ends the collector: it
-/// must not go on as if nothing had happened.
+/// Signs what comes to the ledger, and hands checkpoints out. Of several collectors the one that leads does; the
+/// others keep what it signed. A ledger that went back ends the collector: it must not go on as if nothing had
+/// happened.
 async fn sign_checkpoints(
     intake: Arc<Intake>,
-    keeper: Keeper,
+    mut keeper: Keeper,
+    lead: Arc<Lead>,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let mut heads = tokio::time::interval(HEADS);
-    let mut kept = None;
+    let mut heads = Instant::now();
+    let mut failing = false;
     loop {
-        let mut write = intake.store.write().await?;
-        match write.sign_checkpoint(&intake.signer).await {
-            Ok(note) => {
-                // Kept first: another one that is kept over as many entries ends it before this one counts.
-                if kept.as_ref() != Some(&note) {
-                    keeper.keep(&note)?;
-                    kept = Some(note);
-                }
-                write.commit().await?;
+        let mut done = async {
+            if lead.renew(&intake.store).await? {
+                keeper.sign(&intake).await
+            } else {
+                keeper.follow(&intake).await
             }
-            Err(error @ LedgerStoreError::RolledBack { .. }) => return Err(error.into()),
-            Err(error) => tracing::error!("no checkpoint was signed: {error}"),
+        }
+        .await;
+        if done.is_ok() && lead.is_held() && Instant::now() >= heads {
+            heads = Instant::now() + HEADS;
+            done = enter_heads(&intake).await.map_err(KeepError::from);
+        }
+        match done {
+            Ok(()) => failing = false,
+            Err(KeepError::Final(why)) => anyhow::bail!(why),
+            // A server may come back.
+            Err(error) if intake.shared && failing => tracing::debug!("no checkpoint was signed: {error}"),
+            Err(error) => {
+                failing = true;
+                tracing::error!("no checkpoint was signed: {error}");
+            }
         }
         tokio::select! {
             () = async { drop(stopped.wait_for(|stop| *stop).await) } => return Ok(()),
             () = tokio::time::sleep(CHECKPOINT) => {}
-            _ = heads.tick() => enter_heads(&intake).await?,
         }
     }
 }
@@ -306,7 +415,7 @@ async fn sign_checkpoints(
 ///
 /// # Errors
 /// The database or the ledger fails.
-pub async fn enter_heads(intake: &Intake) -> anyhow::Result<()> {
+pub async fn enter_heads(intake: &Intake) -> Result<(), LedgerStoreError> {
     let mut write = intake.store.write().await?;
     let entries: Vec<Body> = write
         .heads_went()
@@ -327,24 +436,62 @@ pub async fn enter_heads(intake: &Intake) -> anyhow::Result<()> {
     Ok(write.commit().await?)
 }
 
-/// What is done now and then: retention, and the check of all that is kept.
-async fn chores(intake: Arc<Intake>, rules: Vec<Retention>) {
-    if let Err(error) = retention::sweep(&intake).await {
-        tracing::error!("files of deleted segments are left: {error}");
-    }
-    let (mut hourly, mut daily) = (tokio::time::interval(HOUR), tokio::time::interval(24 * HOUR));
+/// What is done now and then: retention, and the check of all that is kept. Of several collectors the one that
+/// leads does it.
+async fn chores(intake: Arc<Intake>, rules: Vec<Retention>, lead: Arc<Lead>) {
+    let mut swept = false;
+    let (mut retained, mut checked) = (None, None);
     loop {
-        tokio::select! {
-            _ = hourly.tick() => match retention::apply(&intake, &rules).await {
-                Ok(0) => {}
-                Ok(deleted) => tracing::info!("retention deleted {deleted} segments"),
-                Err(error) => tracing::error!("retention: {error}"),
-            },
-            _ = daily.tick() => {
-                if let Err(error) = audit::watch(&intake).await {
-                    tracing::error!("what is kept could not be checked: {error}");
+        if lead.is_held() {
+            if !swept {
+                swept = true;
+                if let Err(error) = retention::sweep(&intake).await {
+                    tracing::error!("what is left of deleted segments cannot be removed: {error}");
                 }
             }
+            if is_due(&intake, "retention", &mut retained, HOUR).await {
+                match retention::apply(&intake, &rules).await {
+                    Ok(0) => {}
+                    Ok(deleted) => tracing::info!("retention deleted {deleted} segments"),
+                    Err(error) => tracing::error!("retention: {error}"),
+                }
+            }
+            if is_due(&intake, "check", &mut checked, 24 * HOUR).await
+                && let Err(error) = audit::watch(&intake).await
+            {
+                tracing::error!("what is kept could not be checked: {error}");
+            }
         }
+        tokio::time::sleep(CHECKPOINT).await;
     }
+}
+
+/// Whether something that is done so often is to be done now: by when this collector last did it, or when any of
+/// several did. If it is, it counts as done.
+async fn is_due(intake: &Intake, what: &str, last: &mut Option<Instant>, every: Duration) -> bool {
+    if last.is_some_and(|last| last.elapsed() < every) {
+        return false;
+    }
+    *last = Some(Instant::now());
+    if !intake.shared {
+        return true;
+    }
+    let fact = format!("last {what}");
+    let due = async {
+        let done: i64 =
+            intake.store.fact(&fact).await?.and_then(|done| done.parse().ok()).unwrap_or_default();
+        let since = now_ns().saturating_sub(done);
+        if i64::try_from(every.as_nanos()).is_ok_and(|every| since < every) {
+            return Ok(false);
+        }
+        let mut write = intake.store.write().await?;
+        write.set_fact(&fact, &now_ns().to_string()).await?;
+        write.commit().await.map(|()| true)
+    };
+    let due: Result<bool, StoreError> = due.await;
+    if !matches!(due, Ok(true)) {
+        // Whoever did it may not do it next time.
+        *last = Instant::now().checked_sub(every.saturating_sub(Duration::from_secs(60)));
+    }
+    due.unwrap_or(false)
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::SessionId;
 use crate::json;
 use crate::proto::event::Body;
-use crate::proto::{Approver, BindParameter, Event};
+use crate::proto::{Approver, BindParameter, Event, TerminalInput, TerminalOutput};
 use crate::query::Summary;
 
 const HEADER: [&str; 35] = [
@@ -158,6 +158,18 @@ pub fn event(
             put("command", &body.command);
             put("detail", &format!("{} bytes", body.bytes));
         }
+        Some(Body::TerminalSize(body)) => {
+            put("command", &body.command);
+            put("detail", &format!("{} columns, {} rows", body.columns, body.rows));
+        }
+        Some(Body::TerminalOutput(TerminalOutput { command, data, .. })) => {
+            put("command", command);
+            put("text", &String::from_utf8_lossy(data));
+        }
+        Some(Body::TerminalInput(TerminalInput { command, data, .. })) => {
+            put("command", command);
+            put("text", &String::from_utf8_lossy(data));
+        }
         Some(Body::Notice(body)) => {
             put("sqlstate", &body.sqlstate);
             put("message", &body.message);
@@ -196,6 +208,15 @@ fn user(by: Option<&Approver>) -> String {
         Some(by) => format!("{} ({})", by.user, by.login_user),
         None => String::new(),
     }
+}
+
+/// Writes something that is no event as one line: its name stands where those of events do.
+///
+/// # Errors
+/// `output` cannot be written.
+pub fn notice(output: &mut impl Write, name: &str, time: &str, detail: &str) -> io::Result<()> {
+    let mut fields = HashMap::from([("event", name), ("time", time), ("detail", detail)]);
+    record(output, HEADER.iter().map(|name| fields.remove(name).map(str::to_owned)).collect())
 }
 
 /// Bind parameters as `$1=a $2=NULL`; one with blanks, quotes or that word in it stands in quotes.

@@ -32,6 +32,9 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::Command(_)) => "command",
         Some(Body::Result(_)) => "result",
         Some(Body::CopyData(_)) => "copy_data",
+        Some(Body::TerminalSize(_)) => "terminal_size",
+        Some(Body::TerminalOutput(_)) => "terminal_output",
+        Some(Body::TerminalInput(_)) => "terminal_input",
         Some(Body::Notice(_)) => "notice",
         Some(Body::CommandsWithdrawn(_)) => "commands_withdrawn",
         Some(Body::SessionEnded(_)) => "session_ended",
@@ -69,7 +72,20 @@ fn body(body: &Body) -> Value {
         }),
         Body::AgentStopped(_) => json!({}),
         Body::Recovered(body) => json!({"segment": body.segment, "cut_bytes": body.cut_bytes}),
-        Body::PolicyLoaded(body) => json!({"hash": body.hash, "files": body.files}),
+        Body::PolicyLoaded(body) => {
+            let mut loaded = json!({"hash": body.hash, "files": body.files});
+            if body.issue > 0 {
+                let sets = body.central.iter().map(|set| {
+                    json!({
+                        "set": set.set, "version": set.version, "content": set.content, "author": set.author,
+                        "mode": if set.observe { "observe" } else { "enforce" },
+                    })
+                });
+                loaded["issue"] = body.issue.into();
+                loaded["central"] = sets.collect();
+            }
+            loaded
+        }
         Body::PolicyRejected(body) => json!({"reason": body.reason}),
         Body::Egress(body) => json!({
             "subject": body.subject.as_ref().map(subject),
@@ -130,6 +146,11 @@ fn body(body: &Body) -> Value {
             "bytes": body.bytes,
             "lines": body.lines.as_ref().map(rows),
         }),
+        Body::TerminalSize(body) => json!({
+            "command": body.command, "columns": body.columns, "rows": body.rows, "term": body.term,
+        }),
+        Body::TerminalOutput(body) => terminal(body.command, &body.data, body.omitted_bytes),
+        Body::TerminalInput(body) => terminal(body.command, &body.data, body.omitted_bytes),
         Body::Notice(body) => json!({
             "severity": body.severity, "sqlstate": body.sqlstate, "message": body.message,
         }),
@@ -188,6 +209,19 @@ fn approver(body: &proto::Approver) -> Value {
         "groups": body.groups,
         "via": body.via,
     })
+}
+
+/// Bytes of a terminal: as text, and where they are no text in hexadecimal digits as well.
+fn terminal(command: u64, data: &[u8], omitted_bytes: u64) -> Value {
+    let mut object = json!({"command": command, "data": String::from_utf8_lossy(data)});
+    let mut put = |key: &str, value: Value| drop(object.as_object_mut().map(|o| o.insert(key.into(), value)));
+    if std::str::from_utf8(data).is_err() {
+        put("hex", hex(data).into());
+    }
+    if omitted_bytes != 0 {
+        put("omitted_bytes", omitted_bytes.into());
+    }
+    object
 }
 
 fn tls(body: &proto::Tls) -> Value {

@@ -85,6 +85,18 @@ impl Domain {
     }
 }
 
+/// Reads the private key `name` in `directory` (PKCS#8 PEM, mode 0600).
+pub(crate) fn load(directory: &Path, name: &str) -> Result<SigningKey, KeyError> {
+    let path = directory.join(name);
+    let io = |error| KeyError::Io { action: "read", path: path.clone(), error };
+    let mode = fs::symlink_metadata(&path).map_err(io)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed { path, mode });
+    }
+    let pem = fs::read_to_string(&path).map_err(io)?;
+    SigningKey::from_pkcs8_pem(&pem).map_err(|_| KeyError::Form { path: path.clone(), kind: "private" })
+}
+
 /// Reads the private key `name` in `directory`, or makes it (PKCS#8 PEM, mode 0600) from the system's
 /// randomness.
 pub(crate) fn load_or_create(directory: &Path, name: &str) -> Result<SigningKey, KeyError> {
@@ -94,16 +106,8 @@ pub(crate) fn load_or_create(directory: &Path, name: &str) -> Result<SigningKey,
         move |error| KeyError::Io { action, path, error }
     };
     let form = || KeyError::Form { path: path.clone(), kind: "private" };
-    match fs::symlink_metadata(&path) {
-        Ok(metadata) => {
-            let mode = metadata.mode() & 0o777;
-            if mode & 0o077 != 0 {
-                return Err(KeyError::Exposed { path, mode });
-            }
-            let pem = fs::read_to_string(&path).map_err(io("read"))?;
-            SigningKey::from_pkcs8_pem(&pem).map_err(|_| form())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    match load(directory, name) {
+        Err(KeyError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
             let mut seed = [0; 32];
             fill_random(&mut seed).map_err(io("make"))?;
             let key = SigningKey::from_bytes(&seed);
@@ -111,7 +115,7 @@ pub(crate) fn load_or_create(directory: &Path, name: &str) -> Result<SigningKey,
             write_new(directory, name, pem.as_bytes(), 0o600).map_err(io("write"))?;
             Ok(key)
         }
-        Err(error) => Err(io("read")(error)),
+        loaded => loaded,
     }
 }
 

@@ -125,6 +125,10 @@ fn what_is_recorded_can_be_found_at_the_collector() {
     let token = collector.query("SELECT uses_left FROM enrolment_tokens").unwrap();
     assert_eq!(token[0][0], 0);
     compare(&mut stage, &collector);
+    let listed = collector.run(&["ledger", "list"]).unwrap().expect_success();
+    for part in ["collector.test, key", "segment 0: events 0 to", "SHA-256"] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
     // Without the agent the command line still knows.
     let told = stage.agent.interlock(&["enroll", "--status"]).unwrap().expect_success();
     assert!(told.contains("no agent runs"), "{told}");

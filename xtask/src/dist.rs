@@ -25,18 +25,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let man = directory.join("man");
     let completions = directory.join("completions");
     fs::create_dir_all(&completions)?;
-    output(Command::new(&interlock).arg("man").arg(&man))?;
-    for (shell, file) in [("bash", "interlock.bash"), ("zsh", "_interlock"), ("fish", "interlock.fish")] {
-        fs::write(completions.join(file), output(Command::new(&interlock).args(["completions", shell]))?)?;
+    let collector = interlock_tests::collector::binary()?;
+    for (program, name) in [(&interlock, "interlock"), (&collector, "interlock-collector")] {
+        output(Command::new(program).arg("man").arg(&man))?;
+        for (shell, file) in
+            [("bash", format!("{name}.bash")), ("zsh", format!("_{name}")), ("fish", format!("{name}.fish"))]
+        {
+            fs::write(completions.join(file), output(Command::new(program).args(["completions", shell]))?)?;
+        }
     }
     // As it is named where packages put it: /usr/share/interlock/policies/schema.json.
     let policies = directory.join("policies");
     fs::create_dir_all(&policies)?;
     fs::write(policies.join("schema.json"), output(Command::new(&interlock).args(["policy", "schema"]))?)?;
-    fs::write(
-        directory.join("agent.schema.json"),
-        output(Command::new(&interlock).args(["config", "schema"]))?,
-    )?;
+    for (program, file) in [(&interlock, "agent.schema.json"), (&collector, "collector.schema.json")] {
+        fs::write(directory.join(file), output(Command::new(program).args(["config", "schema"]))?)?;
+    }
     say(format!("man pages, completions and schemas are in {}", directory.display()));
     Ok(())
 }

@@ -139,6 +139,7 @@ impl Agent {
                 "masks": policies.mask_count(),
                 "rejected": self.policies.last_error(),
                 "not_in_force": self.applied().failure,
+                "central": self.central.status(),
             },
             "flows": {
                 "open": count(&self.counts.open),

@@ -232,7 +232,7 @@ impl FlowPolicy {
                 }
             }
             if covered.is_some_and(|covered| !covered.all()) {
-                found.built_in(DEFAULT_RULE, &policy.default_message, policy.observed());
+                found.built_in(&policy.default_rule, &policy.default_message, policy.observed());
             }
         }
         self.replication(&facts, operation, &mut found);
@@ -300,7 +300,7 @@ impl Covered {
 #[derive(Debug, Clone, Copy)]
 enum By<'a> {
     Rule(&'a Rule),
-    BuiltIn(&'static str, &'a str),
+    BuiltIn(&'a str, &'a str),
 }
 
 impl By<'_> {
@@ -337,7 +337,7 @@ impl<'a> Found<'a> {
         self.add(rule.action, By::Rule(rule), rule.observed);
     }
 
-    fn built_in(&mut self, name: &'static str, message: &'a str, observed: bool) {
+    fn built_in(&mut self, name: &'a str, message: &'a str, observed: bool) {
         self.add(Verdict::Deny, By::BuiltIn(name, message), observed);
     }
 

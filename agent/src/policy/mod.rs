@@ -8,6 +8,7 @@
 //! is of, which table a column) *may* match: rules that refuse apply then, rules that allow do not.
 
 mod approval;
+mod central;
 mod check;
 pub mod cli;
 
@@ -18,6 +19,7 @@ mod facts;
 mod file;
 mod hosts;
 mod load;
+mod origin;
 mod pattern;
 mod problem;
 mod rule;
@@ -40,12 +42,16 @@ use crate::operation::{Operation, Protocol};
 use crate::sql::{Class, Kind, Limit, Script, Statement};
 
 pub use approval::{Quorum, Scope, Terms};
+pub use central::{Accepts, CentralError, CentralStatus};
+pub(crate) use central::{Candidate, Central, Offer, Offered, Refused};
 pub use check::check;
 pub use decide::{DEFAULT_RULE, Decision, EGRESS_RULE, FlowPolicy, Observed, REPLICATION_RULE};
 
 pub use explain::{Asker, Explained, Explanation, explain, split, subject};
 pub use hosts::Hosts;
 pub use load::{PolicySet, parse_str};
+pub use origin::Origin;
+pub(crate) use origin::PolicyFile;
 pub use problem::{PolicyErrors, Position, Problem, Severity};
 
 pub use schema::schema;

@@ -8,6 +8,7 @@ use super::approval::Terms;
 use super::decode::OneOrMany;
 use super::facts::Facts;
 use super::file::{self, Matcher, Mode, SqlMatcher, SubjectMatcher};
+use super::origin::Origin;
 use super::pattern::{ColumnName, Match, Name, Text};
 use super::problem::Position;
 use super::when::When;
@@ -30,8 +31,8 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    pub(crate) fn new(rule: file::Rule, at: Position, policy: Mode) -> Self {
-        let name = rule.name.value.0.into();
+    pub(crate) fn new(rule: file::Rule, at: Position, policy: Mode, origin: &Origin) -> Self {
+        let name = origin.name(&rule.name.value.0).into();
         Self {
             approval: rule.approval.map(|approval| Arc::new(approval.value.terms(&name))),
             name,

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use interlock_recording::order::Order;
 use interlock_recording::wire::Writer;
-use interlock_recording::{SessionId, chain};
+use interlock_recording::{SessionId, chain, hex};
 use serde::Serialize;
 
 use super::event::{
@@ -73,10 +74,29 @@ impl Batch {
         });
     }
 
-    pub(super) fn policy_loaded(&mut self, hash: &str, files: &[PathBuf]) {
+    pub(super) fn policy_loaded(
+        &mut self,
+        hash: &str,
+        files: &[PathBuf],
+        order: Option<&Order>,
+        staged: bool,
+    ) {
         self.event(None, 13, |body| {
             body.string(1, hash);
             files.iter().for_each(|file| body.display(2, file.display()));
+            let Some(order) = order else { return };
+            body.uint(3, order.issue);
+            let staged = [(&order.enforce, staged), (&order.observe, true)];
+            for (ordered, staged) in staged.into_iter().filter_map(|(o, staged)| Some((o.as_ref()?, staged)))
+            {
+                body.message(4, |set| {
+                    set.string(1, &ordered.set);
+                    set.uint(2, ordered.version);
+                    set.string(3, &hex(&ordered.content));
+                    set.string(4, &ordered.author);
+                    set.uint(5, staged.into());
+                });
+            }
         });
     }
 
@@ -203,7 +223,7 @@ impl Batch {
     }
 
     pub(super) fn approval_requested(&mut self, session: SessionId, asked: &ApprovalRequested<'_>) {
-        self.event(Some(session), 29, |body| {
+        self.event(Some(session), 40, |body| {
             let shown = asked.shown;
             body.string(1, asked.request);
             body.string(2, shown.step);
@@ -227,7 +247,7 @@ impl Batch {
     }
 
     pub(super) fn approval_voted(&mut self, session: SessionId, request: &str, vote: &Vote) {
-        self.event(Some(session), 30, |body| {
+        self.event(Some(session), 41, |body| {
             body.string(1, request);
             body.message(2, |field| approver(field, &vote.by));
             body.string(3, &vote.reason);
@@ -236,7 +256,7 @@ impl Batch {
     }
 
     pub(super) fn approval_decided(&mut self, session: SessionId, decided: &ApprovalDecided<'_>) {
-        self.event(Some(session), 31, |body| {
+        self.event(Some(session), 42, |body| {
             body.string(1, decided.request);
             body.string(2, decided.outcome.word());
             match decided.outcome {

@@ -35,6 +35,7 @@ pub use shipped::Kept;
 use crate::approval::Vote;
 use crate::config::Config;
 use encode::Batch;
+use interlock_recording::order::Order;
 use interlock_recording::{HostKey, fill_random};
 use log::{Class, Limits, Log};
 use worker::Workers;
@@ -229,7 +230,22 @@ impl Recorder {
     /// # Errors
     /// As for [`Session::command`].
     pub fn policy_loaded(&self, hash: &str, files: &[PathBuf]) -> Result<(), RecordError> {
-        self.host(|batch| batch.policy_loaded(hash, files))
+        self.policies_loaded(hash, files, None, false)
+    }
+
+    /// The same, with the collector's order that is a part of them; `staged` when all of it is only worked
+    /// out and recorded here.
+    ///
+    /// # Errors
+    /// As for [`Session::command`].
+    pub(crate) fn policies_loaded(
+        &self,
+        hash: &str,
+        files: &[PathBuf],
+        order: Option<&Order>,
+        staged: bool,
+    ) -> Result<(), RecordError> {
+        self.host(|batch| batch.policy_loaded(hash, files, order, staged))
     }
 
     /// Records that policies were rejected: the earlier ones stay.

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use interlock_recording::ledger::open_checkpoint;
+use interlock_recording::hex;
+use interlock_recording::ledger::proto::entry::Body;
+use interlock_recording::ledger::{self, open_checkpoint};
 
 use super::output;
 use crate::config::Config;
@@ -66,7 +68,8 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
                         "time": output::time(entry.at_ns),
                         "kind": entry.kind,
                         "host": entry.host,
-                        "entry": interlock_recording::hex(&entry.bytes),
+                        "detail": detail(&entry.bytes),
+                        "entry": hex(&entry.bytes),
                     });
                     output::print(&format!("{value}\n"));
                 }
@@ -75,14 +78,87 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
                     .iter()
                     .map(|entry| {
                         let host = entry.host.chars().take(12).collect();
-                        vec![entry.number.to_string(), output::time(entry.at_ns), entry.kind.clone(), host]
+                        let time = output::time(entry.at_ns);
+                        vec![entry.number.to_string(), time, entry.kind.clone(), host, detail(&entry.bytes)]
                     })
                     .collect();
-                output::print(&output::table(&["NUMBER", "TIME", "KIND", "HOST"], &rows));
+                output::print(&output::table(&["NUMBER", "TIME", "KIND", "HOST", "DETAIL"], &rows));
             }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an entry says besides its kind and host.
+fn detail(bytes: &[u8]) -> String {
+    let entry = match ledger::decode(bytes) {
+        Ok(entry) => entry,
+        Err(error) => return format!("not readable: {error}"),
+    };
+    match entry.body {
+        None => "of a kind that this version does not know".to_owned(),
+        Some(Body::LedgerStarted(started)) => {
+            format!("{}, key {}", started.origin, hex(&started.public_key))
+        }
+        Some(Body::HostEnrolled(host)) => format!("{}, by {}", host.name, host.who),
+        Some(Body::HostRevoked(host)) => format!("{}, by {}", host.reason, host.who),
+        Some(Body::SegmentTaken(taken)) => format!(
+            "segment {}: events {} to {}, {} bytes, SHA-256 {}",
+            taken.segment,
+            taken.first_index,
+            (taken.first_index + taken.events).saturating_sub(1),
+            taken.file_bytes,
+            hex(&taken.file_sha256)
+        ),
+        Some(Body::HeadTaken(head)) => format!("{} events, hash {}", head.events, hex(&head.hash)),
+        Some(Body::Finding(finding)) => format!("{}: {}", finding.kind, finding.detail),
+        Some(Body::HoldSet(hold)) => {
+            format!("{} on {}, by {}: {}", hold.hold, hold.scope, hold.who, hold.reason)
+        }
+        Some(Body::HoldReleased(hold)) => format!("{}, by {}: {}", hold.hold, hold.who, hold.reason),
+        Some(Body::Tombstone(gone)) if gone.rule.is_empty() => {
+            format!("segment {}, by {}: {}", gone.segment, gone.who, gone.reason)
+        }
+        Some(Body::Tombstone(gone)) => {
+            format!("segment {}, by rule {}: {}", gone.segment, gone.rule, gone.reason)
+        }
+        Some(Body::BundleMade(bundle)) => {
+            let sessions: Vec<_> = bundle.sessions.iter().map(|session| hex(session)).collect();
+            format!("by {}: {}; sessions {}", bundle.who, bundle.reason, sessions.join(" "))
+        }
+        Some(Body::PolicyVersionAdded(added)) => format!(
+            "{}@{}, by {}: {}; SHA-256 {}",
+            added.set,
+            added.version,
+            added.who,
+            added.reason,
+            hex(&added.content_sha256)
+        ),
+        Some(Body::PolicyAssigned(assigned)) => format!(
+            "{} for hosts {:?}: {}, by {}: {}",
+            assigned.change,
+            assigned.selector,
+            policies(&assigned.enforce, &assigned.observe),
+            assigned.who,
+            assigned.reason
+        ),
+        Some(Body::PolicyOrdered(order)) => {
+            format!("order {}: {}", order.issue, policies(&order.enforce, &order.observe))
+        }
+        Some(Body::HostLabelled(labelled)) => {
+            format!("{:?}, by {}: {}", labelled.labels, labelled.who, labelled.reason)
+        }
+    }
+}
+
+/// What a host goes by.
+fn policies(enforce: &str, observe: &str) -> String {
+    match (enforce, observe) {
+        ("", "") => "nothing".to_owned(),
+        (enforce, "") => format!("enforce {enforce}"),
+        ("", observe) => format!("observe {observe}"),
+        (enforce, observe) => format!("enforce {enforce}, observe {observe}"),
+    }
 }
 
 pub(super) async fn verify(config: &Config, arguments: &Verify) -> anyhow::Result<ExitCode> {

@@ -1,16 +1,22 @@
 //! The command line.
 
 mod agents;
+mod config;
 mod evidence;
 mod holds;
+mod keys;
 mod ledger;
+mod migrate;
 mod output;
+mod outputs;
+mod policies;
 mod tokens;
 mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::administer::By;
@@ -63,9 +69,15 @@ enum Command {
     /// Show and check the ledger: the append-only log over all that was taken in.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Keep policies centrally: add versions, have hosts go by them, stage, promote and roll back.
+    #[command(subcommand)]
+    Policies(policies::Command),
     /// Set, list and release legal holds.
     #[command(subcommand)]
     Holds(holds::Command),
+    /// List the outputs to other systems and how they fare, and forget those that are not configured any more.
+    #[command(subcommand)]
+    Outputs(outputs::Command),
     /// List accounts, and let one that is locked out in again.
     #[command(subcommand)]
     Users(users::Command),
@@ -73,12 +85,23 @@ enum Command {
     Evidence(evidence::Evidence),
     /// Check everything that is kept against the ledger. The same as `ledger verify`.
     Verify(ledger::Verify),
-    /// Print the configuration's JSON Schema.
-    Schema,
+    /// Check the configuration file; print its JSON Schema.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Move from the embedded default to PostgreSQL and S3. The collector must be stopped; it stays as it is.
+    Migrate(migrate::Migrate),
+    /// Make the keys that all collectors of one ledger have.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Print shell completions.
     Completions {
         /// For which shell.
         shell: clap_complete::Shell,
+    },
+    /// Write man pages into a directory.
+    Man {
+        /// The directory; it is made if it is missing.
+        directory: PathBuf,
     },
 }
 
@@ -101,24 +124,31 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    match &cli.command {
-        Command::Schema => {
-            output::print(&format!("{:#}\n", schemars::schema_for!(Config).to_value()));
-            return Ok(ExitCode::SUCCESS);
+    let load = || -> anyhow::Result<Config> {
+        let mut config = Config::load(&cli.config)?;
+        if let Some(state) = cli.state {
+            config.state = state;
         }
+        Ok(config)
+    };
+    let command = match cli.command {
+        Command::Config(command) => return config::run(&command, &cli.config, load),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut command(), "interlock-collector", &mut script);
+            clap_complete::generate(shell, &mut command(), "interlock-collector", &mut script);
             output::print(&String::from_utf8_lossy(&script));
             return Ok(ExitCode::SUCCESS);
         }
-        _ => {}
-    }
-    let mut config = Config::load(&cli.config)?;
-    if let Some(state) = cli.state {
-        config.state = state;
-    }
-    match cli.command {
+        Command::Man { directory } => {
+            let written = std::fs::create_dir_all(&directory)
+                .and_then(|()| clap_mangen::generate_to(command(), &directory));
+            written.with_context(|| format!("cannot write into {}", directory.display()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        other => other,
+    };
+    let config = load()?;
+    match command {
         Command::Serve => {
             output::log();
             crate::serve::serve(&config).await?;
@@ -127,11 +157,15 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tokens(command) => tokens::run(&config, command).await,
         Command::Agents(command) => agents::run(&config, command).await,
         Command::Ledger(command) => ledger::run(&config, command).await,
+        Command::Policies(command) => policies::run(&config, command).await,
         Command::Holds(command) => holds::run(&config, command).await,
+        Command::Outputs(command) => outputs::run(&config, command).await,
         Command::Users(command) => users::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
-        Command::Schema | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
+        Command::Migrate(arguments) => migrate::run(&config, &arguments).await,
+        Command::Keys(command) => keys::run(&config, command).await,
+        Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 

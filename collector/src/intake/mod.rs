@@ -3,6 +3,7 @@
 mod connected;
 mod enrol;
 mod listen;
+mod orders;
 mod ship;
 mod take;
 
@@ -34,8 +35,12 @@ pub struct Intake {
     pub authority: Arc<Authority>,
     /// The ledger's key.
     pub signer: Arc<Signer>,
+    /// The key of orders about policies.
+    pub policy_signer: Arc<Signer>,
     /// The agents that are there now.
     pub connected: Arc<Connected>,
+    /// Other collectors work on the same database.
+    pub shared: bool,
     /// Verifying takes a processor: as many at one time as there are.
     pub checks: tokio::sync::Semaphore,
 }

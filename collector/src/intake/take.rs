@@ -150,10 +150,7 @@ impl Intake {
                 };
                 if let TakeError::Incident(incident) = &error {
                     // Evidence: it is kept beside the segments.
-                    let (archive, host) = (std::sync::Arc::clone(&self.archive), host.to_owned());
-                    let kept =
-                        tokio::task::spawn_blocking(move || archive.keep_disputed(incoming, &host, number));
-                    kept.await.map_err(|error| TakeError::Internal(error.to_string()))??;
+                    self.archive.keep_disputed(incoming, host, number).await?;
                     self.report(&agent, incident).await?;
                 }
                 return Err(error);
@@ -161,16 +158,13 @@ impl Intake {
         };
 
         let file = (incoming.sha256(), incoming.bytes());
-        let flushed = tokio::task::spawn_blocking(move || incoming.flush().map(|()| incoming));
-        let incoming = flushed.await.map_err(|error| TakeError::Internal(error.to_string()))??;
+        let prepared = self.archive.prepare(incoming, host, number).await?;
 
         let mut write = self.store.write().await?;
         self.still(&mut write, &agent).await?;
         // Under the lock: no other call can have had a segment of this number taken, so nothing that stands in
         // the ledger is overwritten.
-        let (archive, name) = (std::sync::Arc::clone(&self.archive), host.to_owned());
-        let kept = tokio::task::spawn_blocking(move || archive.keep(incoming, &name, number));
-        kept.await.map_err(|error| TakeError::Internal(error.to_string()))??;
+        self.archive.keep(prepared).await?;
         let entry = write
             .append(vec![Body::SegmentTaken(SegmentTaken {
                 host: fingerprint.to_vec(),

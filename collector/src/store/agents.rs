@@ -5,7 +5,7 @@ use interlock_recording::{PublicKey, chain, hex};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::{Store, StoreError, Write, hash, now_ns, number};
+use super::{Dialect, Store, StoreError, Write, hash, now_ns, number, plain};
 
 /// An agent.
 #[derive(Debug, Clone)]
@@ -132,7 +132,7 @@ impl Write<'_> {
              former_serial = NULL, certificate_expires_ns = $5 WHERE host = $1",
         )
         .bind(&host)
-        .bind(enrolment.version)
+        .bind(plain(enrolment.version).as_ref())
         .bind(enrolment.token_sha256)
         .bind(enrolment.serial)
         .bind(enrolment.expires_ns)
@@ -159,7 +159,7 @@ impl Write<'_> {
         .bind(genesis.clone())
         .bind(Vec::new())
         .bind(genesis)
-        .bind(enrolment.version)
+        .bind(plain(enrolment.version).as_ref())
         .execute(self.on())
         .await?;
         Ok(true)
@@ -211,7 +211,7 @@ impl Write<'_> {
     pub async fn dispute(&mut self, host: &str, reason: &str) -> Result<(), StoreError> {
         sqlx::query("UPDATE agents SET dispute = $2 WHERE host = $1 AND dispute IS NULL")
             .bind(host)
-            .bind(reason)
+            .bind(plain(reason).as_ref())
             .execute(self.on())
             .await?;
         Ok(())
@@ -243,7 +243,7 @@ impl Write<'_> {
         )
         .bind(host)
         .bind(now_ns())
-        .bind(&health.policy_hash)
+        .bind(plain(&health.policy_hash).as_ref())
         .bind(health.clock_ahead_ns)
         .bind(health.spool_bytes)
         .bind(health.spool_limit)
@@ -259,12 +259,10 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn agent(&mut self, host: &str) -> Result<Option<Agent>, StoreError> {
-        // The update takes the row's lock in either database.
-        sqlx::query("UPDATE agents SET host = host WHERE host = $1").bind(host).execute(self.on()).await?;
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM agents WHERE host = $1")))
-            .bind(host)
-            .fetch_optional(self.on())
-            .await?;
+        // SQLite has one writer at a time.
+        let lock = if self.dialect == Dialect::Postgres { " FOR UPDATE" } else { "" };
+        let text = format!("SELECT {COLUMNS} FROM agents WHERE host = $1{lock}");
+        let row = sqlx::query(sqlx::AssertSqlSafe(text)).bind(host).fetch_optional(self.on()).await?;
         row.as_ref().map(Agent::read).transpose()
     }
 }
@@ -288,7 +286,7 @@ impl Store {
     /// The database fails.
     pub async fn hosts_called(&self, name: &str) -> Result<Vec<String>, StoreError> {
         let rows = sqlx::query(
-            "SELECT host FROM agents WHERE name = $1 OR ($2 >= 8 AND substr(host, 1, $2) = $1) LIMIT 100",
+            "SELECT host FROM agents WHERE name = $1 OR ($2 >= 8 AND substr(host, 1, CAST($2 AS INTEGER)) = $1) LIMIT 100",
         )
         .bind(name)
         .bind(name.len() as i64)

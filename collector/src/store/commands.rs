@@ -5,13 +5,10 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::page::{Sql, rfc3339};
-use super::{Dialect, Page, Store, StoreError};
+use super::{Dialect, Page, Store, StoreError, words};
 
 /// Matches of a search that one request looks at.
 const MATCHES: i64 = 5_000;
-
-/// Words of a question that are looked for; those beyond are left out.
-const MOST_WORDS: usize = 32;
 
 /// Commands that one request looks at when no index answers the question by itself.
 const WALK: i64 = 10_000;
@@ -109,54 +106,25 @@ fn read(row: &AnyRow) -> Result<CommandItem, StoreError> {
     })
 }
 
-/// A question to the full-text index in its own words: all of the words must stand in the text, those in
-/// double quotes one after another, and one that ends in `*` is the beginning of a word. `None` when
-/// nothing is left to look for.
-fn question(text: &str) -> Option<String> {
-    let mut question = String::new();
-    let mut words = 0;
-    for (at, part) in text.split('"').enumerate() {
-        let phrases: Vec<&str> = if at % 2 == 1 { vec![part] } else { part.split_whitespace().collect() };
-        for phrase in phrases {
-            let (phrase, beginning) = match phrase.strip_suffix('*') {
-                Some(phrase) => (phrase, true),
-                None => (phrase, false),
-            };
-            // NUL ends a text in SQLite.
-            let phrase = phrase.replace('\0', " ");
-            if !phrase.contains(|character: char| character.is_alphanumeric() || character == '_') {
-                continue;
-            }
-            words += 1;
-            if words > MOST_WORDS {
-                break;
-            }
-            question.push_str(&format!("\"{phrase}\"{} ", if beginning { "*" } else { "" }));
-        }
-    }
-    (!question.is_empty()).then_some(question)
-}
-
 /// A statement for the ids of commands below `before` with these words, the newest first; `None` when
 /// there is nothing to look for.
 pub(super) fn matching(dialect: Dialect, text: &str, before: i64, limit: i64) -> Option<Sql> {
-    let question = question(text)?;
     let mut sql;
     match dialect {
         Dialect::Sqlite => {
             sql = Sql::new("SELECT rowid AS id FROM command_search WHERE command_search MATCH ");
-            sql.text(&question)
+            sql.text(&words::sqlite(text)?)
                 .push(" AND rowid < ")
                 .number(before)
                 .push(" ORDER BY rowid DESC LIMIT ")
                 .number(limit);
         }
         Dialect::Postgres => {
-            sql = Sql::new(
-                "SELECT id FROM commands WHERE to_tsvector('simple', search) @@ websearch_to_tsquery('simple', ",
-            );
-            sql.text(&question.replace('*', ""));
-            sql.push(") AND id < ").number(before).push(" ORDER BY id DESC LIMIT ").number(limit);
+            sql = Sql::new("SELECT id FROM commands");
+            if !words::postgres(text, &mut sql) {
+                return None;
+            }
+            sql.and("id < ").number(before).push(" ORDER BY id DESC LIMIT ").number(limit);
         }
     }
     Some(sql)
@@ -288,22 +256,5 @@ impl Store {
         let rows = sql.all(self.pool()).await?;
         let items: Result<Vec<_>, _> = rows.iter().map(read).collect();
         Ok(Page::cut(items?, limit, |command| command.number.to_string()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn questions_are_words_and_never_operators() {
-        assert_eq!(question("select FROM").as_deref(), Some("\"select\" \"FROM\" "));
-        assert_eq!(
-            question("drop NOT x OR (a:b) ^y").as_deref(),
-            Some("\"drop\" \"NOT\" \"x\" \"OR\" \"(a:b)\" \"^y\" ")
-        );
-        assert_eq!(question("\"delete from\" pub*").as_deref(), Some("\"delete from\" \"pub\"* "));
-        assert_eq!(question("a\"b"), Some("\"a\" \"b\" ".into()));
-        assert_eq!(question(" * - \" \" \0"), None);
     }
 }

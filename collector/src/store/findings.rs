@@ -79,7 +79,7 @@ impl Store {
     /// The database fails.
     pub async fn open_findings(&self) -> Result<i64, StoreError> {
         let row = sqlx::query(
-            "SELECT COUNT(*) FROM (SELECT 1 FROM findings WHERE acknowledged_ns IS NULL LIMIT 1000) AS some",
+            "SELECT COUNT(*) FROM (SELECT 1 FROM findings WHERE acknowledged_ns IS NULL LIMIT 1000) AS found",
         )
         .fetch_one(self.pool())
         .await?;

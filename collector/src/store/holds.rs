@@ -1,6 +1,6 @@
 //! Legal holds: recordings that must not be deleted, whatever retention says.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sqlx::Row as _;
 
 use super::page::{rfc3339, rfc3339_or_null};
@@ -15,11 +15,11 @@ pub struct Hold {
     pub label: String,
     /// The host's id; empty for every host.
     pub host: String,
-    /// It holds what was recorded from then on
-    #[serde(rename = "from", serialize_with = "rfc3339")]
+    /// It holds what was recorded from then on (0: from the beginning)
+    #[serde(rename = "from", serialize_with = "bound")]
     pub from_ns: i64,
-    /// until then.
-    #[serde(rename = "until", serialize_with = "rfc3339")]
+    /// until then (the greatest number: until it is released).
+    #[serde(rename = "until", serialize_with = "bound")]
     pub until_ns: i64,
     /// Who made it.
     pub created_by: String,
@@ -31,6 +31,12 @@ pub struct Hold {
     /// When.
     #[serde(rename = "released", serialize_with = "rfc3339_or_null")]
     pub released_ns: Option<i64>,
+}
+
+/// Writes a time as RFC 3339; null where the hold is open.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn bound<S: Serializer>(ns: &i64, to: S) -> Result<S::Ok, S::Error> {
+    rfc3339_or_null(&Some(*ns).filter(|ns| !matches!(*ns, 0 | i64::MAX)), to)
 }
 
 /// A legal hold to be made.

@@ -11,10 +11,14 @@ use interlock_recording::proto::{Command, CommandResult, Event, FlowStarted, Ses
 use interlock_recording::{SessionId, json};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{StoreError, Write};
+use super::journal::{JournalKind, NewRow};
+use super::{Dialect, StoreError, Write, words};
+
+/// Bytes of a name: PostgreSQL's indexes do not take longer ones.
+pub(super) const MAX_NAME: usize = 1000;
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
-const MAX_TEXT: usize = 16 << 10;
+pub(super) const MAX_TEXT: usize = 16 << 10;
 /// Kinds of statements that are listed of one command.
 const MAX_KINDS: usize = 32;
 /// So far may the time in a session's id be from its first event's: the agent makes both at once.
@@ -33,11 +37,15 @@ pub struct Batch {
     places: HashMap<(SessionId, u64), usize>,
     /// Results of commands that came in earlier batches.
     results: Vec<(SessionId, u64, Outcome)>,
+    /// Commands that ended.
+    ended: Vec<(SessionId, u64)>,
     rules: HashMap<(String, String, bool), (i64, i64)>,
     host_events: Vec<HostEvent>,
     events: u64,
     first_ns: i64,
     last_ns: i64,
+    /// The segment of the last event: those of a batch are of one.
+    segment: i64,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +63,7 @@ struct SessionChange {
     observed: i64,
     masked: i64,
     rows: i64,
+    terminal: i64,
 }
 
 #[derive(Debug)]
@@ -94,7 +103,16 @@ struct HostEvent {
 /// A text for the database: neither longer than the index keeps nor with a zero in it, which PostgreSQL
 /// does not take.
 fn clip(text: &str) -> String {
-    let mut end = text.len().min(MAX_TEXT);
+    clip_to(text, MAX_TEXT)
+}
+
+/// The same of something that an index goes by.
+fn clip_name(text: &str) -> String {
+    clip_to(text, MAX_NAME)
+}
+
+pub(super) fn clip_to(text: &str, most: usize) -> String {
+    let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -130,6 +148,7 @@ impl Batch {
         }
         self.last_ns = at_ns;
         self.events += 1;
+        self.segment = segment;
         let Some(id) = SessionId::from_slice(&event.session) else {
             let detail = clip(&json::event(event).to_string());
             self.host_events.push(HostEvent { event: index, at_ns, kind: json::name(event), detail });
@@ -144,10 +163,15 @@ impl Batch {
         session.last_segment = segment;
         match &event.body {
             Some(Body::FlowStarted(body)) => session.start = Some((at_ns, Box::new(body.clone()))),
-            Some(Body::Login(body)) => session.login = Some((clip(&body.user), clip(&body.database))),
+            Some(Body::Login(body)) => {
+                session.login = Some((clip_name(&body.user), clip_name(&body.database)))
+            }
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),
             Some(Body::Result(body)) => self.result(body, id),
+            Some(Body::TerminalOutput(body)) => {
+                session.terminal = session.terminal.saturating_add(int(body.data.len() as u64));
+            }
             _ => {}
         }
     }
@@ -170,7 +194,8 @@ impl Batch {
         let rule = body.rule.as_deref().unwrap_or_default();
         let would = body.observed.first().map_or("", |observed| observed.rule.as_str());
         let mut count = |rule: &str, verdict: &str, observed: bool| {
-            let counted = self.rules.entry((clip(rule), clip(verdict), observed)).or_insert((0, at_ns));
+            let counted =
+                self.rules.entry((clip_name(rule), clip_name(verdict), observed)).or_insert((0, at_ns));
             counted.0 += 1;
             counted.1 = at_ns;
         };
@@ -209,9 +234,9 @@ impl Batch {
             step: clip(&body.step),
             at_ns,
             kind: clip(&kinds.join(" ")),
-            verdict: clip(&body.verdict),
-            observed: clip(&observed),
-            rule: clip(if rule.is_empty() { would } else { rule }),
+            verdict: clip_name(&body.verdict),
+            observed: clip_name(&observed),
+            rule: clip_name(if rule.is_empty() { would } else { rule }),
             text: clip(&body.text),
             search: search.replace('\0', "\u{fffd}"),
             outcome: Outcome::default(),
@@ -231,6 +256,7 @@ impl Batch {
             rows,
             sqlstate: clip(&body.sqlstate),
         };
+        self.ended.push((id, body.command));
         let place = self.places.get(&(id, body.command)).and_then(|&place| self.commands.get_mut(place));
         match place {
             Some(command) => command.outcome = outcome,
@@ -245,7 +271,7 @@ fn time_of(id: SessionId) -> i64 {
 }
 
 /// `($1, $2), ($3, $4)` …
-fn places(rows: usize, columns: usize) -> String {
+pub(super) fn places(rows: usize, columns: usize) -> String {
     let mut text = String::with_capacity(rows * columns * 6);
     for row in 0..rows {
         text.push_str(if row == 0 { "(" } else { ", (" });
@@ -281,6 +307,12 @@ impl Write<'_> {
                  ON CONFLICT (host, event) DO NOTHING",
                 places(rows.len(), 18)
             );
+            // SQLite takes texts apart itself.
+            let dialect = self.dialect;
+            let search = |row: &CommandRow| match dialect {
+                Dialect::Sqlite => row.search.clone(),
+                Dialect::Postgres => words::words(&row.search),
+            };
             let mut query = sqlx::query(AssertSqlSafe(text));
             for row in rows {
                 query = query
@@ -297,7 +329,7 @@ impl Write<'_> {
                     .bind(row.observed.as_str())
                     .bind(row.rule.as_str())
                     .bind(row.text.as_str())
-                    .bind(row.search.as_str())
+                    .bind(search(row))
                     .bind(row.outcome.status.as_str())
                     .bind(row.outcome.duration_ns)
                     .bind(row.outcome.rows)
@@ -320,6 +352,7 @@ impl Write<'_> {
             .execute(self.on())
             .await?;
         }
+        self.tell(host, batch, &commands, &strangers).await?;
         for ((rule, verdict, observed), (count, last_ns)) in &batch.rules {
             sqlx::query(
                 "INSERT INTO rule_counts (host, rule, verdict, observed, count, last_ns) \
@@ -347,6 +380,61 @@ impl Write<'_> {
                     query.bind(host).bind(row.event).bind(row.at_ns).bind(row.kind).bind(row.detail.as_str());
             }
             query.execute(self.on()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes into the journal what came.
+    async fn tell(
+        &mut self,
+        host: &str,
+        batch: &Batch,
+        commands: &[&CommandRow],
+        strangers: &HashSet<SessionId>,
+    ) -> Result<(), StoreError> {
+        if !self.has_outputs().await? {
+            return Ok(());
+        }
+        let sessions: Vec<(&SessionId, &SessionChange)> = batch
+            .order
+            .iter()
+            .filter(|id| !strangers.contains(*id))
+            .filter_map(|id| Some((id, batch.sessions.get(id)?)))
+            .collect();
+        fn of_session<'r>(host: &'r str, kind: JournalKind, at: (i64, i64), about: &'r str) -> NewRow<'r> {
+            NewRow { kind, host, segment: at.0, first: at.1, last: at.1, about }
+        }
+        for (id, change) in sessions.iter().filter(|(_, change)| change.start.is_some()) {
+            let about = id.to_string();
+            let at = (change.first_segment, change.first_event);
+            self.journal(of_session(host, JournalKind::SessionBegun, at, &about)).await?;
+        }
+        let events = commands.iter().map(|row| row.event);
+        let events = events.chain(batch.host_events.iter().map(|row| row.event));
+        let (first, last) =
+            events.fold((i64::MAX, -1), |(first, last), event| (first.min(event), last.max(event)));
+        if last >= 0 {
+            let row = NewRow {
+                kind: JournalKind::Events,
+                host,
+                segment: batch.segment,
+                first,
+                last: last.saturating_add(1),
+                about: "",
+            };
+            self.journal(row).await?;
+        }
+        let ended: Vec<String> = batch
+            .ended
+            .iter()
+            .filter(|(session, _)| !strangers.contains(session))
+            .map(|(session, number)| format!("{session}/{number}"))
+            .collect();
+        self.journal_results(host, batch.segment, &ended).await?;
+        for (id, change) in sessions.iter().filter(|(_, change)| change.end.is_some()) {
+            let about = id.to_string();
+            let at = (change.last_segment, change.last_event);
+            self.journal(of_session(host, JournalKind::SessionEnded, at, &about)).await?;
         }
         Ok(())
     }
@@ -396,13 +484,13 @@ impl Write<'_> {
             .bind(change.first_segment)
             .bind(change.first_event)
             .bind(i64::from(subject.pid))
-            .bind(clip(&subject.user))
+            .bind(clip_name(&subject.user))
             .bind(clip(&subject.login_user))
-            .bind(clip(exe))
+            .bind(clip_name(exe))
             .bind(clip(&subject.argv.join(" ")))
             .bind(clip(&subject.unit))
-            .bind(clip(&start.destination))
-            .bind(clip(&start.hosts.join(" ")))
+            .bind(clip_name(&start.destination))
+            .bind(clip_name(&start.hosts.join(" ")))
             .bind(clip(&start.protocol))
             .bind(clip(&start.policy_hash))
             .execute(self.on())
@@ -420,7 +508,8 @@ impl Write<'_> {
         sqlx::query(
             "UPDATE sessions SET last_segment = $3, last_event = $4, commands = commands + $5, \
              denied = denied + $6, held = held + $7, observed = observed + $8, \
-             masked_values = masked_values + $9, rows_returned = rows_returned + $10 WHERE id = $1 AND host = $2",
+             masked_values = masked_values + $9, rows_returned = rows_returned + $10, \
+             terminal_bytes = terminal_bytes + $11 WHERE id = $1 AND host = $2",
         )
         .bind(&id)
         .bind(host)
@@ -432,6 +521,7 @@ impl Write<'_> {
         .bind(change.observed)
         .bind(change.masked)
         .bind(change.rows)
+        .bind(change.terminal)
         .execute(self.on())
         .await?;
         if let Some((ended_ns, end)) = &change.end {

@@ -1,28 +1,40 @@
-//! What the collector knows, in one database. Today that is a file of SQLite; the SQL is written so that
-//! PostgreSQL can take its place, which is not built yet: nothing opens one, and nothing has been tried on one.
+//! What the collector knows, in one database: a file of SQLite, or PostgreSQL, which several collectors can
+//! share.
 //!
 //! All SQL stands in this folder, one text for both databases: parameters are `$1`, and the few places
 //! where they differ ask [`Dialect`].
+//!
+//! On PostgreSQL, transactions take locks in this order, so that none waits for another in a circle: agents,
+//! then the ledger, then everything else.
 
 mod agents;
 mod api_tokens;
 mod attempts;
 mod audit;
 mod commands;
+mod copy;
+mod deleted;
 mod findings;
 mod holds;
+mod identities;
 mod index;
+mod journal;
 mod ledger;
 mod page;
+mod policies;
+mod postgres;
 mod recording;
 mod retention;
 mod rules;
 mod schema;
 mod sessions;
+mod shared;
 mod sign_ins;
 mod tokens;
 mod users;
+mod words;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -32,18 +44,29 @@ use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Executor as _, Row as _};
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use agents::{Agent, Enrolment, HealthReport};
-pub use api_tokens::{ApiToken, NewApiToken};
+pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
 pub use audit::{AuditEntry, AuditFilter};
 pub use commands::{CommandFilter, CommandItem};
+pub use copy::Table;
+pub use deleted::DeletedSegments;
 pub use findings::Finding;
 pub use holds::{Hold, NewHold};
+pub use identities::KnownIdentity;
 pub use index::Batch;
+pub(crate) use journal::lease_of;
+pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
+pub use policies::{
+    Assignment, Former, IssuedOrder, Labels, PolicyStanding, PolicyVersion, VersionName, named,
+};
+pub use postgres::Server;
+pub(crate) use postgres::{check_url, is_loopback};
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
 pub use retention::Expired;
 pub use rules::{HostEvent, RuleCount};
 pub use sessions::{SessionFilter, SessionItem};
+pub use shared::Order;
 pub use sign_ins::{NewSignIn, SignIn};
 pub use tokens::{EnrolmentToken, TokenError};
 pub use users::{Credentials, User};
@@ -57,6 +80,9 @@ pub enum StoreError {
     /// A number in it is no number that it can have.
     #[error("the database holds {0}, which cannot be: it was altered, or is another program's")]
     Damaged(&'static str),
+    /// The database is not there, or is not one that recordings can be kept in.
+    #[error("{0}")]
+    Unfit(String),
     /// The database is newer than this program.
     #[error(
         "the database has schema {found}, this version knows {known}: run the newer version of interlock-collector"
@@ -74,7 +100,7 @@ pub enum StoreError {
 pub enum Dialect {
     /// A file of the collector's own.
     Sqlite,
-    /// A server. Not built yet.
+    /// A server, which other collectors may use too.
     Postgres,
 }
 
@@ -91,6 +117,7 @@ pub struct Store {
 
 /// A transaction that writes.
 pub struct Write<'s> {
+    dialect: Dialect,
     transaction: sqlx::Transaction<'static, sqlx::Any>,
     _writer: Option<MutexGuard<'s, ()>>,
 }
@@ -101,6 +128,11 @@ fn number(value: i64) -> Result<u64, StoreError> {
 
 fn hash(bytes: Vec<u8>) -> Result<Hash, StoreError> {
     bytes.try_into().map_err(|_| StoreError::Damaged("a hash that is none"))
+}
+
+/// A text without zeros, which PostgreSQL does not take.
+fn plain(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
 /// Now, in nanoseconds since the Unix epoch.
@@ -123,7 +155,9 @@ impl Store {
 
     async fn connect(url: &str, dialect: Dialect, connections: u32) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
-        let (pool, writers) = (Self::pool_of(url, dialect, connections), Self::pool_of(url, dialect, 2));
+        let writing = if dialect == Dialect::Postgres { connections } else { 2 };
+        let (pool, writers) =
+            (Self::pool_of(url, dialect, connections), Self::pool_of(url, dialect, writing));
         let store = Self { pool: pool.await?, writers: writers.await?, dialect, writer: Mutex::new(()) };
         store.migrate().await?;
         Ok(store)
@@ -135,7 +169,9 @@ impl Store {
             .acquire_timeout(Duration::from_secs(10))
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    if dialect == Dialect::Sqlite {
+                    if dialect == Dialect::Postgres {
+                        postgres::settle(connection).await?;
+                    } else {
                         connection
                             .execute(
                                 "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
@@ -154,26 +190,31 @@ impl Store {
     async fn migrate(&self) -> Result<(), StoreError> {
         let _writer = self.writer.lock().await;
         let mut transaction = self.writers.begin().await?;
+        if self.dialect == Dialect::Postgres {
+            // Collectors that start at the same time do this one after another.
+            transaction.execute(sqlx::raw_sql(postgres::BEFORE_STEPS)).await?;
+        }
         transaction.execute("CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY)").await?;
         let row = sqlx::query("SELECT COUNT(*) FROM schema_steps").fetch_one(&mut *transaction).await?;
         let done = usize::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StoreError::Damaged("a schema"))?;
         let steps =
             schema::STEPS.get(done..).ok_or(StoreError::Newer { found: done, known: schema::STEPS.len() })?;
         for (number, step) in (done..).zip(steps) {
-            let (blob, serial) = match self.dialect {
-                Dialect::Sqlite => ("BLOB", "INTEGER PRIMARY KEY"),
-                Dialect::Postgres => ("BYTEA", "BIGSERIAL PRIMARY KEY"),
+            let text = match self.dialect {
+                Dialect::Sqlite => step.replace("{blob}", "BLOB").replace("{serial}", "INTEGER PRIMARY KEY"),
+                Dialect::Postgres => postgres::step(step),
             };
-            let text = step.replace("{blob}", blob).replace("{serial}", serial);
             transaction.execute(sqlx::raw_sql(AssertSqlSafe(text))).await?;
             sqlx::query("INSERT INTO schema_steps (step) VALUES ($1)")
                 .bind(number as i64)
                 .execute(&mut *transaction)
                 .await?;
         }
-        if self.dialect == Dialect::Sqlite {
-            transaction.execute(sqlx::raw_sql(schema::SQLITE_SEARCH)).await?;
-        }
+        let search = match self.dialect {
+            Dialect::Sqlite => schema::SQLITE_SEARCH,
+            Dialect::Postgres => postgres::SEARCH,
+        };
+        transaction.execute(sqlx::raw_sql(search)).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -186,6 +227,11 @@ impl Store {
     /// Which database it is.
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Other collectors may work with it, too.
+    pub fn is_shared(&self) -> bool {
+        self.dialect == Dialect::Postgres
     }
 
     /// Begins to write. Everything written is there after [`Write::commit`], durably, or nothing of it.
@@ -202,7 +248,7 @@ impl Store {
             // Takes the write lock at once: a transaction that read first could not be promoted.
             sqlx::query("UPDATE facts SET value = value WHERE name = ''").execute(&mut *transaction).await?;
         }
-        Ok(Write { transaction, _writer: writer })
+        Ok(Write { dialect: self.dialect, transaction, _writer: writer })
     }
 }
 
@@ -231,18 +277,19 @@ impl Write<'_> {
         detail: &str,
         address: &str,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6)",
+        let row = sqlx::query(
+            "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6) \
+             RETURNING id",
         )
         .bind(now_ns())
-        .bind(actor)
+        .bind(plain(actor).as_ref())
         .bind(action)
-        .bind(target)
-        .bind(detail)
+        .bind(plain(target).as_ref())
+        .bind(plain(detail).as_ref())
         .bind(address)
-        .execute(self.on())
+        .fetch_one(self.on())
         .await?;
-        Ok(())
+        self.journal_number(JournalKind::Audit, row.try_get(0)?).await
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 use sqlx::any::AnyRow;
 use sqlx::{AnyPool, AssertSqlSafe};
 
-use super::StoreError;
+use super::{StoreError, plain};
 
 /// A part of a list, the newest first.
 #[derive(Debug, Clone, Serialize)]
@@ -71,7 +71,7 @@ impl Sql {
     }
 
     pub(super) fn text(&mut self, value: &str) -> &mut Self {
-        self.values.push(Value::Text(value.to_owned()));
+        self.values.push(Value::Text(plain(value).into_owned()));
         self.placeholder()
     }
 

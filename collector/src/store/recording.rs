@@ -2,9 +2,9 @@
 
 use interlock_recording::chain::Hash;
 use interlock_recording::verify::{Boundary, Position};
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{Store, StoreError, Write, hash, now_ns, number};
+use super::{Dialect, JournalKind, Store, StoreError, Write, hash, now_ns, number, plain};
 
 /// A sealed segment that has been verified and stored.
 #[derive(Debug, Clone)]
@@ -165,7 +165,7 @@ impl Write<'_> {
         )
         .bind(host)
         .bind(kind)
-        .bind(detail)
+        .bind(plain(detail).as_ref())
         .fetch_optional(self.on())
         .await?;
         Ok(row.is_some())
@@ -182,15 +182,17 @@ impl Write<'_> {
         detail: &str,
         entry: Option<u64>,
     ) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO findings (at_ns, host, kind, detail, entry) VALUES ($1, $2, $3, $4, $5)")
-            .bind(now_ns())
-            .bind(host)
-            .bind(kind)
-            .bind(detail)
-            .bind(entry.map(|entry| entry as i64))
-            .execute(self.on())
-            .await?;
-        Ok(())
+        let row = sqlx::query(
+            "INSERT INTO findings (at_ns, host, kind, detail, entry) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+        )
+        .bind(now_ns())
+        .bind(host)
+        .bind(kind)
+        .bind(plain(detail).as_ref())
+        .bind(entry.map(|entry| entry as i64))
+        .fetch_one(self.on())
+        .await?;
+        self.journal_number(JournalKind::Finding, row.try_get(0)?).await
     }
 }
 
@@ -315,14 +317,14 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn session_place(&self, session: &str) -> Result<Option<SessionPlace>, StoreError> {
-        let row =
-            sqlx::query(
-            "SELECT host, first_segment, last_segment, first_event, last_event, ended_ns IS NOT NULL FROM sessions \
+        let row = sqlx::query(
+            "SELECT host, first_segment, last_segment, first_event, last_event, \
+             CASE WHEN ended_ns IS NULL THEN 0 ELSE 1 END FROM sessions \
              WHERE id = $1",
         )
-                .bind(session)
-                .fetch_optional(self.pool())
-                .await?;
+        .bind(session)
+        .fetch_optional(self.pool())
+        .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(SessionPlace {
             host: row.try_get(0)?,
@@ -422,12 +424,13 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn heads_went(&mut self) -> Result<Vec<HeadWent>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT public_key, live_index, live_hash, head FROM agents \
-             WHERE live_index > head_entry_events AND live_index > next_index AND head IS NOT NULL",
-        )
-        .fetch_all(self.on())
-        .await?;
+        // Locked: a HEAD that comes meanwhile would be noted as entered and never be.
+        let lock = if self.dialect == Dialect::Postgres { " FOR UPDATE" } else { "" };
+        let text = format!(
+            "SELECT public_key, live_index, live_hash, head, host FROM agents WHERE live_index > head_entry_events \
+             AND live_index > next_index AND head IS NOT NULL ORDER BY host{lock}"
+        );
+        let rows = sqlx::query(AssertSqlSafe(text)).fetch_all(self.on()).await?;
         let went = rows
             .iter()
             .map(|row| {
@@ -438,9 +441,13 @@ impl Write<'_> {
                 })
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
-        sqlx::query("UPDATE agents SET head_entry_events = live_index WHERE live_index > head_entry_events")
-            .execute(self.on())
-            .await?;
+        for row in &rows {
+            sqlx::query("UPDATE agents SET head_entry_events = $2 WHERE host = $1")
+                .bind(row.try_get::<String, _>(4)?)
+                .bind(row.try_get::<i64, _>(1)?)
+                .execute(self.on())
+                .await?;
+        }
         Ok(went)
     }
 }

@@ -5,7 +5,7 @@
 //! for `{blob}` and `{serial}`, which the two databases call by different names.
 
 /// One step of the schema. A step that has been released is never altered; a new one is added.
-pub(super) const STEPS: &[&str] = &[FIRST];
+pub(super) const STEPS: &[&str] = &[FIRST, SHARED, super::journal::TABLES, super::policies::TABLES, SIGN_IN];
 
 /// Full-text search, which the two databases do in different ways.
 pub(super) const SQLITE_SEARCH: &str = "
@@ -18,6 +18,39 @@ CREATE TRIGGER IF NOT EXISTS command_search_removed AFTER DELETE ON commands BEG
     INSERT INTO command_search(command_search, rowid, text) VALUES ('delete', old.id, old.search);
 END;
 INSERT INTO command_search(command_search, rank) VALUES ('secure-delete', 1);
+";
+
+/// Accounts from identity providers, and tokens that may do a part of what their role may.
+const SIGN_IN: &str = "
+-- The provider that an account comes from; empty for one of the collector's own.
+ALTER TABLE users ADD COLUMN provider TEXT NOT NULL DEFAULT '';
+-- Until when its password counts although passwords are turned off.
+ALTER TABLE users ADD COLUMN recovery_until_ns BIGINT NOT NULL DEFAULT 0;
+-- What a token is for, with blanks between; * for all that its role may.
+ALTER TABLE api_tokens ADD COLUMN scopes TEXT NOT NULL DEFAULT '*';
+
+-- Who is who among those whom providers know.
+CREATE TABLE identities (
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    user_name TEXT NOT NULL UNIQUE,
+    PRIMARY KEY (issuer, subject)
+);
+
+-- What counts once, such as an assertion, until it would not count anyway.
+CREATE TABLE used_once (
+    key TEXT PRIMARY KEY,
+    expires_ns BIGINT NOT NULL
+);
+CREATE INDEX used_once_by_expiry ON used_once (expires_ns);
+
+-- What a provider has proven, until the browser that began comes to fetch it.
+CREATE TABLE proven (
+    handle_sha256 TEXT PRIMARY KEY,
+    proven TEXT NOT NULL,
+    expires_ns BIGINT NOT NULL
+);
+CREATE INDEX proven_by_expiry ON proven (expires_ns);
 ";
 
 const FIRST: &str = "
@@ -325,5 +358,25 @@ CREATE TABLE legal_holds (
     created_ns BIGINT NOT NULL,
     released_by TEXT,
     released_ns BIGINT
+);
+";
+
+/// What collectors that share a database tell one another.
+const SHARED: &str = "
+-- Who does what only one of them is to do, and until when by the database's clock.
+CREATE TABLE leases (
+    name TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    until_ns BIGINT NOT NULL
+);
+
+-- What is to be told an agent by the collector that it is connected to.
+CREATE TABLE orders (
+    id {serial},
+    host TEXT NOT NULL,
+    session {blob} NOT NULL,
+    reason TEXT NOT NULL,
+    created_ns BIGINT NOT NULL,
+    told_ns BIGINT
 );
 ";

@@ -10,8 +10,10 @@ use zeroize::Zeroizing;
 use super::guard::Actor;
 use super::problem::Problem;
 use super::role::Role;
+use super::scope::{Scope, UnknownScope};
 use super::{State, password, secret, sha256, totp};
 use crate::administer::{self, By};
+use crate::policies;
 use crate::store::{NewApiToken, NewHold, now_ns};
 
 /// A day, in nanoseconds.
@@ -67,6 +69,14 @@ fn check_label(label: &str) -> Result<&str, Problem> {
     Ok(label)
 }
 
+fn check_reason(reason: &str) -> Result<&str, Problem> {
+    let reason = reason.trim();
+    if reason.is_empty() || reason.chars().count() > 500 {
+        return Err(Problem::invalid("Say in up to 500 characters why."));
+    }
+    Ok(reason)
+}
+
 fn role(name: &str) -> Result<Role, Problem> {
     name.parse()
         .map_err(|error: super::role::UnknownRole| Problem::invalid(format!("{name:?} is no role: {error}.")))
@@ -84,13 +94,13 @@ pub(super) async fn end_session(state: &State, actor: &Actor, id: &str, reason: 
     // Written down first: what is not written down is not done.
     noted(state, actor, "session.end", id, &reason).await?;
     let told = format!("ended by {}: {reason}", actor.name);
-    if state.connected.end_session(&session.host, *parsed.as_bytes(), &told) {
+    if state.intake.end_session(&session.host, *parsed.as_bytes(), &told).await? {
         return Ok(());
     }
     noted(state, actor, "session.end.failed", id, "the agent is not connected").await?;
     Err(Problem::new(
         StatusCode::CONFLICT,
-        "The host's agent is not connected to this collector, so it could not be told to end the session. \
+        "The host's agent is not connected, so it could not be told to end the session. \
          Try again when it is, or stop the process on the host.",
     ))
 }
@@ -128,12 +138,21 @@ pub(super) async fn set_user(
     state: &State,
     actor: &Actor,
     name: &str,
-    role_name: &str,
+    role_name: Option<&str>,
     active: bool,
 ) -> Result<(), Problem> {
-    let role = role(role_name)?;
     if name == actor.name {
         return Err(Problem::invalid("Your own account is for another administrator to change."));
+    }
+    let known = state.store.user(name).await?.ok_or_else(|| Problem::not_found("account"))?;
+    let provided = Some(known.role.as_str()).filter(|_| !known.provider.is_empty());
+    let role = role(role_name.or(provided).unwrap_or_default())?;
+    if !known.provider.is_empty() && role.name() != known.role {
+        return Err(Problem::invalid(format!(
+            "The role of this account comes from groups at the identity provider {}: change them there, or \
+             `sign_in:` in the configuration. Here it can be disabled.",
+            known.provider
+        )));
     }
     let mut write = state.store.write().await?;
     if !write.set_user(name, role.name(), active).await? {
@@ -177,7 +196,7 @@ pub(super) async fn reset(
     let hash = state.passwords.hash(given).await?;
     let mut write = state.store.write().await?;
     if !write.set_password(name, &hash).await? {
-        return Err(Problem::not_found("account"));
+        return Err(Problem::not_found("account with a password"));
     }
     let codes = write.remove_totp(name).await?;
     write.end_sign_ins(name, "").await?;
@@ -292,6 +311,7 @@ pub(super) async fn add_api_token(
     actor: &Actor,
     label: &str,
     role_name: &str,
+    scopes: &[&str],
     days: i64,
 ) -> Result<Made, Problem> {
     let label = check_label(label)?;
@@ -302,6 +322,19 @@ pub(super) async fn add_api_token(
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     let expires_ns = lifetime(days, 366)?;
+    let mut wanted: Vec<Scope> = Vec::new();
+    for name in scopes {
+        let scope = name
+            .parse()
+            .map_err(|error: UnknownScope| Problem::invalid(format!("{name:?} is no scope: {error}.")))?;
+        if !wanted.contains(&scope) {
+            wanted.push(scope);
+        }
+    }
+    let scopes = match wanted.as_slice() {
+        [] => "*".to_owned(),
+        some => some.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(" "),
+    };
     if state.store.api_tokens(Some(&actor.name)).await?.len() >= 100 {
         return Err(Problem::invalid("You have 100 tokens. Revoke those that are not needed first."));
     }
@@ -315,10 +348,12 @@ pub(super) async fn add_api_token(
             label,
             owner: &actor.name,
             role: role.name(),
+            scopes: &scopes,
             expires_ns,
         })
         .await?;
-    let detail = format!("{label}; role {role}, {days} days");
+    let scopes = if scopes == "*" { "all scopes" } else { &scopes };
+    let detail = format!("{label}; role {role}, {scopes}, {days} days");
     write.audit(&actor.trail(), "token.add", &id, &detail, &actor.address).await?;
     write.commit().await?;
     Ok(Made { id, token })
@@ -341,16 +376,24 @@ pub(super) async fn add_enrolment_token(
     label: &str,
     uses: i64,
     days: i64,
+    labels: &str,
 ) -> Result<Made, Problem> {
     let label = check_label(label)?;
+    let labels = policies::parse_given(labels).map_err(|error| Problem::invalid(format!("{error}.")))?;
     if !(1..=100_000).contains(&uses) {
         return Err(Problem::invalid("A token enrols 1 to 100,000 hosts."));
     }
     lifetime(days, 366)?;
     let valid = Duration::from_secs(days.unsigned_abs() * 24 * 3600);
-    let (token, _) =
-        administer::make_enrolment_token(&state.intake, by(actor, &actor.trail()), label, uses, valid)
-            .await?;
+    let (token, _) = administer::make_enrolment_token(
+        &state.intake,
+        by(actor, &actor.trail()),
+        label,
+        uses,
+        valid,
+        &labels,
+    )
+    .await?;
     let id = sha256(&token.secret).chars().take(12).collect();
     Ok(Made { id, token: token.to_string() })
 }
@@ -375,20 +418,19 @@ pub(super) async fn revoke_agent(
     Ok(administer::revoke_agent(&state.intake, by(actor, &actor.trail()), host, reason).await?)
 }
 
-/// Holds what was recorded on a host (by name or id; on all when empty) between two times.
+/// Holds what was recorded on the hold's host (by name or id; on all when empty) between two times. Why
+/// stands in the ledger.
 pub(super) async fn add_hold(
     state: &State,
     actor: &Actor,
-    label: &str,
-    host: &str,
-    from_ns: i64,
-    until_ns: i64,
+    hold: NewHold<'_>,
+    reason: &str,
 ) -> Result<(), Problem> {
-    let label = check_label(label)?;
-    if from_ns >= until_ns {
+    let (label, reason) = (check_label(hold.label)?, check_reason(reason)?);
+    if hold.from_ns >= hold.until_ns {
         return Err(Problem::invalid("A hold begins before it ends."));
     }
-    let host = match host {
+    let host = match hold.host {
         "" => String::new(),
         name => match state.store.hosts_called(name).await?.as_slice() {
             [host] => host.clone(),
@@ -400,12 +442,20 @@ pub(super) async fn add_hold(
             }
         },
     };
-    let hold = NewHold { label, host: &host, from_ns, until_ns, by: &actor.name };
-    administer::set_hold(&state.intake, by(actor, &actor.trail()), &hold, label).await?;
+    let hold = NewHold { label, host: &host, ..hold };
+    administer::set_hold(&state.intake, by(actor, &actor.trail()), &hold, reason).await?;
     Ok(())
 }
 
-pub(super) async fn release_hold(state: &State, actor: &Actor, id: i64) -> Result<(), Problem> {
-    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, "on the page of holds").await?;
+/// Ends a hold. Why stands in the ledger.
+pub(super) async fn release_hold(
+    state: &State,
+    actor: &Actor,
+    id: &str,
+    reason: &str,
+) -> Result<(), Problem> {
+    let id = id.parse().map_err(|_| Problem::not_found("hold"))?;
+    let reason = check_reason(reason)?;
+    administer::release_hold(&state.intake, by(actor, &actor.trail()), id, reason).await?;
     Ok(())
 }

@@ -51,7 +51,7 @@ pub(super) async fn document() -> Response {
 
 pub(super) async fn me(actor: Actor) -> Answer {
     let token = match &actor.by {
-        By::Token { label } => Some(label),
+        By::Token { label, .. } => Some(label),
         By::Browser { .. } => None,
     };
     ok(&json!({"name": actor.name, "role": actor.role, "token": token}))
@@ -197,6 +197,10 @@ pub(super) async fn rules(Use(state): Use<State>, params: Params) -> Answer {
     list(&state.store.rule_counts(params.get("host")).await?)
 }
 
+pub(super) async fn outputs(Use(state): Use<State>) -> Answer {
+    list(&state.store.outputs().await?)
+}
+
 pub(super) async fn findings(Use(state): Use<State>, params: Params) -> Answer {
     params.only(&[&["all"], PAGING])?;
     let open = params.get("all").is_none();
@@ -222,22 +226,33 @@ pub(super) async fn holds(Use(state): Use<State>) -> Answer {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewHold {
     label: String,
+    reason: String,
     #[serde(default)]
     host: String,
-    from: String,
-    until: String,
+    from: Option<String>,
+    until: Option<String>,
 }
 
 pub(super) async fn add_hold(Use(state): Use<State>, actor: Actor, Json(new): Json<NewHold>) -> Answer {
-    let times = Params(vec![("from".into(), new.from), ("until".into(), new.until)]);
-    let need = |name| times.time(name)?.ok_or_else(|| Problem::invalid(format!("Fill in {name}.")));
-    actions::add_hold(&state, &actor, &new.label, &new.host, need("from")?, need("until")?).await?;
+    let times = [("from", new.from), ("until", new.until)];
+    let times = Params(times.into_iter().filter_map(|(name, time)| Some((name.into(), time?))).collect());
+    actions::add_hold(&state, &actor, times.hold(&new.label, &new.host, &actor.name)?, &new.reason).await?;
     done()
 }
 
-pub(super) async fn release_hold(Use(state): Use<State>, actor: Actor, Path(id): Path<String>) -> Answer {
-    let id = id.parse().map_err(|_| Problem::not_found("hold"))?;
-    actions::release_hold(&state, &actor, id).await?;
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Why {
+    reason: String,
+}
+
+pub(super) async fn release_hold(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(id): Path<String>,
+    Json(why): Json<Why>,
+) -> Answer {
+    actions::release_hold(&state, &actor, &id, &why.reason).await?;
     done()
 }
 
@@ -271,7 +286,7 @@ pub(super) async fn set_user(
     Path(name): Path<String>,
     Json(changed): Json<ChangedUser>,
 ) -> Answer {
-    actions::set_user(&state, &actor, &name, changed.role.name(), changed.active).await?;
+    actions::set_user(&state, &actor, &name, Some(changed.role.name()), changed.active).await?;
     done()
 }
 
@@ -312,6 +327,9 @@ pub(super) struct NewEnrolmentToken {
     label: String,
     uses: i64,
     days: i64,
+    /// Labels of new hosts, as key=value, joined by commas.
+    #[serde(default)]
+    labels: String,
 }
 
 pub(super) async fn add_enrolment_token(
@@ -319,7 +337,8 @@ pub(super) async fn add_enrolment_token(
     actor: Actor,
     Json(new): Json<NewEnrolmentToken>,
 ) -> Answer {
-    let made = actions::add_enrolment_token(&state, &actor, &new.label, new.uses, new.days).await?;
+    let made =
+        actions::add_enrolment_token(&state, &actor, &new.label, new.uses, new.days, &new.labels).await?;
     answer(StatusCode::CREATED, &made)
 }
 
@@ -342,11 +361,19 @@ pub(super) async fn tokens(Use(state): Use<State>, actor: Actor) -> Answer {
 pub(super) struct NewToken {
     label: String,
     role: Role,
+    /// Nothing is all that the role may.
+    scopes: Option<Vec<String>>,
     days: i64,
 }
 
 pub(super) async fn add_token(Use(state): Use<State>, actor: Actor, Json(new): Json<NewToken>) -> Answer {
-    let made = actions::add_api_token(&state, &actor, &new.label, new.role.name(), new.days).await?;
+    let scopes: Vec<&str> = new.scopes.iter().flatten().map(String::as_str).collect();
+    if new.scopes.is_some() && scopes.is_empty() {
+        return Err(Problem::invalid(
+            "scopes: name one at least, or leave it out for all that the role may.",
+        ));
+    }
+    let made = actions::add_api_token(&state, &actor, &new.label, new.role.name(), &scopes, new.days).await?;
     answer(StatusCode::CREATED, &made)
 }
 

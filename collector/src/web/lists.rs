@@ -237,10 +237,9 @@ pub(super) async fn add_hold(
     Fields(fields): Fields,
 ) -> Result<Response, Problem> {
     let add = async {
-        let from = fields.time("from")?.ok_or_else(|| Problem::invalid("Say from when it holds."))?;
-        let until = fields.time("until")?.ok_or_else(|| Problem::invalid("Say until when it holds."))?;
-        let host = fields.get("host").unwrap_or_default();
-        actions::add_hold(&state, &actor, fields.get("label").unwrap_or_default(), host, from, until).await
+        let get = |name| fields.get(name).unwrap_or_default();
+        let hold = fields.hold(get("label"), get("host"), &actor.name)?;
+        actions::add_hold(&state, &actor, hold, get("reason")).await
     };
     match add.await {
         Ok(()) => Ok(done("/holds", "hold-added")),
@@ -256,10 +255,16 @@ pub(super) async fn release_hold(
     Use(state): Use<State>,
     actor: Actor,
     Path(id): Path<String>,
+    Fields(fields): Fields,
 ) -> Result<Response, Problem> {
-    let id = id.parse().map_err(|_| Problem::not_found("hold"))?;
-    actions::release_hold(&state, &actor, id).await?;
-    Ok(done("/holds", "hold-released"))
+    let reason = fields.get("reason").unwrap_or_default();
+    match actions::release_hold(&state, &actor, &id, reason).await {
+        Ok(()) => Ok(done("/holds", "hold-released")),
+        Err(problem) if problem.is_theirs() => {
+            holds_page(&state, actor.clone(), Some(Notice::bad(&problem))).await
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 #[derive(Template)]

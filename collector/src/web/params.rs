@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
-use crate::store::{CommandFilter, SessionFilter, Store};
+use crate::store::{CommandFilter, NewHold, SessionFilter, Store};
 
 /// Items on a page of a list when nothing is said.
 const ITEMS: usize = 50;
@@ -103,6 +103,17 @@ impl Params {
                 })
             })
             .transpose()
+    }
+
+    /// A legal hold between the times `from` and `until`; without them it is open on that side.
+    pub(super) fn hold<'h>(
+        &self,
+        label: &'h str,
+        host: &'h str,
+        by: &'h str,
+    ) -> Result<NewHold<'h>, Problem> {
+        let (from, until) = (self.time("from")?, self.time("until")?);
+        Ok(NewHold { label, host, from_ns: from.unwrap_or(0), until_ns: until.unwrap_or(i64::MAX), by })
     }
 
     /// The query again, with another value for `name`.

@@ -4,6 +4,7 @@
 mod evidence;
 mod hostile;
 mod intake;
+mod kept;
 #[path = "../../../recording/tests/support/mod.rs"]
 mod made;
 mod retention;

@@ -10,7 +10,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
 use super::{NoteError, NoteSignature};
 use crate::chain::digest;
-use crate::keys::{KeyError, SIGNATURE, load_or_create, write_public};
+use crate::keys::{KeyError, SIGNATURE, load, load_or_create, write_public};
 
 /// A key's name may not be longer than this, in bytes.
 const MAX_NAME: usize = 255;
@@ -166,6 +166,17 @@ impl Signer {
         let public = VerifierKey::new(name, KeyKind::Note, key.verifying_key())
             .map_err(|error| SignerError::Name { name: name.to_owned(), error })?;
         write_public(directory, &format!("{file}.vkey"), &format!("{public}\n"))?;
+        Ok(Self { key, public })
+    }
+
+    /// Reads `FILE.key` in `directory`, and makes nothing. The key signs under `name`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no key, or can be read by others; or `name` is no key's name.
+    pub fn load(directory: &Path, file: &str, name: &str) -> Result<Self, SignerError> {
+        let key = load(directory, &format!("{file}.key"))?;
+        let public = VerifierKey::new(name, KeyKind::Note, key.verifying_key())
+            .map_err(|error| SignerError::Name { name: name.to_owned(), error })?;
         Ok(Self { key, public })
     }
 

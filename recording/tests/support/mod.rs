@@ -23,6 +23,8 @@ pub(crate) struct Log<'d> {
     first_hash: Hash,
     body: Vec<u8>,
     sequence: u64,
+    /// The rest of the session's id, behind its time.
+    pub(crate) session: [u8; 10],
 }
 
 pub(crate) const SESSION: [u8; 10] = [5; 10];
@@ -46,6 +48,7 @@ impl<'d> Log<'d> {
             first_hash: hash,
             body: Vec::new(),
             sequence: 0,
+            session: SESSION,
         };
         log.begin();
         log
@@ -76,7 +79,7 @@ impl<'d> Log<'d> {
 
     pub(crate) fn event(&mut self, session: bool, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
         let mut event = Vec::new();
-        chain::begin(&mut event, session.then(|| SessionId::new(1_700_000_000_000, SESSION)));
+        chain::begin(&mut event, session.then(|| SessionId::new(1_700_000_000_000, self.session)));
         Writer::new(&mut event).message(field, fill);
         let time = 1_700_000_000_000_000_000 + self.index * 1000;
         let (index, sequence) = (self.index, self.sequence);

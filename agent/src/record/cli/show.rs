@@ -6,6 +6,7 @@ use std::time::Duration;
 use interlock_recording::json::{self, texts};
 use interlock_recording::proto::event::Body;
 use interlock_recording::proto::{self, Event, Rows, Subject};
+use interlock_recording::terminal::plain;
 use interlock_recording::text::printable;
 
 use super::table::columns;
@@ -141,6 +142,11 @@ impl Timeline {
                 writeln!(output, "{at}  [{}] copied {} bytes {direction}", body.command, body.bytes)?;
                 body.lines.as_ref().map_or(Ok(()), |lines| self.rows(output, lines))
             }
+            Some(Body::TerminalSize(body)) => {
+                writeln!(output, "{at}  [{}] terminal, {} by {}", body.command, body.columns, body.rows)
+            }
+            Some(Body::TerminalOutput(body)) => self.terminal(output, &at, '<', &body.data),
+            Some(Body::TerminalInput(body)) => self.terminal(output, &at, '>', &body.data),
             Some(Body::Notice(body)) => {
                 let (severity, message) = (printable(&body.severity), printable(&body.message));
                 writeln!(output, "{at}  {severity} {} {message}", printable(&body.sqlstate))
@@ -165,6 +171,16 @@ impl Timeline {
             }
             _ => writeln!(output, "{at}  {}", json::name(event)),
         }
+    }
+
+    /// What stood on a terminal, without what only draws. `interlock sessions export --format asciicast` has it
+    /// as it looked.
+    fn terminal(&self, output: &mut impl Write, at: &str, way: char, data: &[u8]) -> io::Result<()> {
+        let text = plain(&String::from_utf8_lossy(data));
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            writeln!(output, "{at}  {way} {}", printable(line))?;
+        }
+        Ok(())
     }
 
     pub(super) fn unfinished(&self, output: &mut impl Write) -> io::Result<()> {
