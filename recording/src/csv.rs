@@ -201,15 +201,6 @@ pub fn event(
     record(output, HEADER.iter().map(|name| fields.remove(name)).collect())
 }
 
-/// Writes something that is no event as one line: its name stands where those of events do.
-///
-/// # Errors
-/// `output` cannot be written.
-pub fn notice(output: &mut impl Write, name: &str, time: &str, detail: &str) -> io::Result<()> {
-    let mut fields = HashMap::from([("event", name), ("time", time), ("detail", detail)]);
-    record(output, HEADER.iter().map(|name| fields.remove(name).map(str::to_owned)).collect())
-}
-
 /// An approver's user, with the login user where that is somebody else.
 fn user(by: Option<&Approver>) -> String {
     match by {
@@ -217,6 +208,15 @@ fn user(by: Option<&Approver>) -> String {
         Some(by) => format!("{} ({})", by.user, by.login_user),
         None => String::new(),
     }
+}
+
+/// Writes something that is no event as one line: its name stands where those of events do.
+///
+/// # Errors
+/// `output` cannot be written.
+pub fn notice(output: &mut impl Write, name: &str, time: &str, detail: &str) -> io::Result<()> {
+    let mut fields = HashMap::from([("event", name), ("time", time), ("detail", detail)]);
+    record(output, HEADER.iter().map(|name| fields.remove(name).map(str::to_owned)).collect())
 }
 
 /// Bind parameters as `$1=a $2=NULL`; one with blanks, quotes or that word in it stands in quotes.

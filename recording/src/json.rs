@@ -199,6 +199,18 @@ fn body(body: &Body) -> Value {
     }
 }
 
+fn approver(body: &proto::Approver) -> Value {
+    json!({
+        "user": body.user,
+        "uid": body.uid,
+        "login_uid": body.login_uid,
+        "login_user": body.login_user,
+        "login_session": body.login_session,
+        "groups": body.groups,
+        "via": body.via,
+    })
+}
+
 /// Bytes of a terminal: as text, and where they are no text in hexadecimal digits as well.
 fn terminal(command: u64, data: &[u8], omitted_bytes: u64) -> Value {
     let mut object = json!({"command": command, "data": String::from_utf8_lossy(data)});
@@ -210,18 +222,6 @@ fn terminal(command: u64, data: &[u8], omitted_bytes: u64) -> Value {
         put("omitted_bytes", omitted_bytes.into());
     }
     object
-}
-
-fn approver(body: &proto::Approver) -> Value {
-    json!({
-        "user": body.user,
-        "uid": body.uid,
-        "login_uid": body.login_uid,
-        "login_user": body.login_user,
-        "login_session": body.login_session,
-        "groups": body.groups,
-        "via": body.via,
-    })
 }
 
 fn tls(body: &proto::Tls) -> Value {

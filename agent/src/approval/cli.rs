@@ -244,6 +244,7 @@ fn whole(one: &Value) -> String {
     field("reasons", &list(one, "reasons"));
     let rules = one["terms"]["quorums"].as_array().into_iter().flatten();
     field("rules", &rules.map(|quorum| text(quorum, "rule")).collect::<Vec<_>>().join(", "));
+    field("message", text(one, "message"));
     field("user", &format!("{} (uid {})", text(subject, "user"), number(subject, "uid")));
     field("login", text(subject, "login_user"));
     field("process", &format!("{} {}", number(subject, "pid"), text(subject, "exe")));
@@ -335,7 +336,7 @@ mod tests {
         let one = json!({
             "id": evil, "state": evil, "asked": evil, "needs": evil, "by": [evil], "reasons": [evil],
             "scopes": [evil], "user": evil, "login_user": evil, "exe": evil, "db_user": evil, "server": evil, "database": evil,
-            "hosts": [evil], "session": evil, "transaction": evil, "step": evil, "digest": evil,
+            "hosts": [evil], "session": evil, "transaction": evil, "step": evil, "digest": evil, "message": evil,
             "text": format!("{evil}\nsecond line"), "runs": [evil], "params": [evil, null],
             "terms": {"quorums": [{"rule": evil}]},
             "subject": {"user": evil, "exe": evil, "argv": [evil], "ci": {"job": evil}, "unit": evil,

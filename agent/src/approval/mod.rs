@@ -11,11 +11,12 @@
 pub mod case;
 pub mod cli;
 mod desk;
+mod listed;
 mod peer;
 
 pub use case::{Approver, NotCounted, Outcome, Person, Vote, Withdrawal};
 pub use desk::{
-    Bounds, CancelKey, Covered, Desk, DeskError, Does, Event, Grant, Id, Listed, REASON, Request, Shape,
-    Shown, Ticket,
+    Bounds, CancelKey, Covered, Desk, DeskError, Event, Grant, Id, REASON, Request, Shape, Ticket,
 };
+pub use listed::{Does, Listed, Shown};
 pub use peer::approver;

@@ -223,7 +223,7 @@ impl Batch {
     }
 
     pub(super) fn approval_requested(&mut self, session: SessionId, asked: &ApprovalRequested<'_>) {
-        self.event(Some(session), 29, |body| {
+        self.event(Some(session), 40, |body| {
             let shown = asked.shown;
             body.string(1, asked.request);
             body.string(2, shown.step);
@@ -247,7 +247,7 @@ impl Batch {
     }
 
     pub(super) fn approval_voted(&mut self, session: SessionId, request: &str, vote: &Vote) {
-        self.event(Some(session), 30, |body| {
+        self.event(Some(session), 41, |body| {
             body.string(1, request);
             body.message(2, |field| approver(field, &vote.by));
             body.string(3, &vote.reason);
@@ -256,7 +256,7 @@ impl Batch {
     }
 
     pub(super) fn approval_decided(&mut self, session: SessionId, decided: &ApprovalDecided<'_>) {
-        self.event(Some(session), 31, |body| {
+        self.event(Some(session), 42, |body| {
             body.string(1, decided.request);
             body.string(2, decided.outcome.word());
             match decided.outcome {

@@ -122,27 +122,6 @@ fn detail(bytes: &[u8]) -> String {
         Some(Body::Tombstone(gone)) => {
             format!("segment {}, by rule {}: {}", gone.segment, gone.rule, gone.reason)
         }
-        Some(Body::PolicyVersionAdded(added)) => {
-            let content = hex(&added.content_sha256);
-            format!("{}@{}, content {content}, by {}: {}", added.set, added.version, added.who, added.reason)
-        }
-        Some(Body::PolicyAssigned(assigned)) => format!(
-            "{} for {:?}: enforced {:?}, staged {:?}, by {}: {}",
-            assigned.change,
-            assigned.selector,
-            assigned.enforce,
-            assigned.observe,
-            assigned.who,
-            assigned.reason
-        ),
-        Some(Body::PolicyOrdered(ordered)) => format!(
-            "order {}: enforced {:?}, staged {:?}, SHA-256 {}",
-            ordered.issue,
-            ordered.enforce,
-            ordered.observe,
-            hex(&ordered.order_sha256)
-        ),
-        Some(Body::HostLabelled(host)) => format!("{}, by {}: {}", host.labels, host.who, host.reason),
         Some(Body::BundleMade(bundle)) => {
             let sessions: Vec<_> = bundle.sessions.iter().map(|session| hex(session)).collect();
             format!("by {}: {}; sessions {}", bundle.who, bundle.reason, sessions.join(" "))

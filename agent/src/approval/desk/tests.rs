@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use super::*;
-use crate::policy::Quorum;
+use crate::policy::{Quorum, Scope};
 
 fn bounds() -> Bounds {
     Bounds { held: 5, held_per_user: 3, bytes: 1000, remind: Duration::from_secs(60) }

@@ -4,6 +4,8 @@
 //! reached the server. Once its request is decided it is judged again like any other, so that the newest
 //! policies count, and only then goes on by what was decided.
 
+mod operation;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
@@ -17,30 +19,22 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::cancel::Cancel;
-use super::judge::Asked;
 use super::pipe::Pipe;
 use super::refusal::Refusal;
 use super::statements::Prepared;
 use super::{Core, Phase};
 use crate::approval::{
-    self, CancelKey, Covered, DeskError, Does, Event, Grant, Outcome, Shape, Shown, Ticket, Withdrawal,
+    self, CancelKey, Covered, DeskError, Event, Grant, Outcome, Shape, Shown, Ticket, Withdrawal,
 };
 use crate::policy::{Decision, Scope, Terms, Verdict};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
-use crate::record::{Approval, ApprovalDecided, ApprovalRequested, Step};
-use crate::sql::{Class, Kind, Script, Statement};
+use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
+use crate::sql::{Class, Kind, Statement};
 use crate::tls::Stream;
 
-/// Bytes of a text that approvers are shown; of each text that it runs by name; of each parameter, and of all.
-const TEXT: usize = 16 << 10;
-const RUN: usize = 4 << 10;
-const PARAM: usize = 1 << 10;
-const PARAMS: usize = 16 << 10;
-/// Texts, statements, and entries of a list that they are shown.
-const RUNS: usize = 8;
-const STATEMENTS: usize = 20;
-const LIST: usize = 50;
+use self::operation::OWN;
+pub(super) use self::operation::{Operation, surroundings};
 
 /// A command that waits, or has waited.
 pub(super) struct Held {
@@ -51,6 +45,8 @@ pub(super) struct Held {
     since: Instant,
     /// Who has approved.
     by: Vec<Arc<str>>,
+    /// The rule's own words.
+    message: String,
     /// Notes that the client has not been sent yet.
     notice: Option<Vec<u8>>,
     remind: Pin<Box<Sleep>>,
@@ -82,20 +78,6 @@ pub(super) enum Holding {
     Refuse(Refusal, Option<Approval>),
 }
 
-/// What is held.
-pub(super) struct Operation<'a> {
-    pub(super) step: Step,
-    /// What may run: candidates; none where it is no SQL text.
-    pub(super) statements: &'a [Arc<Prepared>],
-    /// What it does.
-    pub(super) script: &'a Script,
-    /// The text, masked, where there are no candidates.
-    pub(super) text: &'a str,
-    /// Parameters, masked.
-    pub(super) params: &'a [Option<String>],
-    pub(super) asked: &'a Asked<'a>,
-}
-
 impl Decision {
     /// The same for an operation that goes on by an approval.
     pub(super) fn approved(&self) -> Self {
@@ -112,6 +94,7 @@ impl Held {
             shape: request.shape,
             since: Instant::now(),
             by: Vec::new(),
+            message: request.shown.message.clone(),
             notice: None,
             remind: Box::pin(tokio::time::sleep(remind)),
             client: None,
@@ -128,12 +111,15 @@ impl Held {
         let State::Waiting(ticket) = &self.state else { return };
         let id = ticket.id();
         let left = self.terms.within.saturating_sub(self.since.elapsed());
-        let message = format!(
+        let mut message = format!(
             "interlock: this command waits for approval {id} (rule {}): {}, within {}",
             self.rules(),
             self.terms.words(),
             span(left)
         );
+        if !self.message.is_empty() {
+            message.push_str(&format!(". {}", self.message));
+        }
         let mut hint = format!("On this host: interlock approvals approve {id}");
         if self.terms.break_glass {
             hint.push_str(&format!(
@@ -215,7 +201,10 @@ impl Core {
             server: self.server.address,
             hosts: self.server.hosts.clone(),
             session: self.log.session().id(),
-            shown: self.shown(operation),
+            shown: Shown {
+                message: decision.message.as_deref().unwrap_or_default().to_owned(),
+                ..self.shown(operation)
+            },
             digest,
             terms: Arc::clone(terms),
             shape,
@@ -239,7 +228,7 @@ impl Core {
     pub(super) fn begin_holding(&mut self, pipe: &mut Pipe) -> bool {
         let Some(mut request) = self.to_hold.take() else { return false };
         let length = Header::read(pipe.undecided()).ok().flatten().map_or(0, Header::total);
-        request.bytes = length.saturating_add(TEXT + PARAMS + RUN * RUNS);
+        request.bytes = length.saturating_add(OWN);
         let (shown, digest) = (request.shown.clone(), request.digest);
         let (terms, remind) = (Arc::clone(&request.terms), self.desk.remind());
         let mut held = Held::new(&request, State::Failed(unrecorded()), remind);
@@ -416,146 +405,6 @@ impl Core {
         }
         self.surroundings = hash.finalize().into();
     }
-
-    /// The whole operation with all that belongs to it.
-    fn digest(&self, operation: &Operation<'_>) -> [u8; 32] {
-        let mut hash = Parts::new("interlock approval 1");
-        hash.text(step_word(operation.step));
-        self.who_and_where(&mut hash);
-        hash.number(self.subject.pid.into());
-        hash.number(self.subject.start_time_ns);
-        hash.text(&self.log.session().id().to_string());
-        hash.number(self.log.next().0);
-        hash.number(operation.statements.len() as u64);
-        for prepared in operation.statements {
-            hash.text(&prepared.text);
-        }
-        for text in self.runs(operation) {
-            hash.text(&text.text);
-        }
-        hash.bytes(operation.asked.statement);
-        hash.bytes(operation.asked.portal);
-        hash.number(operation.asked.of.map_or(0, |of| of.0));
-        hash.number(operation.asked.params.len() as u64);
-        for param in &operation.asked.params {
-            hash.number(u64::from(param.is_some()));
-            hash.text(param.as_deref().unwrap_or_default());
-        }
-        hash.bytes(operation.asked.message);
-        hash.finish()
-    }
-
-    fn who_and_where(&self, hash: &mut Parts) {
-        let subject = &self.subject;
-        hash.number(subject.uid.into());
-        for id in [subject.login_uid, subject.login_session] {
-            hash.number(id.map_or(u64::MAX, u64::from));
-        }
-        hash.text(&subject.exe.to_string_lossy());
-        hash.text(&subject.exe_sha256);
-        for script in [&subject.script, &subject.script_claimed] {
-            hash.text(&script.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default());
-        }
-        hash.text(&subject.unit);
-        hash.text(&subject.container);
-        hash.text(&self.server.address.to_string());
-        hash.text(&self.database);
-        hash.text(&self.user);
-    }
-
-    /// What commands have in common that an approval of this one's shape covers. `None` where its text
-    /// alone does not say what it does.
-    fn shape(&self, operation: &Operation<'_>) -> Option<Shape> {
-        let [prepared] = operation.statements else { return None };
-        if !matches!(operation.step, Step::Query | Step::Bind | Step::Execute) {
-            return None;
-        }
-        let plain = |statement: &Statement| {
-            statement.executes.is_empty()
-                && statement.cursor.is_none()
-                && !statement.dynamic
-                && !statement.kinds.contains(&Kind::Unparsed)
-                && !statement.kinds.contains(&Kind::Fetch)
-        };
-        if !operation.script.statements.iter().all(plain) {
-            return None;
-        }
-        let mut hash = Parts::new("interlock shape 1");
-        self.who_and_where(&mut hash);
-        hash.text(&self.scripts.template(&prepared.text));
-        hash.bytes(&self.surroundings);
-        Some(Shape(hash.finish()))
-    }
-
-    fn likeness(&self, operation: &Operation<'_>) -> [u8; 32] {
-        let mut hash = Parts::new("interlock likeness 1");
-        hash.text(&self.server.address.to_string());
-        hash.text(&self.database);
-        match operation.statements {
-            [] => hash.text(operation.text),
-            all => all.iter().for_each(|prepared| hash.text(&self.scripts.template(&prepared.text))),
-        }
-        hash.finish()
-    }
-
-    /// What it runs by name.
-    fn runs<'s>(&'s self, operation: &'s Operation<'_>) -> impl Iterator<Item = &'s Arc<Prepared>> {
-        let names = operation.statements.iter().flat_map(|prepared| &prepared.script.statements);
-        let names = names.flat_map(|statement| &statement.executes);
-        names.flat_map(|name| self.names.candidates(name.as_bytes())).take(256)
-    }
-
-    /// An argument of a function call as approvers may see it.
-    pub(super) fn recorded_argument(&self, value: Option<&[u8]>) -> Option<String> {
-        let value = String::from_utf8_lossy(value?);
-        Some(super::masking::recorded_parameter(self.flow.record_masks(), &value))
-    }
-
-    /// What approvers see of it.
-    fn shown(&self, operation: &Operation<'_>) -> Shown {
-        let texts: Vec<&str> = match operation.statements {
-            [] => vec![operation.text],
-            all => all.iter().map(|prepared| &*prepared.recorded).collect(),
-        };
-        let whole = texts.join("\n-- or, as it cannot be told which is prepared under this name:\n");
-        let text = clipped(&whole, TEXT).to_owned();
-        let mut room = PARAMS;
-        let mut params = Vec::new();
-        for param in operation.params {
-            if room == 0 {
-                break;
-            }
-            let shown = param.as_deref().map(|value| {
-                let shown = clipped(value, PARAM.min(room));
-                let omitted = value.len() - shown.len();
-                if omitted == 0 { shown.to_owned() } else { format!("{shown}… ({omitted} more bytes)") }
-            });
-            room = room.saturating_sub(shown.as_ref().map_or(1, |shown| shown.len().max(1)));
-            params.push(shown);
-        }
-        Shown {
-            step: step_word(operation.step),
-            text_omitted_bytes: whole.len() - text.len(),
-            text,
-            runs: self
-                .runs(operation)
-                .take(RUNS)
-                .map(|prepared| clipped(&prepared.recorded, RUN).to_owned())
-                .collect(),
-            params_omitted: operation.params.len() - params.len(),
-            params,
-            statements: operation.script.statements.iter().take(STATEMENTS).map(does).collect(),
-            statements_omitted: operation.script.statements.len().saturating_sub(STATEMENTS),
-            db_user: Arc::clone(&self.user),
-            database: Arc::clone(&self.database),
-            transaction: match self.status {
-                b'T' => "open",
-                b'E' => "failed",
-                _ => "none",
-            },
-            command: self.log.next().0,
-        }
-    }
 }
 
 impl Held {
@@ -654,85 +503,4 @@ fn gone(cx: &mut Context<'_>, client: &Stream, watched: &mut Option<TcpStream>) 
         let _ = watched.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     }
     false
-}
-
-fn step_word(step: Step) -> &'static str {
-    match step {
-        Step::Query => "query",
-        Step::Prepare => "prepare",
-        Step::Bind => "bind",
-        Step::Execute => "execute",
-        Step::FunctionCall => "function_call",
-        Step::Replication => "replication",
-        Step::Cancel => "cancel",
-    }
-}
-
-fn does(statement: &Statement) -> Does {
-    fn words<T: serde::Serialize>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-        let word = |item: T| match serde_json::to_value(item) {
-            Ok(serde_json::Value::String(word)) => Some(word),
-            _ => None,
-        };
-        items.into_iter().filter_map(word).take(LIST).collect()
-    }
-    fn names<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-        items.into_iter().take(LIST).map(|item| clipped(&item.to_string(), 200).to_owned()).collect()
-    }
-    let others = statement.kinds.iter().filter(|kind| **kind != statement.kind);
-    Does {
-        kinds: words(std::iter::once(&statement.kind).chain(others)),
-        classes: words(&statement.classes),
-        reads: names(&statement.reads),
-        writes: names(&statement.writes),
-        functions: names(&statement.functions),
-        r#where: words(statement.where_clause).concat(),
-        limit: words(statement.limit).concat(),
-        dynamic: statement.dynamic,
-        // The reason quotes the text, which may hold what is masked.
-        unparsed: if statement.error.is_some() { "it cannot be read".to_owned() } else { String::new() },
-    }
-}
-
-/// The beginning of a text, at most `most` bytes.
-fn clipped(text: &str, most: usize) -> &str {
-    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
-}
-
-/// A digest over parts that cannot run into one another.
-struct Parts(Sha256);
-
-impl Parts {
-    fn new(purpose: &str) -> Self {
-        let mut parts = Self(Sha256::new());
-        parts.text(purpose);
-        parts
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.0.update((bytes.len() as u64).to_be_bytes());
-        self.0.update(bytes);
-    }
-
-    fn text(&mut self, text: &str) {
-        self.bytes(text.as_bytes());
-    }
-
-    fn number(&mut self, number: u64) {
-        self.0.update(number.to_be_bytes());
-    }
-
-    fn finish(self) -> [u8; 32] {
-        self.0.finalize().into()
-    }
-}
-
-/// The digest of a flow's start-up: what its approvals of shapes begin from.
-pub(super) fn surroundings(parameters: &[(String, String)]) -> [u8; 32] {
-    let mut hash = Parts::new("interlock surroundings 1");
-    for (name, value) in parameters.iter().filter(|(name, _)| name != "application_name") {
-        hash.text(name);
-        hash.text(value);
-    }
-    hash.finish()
 }

@@ -321,7 +321,8 @@ mod held {
         // Once is once.
         pipe.append(&held);
         core.client(&mut pipe).unwrap();
-        assert!(core.waits() && pipe.take_outgoing().is_empty());
+        assert!(core.waits());
+        assert_eq!(pipe.take_outgoing(), message(b'H', b""));
     }
 
     #[tokio::test]
@@ -392,7 +393,33 @@ mod held {
         let mut other = Pipe::default();
         other.append(&message(b'Q', b"delete from held\0"));
         core.client(&mut other).unwrap();
-        assert!(core.waits() && other.take_outgoing().is_empty());
+        assert!(core.waits());
+        assert_eq!(other.take_outgoing(), message(b'H', b""));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_recorded_is_not_asked_for() {
+        let state = tempfile::tempdir().unwrap();
+        let mut config = Config { state: state.path().join("state"), ..Config::default() };
+        config.record.max_bytes = 64 << 10;
+        let bench = Bench { recorder: Recorder::open(&config).unwrap(), _state: state };
+        let mut core = bench.core(false);
+        let mut pipe = Pipe::default();
+        let long = message(b'Q', format!("select '{}'\0", "x".repeat(4000)).as_bytes());
+        let full = (0..100).any(|_| {
+            pipe.append(&long);
+            core.client(&mut pipe).unwrap();
+            pipe.take_outgoing() != long
+        });
+        assert!(full);
+        pipe.append(&message(b'Q', b"select held\0"));
+        core.client(&mut pipe).unwrap();
+        let out = pipe.take_outgoing();
+        assert!(!core.waits() && core.desk.waiting() == 0);
+        assert!(
+            out.windows(17).any(|window| window == b"interlock refused")
+                && !out.windows(4).any(|w| w == b"held")
+        );
     }
 
     #[tokio::test]
