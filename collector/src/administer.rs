@@ -10,7 +10,8 @@ use interlock_recording::ledger::proto::{DisputeSettled, HoldReleased, HoldSet, 
 use interlock_shipping::Token;
 
 use crate::intake::Intake;
-use crate::store::{LedgerStoreError, NewHold, StoreError, now_ns};
+use crate::policies::written;
+use crate::store::{Labels, LedgerStoreError, NewHold, StoreError, now_ns};
 
 /// Who does something, and from where.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +42,7 @@ pub enum AdministerError {
     Ledger(#[from] LedgerStoreError),
 }
 
-/// Makes a token that `uses` hosts can be enrolled with.
+/// Makes a token that `uses` hosts can be enrolled with; those that are new get these labels.
 ///
 /// # Errors
 /// The database fails, or the system gives no random bytes.
@@ -51,6 +52,7 @@ pub async fn make_enrolment_token(
     label: &str,
     uses: i64,
     valid: Duration,
+    labels: &Labels,
 ) -> Result<(Token, i64), AdministerError> {
     let mut secret = [0; 24];
     interlock_recording::fill_random(&mut secret)?;
@@ -58,7 +60,9 @@ pub async fn make_enrolment_token(
     let expires_ns = now_ns().saturating_add(i64::try_from(valid.as_nanos()).unwrap_or(i64::MAX));
     let mut write = intake.store.write().await?;
     write.add_enrolment_token(&token.secret, label, by.who, expires_ns, uses).await?;
-    let detail = format!("{label}; {uses} hosts, until {}", json::time(expires_ns.unsigned_abs()));
+    write.set_token_labels(&token.secret, labels).await?;
+    let given = if labels.is_empty() { String::new() } else { format!(", labels {}", written(labels)) };
+    let detail = format!("{label}; {uses} hosts, until {}{given}", json::time(expires_ns.unsigned_abs()));
     write.audit(by.who, "enrolment_token.create", label, &detail, by.address).await?;
     write.commit().await?;
     Ok((token, expires_ns))

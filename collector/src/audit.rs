@@ -365,7 +365,7 @@ fn boundary(taken: &SegmentTaken) -> Option<Boundary> {
 }
 
 /// A file's size in bytes and SHA-256.
-fn hash(file: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
+pub(crate) fn hash(file: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 128 << 10]);
     loop {
         match file.read(&mut buffer) {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::outputs::{self, Output};
+use crate::sign_in::SignIn;
 use crate::storage::{Database, Segments};
 
 /// Where the configuration is looked for unless `--config` names another file.
@@ -23,6 +25,8 @@ pub struct Config {
     pub agents: Agents,
     /// Where browsers and API clients connect to.
     pub web: Web,
+    /// How people sign in.
+    pub sign_in: SignIn,
     /// For how long recordings are kept. The first rule that fits a host counts; what no rule fits is kept for
     /// ever. Legal holds come before all of them.
     pub retention: Vec<Retention>,
@@ -37,6 +41,8 @@ pub struct Config {
     /// `authority.crt`. By default they are made in the state directory; with `store` they are never made, and
     /// `interlock-collector keys create` makes them once.
     pub keys: Option<PathBuf>,
+    /// Other systems that are told what the collector takes in.
+    pub outputs: Vec<Output>,
 }
 
 /// A rule of retention.
@@ -97,11 +103,13 @@ impl Default for Config {
             state: "/var/lib/interlock-collector".into(),
             agents: Agents::default(),
             web: Web::default(),
+            sign_in: SignIn::default(),
             retention: Vec::new(),
             checkpoints: None,
             store: None,
             segments: None,
             keys: None,
+            outputs: Vec::new(),
         }
     }
 }
@@ -179,6 +187,8 @@ impl Config {
                 ));
             }
         }
+        outputs::config::check(&self.outputs)?;
+        self.sign_in.check(self.web.url.as_deref())?;
         if !self.web.listen.ip().is_loopback() && self.web.tls.is_none() {
             return Err(format!(
                 "web.listen: {} can be reached by others, so passwords would cross the network in the clear. Set \

@@ -1,4 +1,4 @@
-//! The keys of a ledger and of its authority. All collectors of one ledger have the same ones.
+//! The keys of a ledger, of its authority and of orders about policies. All collectors of one ledger have the same ones.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -13,17 +13,25 @@ use interlock_recording::note::Signer;
 
 use crate::authority::Authority;
 use crate::config::Config;
+use crate::intake::Intake;
 use crate::store::Store;
 
 /// The fact that names the authority by the SHA-256 of its certificate.
 const AUTHORITY: &str = "authority";
 
-/// The files that are the keys.
-const FILES: [&str; 3] = ["ledger.key", "authority.key", "authority.crt"];
+/// The fact that names the key of orders about policies.
+const POLICIES: &str = "policies key";
 
-/// The two keys.
+/// The files that are the keys.
+const FILES: [&str; 4] = ["ledger.key", "policies.key", "authority.key", "authority.crt"];
+
+/// The keys.
 pub(crate) struct Keys {
+    /// Of the ledger's checkpoints.
     pub(crate) signer: Signer,
+    /// Of orders about policies.
+    pub(crate) policies: Signer,
+    /// Of certificates.
     pub(crate) authority: Authority,
 }
 
@@ -46,6 +54,7 @@ pub fn create(directory: &Path, name: &str) -> anyhow::Result<String> {
     }
     make(directory)?;
     let signer = Signer::load_or_create(directory, "ledger", name)?;
+    Signer::load_or_create(directory, "policies", &of_policies(name))?;
     Authority::load_or_create(directory, name)?;
     Ok(signer.public().to_string())
 }
@@ -60,7 +69,16 @@ fn load(directory: &Path, name: &str) -> anyhow::Result<Keys> {
             directory.join(lost).display()
         );
     }
-    Ok(Keys { signer: Signer::load(directory, "ledger", name)?, authority: Authority::load(directory)? })
+    Ok(Keys {
+        signer: Signer::load(directory, "ledger", name)?,
+        policies: Signer::load(directory, "policies", &of_policies(name))?,
+        authority: Authority::load(directory)?,
+    })
+}
+
+/// The name of the key of orders about policies.
+fn of_policies(name: &str) -> String {
+    format!("{name}/policies")
 }
 
 /// The keys that the configuration names, or those in the state directory, which are made there when the
@@ -81,16 +99,28 @@ pub(crate) async fn open(config: &Config, store: &Store, name: &str) -> anyhow::
             make(&directory)?;
             Keys {
                 signer: Signer::load_or_create(&directory, "ledger", name)?,
+                policies: Signer::load_or_create(&directory, "policies", &of_policies(name))?,
                 authority: Authority::load_or_create(&config.state.join("authority"), name)?,
             }
         }
     };
     fits(store, &keys.signer, name).await?;
+    if config.store.is_none() {
+        told_of(store, &keys.policies).await?;
+    }
     if config.store.is_some() {
         let mut write = store.write().await?;
         let own = hex(&keys.authority.fingerprint());
         write.set_fact_once(AUTHORITY, &own).await?;
+        let orders = keys.policies.public().to_string();
+        write.set_fact_once(POLICIES, &orders).await?;
         write.commit().await?;
+        let known = store.fact(POLICIES).await?.unwrap_or_default();
+        anyhow::ensure!(
+            known == orders,
+            "policies.key is {orders}, the other collectors' {known}: agents would refuse its orders. Copy it from one \
+             of them"
+        );
         let known = store.fact(AUTHORITY).await?.unwrap_or_default();
         anyhow::ensure!(
             known == own,
@@ -100,6 +130,28 @@ pub(crate) async fn open(config: &Config, store: &Store, name: &str) -> anyhow::
         );
     }
     Ok(keys)
+}
+
+/// Hosts keep the first key of orders that they are told: another one is of no use to them, and recordings
+/// are taken in all the same.
+async fn told_of(store: &Store, signer: &Signer) -> anyhow::Result<()> {
+    let own = signer.public().to_string();
+    let known = match store.fact(POLICIES).await? {
+        Some(known) => known,
+        None => {
+            let mut write = store.write().await?;
+            write.set_fact_once(POLICIES, &own).await?;
+            write.commit().await?;
+            own.clone()
+        }
+    };
+    if known != own {
+        tracing::error!(
+            "the key of orders about policies (policies.key) is {own}, and hosts were told {known}: they refuse what is \
+             ordered now. Restore that key, or enrol them anew"
+        );
+    }
+    Ok(())
 }
 
 /// The ledger's first entry names its key: it must be this one.
@@ -120,6 +172,20 @@ pub(crate) async fn fits(store: &Store, signer: &Signer, name: &str) -> anyhow::
          ledger's. Nothing is signed with it. Copy the right one from another collector, or name the right database",
         hex(&public_key),
         hex(signer.public().as_bytes()),
+    );
+    Ok(())
+}
+
+/// Checks that the keys that `config` names are those of `intake`.
+///
+/// # Errors
+/// They are not, or cannot be read.
+pub(crate) fn same(config: &Config, intake: &Intake, name: &str) -> anyhow::Result<()> {
+    let keys = load(config.keys.as_deref().context("`keys` is not set")?, name)?;
+    anyhow::ensure!(
+        keys.signer.public() == intake.signer.public()
+            && keys.authority.fingerprint() == intake.authority.fingerprint(),
+        "the keys that `keys` names are not those of the collector"
     );
     Ok(())
 }

@@ -16,11 +16,15 @@ pub mod http;
 pub mod intake;
 pub mod keeper;
 pub mod keys;
+pub mod migrate;
 mod objects;
+pub mod outputs;
+pub mod policies;
 pub mod retention;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;
 pub mod serve;
+pub mod sign_in;
 pub mod storage;
 pub mod store;
 mod together;

@@ -244,6 +244,18 @@ impl Objects {
         if same { Ok(()) } else { Err(altered()) }
     }
 
+    /// Whether an object of this size is there.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
+    pub(crate) async fn has(&self, path: &Path, bytes: u64) -> Result<bool, ArchiveError> {
+        match self.store.head(path).await {
+            Ok(found) => Ok(found.size == bytes),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(failed("look for", path)(error)),
+        }
+    }
+
     /// Removes an object, if it is there.
     ///
     /// # Errors

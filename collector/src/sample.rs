@@ -5,11 +5,11 @@ use interlock_recording::chain::{self, Hash};
 use interlock_recording::proto::event::Body;
 use interlock_recording::proto::{self, Event};
 use interlock_recording::segment::put_frame;
-use interlock_recording::verify::Position;
+use interlock_recording::verify::{Boundary, Position};
 use interlock_recording::{HostKey, SessionId, hex};
 use prost::Message as _;
 
-use crate::store::{Batch, Enrolment, HealthReport, LiveRun, Store, now_ns};
+use crate::store::{Batch, Enrolment, HealthReport, KeptSegment, LiveRun, Store, TakenSegment, now_ns};
 
 /// What a value can be at its worst: markup, a script, escapes, text that turns around, a formula.
 pub const HOSTILE: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onmouseover=\"alert(3)' \
@@ -163,6 +163,30 @@ impl SampleSession {
     }
 }
 
+/// What happens on a terminal, with all that a hostile program can write to one.
+pub fn terminal() -> Vec<Body> {
+    let size = |columns, rows, term: &str| {
+        Body::TerminalSize(proto::TerminalSize { command: 1, columns, rows, term: term.into() })
+    };
+    let output = |data: &[u8]| {
+        Body::TerminalOutput(proto::TerminalOutput { command: 1, data: data.to_vec(), omitted_bytes: 0 })
+    };
+    vec![
+        size(80, 24, "xterm-256color"),
+        output(b"\x1b[1;32mdeploy@bastion\x1b[0m:~$ "),
+        Body::TerminalInput(proto::TerminalInput { command: 1, data: b"ls\r".to_vec(), omitted_bytes: 0 }),
+        output(b"ls\r\nhello from the terminal\r\n"),
+        // A title, the clipboard, a link, a report, the mouse, a sequence that does not end.
+        output(
+            b"\x1b]0;owned\x07\x1b]52;c;cm0gLXJmIC8=\x1b\\\x1b]8;;http://evil.example\x07link\x1b]8;;\x07",
+        ),
+        output(b"\x1b[6n\x1b[c\x1b[?1003h\x1bPq#0\x1b\\\x9b6n\xff\xfe\xc3"),
+        output(b"\xa9 <script>alert(1)</script>\r\n"),
+        size(u32::MAX, u32::MAX, ""),
+        output(b"the end\r\n\x1b]0;never ends"),
+    ]
+}
+
 fn result(command: u64, verdict: &str, text: &str) -> proto::CommandResult {
     if verdict != "allow" {
         return proto::CommandResult {
@@ -246,6 +270,43 @@ impl SampleHost {
         let id = SessionId::new(u64::try_from(session.started_ns / 1_000_000)?, random);
         self.record(store, id, session.started_ns, 0, session.bodies()).await?;
         Ok(id)
+    }
+
+    /// Has all that was recorded so far be in a sealed segment that retention has deleted. The file is not made.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn delete(&mut self, store: &Store) -> anyhow::Result<()> {
+        let mut write = store.write().await?;
+        let taken = TakenSegment {
+            number: self.segment,
+            first_index: 0,
+            events: self.index,
+            bytes: 1000,
+            file_sha256: [7; 32],
+            first_ns: 1,
+            last_ns: 2,
+            entry: 0,
+            next: Boundary {
+                segment: self.segment + 1,
+                position: Position { index: self.index, hash: self.hash },
+                header_sha256: None,
+            },
+        };
+        write.add_segment(&self.id, &taken).await?;
+        let segment = KeptSegment {
+            number: self.segment,
+            first_index: 0,
+            events: self.index,
+            bytes: 1000,
+            file_sha256: vec![7; 32],
+            entry: 0,
+            deleted: false,
+        };
+        write.delete_segment(&self.id, &segment).await?;
+        write.commit().await?;
+        self.segment += 1;
+        Ok(())
     }
 
     /// Records events of a session, from its event number `sequence` on.

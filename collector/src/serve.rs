@@ -19,9 +19,10 @@ use crate::intake::{self, Connected, Intake};
 use crate::keeper::{KEPT, KeepError, Keeper};
 use crate::keys::{self, Keys};
 use crate::objects::Objects;
+use crate::sign_in::Providers;
 use crate::store::{LedgerStoreError, Store, StoreError, now_ns};
 use crate::together::{self, Lead};
-use crate::{audit, retention, web};
+use crate::{audit, outputs, retention, web};
 
 /// How often a checkpoint is signed over what has come to the ledger.
 const CHECKPOINT: Duration = Duration::from_secs(1);
@@ -97,12 +98,20 @@ fn make_state(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Opens the database. With `patient` it is waited for a server that is not there.
-async fn open_store(config: &Config, patient: bool) -> anyhow::Result<Store> {
+pub(crate) async fn open_store(config: &Config, patient: bool) -> anyhow::Result<Store> {
     if let Some(database) = &config.store {
         make_state(config)?;
-        return Store::open_server(&database.server()?, patient)
+        let store = Store::open_server(&database.server()?, patient)
             .await
-            .with_context(|| format!("cannot work with {} (store.database)", database.database));
+            .with_context(|| format!("cannot work with {} (store.database)", database.database))?;
+        let moving = store.fact("migration").await?.is_some_and(|mark| !mark.starts_with("done"));
+        anyhow::ensure!(
+            !moving,
+            "a collector is being moved into {}, and not all of it is there: run `interlock-collector migrate` again, \
+             to its end",
+            database.database
+        );
+        return Ok(store);
     }
     let state = &config.state;
     if state.join(KEPT).exists() && !state.join(DATABASE).exists() {
@@ -150,9 +159,13 @@ async fn name(config: &Config, store: &Store) -> anyhow::Result<String> {
     }
 }
 
-async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
+/// Puts a collector together that works on this database.
+///
+/// # Errors
+/// As for [`open`].
+pub(crate) async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
     let name = name(config, &store).await?;
-    let Keys { signer, authority } = keys::open(config, &store, &name).await?;
+    let Keys { signer, policies, authority } = keys::open(config, &store, &name).await?;
     let archive = match &config.segments {
         None => Archive::open(&config.state)?,
         Some(segments) => {
@@ -177,6 +190,7 @@ async fn put_together(config: &Config, store: Store) -> anyhow::Result<Parts> {
         archive: Arc::new(archive),
         authority: Arc::new(authority),
         signer: Arc::new(signer),
+        policy_signer: Arc::new(policies),
         connected: Arc::new(Connected::default()),
         shared: config.store.is_some(),
         checks,
@@ -229,12 +243,20 @@ pub(crate) fn web_url(config: &Config, listens: std::net::SocketAddr) -> String 
 }
 
 /// How pages are served: behind a proxy with TLS as `web.url` says.
-fn web_config(config: &Config) -> web::Config {
+fn web_config(config: &Config) -> anyhow::Result<web::Config> {
     let url = config.web.url.as_deref().unwrap_or_default();
     let secure = config.web.tls.is_some() || url.starts_with("https://");
     let name = url.split_once("://").map(|(_, rest)| rest.split(['/', ':']).next().unwrap_or_default());
     let names = name.filter(|name| !name.is_empty()).map(str::to_owned).into_iter().collect();
-    web::Config { secure, names, agents_url: agents_url(config), ..web::Config::default() }
+    let sign_in = &config.sign_in;
+    Ok(web::Config {
+        secure,
+        names,
+        agents_url: agents_url(config),
+        providers: Providers::new(sign_in, url.trim_end_matches('/'))?,
+        idle: Duration::from_secs(u64::from(sign_in.idle_minutes) * 60),
+        absolute: Duration::from_secs(u64::from(sign_in.hours) * 3600),
+    })
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -271,7 +293,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} for browsers (web.listen)", config.web.listen))?;
     let url = web_url(config, browsers.local_addr()?);
     let web = tokio::spawn({
-        let state = web::State::new(&parts.intake, web_config(config))?;
+        let state = web::State::new(&parts.intake, web_config(config)?)?;
         let (tls, stopped) = (config.web.tls.clone(), waits(stopped.clone()));
         async move { web::serve(state, browsers, tls.as_ref(), stopped).await }
     });
@@ -280,8 +302,15 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         tokio::spawn(sign_checkpoints(Arc::clone(&parts.intake), keeper, Arc::clone(&lead), stopped.clone()));
     let chores = tokio::spawn(chores(Arc::clone(&parts.intake), config.retention.clone(), Arc::clone(&lead)));
     let relay = parts.intake.shared.then(|| tokio::spawn(together::relay(Arc::clone(&parts.intake))));
+    let intake = &parts.intake;
+    let timing = outputs::Timing::default();
+    let outputs =
+        outputs::start(&config.outputs, &parts.name, &intake.store, &intake.connected, &stopped, timing)
+            .await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
-    if let Some(path) = web::setup_link(&parts.intake.store).await? {
+    if config.sign_in.local
+        && let Some(path) = web::setup_link(&parts.intake.store).await?
+    {
         tracing::info!("there is no account yet. Make the first administrator at {url}{path}");
     }
 
@@ -306,6 +335,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(Duration::from_secs(2), async {
         if !agents.is_finished() {
             let _ = agents.await;
+        }
+        for output in outputs {
+            let _ = output.await;
         }
     })
     .await;

@@ -43,7 +43,8 @@ impl Lead {
     /// The database fails. Then nobody leads until it answers again.
     pub(crate) async fn renew(&self, store: &Store) -> Result<bool, StoreError> {
         let asked = Instant::now();
-        let held = store.lease(NAME, &self.holder, LEASE).await?;
+        // A collector with a database of its own waits for nobody, such as one that was killed.
+        let held = !store.is_shared() || store.lease(NAME, &self.holder, LEASE).await?;
         if let Ok(mut until) = self.until.lock() {
             if held && until.is_none() {
                 tracing::debug!("this collector signs, deletes and checks now");

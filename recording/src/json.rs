@@ -32,9 +32,15 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::Command(_)) => "command",
         Some(Body::Result(_)) => "result",
         Some(Body::CopyData(_)) => "copy_data",
+        Some(Body::TerminalSize(_)) => "terminal_size",
+        Some(Body::TerminalOutput(_)) => "terminal_output",
+        Some(Body::TerminalInput(_)) => "terminal_input",
         Some(Body::Notice(_)) => "notice",
         Some(Body::CommandsWithdrawn(_)) => "commands_withdrawn",
         Some(Body::SessionEnded(_)) => "session_ended",
+        Some(Body::ApprovalRequested(_)) => "approval_requested",
+        Some(Body::ApprovalVoted(_)) => "approval_voted",
+        Some(Body::ApprovalDecided(_)) => "approval_decided",
         None => "unknown",
     }
 }
@@ -66,7 +72,20 @@ fn body(body: &Body) -> Value {
         }),
         Body::AgentStopped(_) => json!({}),
         Body::Recovered(body) => json!({"segment": body.segment, "cut_bytes": body.cut_bytes}),
-        Body::PolicyLoaded(body) => json!({"hash": body.hash, "files": body.files}),
+        Body::PolicyLoaded(body) => {
+            let mut loaded = json!({"hash": body.hash, "files": body.files});
+            if body.issue > 0 {
+                let sets = body.central.iter().map(|set| {
+                    json!({
+                        "set": set.set, "version": set.version, "content": set.content, "author": set.author,
+                        "mode": if set.observe { "observe" } else { "enforce" },
+                    })
+                });
+                loaded["issue"] = body.issue.into();
+                loaded["central"] = sets.collect();
+            }
+            loaded
+        }
         Body::PolicyRejected(body) => json!({"reason": body.reason}),
         Body::Egress(body) => json!({
             "subject": body.subject.as_ref().map(subject),
@@ -127,11 +146,47 @@ fn body(body: &Body) -> Value {
             "bytes": body.bytes,
             "lines": body.lines.as_ref().map(rows),
         }),
+        Body::TerminalSize(body) => json!({
+            "command": body.command, "columns": body.columns, "rows": body.rows, "term": body.term,
+        }),
+        Body::TerminalOutput(body) => terminal(body.command, &body.data, body.omitted_bytes),
+        Body::TerminalInput(body) => terminal(body.command, &body.data, body.omitted_bytes),
         Body::Notice(body) => json!({
             "severity": body.severity, "sqlstate": body.sqlstate, "message": body.message,
         }),
         Body::CommandsWithdrawn(body) => json!({
             "first": body.first, "last": body.last, "reason": body.reason,
+        }),
+        Body::ApprovalRequested(body) => json!({
+            "request": body.request,
+            "step": body.step,
+            "text": body.text,
+            "omitted_bytes": body.omitted_bytes,
+            "params": body.params.iter().map(|param| param.value.as_deref()).collect::<Vec<_>>(),
+            "omitted_params": body.omitted_params,
+            "runs": body.runs,
+            "command": body.command,
+            "digest": hex(&body.digest),
+            "quorums": body.quorums.iter().map(|quorum| json!({
+                "rule": quorum.rule, "groups": quorum.groups, "needed": quorum.needed, "all_of": quorum.all_of,
+            })).collect::<Vec<_>>(),
+            "within_ns": body.within_ns,
+        }),
+        Body::ApprovalVoted(body) => json!({
+            "request": body.request,
+            "by": body.by.as_ref().map(approver),
+            "reason": body.reason,
+            "scope": body.scope,
+        }),
+        Body::ApprovalDecided(body) => json!({
+            "request": body.request,
+            "outcome": body.outcome,
+            "by": body.by.as_ref().map(approver),
+            "reason": body.reason,
+            "scope": body.scope,
+            "lasts_ns": body.lasts_ns,
+            "needs_review": body.needs_review,
+            "waited_ns": body.waited_ns,
         }),
         Body::SessionEnded(body) => json!({
             "reason": body.reason,
@@ -142,6 +197,31 @@ fn body(body: &Body) -> Value {
             "refused": body.refused,
         }),
     }
+}
+
+fn approver(body: &proto::Approver) -> Value {
+    json!({
+        "user": body.user,
+        "uid": body.uid,
+        "login_uid": body.login_uid,
+        "login_user": body.login_user,
+        "login_session": body.login_session,
+        "groups": body.groups,
+        "via": body.via,
+    })
+}
+
+/// Bytes of a terminal: as text, and where they are no text in hexadecimal digits as well.
+fn terminal(command: u64, data: &[u8], omitted_bytes: u64) -> Value {
+    let mut object = json!({"command": command, "data": String::from_utf8_lossy(data)});
+    let mut put = |key: &str, value: Value| drop(object.as_object_mut().map(|o| o.insert(key.into(), value)));
+    if std::str::from_utf8(data).is_err() {
+        put("hex", hex(data).into());
+    }
+    if omitted_bytes != 0 {
+        put("omitted_bytes", omitted_bytes.into());
+    }
+    object
 }
 
 fn tls(body: &proto::Tls) -> Value {
@@ -216,6 +296,18 @@ fn command(body: &proto::Command) -> Value {
     put("matched", body.matched.clone().into());
     let observed = |rule: &proto::Observed| json!({"rule": rule.rule, "verdict": rule.verdict});
     put("observed", body.observed.iter().map(observed).collect());
+    if let Some(approval) = &body.approval {
+        put(
+            "approval",
+            json!({
+                "request": approval.request,
+                "outcome": approval.outcome,
+                "by": approval.by,
+                "scope": approval.scope,
+                "earlier": approval.earlier,
+            }),
+        );
+    }
     Value::Object(object)
 }
 

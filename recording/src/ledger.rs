@@ -110,7 +110,11 @@ fn sound(entry: &Entry) -> Result<(), LedgerError> {
         Some(Body::Finding(body)) if body.host.is_empty() => &[],
         Some(Body::Finding(body)) => &[&body.host],
         Some(Body::Tombstone(body)) => &[&body.host, &body.file_sha256],
-        Some(Body::HoldSet(_) | Body::HoldReleased(_) | Body::BundleMade(_)) | None => &[],
+        Some(Body::PolicyVersionAdded(body)) => &[&body.content_sha256],
+        Some(Body::PolicyOrdered(body)) => &[&body.host, &body.order_sha256],
+        Some(Body::HostLabelled(body)) => &[&body.host],
+        Some(Body::HoldSet(_) | Body::HoldReleased(_) | Body::BundleMade(_) | Body::PolicyAssigned(_))
+        | None => &[],
     };
     if hashes.iter().all(|hash| hash.len() == size_of::<Hash>()) {
         Ok(())

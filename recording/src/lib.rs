@@ -5,6 +5,7 @@
 //! word on how far the log went. `docs/recording.md` describes it so that it can be verified without
 //! this crate.
 
+pub mod asciicast;
 pub mod bundle;
 pub mod chain;
 pub mod checkpoint;
@@ -16,6 +17,7 @@ pub mod ledger;
 pub mod log;
 pub mod merkle;
 pub mod note;
+pub mod order;
 /// The events, made from `proto/interlock/recording/v1/recording.proto`, where each field is described.
 #[expect(missing_docs, clippy::doc_markdown, reason = "the descriptions stand in the .proto file")]
 pub mod proto {
@@ -26,10 +28,12 @@ pub mod proto {
         include!(concat!(env!("OUT_DIR"), "/interlock.ledger.v1.rs"));
     }
 }
+pub mod ocsf;
 pub mod query;
 pub mod segment;
 pub mod shipped;
 mod signed;
+pub mod terminal;
 pub mod text;
 pub mod verify;
 pub mod wire;

@@ -27,9 +27,24 @@ pub fn secret_servers() -> PathBuf {
     directory().join("secret-servers")
 }
 
+/// The virtual environment with storage that speaks S3.
+pub fn object_store() -> PathBuf {
+    directory().join("object-store")
+}
+
+/// The virtual environment with a SAML identity provider to sign in with.
+pub fn saml() -> PathBuf {
+    directory().join("saml")
+}
+
 /// The directory whose `node_modules` has node-postgres and Playwright.
 pub fn node() -> PathBuf {
     directory().join("node")
+}
+
+/// The directory whose `node_modules` has a receiver of OpenTelemetry's logs.
+pub fn otlp() -> PathBuf {
+    directory().join("otlp")
 }
 
 /// What Go has compiled.

@@ -10,6 +10,7 @@ pub mod collector;
 pub mod credentials;
 pub mod postgres;
 pub mod process;
+pub mod s3;
 pub mod secrets;
 pub mod stage;
 pub mod tls;

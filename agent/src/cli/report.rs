@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use interlock_recording::text::printable;
 use serde_json::Value;
 
 /// The few lines that an operator looks for, what is wrong first.
@@ -30,6 +31,7 @@ fn serving(text: &mut String, status: &Value) {
         status["pid"]
     );
     let _ = writeln!(text, "  policies   {} in {}", counts(policies), plain(&policies["directory"]));
+    central(text, &policies["central"]);
     let _ = writeln!(
         text,
         "  flows      {} open, {} in all; {} commands, {} refused",
@@ -45,6 +47,29 @@ fn serving(text: &mut String, status: &Value) {
     );
     let _ = writeln!(text, "  shipping   {}", shipping(&status["shipping"]));
     credentials(text, status);
+}
+
+/// What of the policies is a collector's.
+fn central(text: &mut String, central: &Value) {
+    if central["accepts"].as_str().is_none_or(|accepts| accepts == "off") {
+        return;
+    }
+    let named = |place: &str, word: &str| match central[place].as_str() {
+        Some(set) => format!("; {word} {}", printable(set)),
+        None => String::new(),
+    };
+    let _ = if central["issue"] == 0 {
+        writeln!(text, "  central    accepted ({}), and nothing is in force", plain(&central["accepts"]))
+    } else {
+        writeln!(
+            text,
+            "  central    order {}{}{} ({} at most)",
+            central["issue"],
+            named("enforce", "enforced:"),
+            named("observe", "staged:"),
+            plain(&central["accepts"])
+        )
+    };
 }
 
 /// Where the recording goes to, and how far that is.
@@ -117,6 +142,9 @@ fn troubles(status: &Value) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(reason) = status["policies"]["rejected"].as_str() {
         found.push(format!("REJECTED: the policy files are not in force, earlier ones are\n{reason}"));
+    }
+    if let Some(reason) = status["policies"]["central"]["refused"][1].as_str() {
+        found.push(format!("REFUSED an order of the collector: {reason}"));
     }
     if let Some(reason) = status["recording"]["refusing"].as_str() {
         found.push(format!("REFUSING new commands: {reason}"));

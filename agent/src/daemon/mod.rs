@@ -7,6 +7,7 @@ mod flow;
 mod limits;
 mod lock;
 mod notify;
+mod orders;
 mod selection;
 
 use std::path::Path;
@@ -19,12 +20,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::approval::Desk;
 use crate::config::Config;
 use crate::control::Server;
 use crate::credential::Credentials;
 use crate::identity::Reader;
 use crate::intercept::{self, Interceptor, Selection};
-use crate::policy::{PolicySet, PolicyStore, Watcher};
+use crate::policy::{Central, PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
 use crate::record::Recorder;
 use crate::ship::{self, Shipper, Shipping};
@@ -56,9 +58,12 @@ pub(crate) struct Agent {
     config: Config,
     interceptor: Interceptor,
     policies: PolicyStore,
+    /// The collector's orders about policies.
+    central: Arc<Central>,
     credentials: Arc<Credentials>,
     recorder: Arc<Recorder>,
     shipping: Arc<Shipping>,
+    approvals: Arc<Desk>,
     identity: Reader,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
@@ -136,8 +141,10 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         tokio::task::block_in_place(|| Credentials::load(&config.credentials, file))?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let names = &tls.hosts() | &credentials.host_names();
-    let policies =
-        PolicyStore::load(&config.policies, &config.state, names).context("cannot load the policies")?;
+    let central = Central::open(&config.state, recorder.public_key().fingerprint(), config.central_policies);
+    let central = Arc::new(central.context("cannot go by the collector's policies")?);
+    let policies = PolicyStore::load_with(&config.policies, &config.state, names, Some(Arc::clone(&central)))
+        .context("cannot load the policies")?;
     let events = interceptor.events().context("the kernel's reports are taken already")?;
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
@@ -146,9 +153,11 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let agent = Arc::new(Agent {
         interceptor,
         policies,
+        central,
         credentials: Arc::new(credentials),
         recorder,
         shipping: Arc::default(),
+        approvals: Desk::new(config.approvals.bounds()),
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
@@ -161,10 +170,8 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         since: jiff::Timestamp::now(),
         config,
     });
-    let current = agent.policies.current();
-    agent.recorder.policy_loaded(current.hash(), current.files())?;
+    agent.record_policies()?;
     agent.put_in_force().map_err(|error| anyhow::anyhow!("cannot put the policies in force: {error}"))?;
-    drop(current);
     let admission = Arc::new(Admission::new());
     let control = Server::bind(&agent.config.run)
         .with_context(|| format!("cannot listen in {}", agent.config.run.display()))?;
@@ -269,11 +276,13 @@ impl Agent {
                 policy_hash: agent.policies.current().hash().to_owned(),
                 flows: agent.counts.open.load(Ordering::Relaxed),
                 full: agent.recorder.status().refusing.is_some(),
+                policy: agent.central.status(),
             },
             None => ship::Report::default(),
         };
         let (recorder, shipping) = (Arc::clone(&self.recorder), Arc::clone(&self.shipping));
-        Shipper::new(enrolment, recorder, shipping, self.config.ship.keep, report)
+        let orders = Arc::new(orders::Obeying(Arc::downgrade(self)));
+        Shipper::new(enrolment, recorder, shipping, self.config.ship.keep, report).with_orders(orders)
     }
 
     /// Does what waits for the kernel or for files off the tasks that serve flows.
@@ -329,11 +338,10 @@ impl Agent {
                 }
                 self.put_in_force()?;
                 if changed {
-                    let current = self.policies.current();
-                    if let Err(error) = self.recorder.policy_loaded(current.hash(), current.files()) {
+                    if let Err(error) = self.record_policies() {
                         tracing::error!(%error, "cannot record that policies changed");
                     }
-                    tracing::info!(hash = current.hash(), "policies reloaded");
+                    tracing::info!(hash = self.policies.current().hash(), "policies reloaded");
                 }
                 Ok(changed)
             }
@@ -385,6 +393,7 @@ impl Agent {
         if let Err(error) = self.interceptor.refresh() {
             tracing::warn!(%error, "cannot look again at what selectors name");
         }
+        self.look_after_orders();
         // The reason is logged when it is a new one.
         let _ = self.put_in_force();
     }

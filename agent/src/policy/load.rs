@@ -7,16 +7,18 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use interlock_recording::order::Order;
 use sha2::{Digest, Sha256};
 
-use super::decide::{FlowPolicy, Group};
+use super::decide::{DEFAULT_RULE, FlowPolicy, Group};
 use super::decode::{At, Decode, Decoder, OneOrMany};
 use super::file::{File, Mask, Mode, Open, Target, TlsAction};
+use super::origin::{CentralPolicies, Origin, PolicyFile};
 use super::problem::{PolicyErrors, Position, Problem};
 use super::rule::Rule;
 use super::select::{self, Accounts, MAX_ENTRIES};
 use super::yaml::{self, MAX_FILE, Value};
-use super::{Destination, Egress, EntryId, TlsTreatment, Treatment};
+use super::{Destination, Egress, EntryId, TlsTreatment, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::intercept::{Entry, Selection};
 use crate::mask::{HashKey, MaskSet, Transform};
@@ -36,8 +38,12 @@ pub(crate) struct Policy {
     pub(crate) name: Arc<str>,
     /// The file as it was named to the loader.
     pub(crate) file: Arc<str>,
+    /// Where it comes from.
+    pub(crate) origin: Origin,
     pub(crate) mode: Mode,
     pub(crate) default: Open,
+    /// What `default: deny` is called.
+    pub(crate) default_rule: Box<str>,
     pub(crate) default_message: Box<str>,
     pub(crate) plaintext: Open,
     pub(crate) egress: Egress,
@@ -87,6 +93,7 @@ pub struct PolicySet {
     entries: Vec<Entry>,
     hash: Arc<str>,
     files: Vec<PathBuf>,
+    central: Option<Arc<Order>>,
     warnings: Vec<Problem>,
     key: Option<HashKey>,
     mask_sets: Mutex<MaskSets>,
@@ -126,6 +133,15 @@ impl PolicySet {
     }
 
     pub(crate) fn load_trusting(dir: &Path, trust: Trust) -> Result<Self, PolicyErrors> {
+        Self::load_with(dir, trust, None)
+    }
+
+    /// The same, with policies that are kept centrally behind those of the host.
+    pub(crate) fn load_with(
+        dir: &Path,
+        trust: Trust,
+        central: Option<&CentralPolicies>,
+    ) -> Result<Self, PolicyErrors> {
         let mut loader = Loader::new(Accounts::HOST);
         for file in loader.list(dir, trust) {
             let name = file.to_string_lossy().into_owned();
@@ -139,7 +155,16 @@ impl PolicySet {
             }
             loader.files.push(file);
         }
-        loader.finish()
+        for (origin, files) in central.iter().flat_map(|central| &central.sets) {
+            loader.central(origin, files);
+        }
+        let set = loader.finish()?;
+        Ok(Self { central: central.map(|central| Arc::clone(&central.order)), ..set })
+    }
+
+    /// The collector's order that is a part of it.
+    pub fn central(&self) -> Option<&Arc<Order>> {
+        self.central.as_ref()
     }
 
     /// With the key of keyed hashes. Without one `with: hash` redacts.
@@ -190,21 +215,33 @@ impl PolicySet {
     /// Entries that no policy has (any more) make a flow that is refused.
     pub fn flow(&self, entries: &[EntryId], subject: &Subject, destination: &Destination) -> FlowPolicy {
         let concerned = |policy: &Policy| policy.entries.iter().any(|id| entries.contains(id));
-        let (mut egress, mut some, mut taken, mut protocol) = (Egress::Allow, false, Vec::new(), None);
+        let (mut local, mut enforced, mut staged) = (Taken::default(), Taken::default(), Taken::default());
         for (place, policy) in self.policies.iter().enumerate().filter(|(_, policy)| concerned(policy)) {
-            some = true;
-            egress = egress.max(policy.egress);
-            if let Some(spoken) = policy.takes(destination) {
-                taken.push(place);
-                protocol = protocol.or(spoken);
+            if policy.origin.is_staged() {
+                staged.add(place, policy, destination);
+                continue;
+            }
+            enforced.add(place, policy, destination);
+            if policy.origin == Origin::Local {
+                local.add(place, policy, destination);
             }
         }
-        let treatment = match protocol {
-            _ if !some => Treatment::Egress(Egress::Deny),
-            _ if taken.is_empty() => Treatment::Egress(egress),
-            Some(protocol) => Treatment::Intercept(protocol),
-            None => Treatment::Detect(egress),
+        let treatment = match (local.treatment(), enforced.treatment()) {
+            // What this host's files refuse no destination of a central policy takes in.
+            (Some(Treatment::Egress(Egress::Deny)), _) => Treatment::Egress(Egress::Deny),
+            // What is staged has connections looked into that go their way; it refuses none and opens none.
+            (_, Some(Treatment::Egress(egress))) if egress != Egress::Deny && !staged.places.is_empty() => {
+                Treatment::Detect(egress.max(staged.egress))
+            }
+            (_, Some(treatment)) => treatment,
+            (_, None) => match staged.treatment() {
+                None => Treatment::Egress(Egress::Deny),
+                Some(Treatment::Egress(egress)) => Treatment::Egress(egress),
+                Some(_) => Treatment::Detect(staged.egress),
+            },
         };
+        let mut taken = enforced.places;
+        taken.extend(staged.places);
         self.narrowed(&taken, treatment, subject, destination)
     }
 
@@ -246,7 +283,8 @@ impl PolicySet {
             })
         };
         let (uses_time, uses_params) = (any(Rule::uses_time), any(Rule::uses_params));
-        let tls = policies().map(|(_, policy)| policy.tls(destination)).max().unwrap_or_default();
+        let tls = policies().filter(|(_, policy)| !policy.origin.is_staged());
+        let tls = tls.map(|(_, policy)| policy.tls(destination)).max().unwrap_or_default();
         let bounds_rows = any(Rule::bounds_rows);
         FlowPolicy {
             treatment,
@@ -308,8 +346,41 @@ pub fn parse_str(name: &str, text: &str) -> Result<PolicySet, PolicyErrors> {
     loader.finish()
 }
 
+/// What some policies make of a flow.
+#[derive(Default)]
+struct Taken {
+    /// Some policy takes the process in.
+    some: bool,
+    egress: Egress,
+    /// The policies whose rules are about the destination.
+    places: Vec<usize>,
+    protocol: Option<Protocol>,
+}
+
+impl Taken {
+    fn add(&mut self, place: usize, policy: &Policy, destination: &Destination) {
+        self.some = true;
+        self.egress = self.egress.max(policy.egress);
+        if let Some(spoken) = policy.takes(destination) {
+            self.places.push(place);
+            self.protocol = self.protocol.or(spoken);
+        }
+    }
+
+    /// `None` when the process is none of theirs.
+    fn treatment(&self) -> Option<Treatment> {
+        self.some.then_some(match self.protocol {
+            _ if self.places.is_empty() => Treatment::Egress(self.egress),
+            Some(protocol) => Treatment::Intercept(protocol),
+            None => Treatment::Detect(self.egress),
+        })
+    }
+}
+
 /// What has been read so far.
 struct Loader {
+    /// Where what is read now comes from.
+    origin: Origin,
     accounts: Accounts,
     policies: Vec<Arc<Policy>>,
     entries: Vec<Entry>,
@@ -323,6 +394,7 @@ struct Loader {
 impl Loader {
     fn new(accounts: Accounts) -> Self {
         Self {
+            origin: Origin::Local,
             accounts,
             policies: Vec::new(),
             entries: Vec::new(),
@@ -398,6 +470,18 @@ impl Loader {
         }
     }
 
+    /// The files of a set that is kept centrally.
+    fn central(&mut self, origin: &Origin, files: &[PolicyFile]) {
+        self.origin = origin.clone();
+        self.digest.update(format!("central {origin}\n"));
+        for (name, text) in files {
+            let name = origin.file(name);
+            self.file(&name, text);
+            self.files.push(name.into());
+        }
+        self.origin = Origin::Local;
+    }
+
     fn file(&mut self, file: &str, text: &str) {
         let short = Path::new(file).file_name().map_or_else(|| file.into(), |name| name.to_string_lossy());
         for part in [short.as_bytes(), text.as_bytes()] {
@@ -421,10 +505,26 @@ impl Loader {
     /// What no single key tells.
     fn policy(&mut self, file: &str, short: &str, parsed: File, decoder: &mut Decoder<'_>) {
         let File {
-            mode, default, processes, destinations, egress, resolvers, plaintext, rules, masks, ..
+            mode,
+            default,
+            processes,
+            destinations,
+            egress,
+            resolvers,
+            plaintext,
+            rules,
+            mut masks,
+            ..
         } = parsed;
-        let mode = mode.unwrap_or_default();
-        let egress = egress.unwrap_or_default();
+        let staged = self.origin.is_staged();
+        let mode = if staged { Mode::Observe } else { mode.unwrap_or_default() };
+        let mut egress = egress.unwrap_or_default();
+        let (mut resolvers, mut plaintext) = (resolvers, plaintext.unwrap_or_default());
+        if staged {
+            // What would be refused is recorded.
+            egress = egress.min(Egress::Record);
+            (resolvers, plaintext) = (None, Open::Allow);
+        }
         let targets = destinations.map(|OneOrMany(targets)| targets);
         for target in targets.iter().flatten() {
             let Target { host, cidr, port, .. } = &target.value;
@@ -446,6 +546,15 @@ impl Loader {
         }
         for rule in &rules {
             self.name("rule", &rule.value.name, decoder);
+            if let Some(approval) = &rule.value.approval {
+                if rule.value.action.value != Verdict::Hold {
+                    let help = "write `action: hold`, or leave `approval` out";
+                    decoder.error_help(approval.at, "only what is held can be approved", help);
+                }
+                if let Some((message, help)) = approval.value.problem() {
+                    decoder.error_help(approval.at, message, help);
+                }
+            }
         }
         let patterns = select::patterns(targets.as_deref(), decoder);
         let mut ids = Vec::new();
@@ -465,17 +574,24 @@ impl Loader {
                 );
             }
         }
+        let origin = self.origin.clone();
+        let rules = rules.into_iter().map(|rule| Rule::new(rule.value, rule.at, mode, &origin)).collect();
+        for mask in &mut masks {
+            mask.value.name.value.0 = origin.name(&mask.value.name.value.0);
+        }
         self.policies.push(Arc::new(Policy {
             name: short.into(),
             file: file.into(),
             mode,
             default: default.unwrap_or_default(),
+            default_rule: origin.name(DEFAULT_RULE).into(),
             default_message: format!("no rule of {short} allows this").into(),
-            plaintext: plaintext.unwrap_or_default(),
+            origin,
+            plaintext,
             egress,
             entries: ids,
             targets,
-            rules: rules.into_iter().map(|rule| Rule::new(rule.value, rule.at, mode)).collect(),
+            rules,
             masks,
         }));
     }
@@ -501,7 +617,7 @@ impl Loader {
     /// A name stands for one rule in all files.
     fn name(&mut self, what: &'static str, name: &At<super::values::RuleName>, decoder: &mut Decoder<'_>) {
         let here = format!("{}:{}", decoder.file, name.at.line);
-        let key = (what, name.value.0.clone());
+        let key = (what, self.origin.name(&name.value.0));
         if let Some(first) = self.names.get(&key) {
             decoder.error_help(
                 name.at,

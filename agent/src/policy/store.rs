@@ -9,8 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use notify::{EventKind, RecursiveMode, Watcher as _};
 
+use super::central::{Candidate, Central, CentralError, Refused};
 use super::hosts::Hosts;
-use super::load::{PolicySet, is_policy};
+use super::load::{PolicySet, Trust, is_policy};
+use super::origin::PolicyFile;
 use super::problem::PolicyErrors;
 use crate::mask::{HashKey, KeyError};
 
@@ -27,6 +29,9 @@ pub enum StoreError {
     /// Something is wrong in the files.
     #[error("{0}")]
     Policies(#[from] PolicyErrors),
+    /// What was kept of a collector's order cannot be used.
+    #[error(transparent)]
+    Central(#[from] CentralError),
     /// The key of keyed hashes cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -45,6 +50,8 @@ pub struct PolicyStore {
     hosts: Arc<Hosts>,
     /// Names to look up beside those of the policies.
     others: BTreeSet<Arc<str>>,
+    /// Policies that a collector keeps.
+    central: Option<Arc<Central>>,
     /// Why the last reload failed. Held while one runs, so that no two do.
     rejected: Mutex<Option<Arc<PolicyErrors>>>,
 }
@@ -57,15 +64,27 @@ impl PolicyStore {
     /// # Errors
     /// Something is wrong in a policy, or the key cannot be used.
     pub fn load(directory: &Path, state: &Path, others: BTreeSet<Arc<str>>) -> Result<Self, StoreError> {
+        Self::load_with(directory, state, others, None)
+    }
+
+    /// The same, with policies that a collector keeps.
+    pub(crate) fn load_with(
+        directory: &Path,
+        state: &Path,
+        others: BTreeSet<Arc<str>>,
+        central: Option<Arc<Central>>,
+    ) -> Result<Self, StoreError> {
         let key = HashKey::load_or_create(&state.join("mask.key"))?;
-        let store = Self { others, ..Self::new(directory, key)? };
+        let store = Self { others, ..Self::new(directory, key, central)? };
         store.look_up(&store.current());
         Hosts::keep_fresh(&store.hosts).map_err(StoreError::Hosts)?;
         Ok(store)
     }
 
-    fn new(directory: &Path, key: HashKey) -> Result<Self, PolicyErrors> {
-        let set = PolicySet::load(directory)?.with_key(key.clone());
+    fn new(directory: &Path, key: HashKey, central: Option<Arc<Central>>) -> Result<Self, PolicyErrors> {
+        let in_force = central.as_ref().and_then(|central| central.in_force());
+        let set =
+            PolicySet::load_with(directory, Trust::of_process(), in_force.as_ref())?.with_key(key.clone());
         let hosts = Arc::new(Hosts::default());
         hosts.set_names(set.host_names());
         Ok(Self {
@@ -75,6 +94,7 @@ impl PolicyStore {
             generation: Arc::new(AtomicU64::new(1)),
             hosts,
             others: BTreeSet::new(),
+            central,
             rejected: Mutex::new(None),
         })
     }
@@ -115,7 +135,9 @@ impl PolicyStore {
     /// Something is wrong in them; the earlier ones stay in force.
     pub fn reload(&self) -> Result<bool, PolicyErrors> {
         let mut rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = PolicySet::load(&self.directory).inspect_err(|errors| {
+        let central = self.central.as_ref().and_then(|central| central.in_force());
+        let set = PolicySet::load_with(&self.directory, Trust::of_process(), central.as_ref());
+        let set = set.inspect_err(|errors| {
             *rejected = Some(Arc::new(errors.clone()));
         })?;
         *rejected = None;
@@ -124,12 +146,36 @@ impl PolicyStore {
         if set.hash() == current.hash() && set.selection() == current.selection() {
             return Ok(false);
         }
+        self.replace(set);
+        Ok(true)
+    }
+
+    /// Puts a collector's order in force: loaded together with this host's files, kept on disk, and only
+    /// then decided by.
+    pub(crate) fn obey(
+        &self,
+        central: &Central,
+        candidate: &Candidate,
+        files: Vec<Vec<PolicyFile>>,
+    ) -> Result<(), Refused> {
+        // No reload runs meanwhile.
+        let _rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        let (policies, keeping) = central.assemble(candidate, files)?;
+        let refused = |why: String| Refused { issue: policies.order.issue, why };
+        let set = PolicySet::load_with(&self.directory, Trust::of_process(), Some(&policies))
+            .map_err(|errors| refused(format!("its policies cannot be loaded:\n{errors}")))?;
+        let kept = central.keep(policies.clone(), keeping);
+        kept.map_err(|error| refused(format!("it cannot be kept on this host: {error}")))?;
+        self.replace(set);
+        Ok(())
+    }
+
+    fn replace(&self, set: PolicySet) {
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         self.look_up(&set);
         let set = Arc::new(set.with_key(self.key.clone()));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = set;
         self.generation.store(generation, Ordering::Release);
-        Ok(true)
     }
 }
 

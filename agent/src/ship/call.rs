@@ -8,13 +8,14 @@ use interlock_shipping::MAX_MESSAGE;
 use interlock_shipping::v1::shipping_client::ShippingClient;
 use interlock_shipping::v1::to_agent::Message as Answer;
 use interlock_shipping::v1::to_collector::Message;
-use interlock_shipping::v1::{EndSession, Health, Hello, Taken, ToAgent, ToCollector};
+use interlock_shipping::v1::{EndSession, Health, Hello, PolicyOrder, Taken, ToAgent, ToCollector};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::connect::Connection;
 use super::enrolment::{Enrolment, Mark, Stamp};
+use super::orders::{self, Pending};
 use super::shipper::{Report, Shipper};
 use super::source::{self, Source};
 use super::{Fault, asked_to_finish, blocking, enrol};
@@ -61,6 +62,7 @@ struct Call<'s> {
     answers: u32,
     health: Option<(Instant, Report)>,
     renewal: Option<Instant>,
+    order: Pending,
     finishing: bool,
 }
 
@@ -105,6 +107,7 @@ pub(super) async fn ship(
         answers: 0,
         health: None,
         renewal: None,
+        order: Pending::default(),
         finishing: false,
     };
     call.begin(first).await?;
@@ -239,7 +242,14 @@ impl Call<'_> {
                 }
                 Ok(())
             }
+            Answer::PolicyOrder(order) => self.take_order(order).await,
         }
+    }
+
+    async fn take_order(&mut self, order: PolicyOrder) -> Result<(), Fault> {
+        self.order.take(self.shipper, self.enrolment, self.connection, order).await?;
+        self.tell_health();
+        Ok(())
     }
 
     async fn taken(&mut self, mark: Mark) -> Result<(), Fault> {
@@ -292,6 +302,9 @@ impl Call<'_> {
         if waiting && self.progress.elapsed() > STALLED {
             return Err(Fault::Stalled(STALLED));
         }
+        if let Some(order) = self.order.due() {
+            self.take_order(order).await?;
+        }
         self.tell_health();
         self.shipper.make_room(self.enrolment, self.taken).await?;
         self.renew().await
@@ -303,7 +316,10 @@ impl Call<'_> {
         let recorder = self.shipper.recorder().status();
         self.shipper.shipping().sample(recorder.events);
         let due = self.health.as_ref().is_none_or(|(told, last)| {
-            told.elapsed() >= HEALTH || last.policy_hash != report.policy_hash || last.full != report.full
+            told.elapsed() >= HEALTH
+                || last.policy_hash != report.policy_hash
+                || last.full != report.full
+                || last.policy != report.policy
         });
         if !due {
             return;
@@ -315,6 +331,7 @@ impl Call<'_> {
             spool_limit: recorder.max_bytes,
             flows: report.flows,
             full: report.full,
+            policy: Some(orders::state(&report.policy)),
         });
         // With the queue full it is told at the next look.
         if self.sender.try_send(ToCollector { message: Some(message) }).is_ok() {

@@ -42,11 +42,12 @@ pub(super) async fn enrol(address: Address, token: &Token, host_key: &HostKey) -
         return Err(bad_answer("the authority in its answer is not the one that the token names"));
     }
     check(&certificate, &certificate_request)?;
-    if reply.collector.len() > LONGEST.0 || reply.ledger_key.len() > LONGEST.1 {
+    if reply.collector.len() > LONGEST.0 || reply.ledger_key.len().max(reply.policy_key.len()) > LONGEST.1 {
         return Err(bad_answer("the names in its answer are too long"));
     }
     let (collector, ledger_key) = (printable(&reply.collector), printable(&reply.ledger_key));
-    Ok(Enrolment { address, collector, ledger_key, authority, certificate, key })
+    let policy_key = Some(printable(&reply.policy_key)).filter(|key| !key.is_empty());
+    Ok(Enrolment { address, collector, ledger_key, policy_key, authority, certificate, key })
 }
 
 /// Has the collector issue a new certificate for a new key.

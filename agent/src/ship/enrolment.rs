@@ -31,6 +31,8 @@ pub(super) struct Enrolment {
     pub(super) collector: String,
     /// The key of its ledger's checkpoints.
     pub(super) ledger_key: String,
+    /// The key of its orders about policies; one that knew of none when this host was enrolled gave none.
+    pub(super) policy_key: Option<String>,
     /// The authority's certificate, DER.
     pub(super) authority: Vec<u8>,
     /// The agent's certificate, DER.
@@ -68,6 +70,8 @@ struct Stored {
     url: String,
     collector: String,
     ledger_key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy_key: Option<String>,
     /// Base64 of DER, and of PKCS #8.
     authority: String,
     certificate: String,
@@ -104,7 +108,8 @@ impl Enrolment {
         self.validity().is_some_and(|(from, until)| now >= from + (until - from) / 3 * 2)
     }
 
-    fn fingerprint(&self) -> String {
+    /// SHA-256 of the authority's certificate, hexadecimal.
+    pub(super) fn fingerprint(&self) -> String {
         interlock_recording::hex(&Sha256::digest(&self.authority))
     }
 }
@@ -154,6 +159,7 @@ impl Store {
             address: stored.url.parse().map_err(|_| wrong("has no collector's address"))?,
             collector: stored.collector,
             ledger_key: stored.ledger_key,
+            policy_key: stored.policy_key,
             authority: der(&stored.authority)?,
             certificate: der(&stored.certificate)?,
             key: Zeroizing::new(der(&key)?),
@@ -172,6 +178,7 @@ impl Store {
             url: enrolment.address.to_string(),
             collector: enrolment.collector.clone(),
             ledger_key: enrolment.ledger_key.clone(),
+            policy_key: enrolment.policy_key.clone(),
             authority: STANDARD.encode(&enrolment.authority),
             certificate: STANDARD.encode(&enrolment.certificate),
             key: STANDARD.encode(&*enrolment.key),
@@ -281,6 +288,7 @@ mod tests {
             address: "https://c.example:1".parse().unwrap(),
             collector: "c".into(),
             ledger_key: "c+1+2".into(),
+            policy_key: None,
             authority: authority.to_vec(),
             certificate: vec![2],
             key: Zeroizing::new(b"secret-key".to_vec()),

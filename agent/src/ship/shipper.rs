@@ -9,8 +9,10 @@ use tokio::sync::watch;
 use super::backoff::Backoff;
 use super::call::{self, Ended};
 use super::enrolment::{Enrolment, Mark, Stamp, Store};
+use super::orders::Orders;
 use super::status::Shipping;
 use super::{Fault, asked_to_finish, blocking, connect, source};
+use crate::policy::CentralStatus;
 use crate::record::{Kept, RecordError, Recorder};
 
 /// How often it is looked whether the host has been enrolled, or enrolled anew.
@@ -25,6 +27,8 @@ pub struct Report {
     pub flows: u64,
     /// New commands are refused.
     pub full: bool,
+    /// How this host stands with the collector's orders about policies.
+    pub policy: CentralStatus,
 }
 
 type MakeReport = dyn Fn() -> Report + Send + Sync;
@@ -36,6 +40,8 @@ pub struct Shipper {
     shipping: Arc<Shipping>,
     keep: u64,
     report: Box<MakeReport>,
+    /// Who takes orders about policies.
+    orders: Option<Arc<dyn Orders>>,
     /// The authority of the collector that has taken a segment which this agent sent. As each follows from
     /// the one before by its hash, what that collector had before is this recording, too, and not another
     /// one of the same host.
@@ -63,7 +69,18 @@ impl Shipper {
         keep: u64,
         report: impl Fn() -> Report + Send + Sync + 'static,
     ) -> Self {
-        Self { store, recorder, shipping, keep, report: Box::new(report), confirmed: Mutex::default() }
+        let (report, confirmed) = (Box::new(report), Mutex::default());
+        Self { store, recorder, shipping, keep, report, orders: None, confirmed }
+    }
+
+    /// With somebody who takes orders about policies; without, they are passed over.
+    #[must_use]
+    pub(crate) fn with_orders(self, orders: Arc<dyn Orders>) -> Self {
+        Self { orders: Some(orders), ..self }
+    }
+
+    pub(super) fn orders(&self) -> Option<&Arc<dyn Orders>> {
+        self.orders.as_ref()
     }
 
     /// Ships until `finishing` becomes `true`, and then what is left, as long as the collector takes it.

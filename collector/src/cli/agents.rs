@@ -8,7 +8,7 @@ use interlock_recording::json;
 use super::{actor, by, output};
 use crate::config::Config;
 use crate::store::Agent;
-use crate::{administer, serve};
+use crate::{administer, policies, serve};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -17,6 +17,17 @@ pub(super) enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Give a host labels in the place of those that it has: what policies it goes by follows from them.
+    Label {
+        /// The host's id, its beginning, or its name.
+        host: String,
+        /// Labels such as env=prod,tier=db; none when left out.
+        #[arg(default_value = "")]
+        labels: String,
+        /// Why; it stands in the ledger.
+        #[arg(long)]
+        reason: String,
     },
     /// Let an agent ship no more. What it has shipped stays.
     Revoke {
@@ -114,6 +125,13 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
                 .collect();
             let head = ["HOST", "NAME", "STATE", "EVENTS", "SEGMENTS", "LAST SEEN", "VERSION"];
             output::print(&output::table(&head, &rows));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Label { host, labels, reason } => {
+            let agent = find(&agents, &host)?;
+            let labels = policies::parse_given(&labels)?;
+            policies::set_labels(&parts.intake, by(&actor()), &agent.host, &labels, &reason).await?;
+            output::print(&format!("{} ({}): {}\n", agent.name, agent.host, policies::written(&labels)));
             Ok(ExitCode::SUCCESS)
         }
         Command::Revoke { host, reason } => {

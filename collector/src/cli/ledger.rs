@@ -130,6 +130,38 @@ fn detail(bytes: &[u8]) -> String {
             let sessions: Vec<_> = bundle.sessions.iter().map(|session| hex(session)).collect();
             format!("by {}: {}; sessions {}", bundle.who, bundle.reason, sessions.join(" "))
         }
+        Some(Body::PolicyVersionAdded(added)) => format!(
+            "{}@{}, by {}: {}; SHA-256 {}",
+            added.set,
+            added.version,
+            added.who,
+            added.reason,
+            hex(&added.content_sha256)
+        ),
+        Some(Body::PolicyAssigned(assigned)) => format!(
+            "{} for hosts {:?}: {}, by {}: {}",
+            assigned.change,
+            assigned.selector,
+            policies(&assigned.enforce, &assigned.observe),
+            assigned.who,
+            assigned.reason
+        ),
+        Some(Body::PolicyOrdered(order)) => {
+            format!("order {}: {}", order.issue, policies(&order.enforce, &order.observe))
+        }
+        Some(Body::HostLabelled(labelled)) => {
+            format!("{:?}, by {}: {}", labelled.labels, labelled.who, labelled.reason)
+        }
+    }
+}
+
+/// What a host goes by.
+fn policies(enforce: &str, observe: &str) -> String {
+    match (enforce, observe) {
+        ("", "") => "nothing".to_owned(),
+        (enforce, "") => format!("enforce {enforce}"),
+        ("", observe) => format!("observe {observe}"),
+        (enforce, observe) => format!("enforce {enforce}, observe {observe}"),
     }
 }
 

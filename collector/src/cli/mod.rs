@@ -4,8 +4,13 @@ mod agents;
 mod config;
 mod evidence;
 mod holds;
+mod keys;
 mod ledger;
+mod migrate;
 mod output;
+mod outputs;
+mod policies;
+mod queries;
 mod tokens;
 mod users;
 
@@ -65,9 +70,28 @@ enum Command {
     /// Show and check the ledger: the append-only log over all that was taken in.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Keep policies centrally: add versions, have hosts go by them, stage, promote and roll back.
+    #[command(subcommand)]
+    Policies(policies::Command),
     /// Set, list and release legal holds.
     #[command(subcommand)]
     Holds(holds::Command),
+    /// List sessions, search them, and show one.
+    #[command(subcommand)]
+    Sessions(queries::Sessions),
+    /// List commands, and search them.
+    Commands(queries::Commands),
+    /// List rules: how often each decided.
+    Rules(queries::Rules),
+    /// List what was found wrong with recordings.
+    Findings(queries::Findings),
+    /// List what was done in the collector.
+    Audit(queries::Audit),
+    /// List events of a host that no session is about.
+    HostEvents(queries::HostEvents),
+    /// List the outputs to other systems and how they fare, and forget those that are not configured any more.
+    #[command(subcommand)]
+    Outputs(outputs::Command),
     /// List accounts, and let one that is locked out in again.
     #[command(subcommand)]
     Users(users::Command),
@@ -78,6 +102,11 @@ enum Command {
     /// Check the configuration file; print its JSON Schema.
     #[command(subcommand)]
     Config(config::Command),
+    /// Move from the embedded default to PostgreSQL and S3. The collector must be stopped; it stays as it is.
+    Migrate(migrate::Migrate),
+    /// Make the keys that all collectors of one ledger have.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -142,10 +171,20 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tokens(command) => tokens::run(&config, command).await,
         Command::Agents(command) => agents::run(&config, command).await,
         Command::Ledger(command) => ledger::run(&config, command).await,
+        Command::Policies(command) => policies::run(&config, command).await,
         Command::Holds(command) => holds::run(&config, command).await,
+        Command::Sessions(command) => queries::sessions(&config, command).await,
+        Command::Commands(arguments) => queries::commands(&config, &arguments).await,
+        Command::Rules(arguments) => queries::rules(&config, &arguments).await,
+        Command::Findings(arguments) => queries::findings(&config, &arguments).await,
+        Command::Audit(arguments) => queries::audit(&config, &arguments).await,
+        Command::HostEvents(arguments) => queries::host_events(&config, &arguments).await,
+        Command::Outputs(command) => outputs::run(&config, command).await,
         Command::Users(command) => users::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
+        Command::Migrate(arguments) => migrate::run(&config, &arguments).await,
+        Command::Keys(command) => keys::run(&config, command).await,
         Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => Ok(ExitCode::SUCCESS),
     }
 }

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::{actor, by, output};
 use crate::config::Config;
 use crate::store::now_ns;
-use crate::{administer, serve};
+use crate::{administer, policies, serve};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -17,6 +17,9 @@ pub(super) enum Command {
         /// What it is for.
         #[arg(long, default_value = "")]
         label: String,
+        /// A label, such as env=prod, that hosts get which are enrolled with it for the first time; may be repeated.
+        #[arg(long = "host-label", value_name = "KEY=VALUE")]
+        host_labels: Vec<String>,
         /// For how many hosts it counts.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
         uses: i64,
@@ -60,9 +63,11 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
     let parts = serve::open_existing(config).await?;
     let store = &parts.intake.store;
     match command {
-        Command::Create { label, uses, valid, json } => {
+        Command::Create { label, host_labels, uses, valid, json } => {
+            let labels = policies::parse_given(&host_labels.join(","))?;
             let (token, expires_ns) =
-                administer::make_enrolment_token(&parts.intake, by(&actor()), &label, uses, valid).await?;
+                administer::make_enrolment_token(&parts.intake, by(&actor()), &label, uses, valid, &labels)
+                    .await?;
             let url = serve::agents_url(config);
             if json {
                 let value = serde_json::json!({

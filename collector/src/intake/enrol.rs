@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use interlock_recording::ledger::proto::HostEnrolled;
 use interlock_recording::ledger::proto::entry::Body;
+use interlock_recording::ledger::proto::{HostEnrolled, HostLabelled};
 use interlock_recording::{Domain, PublicKey, hex};
 use interlock_shipping::enrolment_message;
 use interlock_shipping::v1::enrollment_server::Enrollment;
@@ -11,7 +11,8 @@ use interlock_shipping::v1::{Certificate, EnrollReply, EnrollRequest};
 use tonic::{Request, Response, Status};
 
 use super::{Intake, PeerInfo};
-use crate::store::{Enrolment as Enrolled, TokenError};
+use crate::policies::written;
+use crate::store::{Enrolment as Enrolled, Labels, TokenError};
 
 /// The service.
 pub(super) struct Enrolment(pub(super) Arc<Intake>);
@@ -89,6 +90,12 @@ impl Enrollment for Enrolment {
             })
             .await
             .map_err(internal)?;
+        // A host that is known keeps its labels, as it keeps its name: it is not to choose what it goes by by
+        // choosing its token.
+        let labels = if new { write.token_labels(&token).await.map_err(internal)? } else { Labels::new() };
+        if !labels.is_empty() {
+            write.set_labels(&host, &labels).await.map_err(internal)?;
+        }
         let who = format!("token {}", token.get(..12).unwrap_or_default());
         write
             .append(vec![Body::HostEnrolled(HostEnrolled {
@@ -100,7 +107,18 @@ impl Enrollment for Enrolment {
             .await
             .map_err(internal)?;
         let action = if new { "agent.enrol" } else { "agent.enrol_again" };
-        write.audit(&who, action, &host, &name, &address).await.map_err(internal)?;
+        let labelled = written(&labels);
+        if !labels.is_empty() {
+            let entry = HostLabelled {
+                host: key.fingerprint().to_vec(),
+                labels: labelled.clone(),
+                reason: "enrolled".to_owned(),
+                who: who.clone(),
+            };
+            write.append(vec![Body::HostLabelled(entry)]).await.map_err(internal)?;
+        }
+        let detail = if labelled.is_empty() { name.clone() } else { format!("{name}; labels {labelled}") };
+        write.audit(&who, action, &host, &detail, &address).await.map_err(internal)?;
         write.commit().await.map_err(internal)?;
         tracing::info!(%address, host, name, "enrolled");
         Ok(Response::new(EnrollReply {
@@ -110,6 +128,7 @@ impl Enrollment for Enrolment {
             }),
             collector: self.0.signer.public().name().to_owned(),
             ledger_key: self.0.signer.public().to_string(),
+            policy_key: self.0.policy_signer.public().to_string(),
         }))
     }
 }

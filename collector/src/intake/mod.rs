@@ -4,6 +4,7 @@ mod admission;
 mod connected;
 mod enrol;
 mod listen;
+mod orders;
 mod quota;
 mod ship;
 mod take;
@@ -38,6 +39,8 @@ pub struct Intake {
     pub authority: Arc<Authority>,
     /// The ledger's key.
     pub signer: Arc<Signer>,
+    /// The key of orders about policies.
+    pub policy_signer: Arc<Signer>,
     /// The agents that are there now.
     pub connected: Arc<Connected>,
     /// Other collectors work on the same database.

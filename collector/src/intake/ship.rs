@@ -7,15 +7,20 @@ use interlock_shipping::MAX_PART;
 use interlock_shipping::v1::shipping_server::Shipping;
 use interlock_shipping::v1::to_agent::Message as ToAgentMessage;
 use interlock_shipping::v1::to_collector::Message;
-use interlock_shipping::v1::{Certificate, Health, RenewRequest, SealedPart, Taken, ToAgent, ToCollector};
+use interlock_shipping::v1::{
+    Certificate, FetchPoliciesRequest, Health, PolicyFiles, RenewRequest, SealedPart, Taken, ToAgent,
+    ToCollector,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::enrol::internal;
+use super::orders::Told;
 use super::take::TakeError;
 use super::{Intake, Peer, PeerInfo};
 use crate::archive::Incoming;
+use crate::policies;
 use crate::store::{Agent, HealthReport, Standing, now_ns};
 
 /// A sealed segment's file is at most this large: more than any that an agent makes.
@@ -104,6 +109,7 @@ impl Shipping for Shipper {
                 sealed: 0,
                 waits_until: None,
                 slowed: false,
+                told: Told::default(),
                 healthy_at: tokio::time::Instant::now() - HEALTH,
             };
             let ended = call.run(messages).await;
@@ -136,6 +142,17 @@ impl Shipping for Shipper {
             authority: self.0.authority.certificate().to_vec(),
         }))
     }
+
+    async fn fetch_policies(
+        &self,
+        request: Request<FetchPoliciesRequest>,
+    ) -> Result<Response<PolicyFiles>, Status> {
+        let (peer, _) = self.admit(&request).await?;
+        let content = request.into_inner().content_sha256;
+        let files = policies::files_for(&self.0, &peer.host, &content).await.map_err(internal)?;
+        let refused = || Status::not_found("this host's newest order names no policies of this content");
+        Ok(Response::new(files.ok_or_else(refused)?))
+    }
 }
 
 /// One call of an agent.
@@ -152,6 +169,8 @@ struct Call<'c> {
     waits_until: Option<tokio::time::Instant>,
     /// That was found in this call.
     slowed: bool,
+    /// What it was told about policies.
+    told: Told,
     /// When it last said how it is.
     healthy_at: tokio::time::Instant,
 }
@@ -193,6 +212,7 @@ impl Call<'_> {
         let kernel: String = hello.kernel.chars().take(128).collect();
         self.intake.store.take_hello(self.host, version, kernel).await.map_err(internal)?;
         self.taken(&agent).await?;
+        self.order().await?;
 
         let mut admission = tokio::time::interval(ADMISSION);
         let mut heard = tokio::time::Instant::now();
@@ -209,6 +229,7 @@ impl Call<'_> {
                     if !self.intake.admission.is_active(&self.intake.store, self.host).await.map_err(internal)? {
                         return Err(Status::permission_denied("this host was revoked"));
                     }
+                    self.order().await?;
                     if heard.elapsed() > SILENCE {
                         return Err(silent());
                     }
@@ -290,6 +311,9 @@ impl Call<'_> {
                     return Ok(());
                 }
                 self.healthy_at = tokio::time::Instant::now();
+                if let Some(state) = &health.policy {
+                    self.told.hear(self.intake, self.host, state).await.map_err(internal)?;
+                }
                 self.health(&health).await
             }
         }
@@ -356,6 +380,19 @@ impl Call<'_> {
             spool_full: health.full,
         };
         self.intake.store.take_health(self.host, report).await.map_err(internal)
+    }
+
+    /// Tells it what policies it is to go by, when that has changed.
+    async fn order(&mut self) -> Result<(), Status> {
+        match self.told.next(self.intake, self.host).await {
+            Ok(Some(order)) => self.reply(ToAgentMessage::PolicyOrder(order)).await,
+            Ok(None) => Ok(()),
+            // Recordings are taken in all the same.
+            Err(error) => {
+                tracing::error!(host = self.host, "the host cannot be ordered its policies: {error}");
+                Ok(())
+            }
+        }
     }
 
     /// Says what is kept.

@@ -1,6 +1,6 @@
 //! Tokens for programs. Only their hashes are kept.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
@@ -18,6 +18,9 @@ pub struct ApiToken {
     pub owner: String,
     /// What it may do.
     pub role: String,
+    /// What it is for: some of what its role may, or `*` for all of it.
+    #[serde(serialize_with = "scopes")]
+    pub scopes: String,
     /// Since when there is one.
     #[serde(rename = "created", serialize_with = "rfc3339")]
     pub created_ns: i64,
@@ -27,6 +30,21 @@ pub struct ApiToken {
     /// When it was last used, to the minute.
     #[serde(rename = "last_used", serialize_with = "rfc3339_or_null")]
     pub last_used_ns: Option<i64>,
+}
+
+fn scopes<S: Serializer>(scopes: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(scopes.split(' '))
+}
+
+/// The owner of a token, now.
+#[derive(Debug, Clone)]
+pub struct TokenOwner {
+    /// Their role.
+    pub role: String,
+    /// The provider that their account comes from; empty for one of the collector's own.
+    pub provider: String,
+    /// When they last signed in.
+    pub last_sign_in_ns: Option<i64>,
 }
 
 /// A token to be made.
@@ -42,12 +60,14 @@ pub struct NewApiToken<'t> {
     pub owner: &'t str,
     /// What it may do.
     pub role: &'t str,
+    /// Some of what its role may, with blanks between, or `*` for all of it.
+    pub scopes: &'t str,
     /// Until when it counts.
     pub expires_ns: i64,
 }
 
-const COLUMNS: &str =
-    "SELECT t.id, t.label, t.owner, t.role, t.created_ns, t.expires_ns, t.last_used_ns FROM api_tokens t";
+const COLUMNS: &str = "SELECT t.id, t.label, t.owner, t.role, t.created_ns, t.expires_ns, t.last_used_ns, t.scopes \
+     FROM api_tokens t";
 
 fn read(row: &AnyRow) -> Result<ApiToken, StoreError> {
     Ok(ApiToken {
@@ -58,6 +78,7 @@ fn read(row: &AnyRow) -> Result<ApiToken, StoreError> {
         created_ns: row.try_get(4)?,
         expires_ns: row.try_get(5)?,
         last_used_ns: row.try_get(6)?,
+        scopes: row.try_get(7)?,
     })
 }
 
@@ -75,22 +96,30 @@ impl Store {
         sql.all(self.searchers()).await?.iter().map(read).collect()
     }
 
-    /// The token with this hash, if it counts now, and its owner's role: a token whose owner has been
-    /// disabled counts no longer.
+    /// The token with this hash, if it counts now, and its owner: a token whose owner has been disabled counts no
+    /// longer.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn api_token(&self, token_sha256: &str) -> Result<Option<(ApiToken, String)>, StoreError> {
+    pub async fn api_token(&self, token_sha256: &str) -> Result<Option<(ApiToken, TokenOwner)>, StoreError> {
         let row = sqlx::query(
-            "SELECT t.id, t.label, t.owner, t.role, t.created_ns, t.expires_ns, t.last_used_ns, u.role \
-             FROM api_tokens t JOIN users u ON u.name = t.owner \
+            "SELECT t.id, t.label, t.owner, t.role, t.created_ns, t.expires_ns, t.last_used_ns, t.scopes, \
+             u.role, u.provider, u.last_sign_in_ns FROM api_tokens t JOIN users u ON u.name = t.owner \
              WHERE t.token_sha256 = $1 AND t.expires_ns > $2 AND u.state = 'active'",
         )
         .bind(token_sha256)
         .bind(now_ns())
         .fetch_optional(self.pool())
         .await?;
-        row.map(|row| Ok((read(&row)?, row.try_get(7)?))).transpose()
+        row.map(|row| {
+            let owner = TokenOwner {
+                role: row.try_get(8)?,
+                provider: row.try_get(9)?,
+                last_sign_in_ns: row.try_get(10)?,
+            };
+            Ok((read(&row)?, owner))
+        })
+        .transpose()
     }
 
     /// Notes that a token was used.
@@ -115,8 +144,8 @@ impl Write<'_> {
     /// The database fails.
     pub async fn add_api_token(&mut self, token: &NewApiToken<'_>) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO api_tokens (token_sha256, id, label, owner, role, created_ns, expires_ns) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO api_tokens (token_sha256, id, label, owner, role, created_ns, expires_ns, scopes) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(token.token_sha256)
         .bind(token.id)
@@ -125,6 +154,7 @@ impl Write<'_> {
         .bind(token.role)
         .bind(now_ns())
         .bind(token.expires_ns)
+        .bind(token.scopes)
         .execute(self.on())
         .await?;
         Ok(())

@@ -11,9 +11,9 @@ use interlock_recording::{SessionId, json};
 use super::clock::Clock;
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
-const MAX_TEXT: usize = 16 << 10;
+pub(super) const MAX_TEXT: usize = 16 << 10;
 /// Bytes of a name: PostgreSQL's indexes do not take longer ones.
-const MAX_NAME: usize = 1000;
+pub(super) const MAX_NAME: usize = 1000;
 /// Kinds of statements that are listed of one command.
 const MAX_KINDS: usize = 32;
 /// Findings about the order of events in one batch; more of the same tell nobody anything.
@@ -30,6 +30,8 @@ pub struct Batch {
     places: HashMap<(SessionId, u64), usize>,
     /// Results of commands that came in earlier batches.
     pub(super) results: Vec<(SessionId, u64, Outcome)>,
+    /// Commands that ended.
+    pub(super) ended: Vec<(SessionId, u64)>,
     pub(super) rules: HashMap<(String, String, bool), (i64, i64)>,
     pub(super) host_events: Vec<HostEvent>,
     /// Follows the host's clocks; a batch without does not judge them.
@@ -37,6 +39,8 @@ pub struct Batch {
     /// What is wrong with the order of the events.
     pub(super) faults: Vec<String>,
     events: u64,
+    /// The segment of the last event: those of a batch are of one.
+    pub(super) segment: i64,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +64,7 @@ pub(super) struct SessionChange {
     pub(super) observed: i64,
     pub(super) masked: i64,
     pub(super) rows: i64,
+    pub(super) terminal: i64,
 }
 
 #[derive(Debug)]
@@ -130,7 +135,7 @@ pub(super) fn clip_name(text: &str) -> String {
     clip_to(text, MAX_NAME)
 }
 
-fn clip_to(text: &str, most: usize) -> String {
+pub(super) fn clip_to(text: &str, most: usize) -> String {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -168,6 +173,7 @@ impl Batch {
     pub fn add(&mut self, event: &Event, segment: u64) {
         let (index, at_ns, segment) = (int(event.index), int(event.wall_ns), int(segment));
         self.events += 1;
+        self.segment = segment;
         if let Some(fault) = self.clock.as_mut().and_then(|clock| clock.event(event))
             && self.faults.len() < MAX_FAULTS
         {
@@ -194,6 +200,9 @@ impl Batch {
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),
             Some(Body::Result(body)) => self.result(body, id),
+            Some(Body::TerminalOutput(body)) => {
+                session.terminal = session.terminal.saturating_add(int(body.data.len() as u64));
+            }
             _ => {}
         }
     }
@@ -278,6 +287,7 @@ impl Batch {
             rows,
             sqlstate: clip(&body.sqlstate),
         };
+        self.ended.push((id, body.command));
         let place = self.places.get(&(id, body.command)).and_then(|&place| self.commands.get_mut(place));
         match place {
             Some(command) => command.outcome = outcome,

@@ -15,6 +15,7 @@ use sqlx::query::Query;
 use sqlx::{Any, AssertSqlSafe, Row as _};
 
 use super::batch::{Batch, CommandRow, SessionChange, clip, clip_name, int};
+use super::journal::{JournalKind, NewRow};
 use super::{Dialect, StoreError, Write, words};
 
 /// So far may the time in a session's id be from its first event's: the agent makes both at once.
@@ -28,7 +29,7 @@ fn time_of(id: SessionId) -> i64 {
 }
 
 /// `($1, $2), ($3, $4)` …
-fn places(rows: usize, columns: usize) -> String {
+pub(super) fn places(rows: usize, columns: usize) -> String {
     let mut text = String::with_capacity(rows * columns * 6);
     for row in 0..rows {
         text.push_str(if row == 0 { "(" } else { ", (" });
@@ -108,6 +109,11 @@ impl Write<'_> {
         self.add_sessions(&sorted.new).await?;
         self.go_on_with_sessions(&sorted.known).await?;
         self.index_commands(batches, &sorted.strangers).await?;
+        if self.has_outputs().await? {
+            for (host, batch) in batches {
+                self.tell(host, batch, &sorted.strangers).await?;
+            }
+        }
         self.count_rules(batches).await?;
         let events: Vec<_> = batches
             .iter()
@@ -231,8 +237,8 @@ impl Write<'_> {
             "INSERT INTO sessions (id, host, started_ns, ended_ns, end_reason, first_segment, last_segment, \
              first_event, last_event, pid, user_name, login_user, exe, command_line, unit, destination, host_names, \
              protocol, db_user, database_name, policy_hash, commands, denied, held, observed, masked_values, \
-             rows_returned, next_sequence) VALUES {rows}",
-            28,
+             rows_returned, next_sequence, terminal_bytes) VALUES {rows}",
+            29,
             sessions,
             |query, (host, id, change)| {
                 let (started_ns, start) =
@@ -270,6 +276,7 @@ impl Write<'_> {
                     .bind(change.masked)
                     .bind(change.rows)
                     .bind(change.due.map_or(-1, int))
+                    .bind(change.terminal)
             },
         )
         .await
@@ -287,9 +294,10 @@ impl Write<'_> {
              next_sequence = v.column11, db_user = COALESCE(v.column12, sessions.db_user), \
              database_name = COALESCE(v.column13, sessions.database_name), \
              ended_ns = COALESCE(v.column14, sessions.ended_ns), \
-             end_reason = COALESCE(v.column15, sessions.end_reason) \
+             end_reason = COALESCE(v.column15, sessions.end_reason), \
+             terminal_bytes = sessions.terminal_bytes + v.column16 \
              FROM (VALUES {rows}) AS v WHERE sessions.id = v.column1 AND sessions.host = v.column2",
-            15,
+            16,
             sessions,
             |query, (host, id, change)| {
                 query
@@ -308,6 +316,7 @@ impl Write<'_> {
                     .bind(change.login.as_ref().map(|(_, database)| database.clone()))
                     .bind(change.end.as_ref().map(|(ended_ns, _)| *ended_ns))
                     .bind(change.end.as_ref().map(|(_, end)| clip(&end.reason)))
+                    .bind(change.terminal)
             },
         )
         .await
@@ -380,6 +389,58 @@ impl Write<'_> {
             },
         )
         .await
+    }
+
+    /// Writes into the journal what came.
+    async fn tell(
+        &mut self,
+        host: &str,
+        batch: &Batch,
+        strangers: &HashSet<(&str, SessionId)>,
+    ) -> Result<(), StoreError> {
+        let ours = |id: &SessionId| !strangers.contains(&(host, *id));
+        let sessions: Vec<(&SessionId, &SessionChange)> = batch
+            .order
+            .iter()
+            .filter(|id| ours(id))
+            .filter_map(|id| Some((id, batch.sessions.get(id)?)))
+            .collect();
+        fn of_session<'r>(host: &'r str, kind: JournalKind, at: (i64, i64), about: &'r str) -> NewRow<'r> {
+            NewRow { kind, host, segment: at.0, first: at.1, last: at.1, about }
+        }
+        for (id, change) in sessions.iter().filter(|(_, change)| change.start.is_some()) {
+            let about = id.to_string();
+            let at = (change.first_segment, change.first_event);
+            self.journal(of_session(host, JournalKind::SessionBegun, at, &about)).await?;
+        }
+        let events = batch.commands.iter().filter(|row| ours(&row.session)).map(|row| row.event);
+        let events = events.chain(batch.host_events.iter().map(|row| row.event));
+        let (first, last) =
+            events.fold((i64::MAX, -1), |(first, last), event| (first.min(event), last.max(event)));
+        if last >= 0 {
+            let row = NewRow {
+                kind: JournalKind::Events,
+                host,
+                segment: batch.segment,
+                first,
+                last: last.saturating_add(1),
+                about: "",
+            };
+            self.journal(row).await?;
+        }
+        let ended: Vec<String> = batch
+            .ended
+            .iter()
+            .filter(|(session, _)| ours(session))
+            .map(|(session, number)| format!("{session}/{number}"))
+            .collect();
+        self.journal_results(host, batch.segment, &ended).await?;
+        for (id, change) in sessions.iter().filter(|(_, change)| change.end.is_some()) {
+            let about = id.to_string();
+            let at = (change.last_segment, change.last_event);
+            self.journal(of_session(host, JournalKind::SessionEnded, at, &about)).await?;
+        }
+        Ok(())
     }
 
     async fn count_rules(&mut self, batches: &[(&str, &Batch)]) -> Result<(), StoreError> {

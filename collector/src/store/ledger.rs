@@ -7,7 +7,7 @@ use interlock_recording::merkle::{Frontier, MerkleError, Node, Plan};
 use interlock_recording::note::{Checkpoint, Note, NoteError, Signer};
 use sqlx::Row as _;
 
-use super::{Dialect, Store, StoreError, Write, hash, now_ns, number};
+use super::{Dialect, JournalKind, Store, StoreError, Write, hash, now_ns, number};
 
 /// The ledger cannot be read or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,10 @@ fn kind_of(body: &Body) -> (&'static str, &[u8]) {
         Body::HoldReleased(_) => ("hold_released", &[]),
         Body::Tombstone(body) => ("tombstone", &body.host),
         Body::BundleMade(_) => ("bundle_made", &[]),
+        Body::PolicyVersionAdded(_) => ("policy_version_added", &[]),
+        Body::PolicyAssigned(_) => ("policy_assigned", &[]),
+        Body::PolicyOrdered(body) => ("policy_ordered", &body.host),
+        Body::HostLabelled(body) => ("host_labelled", &body.host),
     }
 }
 
@@ -105,6 +109,9 @@ impl Write<'_> {
             .bind(entry.bytes)
             .execute(self.on())
             .await?;
+            if matches!(kind, "hold_set" | "hold_released") {
+                self.journal_number(JournalKind::Hold, frontier.size() as i64).await?;
+            }
             for (node, hash) in frontier.append(entry.leaf) {
                 sqlx::query("INSERT INTO ledger_nodes (level, number, hash) VALUES ($1, $2, $3)")
                     .bind(i64::from(node.level))
@@ -195,6 +202,19 @@ impl Store {
     /// The database fails.
     pub async fn ledger_size(&self) -> Result<u64, StoreError> {
         number(sqlx::query(SIZE).fetch_one(self.pool()).await?.try_get(0)?)
+    }
+
+    /// The ledger's number of entries, and the root over them.
+    ///
+    /// # Errors
+    /// The database fails, or the tree in it is not whole.
+    pub async fn ledger_root(&self) -> Result<(u64, Hash), LedgerStoreError> {
+        let size = self.ledger_size().await?;
+        let mut peaks = Vec::new();
+        for node in Frontier::peaks_of(size) {
+            peaks.push(self.ledger_node(node).await?.ok_or(MerkleError::NotStored(node))?);
+        }
+        Ok((size, Frontier::resume(size, peaks)?.root()))
     }
 
     /// Entries from `first` on, at most `limit`.

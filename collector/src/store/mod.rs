@@ -14,12 +14,17 @@ mod audit;
 mod batch;
 mod clock;
 mod commands;
+mod copy;
+mod deleted;
 mod findings;
 mod group;
 mod holds;
+mod identities;
 mod index;
+mod journal;
 mod ledger;
 mod page;
+mod policies;
 mod postgres;
 mod recording;
 mod retention;
@@ -43,16 +48,24 @@ use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Executor as _, Row as _};
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use agents::{Agent, Enrolment, HealthReport};
-pub use api_tokens::{ApiToken, NewApiToken};
+pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
 pub use clock::Clock;
 pub use commands::{CommandFilter, CommandItem};
+pub use copy::Table;
+pub use deleted::DeletedSegments;
 pub use findings::Finding;
 pub use group::{NotTaken, Standing, Take, What};
 pub use holds::{Hold, NewHold};
+pub use identities::KnownIdentity;
+pub(crate) use journal::lease_of;
+pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
+pub use policies::{
+    Assignment, Former, IssuedOrder, Labels, PolicyStanding, PolicyVersion, VersionName, named,
+};
 pub use postgres::Server;
 pub(crate) use postgres::{check_url, is_loopback};
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
@@ -123,8 +136,8 @@ pub struct Store {
 
 /// A transaction that writes.
 pub struct Write<'s> {
-    transaction: sqlx::Transaction<'static, sqlx::Any>,
     dialect: Dialect,
+    transaction: sqlx::Transaction<'static, sqlx::Any>,
     _writer: Option<MutexGuard<'s, ()>>,
 }
 
@@ -244,6 +257,15 @@ impl Store {
         &self.pool
     }
 
+    /// Closes all connections, when those who use them have given them back.
+    pub async fn close(&self) {
+        if let Searchers::Sqlite(pool) = &self.searchers {
+            pool.close().await;
+        }
+        self.pool.close().await;
+        self.writers.close().await;
+    }
+
     /// The connections, for searching.
     pub(crate) fn searchers(&self) -> &Searchers {
         &self.searchers
@@ -252,6 +274,11 @@ impl Store {
     /// Which database it is.
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Other collectors may work with it, too.
+    pub fn is_shared(&self) -> bool {
+        self.dialect == Dialect::Postgres
     }
 
     /// Begins to write. Everything written is there after [`Write::commit`], durably, or nothing of it.
@@ -268,7 +295,7 @@ impl Store {
             // Takes the write lock at once: a transaction that read first could not be promoted.
             sqlx::query("UPDATE facts SET value = value WHERE name = ''").execute(&mut *transaction).await?;
         }
-        Ok(Write { transaction, dialect: self.dialect, _writer: writer })
+        Ok(Write { dialect: self.dialect, transaction, _writer: writer })
     }
 }
 
@@ -297,8 +324,9 @@ impl Write<'_> {
         detail: &str,
         address: &str,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6)",
+        let row = sqlx::query(
+            "INSERT INTO audit (at_ns, actor, action, target, detail, address) VALUES ($1, $2, $3, $4, $5, $6) \
+             RETURNING id",
         )
         .bind(now_ns())
         .bind(plain(actor).as_ref())
@@ -306,9 +334,9 @@ impl Write<'_> {
         .bind(plain(target).as_ref())
         .bind(plain(detail).as_ref())
         .bind(address)
-        .execute(self.on())
+        .fetch_one(self.on())
         .await?;
-        Ok(())
+        self.journal_number(JournalKind::Audit, row.try_get(0)?).await
     }
 }
 

@@ -4,7 +4,7 @@ use interlock_recording::chain::Hash;
 use interlock_recording::verify::{Boundary, Position};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{Dialect, Store, StoreError, Write, hash, now_ns, number, plain};
+use super::{Dialect, JournalKind, Store, StoreError, Write, hash, now_ns, number, plain};
 
 /// A sealed segment that has been verified and stored.
 #[derive(Debug, Clone)]
@@ -200,15 +200,17 @@ impl Write<'_> {
         detail: &str,
         entry: Option<u64>,
     ) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO findings (at_ns, host, kind, detail, entry) VALUES ($1, $2, $3, $4, $5)")
-            .bind(now_ns())
-            .bind(host)
-            .bind(kind)
-            .bind(plain(detail).as_ref())
-            .bind(entry.map(|entry| entry as i64))
-            .execute(self.on())
-            .await?;
-        Ok(())
+        let row = sqlx::query(
+            "INSERT INTO findings (at_ns, host, kind, detail, entry) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+        )
+        .bind(now_ns())
+        .bind(host)
+        .bind(kind)
+        .bind(plain(detail).as_ref())
+        .bind(entry.map(|entry| entry as i64))
+        .fetch_one(self.on())
+        .await?;
+        self.journal_number(JournalKind::Finding, row.try_get(0)?).await
     }
 }
 

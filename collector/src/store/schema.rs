@@ -5,7 +5,8 @@
 //! for `{blob}` and `{serial}`, which the two databases call by different names.
 
 /// One step of the schema. A step that has been released is never altered; a new one is added.
-pub(super) const STEPS: &[&str] = &[FIRST, SHARED, ORDER];
+pub(super) const STEPS: &[&str] =
+    &[FIRST, SHARED, super::journal::TABLES, super::policies::TABLES, SIGN_IN, ORDER];
 
 /// Full-text search, which the two databases do in different ways.
 pub(super) const SQLITE_SEARCH: &str = "
@@ -33,6 +34,39 @@ ALTER TABLE agents ADD COLUMN clock_set_event BIGINT;
 ALTER TABLE agents ADD COLUMN indexed_index BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE agents ADD COLUMN indexed_hash {blob};
 CREATE INDEX agents_inactive ON agents (host) WHERE state <> 'active';
+";
+
+/// Accounts from identity providers, and tokens that may do a part of what their role may.
+const SIGN_IN: &str = "
+-- The provider that an account comes from; empty for one of the collector's own.
+ALTER TABLE users ADD COLUMN provider TEXT NOT NULL DEFAULT '';
+-- Until when its password counts although passwords are turned off.
+ALTER TABLE users ADD COLUMN recovery_until_ns BIGINT NOT NULL DEFAULT 0;
+-- What a token is for, with blanks between; * for all that its role may.
+ALTER TABLE api_tokens ADD COLUMN scopes TEXT NOT NULL DEFAULT '*';
+
+-- Who is who among those whom providers know.
+CREATE TABLE identities (
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    user_name TEXT NOT NULL UNIQUE,
+    PRIMARY KEY (issuer, subject)
+);
+
+-- What counts once, such as an assertion, until it would not count anyway.
+CREATE TABLE used_once (
+    key TEXT PRIMARY KEY,
+    expires_ns BIGINT NOT NULL
+);
+CREATE INDEX used_once_by_expiry ON used_once (expires_ns);
+
+-- What a provider has proven, until the browser that began comes to fetch it.
+CREATE TABLE proven (
+    handle_sha256 TEXT PRIMARY KEY,
+    proven TEXT NOT NULL,
+    expires_ns BIGINT NOT NULL
+);
+CREATE INDEX proven_by_expiry ON proven (expires_ns);
 ";
 
 const FIRST: &str = "

@@ -114,6 +114,8 @@ pub struct SessionItem {
     pub masked_values: i64,
     /// Rows returned.
     pub rows_returned: i64,
+    /// Bytes that were written to a terminal; 0 when it has none.
+    pub terminal_bytes: i64,
     /// Its last event's index in the host's log.
     #[serde(skip)]
     pub last_event: i64,
@@ -122,7 +124,7 @@ pub struct SessionItem {
 const SELECT: &str = "SELECT s.id, s.host, COALESCE(a.name, ''), s.started_ns, s.ended_ns, s.end_reason, s.pid, \
      s.user_name, s.login_user, s.exe, substr(s.command_line, 1, 4000), s.unit, s.destination, s.host_names, \
      s.protocol, s.db_user, s.database_name, s.policy_hash, s.commands, s.denied, s.held, s.observed, \
-     s.masked_values, s.rows_returned, s.last_event FROM sessions s LEFT JOIN agents a ON a.host = s.host";
+     s.masked_values, s.rows_returned, s.terminal_bytes, s.last_event FROM sessions s LEFT JOIN agents a ON a.host = s.host";
 
 fn read(row: &AnyRow) -> Result<SessionItem, StoreError> {
     Ok(SessionItem {
@@ -150,7 +152,8 @@ fn read(row: &AnyRow) -> Result<SessionItem, StoreError> {
         observed: row.try_get(21)?,
         masked_values: row.try_get(22)?,
         rows_returned: row.try_get(23)?,
-        last_event: row.try_get(24)?,
+        terminal_bytes: row.try_get(24)?,
+        last_event: row.try_get(25)?,
     })
 }
 

@@ -31,8 +31,7 @@ fn ns(duration: Duration) -> i64 {
 }
 
 impl Store {
-    /// Takes a lease for `holder`, or goes on with it; whether it is `holder`'s now, for `time`. A collector
-    /// with a database of its own has every lease.
+    /// Takes a lease for `holder`, or goes on with it; whether it is `holder`'s now, for `time`.
     ///
     /// What is done under a lease must be harmless when another one does it too: a process that was stopped does
     /// not know for how long.
@@ -40,13 +39,14 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn lease(&self, name: &str, holder: &str, time: Duration) -> Result<bool, StoreError> {
-        if self.dialect == Dialect::Sqlite {
-            return Ok(true);
-        }
+        let now = match self.dialect {
+            Dialect::Sqlite => super::now_ns().to_string(),
+            Dialect::Postgres => NOW.to_owned(),
+        };
         let text = format!(
-            "INSERT INTO leases (name, holder, until_ns) VALUES ($1, $2, {NOW} + $3) ON CONFLICT (name) DO UPDATE \
+            "INSERT INTO leases (name, holder, until_ns) VALUES ($1, $2, {now} + $3) ON CONFLICT (name) DO UPDATE \
              SET holder = excluded.holder, until_ns = excluded.until_ns \
-             WHERE leases.holder = excluded.holder OR leases.until_ns < {NOW}"
+             WHERE leases.holder = excluded.holder OR leases.until_ns < {now}"
         );
         let mut write = self.write().await?;
         let taken = sqlx::query(sqlx::AssertSqlSafe(text))
@@ -57,6 +57,19 @@ impl Store {
             .await?;
         write.commit().await?;
         Ok(taken.rows_affected() == 1)
+    }
+
+    /// Gives up what another process of this collector held, where nobody else can be at work on the database.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn release_own(&self) -> Result<(), StoreError> {
+        if self.is_shared() {
+            return Ok(());
+        }
+        let mut write = self.write().await?;
+        sqlx::query("DELETE FROM leases").execute(write.on()).await?;
+        write.commit().await
     }
 
     /// Gives a lease back.

@@ -16,6 +16,12 @@ pub struct SignIn {
     /// Their role now.
     #[serde(skip)]
     pub role: String,
+    /// The provider that their account comes from; empty for one of the collector's own.
+    #[serde(skip)]
+    pub provider: String,
+    /// Until when their password counts although passwords are turned off.
+    #[serde(skip)]
+    pub recovery_until_ns: i64,
     /// When.
     #[serde(rename = "created", serialize_with = "rfc3339")]
     pub created_ns: i64,
@@ -47,7 +53,7 @@ pub struct NewSignIn<'s> {
 }
 
 const COLUMNS: &str = "SELECT substr(s.token_sha256, 1, 16), s.user_name, u.role, s.created_ns, s.expires_ns, \
-     s.last_used_ns, s.address, s.user_agent FROM sign_ins s JOIN users u ON u.name = s.user_name";
+     s.last_used_ns, s.address, s.user_agent, u.provider, u.recovery_until_ns FROM sign_ins s JOIN users u ON u.name = s.user_name";
 
 fn read(row: &sqlx::any::AnyRow) -> Result<SignIn, StoreError> {
     Ok(SignIn {
@@ -59,6 +65,8 @@ fn read(row: &sqlx::any::AnyRow) -> Result<SignIn, StoreError> {
         last_used_ns: row.try_get(5)?,
         address: row.try_get(6)?,
         user_agent: row.try_get(7)?,
+        provider: row.try_get(8)?,
+        recovery_until_ns: row.try_get(9)?,
     })
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use sqlx::Row as _;
+use sqlx::any::AnyRow;
 
 use super::page::{rfc3339, rfc3339_or_null};
 use super::{Dialect, Store, StoreError, Write, now_ns};
@@ -15,6 +16,8 @@ pub struct User {
     pub name: String,
     /// Its role.
     pub role: String,
+    /// The identity provider that it comes from; empty for one of the collector's own.
+    pub provider: String,
     /// It can sign in.
     pub active: bool,
     /// It needs one-time codes.
@@ -35,6 +38,8 @@ pub struct Credentials {
     pub password_hash: String,
     /// It can sign in.
     pub active: bool,
+    /// Until when its password counts although passwords are turned off.
+    pub recovery_until_ns: i64,
     /// The secret of its one-time codes, hexadecimal.
     pub totp_secret: Option<String>,
     /// One that is not confirmed yet.
@@ -50,49 +55,65 @@ impl fmt::Debug for Credentials {
 /// The fact that holds the hash of the set-up link's token, and until when it counts.
 const SETUP: &str = "setup_token";
 
+const COLUMNS: &str =
+    "SELECT name, role, state, totp_secret, created_ns, created_by, last_sign_in_ns, provider FROM users";
+
+fn read(row: &AnyRow) -> Result<User, StoreError> {
+    Ok(User {
+        name: row.try_get(0)?,
+        role: row.try_get(1)?,
+        active: row.try_get::<String, _>(2)? == "active",
+        totp: row.try_get::<Option<String>, _>(3)?.is_some(),
+        created_ns: row.try_get(4)?,
+        created_by: row.try_get(5)?,
+        last_sign_in_ns: row.try_get(6)?,
+        provider: row.try_get(7)?,
+    })
+}
+
 impl Store {
     /// All accounts by name, at most 1000.
     ///
     /// # Errors
     /// The database fails.
     pub async fn users(&self) -> Result<Vec<User>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT name, role, state, totp_secret, created_ns, created_by, last_sign_in_ns FROM users \
-             ORDER BY name LIMIT 1000",
-        )
-        .fetch_all(self.pool())
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(User {
-                    name: row.try_get(0)?,
-                    role: row.try_get(1)?,
-                    active: row.try_get::<String, _>(2)? == "active",
-                    totp: row.try_get::<Option<String>, _>(3)?.is_some(),
-                    created_ns: row.try_get(4)?,
-                    created_by: row.try_get(5)?,
-                    last_sign_in_ns: row.try_get(6)?,
-                })
-            })
-            .collect()
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{COLUMNS} ORDER BY name LIMIT 1000")))
+            .fetch_all(self.pool())
+            .await?;
+        rows.iter().map(read).collect()
     }
 
-    /// What the owner of an account must show.
+    /// An account by its name.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn user(&self, name: &str) -> Result<Option<User>, StoreError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE name = $1")))
+            .bind(name)
+            .fetch_optional(self.pool())
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// What the owner of an account of the collector's own must show.
     ///
     /// # Errors
     /// The database fails.
     pub async fn credentials(&self, name: &str) -> Result<Option<Credentials>, StoreError> {
-        let row =
-            sqlx::query("SELECT password_hash, state, totp_secret, totp_pending FROM users WHERE name = $1")
-                .bind(name)
-                .fetch_optional(self.pool())
-                .await?;
+        let row = sqlx::query(
+            "SELECT password_hash, state, totp_secret, totp_pending, recovery_until_ns FROM users \
+             WHERE name = $1 AND provider = ''",
+        )
+        .bind(name)
+        .fetch_optional(self.pool())
+        .await?;
         row.map(|row| {
             Ok(Credentials {
                 password_hash: row.try_get(0)?,
                 active: row.try_get::<String, _>(1)? == "active",
                 totp_secret: row.try_get(2)?,
                 totp_pending: row.try_get(3)?,
+                recovery_until_ns: row.try_get(4)?,
             })
         })
         .transpose()
@@ -191,12 +212,12 @@ impl Write<'_> {
         Ok(added.rows_affected() == 1)
     }
 
-    /// Sets a password's hash; whether there is the account.
+    /// Sets a password's hash; whether there is the account, and it is one of the collector's own.
     ///
     /// # Errors
     /// The database fails.
     pub async fn set_password(&mut self, name: &str, password_hash: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1")
+        let done = sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1 AND provider = ''")
             .bind(name)
             .bind(password_hash)
             .execute(self.on())
@@ -220,6 +241,19 @@ impl Write<'_> {
             .execute(self.on())
             .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Until then the account's password counts although passwords are turned off.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn set_recovery(&mut self, name: &str, until_ns: i64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE users SET recovery_until_ns = $2 WHERE name = $1 AND provider = ''")
+            .bind(name)
+            .bind(until_ns)
+            .execute(self.on())
+            .await?;
+        Ok(())
     }
 
     /// How many administrators can sign in.

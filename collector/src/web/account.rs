@@ -12,6 +12,7 @@ use super::page::{Layout, Notice, done, show};
 use super::params::{Fields, Params};
 use super::problem::Problem;
 use super::role::{ALL, Role};
+use super::scope::{SCOPES, Scope};
 use super::{State, totp};
 use crate::store::{ApiToken, SignIn};
 
@@ -32,6 +33,7 @@ struct AccountPage {
     made: Option<Made>,
     /// The roles that a token of this account can have.
     roles: Vec<Role>,
+    scopes: [Scope; 8],
 }
 
 /// What a page shows once.
@@ -52,7 +54,10 @@ async fn account(state: &State, actor: Actor, once: Once) -> Result<Response, Pr
     let roles = ALL.iter().copied().filter(|role| actor.role.covers(*role)).collect();
     let page = Layout::new(state, actor, "account", "Your account", once.notice).await?;
     let has_codes = known.is_some_and(|known| known.totp_secret.is_some());
-    show(page.status(), &AccountPage { page, has_codes, codes, sign_ins, tokens, made: once.made, roles })
+    show(
+        page.status(),
+        &AccountPage { page, has_codes, codes, sign_ins, tokens, made: once.made, roles, scopes: SCOPES },
+    )
 }
 
 /// The account's page with what went wrong, or on to where it went well.
@@ -167,7 +172,15 @@ pub(super) async fn add_token(
 ) -> Result<Response, Problem> {
     let days = fields.number("days")?.unwrap_or_default();
     let (label, role) = (fields.exact("label"), fields.exact("role"));
-    match actions::add_api_token(&state, &actor, label, role, days).await {
+    let scopes: Vec<&str> =
+        fields.0.iter().filter(|(name, _)| name == "scope").map(|(_, scope)| scope.as_str()).collect();
+    // A page with boxes says what it is for; none of them ticked must not be all.
+    let made = match scopes.as_slice() {
+        [] => Err(Problem::invalid("Say what the token is for: tick one box at least.")),
+        some if some.contains(&"*") => actions::add_api_token(&state, &actor, label, role, &[], days).await,
+        some => actions::add_api_token(&state, &actor, label, role, some, days).await,
+    };
+    match made {
         Ok(made) => account(&state, actor, Once { made: Some(made), ..Once::default() }).await,
         Err(problem) => failed(&state, &actor, problem, None).await,
     }

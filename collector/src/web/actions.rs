@@ -10,8 +10,10 @@ use zeroize::Zeroizing;
 use super::guard::Actor;
 use super::problem::Problem;
 use super::role::Role;
+use super::scope::{Scope, UnknownScope};
 use super::{State, password, secret, sha256, totp};
 use crate::administer::{self, By};
+use crate::policies;
 use crate::store::{NewApiToken, NewHold, now_ns};
 
 /// A day, in nanoseconds.
@@ -136,12 +138,21 @@ pub(super) async fn set_user(
     state: &State,
     actor: &Actor,
     name: &str,
-    role_name: &str,
+    role_name: Option<&str>,
     active: bool,
 ) -> Result<(), Problem> {
-    let role = role(role_name)?;
     if name == actor.name {
         return Err(Problem::invalid("Your own account is for another administrator to change."));
+    }
+    let known = state.store.user(name).await?.ok_or_else(|| Problem::not_found("account"))?;
+    let provided = Some(known.role.as_str()).filter(|_| !known.provider.is_empty());
+    let role = role(role_name.or(provided).unwrap_or_default())?;
+    if !known.provider.is_empty() && role.name() != known.role {
+        return Err(Problem::invalid(format!(
+            "The role of this account comes from groups at the identity provider {}: change them there, or \
+             `sign_in:` in the configuration. Here it can be disabled.",
+            known.provider
+        )));
     }
     let mut write = state.store.write().await?;
     if !write.set_user(name, role.name(), active).await? {
@@ -185,7 +196,7 @@ pub(super) async fn reset(
     let hash = state.passwords.hash(given).await?;
     let mut write = state.store.write().await?;
     if !write.set_password(name, &hash).await? {
-        return Err(Problem::not_found("account"));
+        return Err(Problem::not_found("account with a password"));
     }
     let codes = write.remove_totp(name).await?;
     write.end_sign_ins(name, "").await?;
@@ -300,6 +311,7 @@ pub(super) async fn add_api_token(
     actor: &Actor,
     label: &str,
     role_name: &str,
+    scopes: &[&str],
     days: i64,
 ) -> Result<Made, Problem> {
     let label = check_label(label)?;
@@ -310,6 +322,19 @@ pub(super) async fn add_api_token(
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     let expires_ns = lifetime(days, 366)?;
+    let mut wanted: Vec<Scope> = Vec::new();
+    for name in scopes {
+        let scope = name
+            .parse()
+            .map_err(|error: UnknownScope| Problem::invalid(format!("{name:?} is no scope: {error}.")))?;
+        if !wanted.contains(&scope) {
+            wanted.push(scope);
+        }
+    }
+    let scopes = match wanted.as_slice() {
+        [] => "*".to_owned(),
+        some => some.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(" "),
+    };
     if state.store.api_tokens(Some(&actor.name)).await?.len() >= 100 {
         return Err(Problem::invalid("You have 100 tokens. Revoke those that are not needed first."));
     }
@@ -323,10 +348,12 @@ pub(super) async fn add_api_token(
             label,
             owner: &actor.name,
             role: role.name(),
+            scopes: &scopes,
             expires_ns,
         })
         .await?;
-    let detail = format!("{label}; role {role}, {days} days");
+    let scopes = if scopes == "*" { "all scopes" } else { &scopes };
+    let detail = format!("{label}; role {role}, {scopes}, {days} days");
     write.audit(&actor.trail(), "token.add", &id, &detail, &actor.address).await?;
     write.commit().await?;
     Ok(Made { id, token })
@@ -349,16 +376,24 @@ pub(super) async fn add_enrolment_token(
     label: &str,
     uses: i64,
     days: i64,
+    labels: &str,
 ) -> Result<Made, Problem> {
     let label = check_label(label)?;
+    let labels = policies::parse_given(labels).map_err(|error| Problem::invalid(format!("{error}.")))?;
     if !(1..=100_000).contains(&uses) {
         return Err(Problem::invalid("A token enrols 1 to 100,000 hosts."));
     }
     lifetime(days, 366)?;
     let valid = Duration::from_secs(days.unsigned_abs() * 24 * 3600);
-    let (token, _) =
-        administer::make_enrolment_token(&state.intake, by(actor, &actor.trail()), label, uses, valid)
-            .await?;
+    let (token, _) = administer::make_enrolment_token(
+        &state.intake,
+        by(actor, &actor.trail()),
+        label,
+        uses,
+        valid,
+        &labels,
+    )
+    .await?;
     let id = sha256(&token.secret).chars().take(12).collect();
     Ok(Made { id, token: token.to_string() })
 }

@@ -63,8 +63,7 @@ async fn user_page(
     name: &str,
     notice: Option<Notice>,
 ) -> Result<Response, Problem> {
-    let user = state.store.users().await?.into_iter().find(|user| user.name == name);
-    let user = user.ok_or_else(|| Problem::not_found("account"))?;
+    let user = state.store.user(name).await?.ok_or_else(|| Problem::not_found("account"))?;
     let own = user.name == actor.name;
     let page = Layout::new(state, actor, "users", format!("Account {name}"), notice).await?;
     show(page.status(), &UserPage { page, user, own })
@@ -87,7 +86,8 @@ pub(super) async fn set_user(
     Fields(fields): Fields,
 ) -> Result<Response, Problem> {
     let active = fields.get("active").is_some();
-    match actions::set_user(&state, &actor, &name, fields.exact("role"), active).await {
+    let role = fields.get("role");
+    match actions::set_user(&state, &actor, &name, role, active).await {
         Ok(()) => Ok(done("/admin/users", "user-changed")),
         Err(problem) if problem.is_theirs() => {
             user_page(&state, actor, &name, Some(Notice::bad(&problem))).await
@@ -184,7 +184,16 @@ pub(super) async fn add_enrolment_token(
 ) -> Result<Response, Problem> {
     let (uses, days) =
         (fields.number("uses")?.unwrap_or_default(), fields.number("days")?.unwrap_or_default());
-    match actions::add_enrolment_token(&state, &actor, fields.exact("label"), uses, days).await {
+    match actions::add_enrolment_token(
+        &state,
+        &actor,
+        fields.exact("label"),
+        uses,
+        days,
+        fields.exact("labels"),
+    )
+    .await
+    {
         Ok(made) => enrolment_page(&state, actor, None, Some(made)).await,
         Err(problem) if problem.is_theirs() => {
             enrolment_page(&state, actor, Some(Notice::bad(&problem)), None).await

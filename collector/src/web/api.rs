@@ -19,26 +19,26 @@ use super::problem::Problem;
 use super::role::Role;
 use crate::store::{Agent, now_ns};
 
-type Answer = Result<Response, Problem>;
+pub(super) type Answer = Result<Response, Problem>;
 
 /// JSON that is safe to print.
-fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
     let mut text = Vec::new();
     let mut to = serde_json::Serializer::with_formatter(&mut text, SafeJson);
     value.serialize(&mut to).map_err(Problem::internal)?;
     Ok((status, [(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-fn ok(value: &impl Serialize) -> Answer {
+pub(super) fn ok(value: &impl Serialize) -> Answer {
     answer(StatusCode::OK, value)
 }
 
-fn done() -> Answer {
+pub(super) fn done() -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// A list that is given whole.
-fn list(items: &impl Serialize) -> Answer {
+pub(super) fn list(items: &impl Serialize) -> Answer {
     ok(&json!({"items": items, "next": null}))
 }
 
@@ -51,7 +51,7 @@ pub(super) async fn document() -> Response {
 
 pub(super) async fn me(actor: Actor) -> Answer {
     let token = match &actor.by {
-        By::Token { label } => Some(label),
+        By::Token { label, .. } => Some(label),
         By::Browser { .. } => None,
     };
     ok(&json!({"name": actor.name, "role": actor.role, "token": token}))
@@ -197,6 +197,10 @@ pub(super) async fn rules(Use(state): Use<State>, params: Params) -> Answer {
     list(&state.store.rule_counts(params.get("host")).await?)
 }
 
+pub(super) async fn outputs(Use(state): Use<State>) -> Answer {
+    list(&state.store.outputs().await?)
+}
+
 pub(super) async fn findings(Use(state): Use<State>, params: Params) -> Answer {
     params.only(&[&["all"], PAGING])?;
     let open = params.get("all").is_none();
@@ -282,7 +286,7 @@ pub(super) async fn set_user(
     Path(name): Path<String>,
     Json(changed): Json<ChangedUser>,
 ) -> Answer {
-    actions::set_user(&state, &actor, &name, changed.role.name(), changed.active).await?;
+    actions::set_user(&state, &actor, &name, Some(changed.role.name()), changed.active).await?;
     done()
 }
 
@@ -323,6 +327,9 @@ pub(super) struct NewEnrolmentToken {
     label: String,
     uses: i64,
     days: i64,
+    /// Labels of new hosts, as key=value, joined by commas.
+    #[serde(default)]
+    labels: String,
 }
 
 pub(super) async fn add_enrolment_token(
@@ -330,7 +337,8 @@ pub(super) async fn add_enrolment_token(
     actor: Actor,
     Json(new): Json<NewEnrolmentToken>,
 ) -> Answer {
-    let made = actions::add_enrolment_token(&state, &actor, &new.label, new.uses, new.days).await?;
+    let made =
+        actions::add_enrolment_token(&state, &actor, &new.label, new.uses, new.days, &new.labels).await?;
     answer(StatusCode::CREATED, &made)
 }
 
@@ -353,11 +361,19 @@ pub(super) async fn tokens(Use(state): Use<State>, actor: Actor) -> Answer {
 pub(super) struct NewToken {
     label: String,
     role: Role,
+    /// Nothing is all that the role may.
+    scopes: Option<Vec<String>>,
     days: i64,
 }
 
 pub(super) async fn add_token(Use(state): Use<State>, actor: Actor, Json(new): Json<NewToken>) -> Answer {
-    let made = actions::add_api_token(&state, &actor, &new.label, new.role.name(), new.days).await?;
+    let scopes: Vec<&str> = new.scopes.iter().flatten().map(String::as_str).collect();
+    if new.scopes.is_some() && scopes.is_empty() {
+        return Err(Problem::invalid(
+            "scopes: name one at least, or leave it out for all that the role may.",
+        ));
+    }
+    let made = actions::add_api_token(&state, &actor, &new.label, new.role.name(), &scopes, new.days).await?;
     answer(StatusCode::CREATED, &made)
 }
 

@@ -13,6 +13,7 @@ use super::params::MOST_BYTES;
 use super::problem::Problem;
 use super::role::{Role, Roles};
 use super::routes::{Access, Route};
+use super::scope::{Needs, covers, needs};
 use super::{State, secret, sha256};
 use crate::store::now_ns;
 
@@ -25,6 +26,8 @@ pub(super) struct Actor {
     /// The account.
     pub(super) name: String,
     pub(super) role: Role,
+    /// The identity provider that the account comes from; empty for one of the collector's own.
+    pub(super) provider: String,
     pub(super) by: By,
     pub(super) address: String,
 }
@@ -43,6 +46,8 @@ pub(super) enum By {
     Token {
         /// What it is for.
         label: String,
+        /// What of its role's rights it has.
+        scopes: String,
     },
 }
 
@@ -51,12 +56,20 @@ impl Actor {
     pub(super) fn trail(&self) -> String {
         match &self.by {
             By::Browser { .. } => self.name.clone(),
-            By::Token { label } => format!("{} via token {label}", self.name),
+            By::Token { label, .. } => format!("{} via token {label}", self.name),
         }
     }
 
     pub(super) fn may(&self, roles: Roles) -> bool {
         self.role.may(roles)
+    }
+
+    /// Whether what they showed is for something of this kind too.
+    fn reaches(&self, needs: Needs) -> bool {
+        match &self.by {
+            By::Browser { .. } => true,
+            By::Token { scopes, .. } => covers(scopes, needs),
+        }
     }
 
     /// Asked in templates.
@@ -122,9 +135,24 @@ impl Cookies {
         if self.secure { "__Host-interlock-form" } else { "interlock-form" }
     }
 
+    /// The whole name of a cookie.
+    pub(super) fn named(self, name: &str) -> String {
+        if self.secure { format!("__Host-interlock-{name}") } else { format!("interlock-{name}") }
+    }
+
+    /// What a browser keeps of a sign-in that it has begun, while it is at an identity provider: it comes back
+    /// from there, from another site.
+    pub(super) fn flow(self, name: &str, value: &str, seconds: u64) -> HeaderValue {
+        self.set_for("Lax", &self.named(name), value, seconds)
+    }
+
     fn set(self, name: &str, value: &str, seconds: u64) -> HeaderValue {
+        self.set_for("Strict", name, value, seconds)
+    }
+
+    fn set_for(self, sites: &str, name: &str, value: &str, seconds: u64) -> HeaderValue {
         let secure = if self.secure { "; Secure" } else { "" };
-        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
+        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite={sites}; Max-Age={seconds}{secure}");
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
@@ -139,7 +167,7 @@ impl Cookies {
     }
 }
 
-fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers
         .get_all(header::COOKIE)
         .iter()
@@ -228,6 +256,16 @@ async fn admit(
             let detail = "This cannot be done with an API token: sign in with a browser.";
             return Err(Problem::new(StatusCode::FORBIDDEN, detail).into());
         }
+        let needs = needs(&route.method, route.path);
+        if !actor.reaches(needs) {
+            let detail = match needs {
+                Needs::One(scope) => format!("The token is not for this: it needs the scope {scope}. Make another token."),
+                Needs::Nothing | Needs::All => {
+                    "The token is confined to some scopes, and this is in none: make one that is for everything.".into()
+                }
+            };
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail).into());
+        }
     }
 
     // A form that is filled in signed out is bound to a cookie of its own.
@@ -247,8 +285,11 @@ async fn admit(
         },
     };
     let by_token = actor.as_ref().is_some_and(|actor| matches!(actor.by, By::Token { .. }));
-    let body =
-        if parts.method.is_safe() || by_token { body } else { meant(state, &parts, &csrf, body).await? };
+    let body = if parts.method.is_safe() || by_token || route.from_elsewhere {
+        body
+    } else {
+        meant(state, &parts, &csrf, body).await?
+    };
     let user_agent: String = parts
         .headers
         .get(header::USER_AGENT)
@@ -301,32 +342,55 @@ async fn actor(
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(signed_out());
         }
-        let Some((token, owner_role)) = state.store.api_token(&sha256(token.trim())).await? else {
+        let Some((token, owner)) = state.store.api_token(&sha256(token.trim())).await? else {
             return Err(signed_out());
         };
         let role: Role = token.role.parse().map_err(Problem::internal)?;
-        let owner: Role = owner_role.parse().map_err(Problem::internal)?;
-        if !owner.covers(role) {
+        let owner_role: Role = owner.role.parse().map_err(Problem::internal)?;
+        if !owner_role.covers(role) {
             let detail = format!(
-                "The token is for the role {role}, and its owner's is {owner} by now. Make another token."
+                "The token is for the role {role}, and its owner's is {owner_role} by now. Make another token."
             );
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
+        let providers = &state.config.providers;
+        if !owner.provider.is_empty() {
+            if providers.get(&owner.provider).is_none() {
+                return Err(signed_out());
+            }
+            let since = now_ns().saturating_sub(providers.token_ns);
+            if owner.last_sign_in_ns.is_none_or(|last| last < since) {
+                let detail = "The token's owner has not signed in for long, so it is not known whether they still \
+                     may. The token counts again when they have.";
+                return Err(Problem::new(StatusCode::UNAUTHORIZED, detail));
+            }
         }
         if token.last_used_ns.is_none_or(|last| last < now_ns() - NOTED_NS) {
             state.store.api_token_used(&token.id).await?;
         }
-        let by = By::Token { label: token.label };
-        return Ok((Some(Actor { name: token.owner, role, by, address: address.to_owned() }), None));
+        let by = By::Token { label: token.label, scopes: token.scopes };
+        let actor =
+            Actor { name: token.owner, role, provider: owner.provider, by, address: address.to_owned() };
+        return Ok((Some(actor), None));
     }
     let Some(token) = cookie(headers, cookies.session()) else { return Ok((None, None)) };
     let hash = sha256(token);
     let Some(sign_in) = state.store.sign_in(&hash, state.idle_ns()).await? else { return Ok((None, None)) };
+    // What the configuration no longer lets in is out at once.
+    let counts = match sign_in.provider.as_str() {
+        "" => state.config.providers.local || sign_in.recovery_until_ns > now_ns(),
+        provider => state.config.providers.get(provider).is_some(),
+    };
+    if !counts {
+        return Ok((None, None));
+    }
     if sign_in.last_used_ns < now_ns() - NOTED_NS {
         state.store.sign_in_used(&hash).await?;
     }
     let role = sign_in.role.parse().map_err(Problem::internal)?;
     let by = By::Browser { id: sign_in.id, csrf: csrf(token) };
-    Ok((Some(Actor { name: sign_in.user, role, by, address: address.to_owned() }), Some(hash)))
+    let (name, provider) = (sign_in.user, sign_in.provider);
+    Ok((Some(Actor { name, role, provider, by, address: address.to_owned() }), Some(hash)))
 }
 
 /// Whether whoever sits before the browser meant it: the request comes from a page of the collector's own,

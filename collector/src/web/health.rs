@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::State;
 
 use super::problem::Problem;
+use crate::outputs;
 use crate::store::now_ns;
 
 fn text(status: StatusCode, text: String) -> Response {
@@ -69,5 +70,6 @@ pub(super) async fn metrics(Use(state): Use<State>) -> Result<Response, Problem>
     metric("segment_bytes", "gauge", "Bytes of the segments that are kept.", totals.bytes);
     metric("ledger_entries", "counter", "Entries in the ledger.", totals.entries);
     metric("findings_open", "gauge", "Findings that nobody has acknowledged.", totals.findings);
+    out.push_str(&outputs::metrics(&state.store.outputs().await?, now_ns()));
     Ok(text(StatusCode::OK, out))
 }

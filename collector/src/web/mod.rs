@@ -10,6 +10,7 @@ mod api;
 mod assets;
 mod display;
 mod export;
+mod federated;
 mod filters;
 mod follow;
 mod guard;
@@ -18,12 +19,14 @@ mod hosts;
 mod listen;
 mod lists;
 mod page;
-mod params;
+pub(crate) mod params;
 mod password;
-mod problem;
+mod policies;
+pub(crate) mod problem;
 mod prove;
 mod role;
 mod routes;
+mod scope;
 mod session;
 mod sign_in;
 #[cfg(test)]
@@ -40,6 +43,7 @@ use zeroize::Zeroizing;
 use crate::administer::By;
 use crate::archive::Archive;
 use crate::intake::{Connected, Intake};
+use crate::sign_in::Providers;
 use crate::store::{Store, StoreError, now_ns};
 
 pub use listen::serve;
@@ -69,6 +73,8 @@ pub struct Config {
     /// The address by which agents reach the collector, such as `https://interlock.example.com:7443`, for
     /// the command that enrols a host.
     pub agents_url: String,
+    /// The identity providers that people sign in with, and whether passwords count.
+    pub providers: Providers,
     /// A browser that was not used for so long is signed out.
     pub idle: Duration,
     /// A browser is signed out that long after it was signed in.
@@ -81,6 +87,7 @@ impl Default for Config {
             secure: false,
             names: Vec::new(),
             agents_url: "https://localhost:7443".into(),
+            providers: Providers::default(),
             idle: Duration::from_secs(60 * 60),
             absolute: Duration::from_secs(12 * 60 * 60),
         }
@@ -109,8 +116,11 @@ impl State {
     }
 }
 
+/// For so long a password that was set by command counts where passwords are turned off.
+const RECOVERY_NS: i64 = 3600 * 1_000_000_000;
+
 /// Gives an account a new password, for a command on the collector's host. Its one-time codes, API tokens
-/// and signed-in browsers go.
+/// and signed-in browsers go. For an hour it counts although passwords are turned off.
 ///
 /// # Errors
 /// There is no such account, or the database fails.
@@ -120,6 +130,9 @@ pub async fn reset_account(state: &State, name: &str, who: &str) -> anyhow::Resu
     actions::reset(state, by, name, password.clone())
         .await
         .map_err(|problem| anyhow::anyhow!("{name}: {}", problem.detail))?;
+    let mut write = state.store.write().await?;
+    write.set_recovery(name, now_ns().saturating_add(RECOVERY_NS)).await?;
+    write.commit().await?;
     Ok(password)
 }
 

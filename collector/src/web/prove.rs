@@ -78,15 +78,24 @@ pub(super) async fn bundle(
     actor: Actor,
     Json(wanted): Json<Wanted>,
 ) -> Result<Response, Problem> {
-    let reason = wanted.reason.trim();
+    made(&state, &actor, &wanted.sessions, &wanted.reason).await
+}
+
+/// Makes a bundle and sends it.
+pub(super) async fn made(
+    state: &State,
+    actor: &Actor,
+    sessions: &[String],
+    reason: &str,
+) -> Result<Response, Problem> {
+    let reason = reason.trim();
     if reason.is_empty() || reason.chars().count() > 200 {
         return Err(Problem::invalid("Say in up to 200 characters why it is made."));
     }
     // It is made as a whole before any of it is sent: what fails in the making is told properly.
     let file = state.archive.scratch()?;
     let output = BufWriter::with_capacity(128 << 10, file);
-    let (output, _) =
-        evidence::write(&state.intake, &wanted.sessions, &actor.trail(), reason, output).await?;
+    let (output, _) = evidence::write(&state.intake, sessions, &actor.trail(), reason, output).await?;
     let mut file = output.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.rewind()?;
     let bytes = file.metadata()?.len();

@@ -10,8 +10,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use super::problem::Problem;
 use super::role::{ADMIN, ALL, AUDIT, REVIEW, Roles, VALUES};
 use super::{
-    State, account, admin, api, assets, export, follow, guard, health, hosts, lists, page, prove, session,
-    sign_in,
+    State, account, admin, api, assets, export, federated, follow, guard, health, hosts, lists, page,
+    policies, prove, session, sign_in,
 };
 
 /// For whom a route is.
@@ -31,6 +31,9 @@ pub(super) struct Route {
     /// It cannot be done with an API token: whoever got at one is not to make accounts or tokens that outlive
     /// it.
     pub(super) browsers_only: bool,
+    /// Another site's page sends a form to it, so that the request proves nothing about whoever sits before the
+    /// browser: what it does is bound to a cookie in another way.
+    pub(super) from_elsewhere: bool,
     handler: fn() -> MethodRouter<State>,
 }
 
@@ -41,7 +44,7 @@ impl Route {
         access: Access,
         handler: fn() -> MethodRouter<State>,
     ) -> Self {
-        Self { method, path, access, browsers_only: true, handler }
+        Self { method, path, access, browsers_only: true, from_elsewhere: false, handler }
     }
 
     const fn api(
@@ -50,12 +53,17 @@ impl Route {
         access: Access,
         handler: fn() -> MethodRouter<State>,
     ) -> Self {
-        Self { method, path, access, browsers_only: false, handler }
+        Self { method, path, access, browsers_only: false, from_elsewhere: false, handler }
     }
 
     /// A route of the API about the account itself: a token must not make tokens.
     const fn own(method: Method, path: &'static str, handler: fn() -> MethodRouter<State>) -> Self {
-        Self { method, path, access: Access::For(ALL), browsers_only: true, handler }
+        Self { method, path, access: Access::For(ALL), browsers_only: true, from_elsewhere: false, handler }
+    }
+
+    /// A page that another site's page sends a form to.
+    const fn from_elsewhere(path: &'static str, handler: fn() -> MethodRouter<State>) -> Self {
+        Self { method: POST, path, access: OPEN, browsers_only: true, from_elsewhere: true, handler }
     }
 
     /// It is for people.
@@ -82,6 +90,11 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/assets/{name}", OPEN, || get(assets::asset)),
     Route::page(GET, "/sign-in", OPEN, || get(sign_in::page)),
     Route::page(POST, "/sign-in", OPEN, || post(sign_in::sign_in)),
+    Route::page(GET, "/sign-in/with/{provider}", OPEN, || get(federated::start)),
+    Route::page(GET, "/sign-in/oidc/{provider}/callback", OPEN, || get(federated::oidc_callback)),
+    Route::page(GET, "/sign-in/saml/{provider}/metadata", OPEN, || get(federated::saml_metadata)),
+    Route::from_elsewhere("/sign-in/saml/{provider}/consume", || post(federated::saml_consume)),
+    Route::page(GET, "/sign-in/saml/{provider}/finish", OPEN, || get(federated::saml_finish)),
     Route::page(GET, "/set-up/{token}", OPEN, || get(sign_in::set_up_page)),
     Route::page(POST, "/set-up/{token}", OPEN, || post(sign_in::set_up)),
     Route::page(GET, "/healthz", OPEN, || get(health::alive)),
@@ -92,6 +105,9 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/sessions", EVERYONE, || get(lists::sessions)),
     Route::page(GET, "/sessions/{id}", EVERYONE, || get(session::page)),
     Route::page(GET, "/sessions/{id}/events", EVERYONE, || get(session::events)),
+    Route::page(GET, "/sessions/{id}/terminal", Access::For(VALUES), || get(export::terminal)),
+    Route::page(GET, "/sessions/{id}/evidence", Access::For(AUDIT), || get(session::evidence_page)),
+    Route::page(POST, "/sessions/{id}/evidence", Access::For(AUDIT), || post(session::evidence)),
     Route::page(GET, "/sessions/{id}/follow", EVERYONE, || get(follow::follow)),
     Route::page(GET, "/sessions/{id}/end", Access::For(REVIEW), || get(session::end_page)),
     Route::page(POST, "/sessions/{id}/end", Access::For(REVIEW), || post(session::end)),
@@ -101,6 +117,11 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/hosts/{host}/revoke", Access::For(ADMIN), || get(hosts::revoke_page)),
     Route::page(POST, "/hosts/{host}/revoke", Access::For(ADMIN), || post(hosts::revoke)),
     Route::page(GET, "/rules", EVERYONE, || get(lists::rules)),
+    Route::page(GET, "/policies", Access::For(VALUES), || get(policies::page)),
+    Route::page(POST, "/policies", Access::For(ADMIN), || post(policies::add)),
+    Route::page(POST, "/policies/assignments", Access::For(ADMIN), || post(policies::assign)),
+    Route::page(GET, "/policies/{name}/{id}", Access::For(VALUES), || get(policies::version_page)),
+    Route::page(POST, "/hosts/{host}/labels", Access::For(ADMIN), || post(policies::label_host)),
     Route::page(GET, "/findings", Access::For(VALUES), || get(lists::findings)),
     Route::page(POST, "/findings/{id}/acknowledge", Access::For(AUDIT), || post(lists::acknowledge)),
     Route::page(GET, "/holds", Access::For(AUDIT), || get(lists::holds)),
@@ -142,6 +163,20 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(GET, "/api/v1/agents/{host}", EVERYONE, || get(api::agent)),
     Route::api(GET, "/api/v1/agents/{host}/events", Access::For(VALUES), || get(api::agent_events)),
     Route::api(POST, "/api/v1/agents/{host}/revoke", Access::For(ADMIN), || post(api::revoke_agent)),
+    Route::api(POST, "/api/v1/agents/{host}/labels", Access::For(ADMIN), || post(policies::set_labels)),
+    Route::api(GET, "/api/v1/agents/{host}/policies", Access::For(VALUES), || get(policies::of_agent)),
+    Route::api(POST, "/api/v1/agents/{host}/policies/reissue", Access::For(ADMIN), || {
+        post(policies::reissue)
+    }),
+    Route::api(GET, "/api/v1/policy-sets", Access::For(VALUES), || get(policies::sets)),
+    Route::api(POST, "/api/v1/policy-sets/{name}/versions", Access::For(ADMIN), || {
+        post(policies::add_version)
+    }),
+    Route::api(GET, "/api/v1/policy-sets/{name}/versions/{id}", Access::For(VALUES), || {
+        get(policies::version)
+    }),
+    Route::api(GET, "/api/v1/policy-assignments", Access::For(VALUES), || get(policies::assignments)),
+    Route::api(POST, "/api/v1/policy-assignments", Access::For(ADMIN), || post(policies::change_assignment)),
     Route::api(GET, "/api/v1/rules", EVERYONE, || get(api::rules)),
     Route::api(GET, "/metrics", EVERYONE, || get(health::metrics)),
     Route::api(GET, "/api/v1/ledger/checkpoint", EVERYONE, || get(prove::checkpoint)),
@@ -149,6 +184,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(POST, "/api/v1/evidence", Access::For(AUDIT), || post(prove::bundle)),
     Route::api(GET, "/api/v1/findings", Access::For(VALUES), || get(api::findings)),
     Route::api(POST, "/api/v1/findings/{id}/acknowledge", Access::For(AUDIT), || post(api::acknowledge)),
+    Route::api(GET, "/api/v1/outputs", Access::For(AUDIT), || get(api::outputs)),
     Route::api(GET, "/api/v1/audit", Access::For(AUDIT), || get(api::audit)),
     Route::api(GET, "/api/v1/holds", Access::For(AUDIT), || get(api::holds)),
     Route::api(POST, "/api/v1/holds", Access::For(AUDIT), || post(api::add_hold)),
@@ -220,7 +256,6 @@ async fn finish(secure: bool, request: Request, next: Next) -> Response {
     }
     let headers = response.headers_mut();
     let mut put = |name, value| drop(headers.insert(name, HeaderValue::from_static(value)));
-    put(header::CONTENT_SECURITY_POLICY, POLICY);
     put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     put(header::REFERRER_POLICY, "no-referrer");
     put(header::X_FRAME_OPTIONS, "DENY");
@@ -232,6 +267,10 @@ async fn finish(secure: bool, request: Request, next: Next) -> Response {
     );
     if secure {
         put(header::STRICT_TRANSPORT_SECURITY, "max-age=63072000");
+    }
+    // Only the player's worker has one of its own.
+    if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     }
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -18,8 +18,9 @@ use super::guard::Actor;
 use super::page::{Layout, Notice, show};
 use super::params::{Fields, Params};
 use super::problem::Problem;
+use super::prove;
 use super::role::{REVIEW, VALUES};
-use crate::store::SessionItem;
+use crate::store::{DeletedSegments, SessionItem};
 
 /// Events on one page.
 const EVENTS: usize = 200;
@@ -128,6 +129,8 @@ fn items(events: &[Event], started_ns: i64, values: bool) -> Vec<Item> {
         let what = match &event.body {
             // These stand at the head of the page.
             Some(Body::FlowStarted(_)) | None => continue,
+            // These are played.
+            Some(Body::TerminalSize(_) | Body::TerminalOutput(_) | Body::TerminalInput(_)) => continue,
             Some(Body::Command(body)) => What::Command(Box::new(command(body, values))),
             Some(Body::Result(body)) => match attach(&mut items, outcome(body, values)) {
                 Some(outcome) => What::Outcome(Box::new(outcome)),
@@ -261,6 +264,35 @@ fn line(body: &Body) -> What {
         Body::Notice(body) => {
             line("notice", format!("{} {} {}", body.severity, body.sqlstate, body.message), "plain")
         }
+        Body::ApprovalRequested(body) => {
+            let needs: Vec<_> = body
+                .quorums
+                .iter()
+                .map(|quorum| {
+                    format!("{} of {} (rule {})", quorum.needed, quorum.groups.join(", "), quorum.rule)
+                })
+                .collect();
+            line(
+                "approval asked for",
+                format!("{}: {}; {}", body.request, needs.join(", "), body.text),
+                "plain",
+            )
+        }
+        Body::ApprovalVoted(body) => {
+            let text = format!("{} by {}. {}", body.request, approver(body.by.as_ref()), body.reason);
+            line("approved", text, "plain")
+        }
+        Body::ApprovalDecided(body) => {
+            let by = approver(body.by.as_ref());
+            let by = if by.is_empty() { by } else { format!(" by {by}") };
+            let text = format!("{} {}{by}. {}", body.request, body.outcome, body.reason);
+            let (label, tone) = match (body.needs_review, body.outcome.as_str()) {
+                (true, _) => ("approval, needs review", "bad"),
+                (_, "approved") => ("approval", "good"),
+                _ => ("approval", "plain"),
+            };
+            line(label, text, tone)
+        }
         Body::CommandsWithdrawn(body) => {
             let text = format!("commands {} to {}: {}", body.first, body.last, body.reason);
             line("refused after all", text, "bad")
@@ -282,6 +314,15 @@ fn line(body: &Body) -> What {
             json::name(&Event { body: Some(other.clone()), ..Event::default() }).into(),
             "plain",
         ),
+    }
+}
+
+/// Who decided, with the login user where that is somebody else.
+fn approver(by: Option<&proto::Approver>) -> String {
+    match by {
+        Some(by) if by.login_user.is_empty() || by.login_user == by.user => by.user.clone(),
+        Some(by) => format!("{} (logged in as {})", by.user, by.login_user),
+        None => String::new(),
     }
 }
 
@@ -369,6 +410,8 @@ struct SessionPage {
     ends: bool,
     /// Why the recording cannot be shown.
     unreadable: String,
+    /// Parts of it that were deleted.
+    deleted: Vec<DeletedSegments>,
 }
 
 /// The events alone, which the page's script adds to those that are there.
@@ -438,8 +481,21 @@ pub(super) async fn page(
     let title = format!("Session {}", display::beginning(&id, 16));
     let page = Layout::new(&state, actor, "sessions", title, Notice::done(params.get("done"))).await?;
     let later = after.is_some();
-    let page =
-        SessionPage { page, session, identity, client, items, last, more, later, values, ends, unreadable };
+    let deleted = state.store.deleted_of_session(&id).await?;
+    let page = SessionPage {
+        page,
+        session,
+        identity,
+        client,
+        items,
+        last,
+        more,
+        later,
+        values,
+        ends,
+        unreadable,
+        deleted,
+    };
     show(StatusCode::OK, &page)
 }
 
@@ -490,6 +546,44 @@ pub(super) async fn end(
             let notice = Some(Notice::bad(&problem));
             let page = Layout::new(&state, actor, "sessions", "End a session", notice).await?;
             show(problem.status, &EndPage { page, session })
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+#[derive(Template)]
+#[template(path = "session_evidence.html")]
+struct EvidencePage {
+    page: Layout,
+    session: SessionItem,
+}
+
+/// `GET /sessions/{id}/evidence`
+pub(super) async fn evidence_page(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let session = find(&state, &id).await?;
+    let page = Layout::new(&state, actor, "sessions", "Evidence", None).await?;
+    show(StatusCode::OK, &EvidencePage { page, session })
+}
+
+/// `POST /sessions/{id}/evidence`: the bundle.
+pub(super) async fn evidence(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(id): Path<String>,
+    Fields(fields): Fields,
+) -> Result<Response, Problem> {
+    let reason = fields.get("reason").unwrap_or_default();
+    match prove::made(&state, &actor, std::slice::from_ref(&id), reason).await {
+        Ok(bundle) => Ok(bundle),
+        Err(problem) if problem.is_theirs() && problem.status != StatusCode::NOT_FOUND => {
+            let session = find(&state, &id).await?;
+            let notice = Some(Notice::bad(&problem));
+            let page = Layout::new(&state, actor, "sessions", "Evidence", notice).await?;
+            show(problem.status, &EvidencePage { page, session })
         }
         Err(problem) => Err(problem),
     }

@@ -13,7 +13,8 @@ use super::params::{Fields, Params};
 use super::problem::Problem;
 use super::role::Role;
 use super::{State, password, secret, sha256, totp};
-use crate::store::{NewSignIn, now_ns};
+use crate::sign_in::Provider;
+use crate::store::{Credentials, NewSignIn, Write, now_ns};
 
 /// Wrong guesses within [`WINDOW_NS`]: at one account from one address, at one account from all of them (so that
 /// nobody keeps its owner out alone), and from one address.
@@ -30,10 +31,51 @@ struct SignInPage<'p> {
     name: &'p str,
     back: &'p str,
     error: &'p str,
+    /// Passwords count.
+    local: bool,
+    /// They do not, but for accounts that are being recovered.
+    recovery: bool,
+    providers: Vec<Button<'p>>,
+    left: Option<Left<'p>>,
+}
+
+/// Leads to an identity provider.
+struct Button<'p> {
+    name: &'p str,
+    label: &'p str,
+    query: String,
+}
+
+/// The identity provider of who has just signed out.
+struct Left<'p> {
+    label: &'p str,
+    /// Where one signs out of it too; empty when there is no such place.
+    url: String,
+}
+
+impl<'p> SignInPage<'p> {
+    fn new(state: &'p State, visitor: &'p Visitor, back: &'p str) -> Self {
+        let query = form_urlencoded::Serializer::new(String::new()).append_pair("back", back).finish();
+        let button = |provider: &'p Provider| Button {
+            name: provider.name(),
+            label: provider.label(),
+            query: query.clone(),
+        };
+        Self {
+            csrf: &visitor.csrf,
+            name: "",
+            back,
+            error: "",
+            local: state.config.providers.local,
+            recovery: false,
+            providers: state.config.providers.all().iter().map(button).collect(),
+            left: None,
+        }
+    }
 }
 
 /// Where to go after signing in: a path of the collector's own and nothing else.
-fn back(path: &str) -> &str {
+pub(super) fn back(path: &str) -> &str {
     let own = path.starts_with('/')
         && !path.starts_with("//")
         && !path.contains('\\')
@@ -42,12 +84,34 @@ fn back(path: &str) -> &str {
 }
 
 /// `GET /sign-in`
-pub(super) async fn page(visitor: Visitor, params: Params) -> Result<Response, Problem> {
+pub(super) async fn page(
+    Use(state): Use<State>,
+    visitor: Visitor,
+    params: Params,
+) -> Result<Response, Problem> {
     let back = back(params.get("back").unwrap_or("/sessions"));
     if visitor.signed_in {
         return Ok(Redirect::to(back).into_response());
     }
-    show(StatusCode::OK, &SignInPage { csrf: &visitor.csrf, name: "", back, error: "" })
+    let mut page = SignInPage::new(&state, &visitor, back);
+    page.recovery = !page.local && params.get("recovery").is_some();
+    if let Some(provider) = params.get("left").and_then(|name| state.config.providers.get(name)) {
+        let url = provider.sign_out_url().await.unwrap_or_default();
+        page.left = Some(Left { label: provider.label(), url });
+    }
+    show(StatusCode::OK, &page)
+}
+
+/// The page again, with why someone is not signed in.
+pub(super) fn refused_page(
+    state: &State,
+    visitor: &Visitor,
+    status: StatusCode,
+    error: &str,
+) -> Result<Response, Problem> {
+    let mut page = SignInPage::new(state, visitor, "/sessions");
+    page.error = error;
+    show(status, &page)
 }
 
 /// `POST /sign-in`
@@ -62,11 +126,14 @@ pub(super) async fn sign_in(
     match check(&state, &visitor, name, given, fields.get("code").unwrap_or_default()).await {
         Ok(()) => {
             let mut response = Redirect::to(back).into_response();
-            admit(&state, &visitor, name, &mut response).await?;
+            let entered = Entered { user: name, provider: "", detail: "" };
+            admit(&state, &visitor, state.store.write().await?, &entered, &mut response).await?;
             Ok(response)
         }
         Err(problem) if problem.is_theirs() => {
-            let page = SignInPage { csrf: &visitor.csrf, name, back, error: &problem.detail };
+            let mut page = SignInPage::new(&state, &visitor, back);
+            page.recovery = !page.local;
+            (page.name, page.error) = (name, &problem.detail);
             show(problem.status, &page)
         }
         Err(problem) => Err(problem),
@@ -112,6 +179,35 @@ async fn count(state: &State, key: &str, limit: i64) -> Result<(), Problem> {
     ))
 }
 
+/// An attempt that was counted before it was looked at.
+pub(super) struct Counted {
+    key: String,
+}
+
+impl Counted {
+    /// It was no guess.
+    pub(super) async fn take_back(&self, state: &State) -> Result<(), Problem> {
+        Ok(state.store.take_back_attempt(&self.key).await?)
+    }
+}
+
+/// Counts something from an address under a key of its own. What is too much is written down once.
+pub(super) async fn count_from(
+    state: &State,
+    what: &str,
+    address: &str,
+    limit: i64,
+) -> Result<Counted, Problem> {
+    let key = sha256(&format!("{what} address {address}"));
+    if let Err(problem) = count(state, &key, limit).await {
+        if state.store.attempt(&sha256(&format!("noted {key}")), 1, WINDOW_NS).await? {
+            actions::note(state, "unknown", "sign_in.limited", "", what, address).await?;
+        }
+        return Err(problem);
+    }
+    Ok(Counted { key })
+}
+
 /// Whether it is the owner of the account. The answer to a wrong name, a wrong password and a wrong code is
 /// the same, and takes as long.
 async fn check(
@@ -140,7 +236,10 @@ async fn check(
         }
         return Err(problem);
     }
-    let hash = known.as_ref().filter(|known| known.active).map(|known| known.password_hash.clone());
+    let counts = |known: &&Credentials| {
+        known.active && (state.config.providers.local || known.recovery_until_ns > now_ns())
+    };
+    let hash = known.as_ref().filter(counts).map(|known| known.password_hash.clone());
     let mut right = state.passwords.verify(given, hash).await?;
     if right && let Some(secret) = known.as_ref().and_then(|known| known.totp_secret.as_deref()) {
         right = use_code(state, name, secret, code).await?;
@@ -179,21 +278,36 @@ pub(super) async fn again(state: &State, actor: &Actor, given: Zeroizing<String>
     Err(Problem::invalid("Your current password is wrong."))
 }
 
-/// Signs a browser in.
-async fn admit(state: &State, visitor: &Visitor, name: &str, response: &mut Response) -> Result<(), Problem> {
+/// Someone who has shown who they are.
+pub(super) struct Entered<'e> {
+    /// Their account.
+    pub(super) user: &'e str,
+    /// The identity provider that it comes from; empty for one of the collector's own.
+    pub(super) provider: &'e str,
+    /// For the audit trail.
+    pub(super) detail: &'e str,
+}
+
+/// Signs a browser in, in the transaction in which it was decided.
+pub(super) async fn admit(
+    state: &State,
+    visitor: &Visitor,
+    mut write: Write<'_>,
+    entered: &Entered<'_>,
+    response: &mut Response,
+) -> Result<(), Problem> {
     let token = secret()?;
     let lasts = i64::try_from(state.config.absolute.as_nanos()).unwrap_or(i64::MAX);
-    let mut write = state.store.write().await?;
     write
         .add_sign_in(&NewSignIn {
             token_sha256: &sha256(&token),
-            user: name,
+            user: entered.user,
             expires_ns: now_ns().saturating_add(lasts),
             address: &visitor.address,
             user_agent: &visitor.user_agent,
         })
         .await?;
-    write.audit(name, "sign_in", "", "", &visitor.address).await?;
+    write.audit(entered.user, "sign_in", entered.provider, entered.detail, &visitor.address).await?;
     write.commit().await?;
     let cookie = Cookies::of(state).sign_in(&token, state.config.absolute.as_secs());
     response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -206,7 +320,12 @@ pub(super) async fn sign_out(Use(state): Use<State>, actor: Actor) -> Result<Res
     write.end_sign_in(&actor.name, actor.sign_in()).await?;
     write.audit(&actor.trail(), "sign_out", "", "", &actor.address).await?;
     write.commit().await?;
-    let mut response = Redirect::to("/sign-in").into_response();
+    // To the page that can lead on to the provider: a form may not be redirected to another site.
+    let to = match actor.provider.as_str() {
+        "" => "/sign-in".to_owned(),
+        provider => format!("/sign-in?left={provider}"),
+    };
+    let mut response = Redirect::to(&to).into_response();
     response.headers_mut().append(header::SET_COOKIE, Cookies::of(&state).sign_out());
     Ok(response)
 }
@@ -230,7 +349,9 @@ pub(super) async fn set_up_page(
     visitor: Visitor,
     Path(token): Path<String>,
 ) -> Result<Response, Problem> {
-    let counts = !state.store.has_users().await? && state.store.setup_counts(&sha256(&token)).await?;
+    let counts = state.config.providers.local
+        && !state.store.has_users().await?
+        && state.store.setup_counts(&sha256(&token)).await?;
     let status = if counts { StatusCode::OK } else { StatusCode::NOT_FOUND };
     let error = if counts { "" } else { USED };
     show(status, &SetUpPage { csrf: &visitor.csrf, name: "", error, counts })
@@ -247,7 +368,8 @@ pub(super) async fn set_up(
     match first_admin(&state, &visitor, &token, name, &fields).await {
         Ok(()) => {
             let mut response = Redirect::to("/sessions").into_response();
-            admit(&state, &visitor, name, &mut response).await?;
+            let entered = Entered { user: name, provider: "", detail: "" };
+            admit(&state, &visitor, state.store.write().await?, &entered, &mut response).await?;
             Ok(response)
         }
         Err(problem) if problem.is_theirs() => {
@@ -266,7 +388,7 @@ async fn first_admin(
     fields: &Params,
 ) -> Result<(), Problem> {
     let token = sha256(token);
-    if !state.store.setup_counts(&token).await? {
+    if !state.config.providers.local || !state.store.setup_counts(&token).await? {
         return Err(Problem::new(StatusCode::NOT_FOUND, USED));
     }
     actions::check_name(name)?;

@@ -34,7 +34,7 @@ async fn over_its_bound_a_host_keeps_its_recording_and_ships_it_later() {
         (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     made::recording(spool.path());
     let first = sealed(spool.path(), 0);
-    let collector = Collector::start_with(state.path(), Quota::new(first.len() as u64 + 100, 0)).await;
+    let collector = Collector::start_bounded(state.path(), Quota::new(first.len() as u64 + 100, 0)).await;
     let identity = enrolled(&collector).await;
     let (mut call, _) = collector.call(&identity).await.expect("a call");
     call.ship(0, &first).await.expect("taken");
@@ -50,7 +50,7 @@ async fn over_its_bound_a_host_keeps_its_recording_and_ships_it_later() {
     assert_eq!(collector.intake.store.agents().await.expect("agents")[0].dispute, None);
     drop((call, collector));
 
-    let collector = Collector::start_with(state.path(), Quota::new(1 << 30, 0)).await;
+    let collector = Collector::start_bounded(state.path(), Quota::new(1 << 30, 0)).await;
     let (mut call, _) = collector.call(&identity).await.expect("a call");
     for number in 1..2 {
         call.ship(number, &sealed(spool.path(), number)).await.expect("there is room");
@@ -67,7 +67,7 @@ async fn a_host_that_floods_is_slowed_down_and_a_quiet_one_is_not() {
         tempfile::tempdir().expect("a directory"),
     );
     // At this rate it would take hours to take what comes.
-    let collector = Collector::start_with(state.path(), Quota::new(0, 100)).await;
+    let collector = Collector::start_bounded(state.path(), Quota::new(0, 100)).await;
     let flood = enrolled(&collector).await;
     let key = HostKey::from_seed(&[43; 32]);
     let other = collector.enrol(&collector.token().await, &key).await.expect("enrolled");
@@ -87,7 +87,7 @@ async fn a_host_that_floods_is_slowed_down_and_a_quiet_one_is_not() {
         flooding.say(Message::Live(more.clone())).await;
     }
     let mut log = Log::of(quiet.path(), key);
-    log.session = SessionId::new(1_700_000_000_000, [6; 10]);
+    log.session = [6; 10];
     log.event(true, 20, |body| body.string(3, "10.0.0.7:5432"));
     log.head();
     let (mut call, _) = collector.call(&other).await.expect("a call");
@@ -114,7 +114,7 @@ async fn one_hosts_bad_records_do_not_fail_the_others() {
         let mut log = Log::of(spool.path(), key);
         // Every third says that a session is its own which is another's.
         let random = if number % 3 == 0 { [1; 10] } else { [100 + number; 10] };
-        log.session = SessionId::new(1_700_000_000_000, random);
+        log.session = random;
         log.event(true, 20, |body| body.string(3, "10.0.0.7:5432"));
         log.command("SELECT 1");
         log.head();

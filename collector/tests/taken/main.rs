@@ -5,6 +5,7 @@ mod evidence;
 mod fair;
 mod hostile;
 mod intake;
+mod kept;
 #[path = "../../../recording/tests/support/mod.rs"]
 mod made;
 mod order;

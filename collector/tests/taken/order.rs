@@ -8,7 +8,7 @@ use crate::support::{Collector, run_sql};
 use interlock_collector::config::Retention;
 use interlock_collector::retention;
 use interlock_collector::store::now_ns;
-use interlock_recording::{SessionId, hex};
+use interlock_recording::hex;
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{Health, Live};
 
@@ -167,8 +167,8 @@ async fn a_host_that_lies_without_end_fills_no_list() {
     for number in 0..300_u64 {
         // A session that begins in its middle, each one another.
         let mut random = made::SESSION;
-        random[..8].copy_from_slice(&number.to_le_bytes());
-        log.session = SessionId::new(1_700_000_000_000, random);
+        random[2..].copy_from_slice(&number.to_le_bytes());
+        log.session = random;
         log.sequence = 7;
         log.command("SELECT 1");
     }
@@ -191,8 +191,7 @@ async fn clocks_that_are_apart_lose_nothing() {
         let identity = enrolled(&collector).await;
         let mut log = Log::new(spool.path());
         log.ahead_ns = now_ns() - LOG_NS + apart;
-        let began_ms = u64::try_from((now_ns() + apart) / 1_000_000).expect("a time");
-        log.session = SessionId::new(began_ms, made::SESSION);
+        log.session_ms = u64::try_from((now_ns() + apart) / 1_000_000).expect("a time");
         begin(&mut log);
         log.command("SELECT 1");
         log.head();

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use interlock_collector::archive::{ArchiveError, SegmentFile};
 use interlock_collector::config::Retention;
 use interlock_collector::store::NewHold;
 use interlock_collector::{audit, retention};
@@ -34,7 +35,7 @@ async fn what_is_too_old_is_deleted_and_its_tombstone_stays() {
     };
     // The events are from 2023 by the host's clock; they came today, so nothing is too old yet.
     assert_eq!(retention::apply(intake, &[rule("year", &[], 365)]).await.expect("applied"), 0);
-    run_sql(state.path(), "UPDATE segments SET received_ns = received_ns - 400 * 86400 * 1000000000").await;
+    run_sql(state.path(), "UPDATE segments SET received_ns = received_ns - 34560000000000000").await;
     let mut write = intake.store.write().await.expect("writes");
     let hold = NewHold { label: "case 7", host: &id, from_ns: 0, until_ns: i64::MAX, by: "legal" };
     let hold = write.add_hold(&hold).await.expect("held");
@@ -48,8 +49,11 @@ async fn what_is_too_old_is_deleted_and_its_tombstone_stays() {
     assert_eq!(retention::apply(intake, &rules[..1]).await.expect("applied"), 0, "no rule for this host");
     assert_eq!(retention::apply(intake, &rules).await.expect("applied"), 3);
     assert_eq!(retention::apply(intake, &rules).await.expect("applied"), 0);
-    for number in 0..3 {
-        assert!(!intake.archive.path(&id, number).exists());
+    for segment in intake.store.segments(&id, 0, 2).await.expect("segments") {
+        let file =
+            SegmentFile::new(&id, segment.number, segment.bytes, &segment.file_sha256).expect("a hash");
+        let gone = intake.archive.fetch(&file).await;
+        assert!(matches!(gone, Err(ArchiveError::Missing { .. })), "{gone:?}");
     }
     let session = SessionId::new(1_700_000_000_000, made::SESSION).to_string();
     assert_eq!(intake.store.command_count(&session).await.expect("a count"), 0);

@@ -73,7 +73,7 @@ async fn a_disputed_host_goes_on_under_a_new_key_and_nothing_is_deleted() {
     let identity = collector.enrol(&token, &key).await.expect("enrolled");
     let fresh = tempfile::tempdir().expect("a directory");
     let mut log = Log::of(fresh.path(), key);
-    log.session = SessionId::new(1_700_000_000_000, [6; 10]);
+    log.session = [6; 10];
     log.event(true, 20, |body| body.string(3, "10.0.0.7:5432"));
     log.head();
     log.seal();

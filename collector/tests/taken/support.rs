@@ -26,22 +26,36 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+use crate::kept;
+
+pub(crate) use crate::kept::run_sql;
+
 /// A collector; it ends with this.
 pub(crate) struct Collector {
     pub(crate) intake: Arc<Intake>,
     pub(crate) config: Config,
     port: u16,
     server: tokio::task::JoinHandle<()>,
+    _kept: kept::Kept,
 }
 
 impl Collector {
     pub(crate) async fn start(state: &Path) -> Self {
-        Self::start_with(state, Quota::new(0, 0)).await
+        let (config, kept) = kept::config(state).await;
+        Self::start_with(config, kept).await
     }
 
     /// With these bounds for each host.
-    pub(crate) async fn start_with(state: &Path, quota: Quota) -> Self {
-        let config = Config { state: state.into(), name: Some("collector.test".into()), ..Config::default() };
+    pub(crate) async fn start_bounded(state: &Path, quota: Quota) -> Self {
+        let (config, kept) = kept::config(state).await;
+        Self::start_as(config, kept, quota).await
+    }
+
+    pub(crate) async fn start_with(config: Config, kept: kept::Kept) -> Self {
+        Self::start_as(config, kept, Quota::new(0, 0)).await
+    }
+
+    async fn start_as(config: Config, kept: kept::Kept, quota: Quota) -> Self {
         let mut parts = serve::open(&config).await.expect("opened");
         Arc::get_mut(&mut parts.intake).expect("nobody else has it yet").quota = quota;
         parts.intake.archive.clear().expect("cleared");
@@ -51,7 +65,13 @@ impl Collector {
         let server = tokio::spawn(async move {
             intake::serve(intake, listener, &names, std::future::pending()).await.expect("served");
         });
-        Self { intake: parts.intake, config, port, server }
+        Self { intake: parts.intake, config, port, server, _kept: kept }
+    }
+
+    /// A collector that is another process and listens on `port`; `intake` works on the same database.
+    #[allow(dead_code, reason = "not all of these tests have other processes")]
+    pub(crate) fn elsewhere(intake: Arc<Intake>, config: Config, port: u16, kept: kept::Kept) -> Self {
+        Self { intake, config, port, server: tokio::spawn(async {}), _kept: kept }
     }
 
     /// A token for one host.
@@ -72,6 +92,14 @@ impl Collector {
 
     /// A connection, with a client certificate or without.
     pub(crate) async fn connect(&self, identity: Option<&Identity>) -> Channel {
+        self.try_connect(identity).await.expect("connected")
+    }
+
+    /// The same, with one that may not be there.
+    pub(crate) async fn try_connect(
+        &self,
+        identity: Option<&Identity>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(self.intake.authority.certificate().clone()).expect("a root");
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -99,7 +127,6 @@ impl Collector {
                 }
             }))
             .await
-            .expect("connected")
     }
 
     /// Enrols a host.
@@ -157,7 +184,9 @@ impl Collector {
         head: Vec<u8>,
         oldest_segment: u64,
     ) -> Result<(Call, Taken), Status> {
-        let mut client = ShippingClient::new(self.connect(Some(identity)).await);
+        let channel = self.try_connect(Some(identity)).await;
+        let mut client =
+            ShippingClient::new(channel.map_err(|error| Status::unavailable(error.to_string()))?);
         let (sender, receiver) = mpsc::channel(64);
         let hello = Message::Hello(Hello { version: "0.1".into(), head, oldest_segment, ..Hello::default() });
         sender.send(ToCollector { message: Some(hello) }).await.expect("sent");
@@ -207,7 +236,9 @@ impl Call {
     pub(crate) async fn taken(&mut self) -> Result<Taken, Status> {
         match self.hear().await? {
             FromCollector::Taken(taken) => Ok(taken),
+            FromCollector::PolicyOrder(_) => panic!("policies were ordered"),
             FromCollector::EndSession(end) => panic!("a session was to be ended: {}", end.reason),
+            FromCollector::PolicyOrder(_) => panic!("policies are ordered"),
         }
     }
 
@@ -228,12 +259,4 @@ impl Call {
         self.say(Message::Live(live)).await;
         self.taken().await
     }
-}
-
-/// Runs statements on a database as whoever has got at it would.
-pub(crate) async fn run_sql(state: &Path, sql: &'static str) {
-    let url = format!("sqlite://{}", state.join("collector.db").display());
-    let pool = sqlx::AnyPool::connect(&url).await.expect("opened");
-    sqlx::raw_sql(sql).execute(&pool).await.expect("run");
-    pool.close().await;
 }

@@ -432,7 +432,16 @@ impl<F: Source> Reader<'_, F> {
                     body.kind, body.detail
                 ));
             }
-            Some(Body::HeadTaken(_) | Body::HoldSet(_) | Body::HoldReleased(_) | Body::BundleMade(_)) => {}
+            Some(
+                Body::HeadTaken(_)
+                | Body::HoldSet(_)
+                | Body::HoldReleased(_)
+                | Body::BundleMade(_)
+                | Body::PolicyVersionAdded(_)
+                | Body::PolicyAssigned(_)
+                | Body::PolicyOrdered(_)
+                | Body::HostLabelled(_),
+            ) => {}
             None => self.note(format!("an entry of {at} is of a kind that this version does not know")),
         }
         Ok(())

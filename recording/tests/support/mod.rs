@@ -25,7 +25,9 @@ pub(crate) struct Log<'d> {
     pub(crate) sequence: u64,
     /// How far the host's clock is ahead of 1,700,000,000 seconds.
     pub(crate) ahead_ns: i64,
-    pub(crate) session: SessionId,
+    /// The time in the session's id, milliseconds since the Unix epoch, and the rest of it.
+    pub(crate) session_ms: u64,
+    pub(crate) session: [u8; 10],
 }
 
 const TIME: u64 = 1_700_000_000_000_000_000;
@@ -52,7 +54,8 @@ impl<'d> Log<'d> {
             body: Vec::new(),
             sequence: 0,
             ahead_ns: 0,
-            session: SessionId::new(1_700_000_000_000, SESSION),
+            session_ms: 1_700_000_000_000,
+            session: SESSION,
         };
         log.begin();
         log
@@ -89,7 +92,7 @@ impl<'d> Log<'d> {
     /// An event that stands in the file with the next one.
     pub(crate) fn put(&mut self, session: bool, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
         let mut event = Vec::new();
-        chain::begin(&mut event, session.then_some(self.session));
+        chain::begin(&mut event, session.then(|| SessionId::new(self.session_ms, self.session)));
         Writer::new(&mut event).message(field, fill);
         let time = TIME + self.index * 1000;
         let (index, sequence) = (self.index, self.sequence);

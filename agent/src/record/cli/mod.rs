@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
+use interlock_recording::asciicast::{Asciicast, Version};
 use interlock_recording::log::{self, Reader};
+use interlock_recording::ocsf::{self, Ocsf};
+use interlock_recording::proto::Event;
 use interlock_recording::proto::event::Body;
 use interlock_recording::query::{self, Filter, Picker, Summary};
 use interlock_recording::shipped::{self, SHIPPED};
@@ -91,6 +94,9 @@ enum Command {
     Export {
         #[command(flatten)]
         filter: FilterArgs,
+        /// Of this session alone: its id, or enough of its beginning.
+        #[arg(long, value_name = "ID")]
+        session: Option<String>,
         /// The format.
         #[arg(long, value_enum, default_value_t = Format::Jsonl)]
         format: Format,
@@ -118,6 +124,12 @@ enum Format {
     Jsonl,
     /// CSV (RFC 4180): one event a line, without results' rows.
     Csv,
+    /// OCSF 1.8, one event a line: a command and its end are one.
+    Ocsf,
+    /// asciicast 2: the terminal of one session, for asciinema. What does more than draw is taken out of it.
+    Asciicast,
+    /// asciicast 3.
+    AsciicastV3,
 }
 
 /// One session.
@@ -237,10 +249,12 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
             let pace = show::Pace::new(speed, Duration::from_secs_f64(max_pause.min(1e6)));
             show(&mut out, &state, &session, json, style, Some(pace))
         }
-        Command::Export { filter, format, output: None } => export(&mut out, &state, &filter.into(), format),
-        Command::Export { filter, format, output: Some(path) } => {
+        Command::Export { filter, session, format, output: None } => {
+            export(&mut out, &state, &filter.into(), session.as_deref(), format)
+        }
+        Command::Export { filter, session, format, output: Some(path) } => {
             let mut file = BufWriter::new(private_file(&path)?);
-            let code = export(&mut file, &state, &filter.into(), format)?;
+            let code = export(&mut file, &state, &filter.into(), session.as_deref(), format)?;
             file.flush().with_context(|| format!("cannot write {}", path.display()))?;
             Ok(code)
         }
@@ -450,26 +464,96 @@ fn export(
     output: &mut impl Write,
     state: &Path,
     filter: &Filter,
+    session: Option<&str>,
     format: Format,
 ) -> anyhow::Result<ExitCode> {
     let directory = directory(state)?;
     let complaints = Complaints::default();
-    let sessions: HashMap<SessionId, Summary> =
+    let mut sessions: HashMap<SessionId, Summary> =
         query::sessions(&directory, filter, |error| complaints.take(&error))?;
+    if let Some(wanted) = session {
+        let which = Which { id: Some(wanted.to_owned()), last: false };
+        let (id, _) = find(&directory, &which, &complaints)?;
+        sessions.retain(|known, _| *known == id);
+    }
+    let version = match format {
+        Format::Asciicast => Some(Version::V2),
+        Format::AsciicastV3 => Some(Version::V3),
+        Format::Jsonl | Format::Csv | Format::Ocsf => None,
+    };
+    if let Some(version) = version {
+        return cast(output, &directory, &sessions, version, &complaints);
+    }
     let mut picker = Picker::new(filter, &sessions);
     if format == Format::Csv {
         csv::header(output)?;
     }
+    let mut ocsf = Ocsf::new();
+    let key = PublicKey::load(&state.join(KEYS).join("host.pub"));
+    let id = key.map(|key| interlock_recording::hex(&key.fingerprint())).unwrap_or_default();
+    let mut host = ocsf::Host { id, name: String::new() };
     // What could not be read has been told of already.
     for entry in Reader::new(&directory)?.flatten() {
-        if picker.picks(&entry.event) {
-            match format {
-                Format::Jsonl => json_line(output, &json::event(&entry.event))?,
-                Format::Csv => csv::event(output, &entry.event, &sessions)?,
+        if let Some(Body::AgentStarted(started)) = &entry.event.body {
+            host.name.clone_from(&started.host_name);
+        }
+        // With one session asked for, what happened outside of sessions is not.
+        if (session.is_some() && entry.event.session.is_empty()) || !picker.picks(&entry.event) {
+            continue;
+        }
+        match format {
+            Format::Csv => csv::event(output, &entry.event, &sessions)?,
+            Format::Ocsf => {
+                let id = SessionId::from_slice(&entry.event.session);
+                if let Some((id, summary)) = id.and_then(|id| Some((id, sessions.get(&id)?))) {
+                    ocsf.know(id, summary);
+                }
+                for event in ocsf.event(&host, &entry.event) {
+                    json_line(output, &event)?;
+                }
+            }
+            Format::Jsonl | Format::Asciicast | Format::AsciicastV3 => {
+                json_line(output, &json::event(&entry.event))?;
             }
         }
     }
+    for event in ocsf.flush(&host) {
+        json_line(output, &event)?;
+    }
     Ok(complaints.code())
+}
+
+/// Writes the terminal of the one session among `sessions` that has one.
+fn cast(
+    output: &mut impl Write,
+    directory: &Path,
+    sessions: &HashMap<SessionId, Summary>,
+    version: Version,
+    complaints: &Complaints,
+) -> anyhow::Result<ExitCode> {
+    let mut found: Option<(SessionId, Asciicast<Vec<u8>>)> = None;
+    for entry in Reader::new(directory)?.flatten() {
+        let Some(id) = SessionId::from_slice(&entry.event.session) else { continue };
+        let Some(summary) = sessions.get(&id).filter(|_| is_terminal(&entry.event)) else { continue };
+        let (known, cast) = found.get_or_insert_with(|| {
+            let title = format!("{} on {}", summary.user, summary.destination);
+            (id, Asciicast::new(Vec::new(), version, title))
+        });
+        if *known != id {
+            bail!("several sessions have a terminal: name one with --session ID");
+        }
+        cast.event(&entry.event)?;
+        output.write_all(&std::mem::take(cast.output()))?;
+    }
+    let Some((_, cast)) = found else {
+        bail!("none of these sessions has a terminal: other formats have what was recorded of them");
+    };
+    output.write_all(&cast.finish()?)?;
+    Ok(complaints.code())
+}
+
+fn is_terminal(event: &Event) -> bool {
+    matches!(event.body, Some(Body::TerminalSize(_) | Body::TerminalOutput(_) | Body::TerminalInput(_)))
 }
 
 fn verify(output: &mut impl Write, state: &Path, key: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {

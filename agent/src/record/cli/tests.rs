@@ -120,15 +120,16 @@ fn a_session_is_shown_by_the_beginning_of_its_id() {
 fn exports_pick_commands_with_their_results() {
     let directory = tempfile::tempdir().expect("a directory");
     let (config, _) = made(directory.path());
-    let all = objects(&shown(|output| export(output, &config.state, &Filter::default(), Format::Jsonl)));
+    let all =
+        objects(&shown(|output| export(output, &config.state, &Filter::default(), None, Format::Jsonl)));
     assert_eq!(all.first().map(|event| event["event"].clone()), Some("agent_started".into()));
     assert_eq!(all.len(), 10);
     let filter = Filter { text: Some("select".into()), ..Filter::default() };
-    let picked = objects(&shown(|output| export(output, &config.state, &filter, Format::Jsonl)));
+    let picked = objects(&shown(|output| export(output, &config.state, &filter, None, Format::Jsonl)));
     assert_eq!(picked.len(), 2);
     assert_eq!(picked[0]["verdict"], "allow");
     assert_eq!(picked[1]["rows"]["rows"][0][0], "****1111");
-    let csv = shown(|output| export(output, &config.state, &filter, Format::Csv));
+    let csv = shown(|output| export(output, &config.state, &filter, None, Format::Csv));
     assert!(csv.contains(",command,deploy,/usr/bin/psql,10.0.0.7:5432,app,shop,1,query,"), "{csv}");
 }
 
@@ -167,7 +168,7 @@ fn connections_beside_sessions_are_found_by_who_and_where_to() {
     ] {
         let listed = shown(|output| egress(output, &config.state, &filter, Form::Json));
         assert_eq!(objects(&listed).len(), count, "{filter:?}");
-        let exported = shown(|output| export(output, &config.state, &filter, Format::Jsonl));
+        let exported = shown(|output| export(output, &config.state, &filter, None, Format::Jsonl));
         let exported = objects(&exported).iter().filter(|event| event["event"] == "egress").count();
         assert_eq!(exported, count, "{filter:?}");
     }
@@ -201,7 +202,7 @@ fn a_damaged_recording_is_told_in_part_and_by_the_exit_code() {
     let bytes = std::fs::read(&path).expect("read");
     // The last quarter is gone: what stands before it can still be read.
     std::fs::write(&path, &bytes[..bytes.len() * 3 / 4]).expect("written");
-    let exported = export(&mut Vec::new(), &config.state, &Filter::default(), Format::Jsonl);
+    let exported = export(&mut Vec::new(), &config.state, &Filter::default(), None, Format::Jsonl);
     assert_eq!(exported.expect("goes on"), ExitCode::FAILURE);
     let listed = list(&mut Vec::new(), &config.state, &Filter::default(), Form::Json);
     assert_eq!(listed.expect("goes on"), ExitCode::FAILURE);

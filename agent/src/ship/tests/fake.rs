@@ -379,6 +379,7 @@ impl Enrollment for Fake {
             certificate: Some(certificate),
             collector: "fake\u{1b}[31m".to_owned(),
             ledger_key: "fake+1+2".to_owned(),
+            policy_key: String::new(),
         }))
     }
 }
@@ -435,6 +436,13 @@ impl Shipping for Fake {
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn fetch_policies(
+        &self,
+        _: Request<interlock_shipping::v1::FetchPoliciesRequest>,
+    ) -> Result<Response<interlock_shipping::v1::PolicyFiles>, Status> {
+        Err(Status::not_found("it orders nothing"))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Certificate>, Status> {

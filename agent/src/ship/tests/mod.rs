@@ -73,7 +73,7 @@ impl Stage {
 
     fn start(&mut self) {
         let (recorder, shipping) = (Arc::clone(&self.recorder), Arc::clone(&self.shipping));
-        let report = || Report { policy_hash: "abc".to_owned(), flows: 3, full: false };
+        let report = || Report { policy_hash: "abc".to_owned(), flows: 3, ..Report::default() };
         let shipper = Shipper::new(self.store.clone(), recorder, shipping, self.config.ship.keep, report);
         let (finish, finishing) = watch::channel(false);
         self.running = Some((finish, tokio::spawn(shipper.run(finishing))));

@@ -1,5 +1,6 @@
 //! Who may do what, and that they meant to.
 
+use super::super::scope::SCOPES;
 use super::*;
 
 #[tokio::test]
@@ -26,6 +27,7 @@ async fn every_route_is_for_its_roles_and_no_one_else() {
                 .replace("{id}", id)
                 .replace("{host}", &host.id)
                 .replace("{name}", if route.path.starts_with("/assets") { "style.css" } else { "viewer" })
+                .replace("{provider}", "nobody")
                 .replace("{token}", "nonsense");
             let reply = if route.is_page() && route.method == Method::POST {
                 site.post(&path, &caller, &[]).await
@@ -37,7 +39,7 @@ async fn every_route_is_for_its_roles_and_no_one_else() {
             assert!(!reply.status.is_server_error(), "{name}: {} {}", reply.status, reply.text);
             match (route.access, role) {
                 (Access::Public, _) => {
-                    let form = route.path == "/sign-in" || route.path.starts_with("/set-up");
+                    let form = route.path.starts_with("/sign-in") || route.path.starts_with("/set-up");
                     assert!(!refused || form, "{name}: {}", reply.status);
                 }
                 (Access::For(_), None) if route.is_page() && route.method == Method::GET => {
@@ -61,7 +63,11 @@ async fn every_route_is_for_its_roles_and_no_one_else() {
 async fn nothing_is_done_for_another_site() {
     let site = Site::new().await;
     let admin = site.signed_in(Role::Admin).await;
-    let unsafe_routes = ROUTES.iter().filter(|route| !route.method.is_safe());
+    // One alone takes what another site sends: what that does is bound to the browser in another way.
+    let elsewhere: Vec<_> =
+        ROUTES.iter().filter(|route| route.from_elsewhere).map(|route| route.path).collect();
+    assert_eq!(elsewhere, ["/sign-in/saml/{provider}/consume"]);
+    let unsafe_routes = ROUTES.iter().filter(|route| !route.method.is_safe() && !route.from_elsewhere);
     for route in unsafe_routes {
         let path = route
             .path
@@ -201,6 +207,58 @@ async fn a_token_has_no_more_rights_than_its_owner() {
 }
 
 #[tokio::test]
+async fn a_token_does_what_it_is_for_and_nothing_else() {
+    let site = Site::new().await;
+    let mut host = SampleHost::enrol(&site.intake.store, "bastion", 1).await.unwrap();
+    let session = host.session(&site.intake.store, &SampleSession::default()).await.unwrap().to_string();
+    let admin = site.signed_in(Role::Admin).await;
+    let document: Value = serde_json::from_str(crate::web::api::DOCUMENT).unwrap();
+    let scopes = SCOPES.iter().map(|scope| scope.name()).chain(["", "read holds", "*", "nonsense"]);
+    for scopes in scopes {
+        let token = site.program_for("admin", Role::Admin, scopes).await;
+        for route in
+            ROUTES.iter().filter(|route| matches!(route.access, Access::For(_)) && !route.browsers_only)
+        {
+            let id = if route.path.contains("sessions") { session.as_str() } else { "1" };
+            let path = route.path.replace("{id}", id).replace("{host}", "nowhere").replace("{name}", "x");
+            let reply = site.send(route.method.clone(), &path, &token, "{}").await;
+            let operation = &document["paths"][route.path][route.method.as_str().to_lowercase()];
+            let needed = operation["x-scope"].as_str().unwrap_or("*");
+            let may = scopes == "*" || needed == "none" || scopes.split(' ').any(|scope| scope == needed);
+            let said = format!("{} {path} with {scopes:?}: {} {}", route.method, reply.status, reply.text);
+            assert_eq!(reply.status != StatusCode::FORBIDDEN, may, "{said}");
+            assert!(!reply.status.is_server_error(), "{said}");
+        }
+    }
+    // They are chosen when it is made, and none of them is not all of them.
+    let make = |body: &'static str| site.send(Method::POST, "/api/v1/tokens", &admin, body);
+    let made = make(r#"{"label": "prometheus", "role": "viewer", "scopes": ["metrics"], "days": 30}"#).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let token = made.json()["token"].as_str().unwrap().to_owned();
+    let prometheus = Caller { token: Some(token), ..Caller::default() };
+    assert_eq!(site.get("/metrics", &prometheus).await.status, StatusCode::OK);
+    let reply = site.get("/api/v1/sessions", &prometheus).await;
+    assert_eq!(reply.status, StatusCode::FORBIDDEN);
+    assert!(reply.text.contains("needs the scope read"), "{}", reply.text);
+    for bad in [
+        r#"{"label": "x", "role": "viewer", "scopes": [], "days": 1}"#,
+        r#"{"label": "x", "role": "viewer", "scopes": ["everything"], "days": 1}"#,
+        r#"{"label": "x", "role": "viewer", "scopes": ["read", "*"], "days": 1}"#,
+    ] {
+        assert_eq!(make(bad).await.status, StatusCode::UNPROCESSABLE_ENTITY, "{bad}");
+    }
+    let form = [("label", "x"), ("role", "viewer"), ("days", "1")];
+    assert_eq!(site.post("/account/tokens", &admin, &form).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let form =
+        [("label", "exports"), ("role", "auditor"), ("days", "1"), ("scope", "read"), ("scope", "export")];
+    assert_eq!(site.post("/account/tokens", &admin, &form).await.status, StatusCode::OK);
+    let listed = site.get("/api/v1/tokens", &admin).await.json();
+    let exports =
+        listed["items"].as_array().unwrap().iter().find(|token| token["label"] == "exports").unwrap();
+    assert_eq!(exports["scopes"], serde_json::json!(["read", "export"]));
+}
+
+#[tokio::test]
 async fn values_are_not_for_viewers() {
     let site = Site::new().await;
     let mut host = SampleHost::enrol(&site.intake.store, "bastion", 1).await.unwrap();
@@ -232,9 +290,12 @@ fn pages_are_for_the_roles_that_the_docs_say() {
             (["assets" | "sign-in" | "set-up" | "healthz" | "readyz", ..], _) => None,
             (["admin", ..] | ["hosts", _, "revoke"], _) => Some(ADMIN),
             (["audit" | "holds", ..], _) => Some(AUDIT),
-            (["findings", ..], &Method::GET) => Some(VALUES),
+            (["findings", ..] | ["policies", ..], &Method::GET) => Some(VALUES),
+            (["policies", ..] | ["hosts", _, "labels"], _) => Some(ADMIN),
             (["findings", ..], _) => Some(AUDIT),
             (["sessions", _, "end"], _) => Some(REVIEW),
+            (["sessions", _, "terminal"], _) => Some(VALUES),
+            (["sessions", _, "evidence"], _) => Some(AUDIT),
             _ => Some(ALL),
         };
         let roles = match route.access {

@@ -1,6 +1,10 @@
 //! The pages and the API as browsers and programs meet them, without a network between.
 
 mod access;
+mod exported;
+mod federated;
+mod policies;
+mod saml;
 mod shown;
 mod sign_in;
 
@@ -62,6 +66,8 @@ struct Caller {
     session: Option<String>,
     form: Option<String>,
     token: Option<String>,
+    /// Another cookie, as it is sent.
+    other: Option<String>,
 }
 
 impl Caller {
@@ -110,6 +116,7 @@ impl Site {
         let mut cookies = Vec::new();
         cookies.extend(caller.session.as_ref().map(|value| format!("interlock={value}")));
         cookies.extend(caller.form.as_ref().map(|value| format!("interlock-form={value}")));
+        cookies.extend(caller.other.clone());
         if !cookies.is_empty() {
             request = request.header(header::COOKIE, cookies.join("; "));
         }
@@ -168,6 +175,10 @@ impl Site {
     }
 
     async fn program(&self, owner: &str, role: Role) -> Caller {
+        self.program_for(owner, role, "*").await
+    }
+
+    async fn program_for(&self, owner: &str, role: Role, scopes: &str) -> Caller {
         let token = super::secret().unwrap();
         let mut write = self.intake.store.write().await.unwrap();
         let new = NewApiToken {
@@ -176,6 +187,7 @@ impl Site {
             label: "test",
             owner,
             role: role.name(),
+            scopes,
             expires_ns: now_ns() + 3_600_000_000_000,
         };
         write.add_api_token(&new).await.unwrap();

@@ -1,5 +1,6 @@
 //! What is shown, listed and exported.
 
+use super::super::scope::{Needs, needs};
 use super::*;
 
 #[tokio::test]
@@ -34,7 +35,10 @@ async fn the_document_describes_every_route_and_its_roles() {
                 .as_array()
                 .map(|roles| roles.iter().map(|role| role.as_str().unwrap().to_owned()).collect::<Vec<_>>());
             let browsers_only = operation["security"][0].get("browser").is_some();
-            described.push((method.to_uppercase(), path.clone(), roles, browsers_only));
+            // What says nothing needs a token for everything.
+            let scope = operation["x-scope"].as_str().unwrap_or("*").to_owned();
+            let scope = if roles.is_none() || browsers_only { String::new() } else { scope };
+            described.push((method.to_uppercase(), path.clone(), roles, browsers_only, scope));
         }
     }
     let mut served: Vec<_> = ROUTES
@@ -45,7 +49,13 @@ async fn the_document_describes_every_route_and_its_roles() {
                 Access::Public => None,
                 Access::For(roles) => Some(roles.iter().map(|role| role.name().to_owned()).collect()),
             };
-            (route.method.to_string(), route.path.to_owned(), roles, route.browsers_only)
+            let scope = match needs(&route.method, route.path) {
+                _ if roles.is_none() || route.browsers_only => String::new(),
+                Needs::One(scope) => scope.to_string(),
+                Needs::All => "*".into(),
+                Needs::Nothing => "none".into(),
+            };
+            (route.method.to_string(), route.path.to_owned(), roles, route.browsers_only, scope)
         })
         .collect();
     described.sort();
@@ -63,6 +73,7 @@ async fn answers_have_the_fields_that_the_document_says() {
     let session = host.session(&site.intake.store, &sample).await.unwrap();
     let mut write = site.intake.store.write().await.unwrap();
     write.add_finding(&host.id, "gap", "an event is missing", Some(3)).await.unwrap();
+    write.add_output("siem").await.unwrap();
     write.commit().await.unwrap();
     let admin = site.signed_in(Role::Admin).await;
     let token = site.program("admin", Role::Admin).await;
@@ -94,6 +105,7 @@ async fn answers_have_the_fields_that_the_document_says() {
         ("/api/v1/rules", "Rule"),
         ("/api/v1/findings", "Finding"),
         ("/api/v1/audit", "AuditEntry"),
+        ("/api/v1/outputs", "Output"),
         ("/api/v1/holds", "Hold"),
         ("/api/v1/users", "User"),
         ("/api/v1/enrolment-tokens", "EnrolmentToken"),
