@@ -21,7 +21,7 @@ const MOST_VALUE: usize = 1000;
 
 /// Names and values.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Params(pub(super) Vec<(String, String)>);
+pub(crate) struct Params(pub(crate) Vec<(String, String)>);
 
 impl Params {
     fn parse(bytes: &[u8]) -> Self {
@@ -33,7 +33,7 @@ impl Params {
     }
 
     /// Refuses names that are not known: a filter that is misspelt must not list everything.
-    pub(super) fn only(&self, known: &[&[&str]]) -> Result<(), Problem> {
+    pub(crate) fn only(&self, known: &[&[&str]]) -> Result<(), Problem> {
         for (at, (name, value)) in self.0.iter().enumerate() {
             if value.len() > MOST_VALUE {
                 return Err(Problem::new(
@@ -59,7 +59,7 @@ impl Params {
     }
 
     /// The value of `name`; empty ones count as absent, as forms send them.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.trim());
         value.filter(|value| !value.is_empty())
     }
@@ -73,7 +73,7 @@ impl Params {
         self.get(name).map(str::to_owned)
     }
 
-    pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Problem> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<i64>, Problem> {
         self.get(name)
             .map(|value| {
                 value.parse().map_err(|_| {
@@ -83,7 +83,7 @@ impl Params {
             .transpose()
     }
 
-    pub(super) fn limit(&self) -> Result<usize, Problem> {
+    pub(crate) fn limit(&self) -> Result<usize, Problem> {
         let limit = self.number("limit")?.map_or(ITEMS, |limit| usize::try_from(limit).unwrap_or_default());
         if (1..=MOST_ITEMS).contains(&limit) {
             Ok(limit)
@@ -92,7 +92,7 @@ impl Params {
         }
     }
 
-    pub(super) fn time(&self, name: &str) -> Result<Option<i64>, Problem> {
+    pub(crate) fn time(&self, name: &str) -> Result<Option<i64>, Problem> {
         self.get(name)
             .map(|value| {
                 time(value, Timestamp::now()).ok_or_else(|| {
@@ -147,7 +147,7 @@ impl Params {
         }
     }
 
-    pub(super) async fn sessions(&self, store: &Store) -> Result<SessionFilter, Problem> {
+    pub(crate) async fn sessions(&self, store: &Store) -> Result<SessionFilter, Problem> {
         Ok(SessionFilter {
             since_ns: self.time("since")?,
             until_ns: self.time("until")?,
@@ -174,7 +174,7 @@ impl Params {
         })
     }
 
-    pub(super) async fn commands(&self, store: &Store) -> Result<CommandFilter, Problem> {
+    pub(crate) async fn commands(&self, store: &Store) -> Result<CommandFilter, Problem> {
         Ok(CommandFilter {
             since_ns: self.time("since")?,
             until_ns: self.time("until")?,
@@ -189,7 +189,7 @@ impl Params {
 }
 
 /// The filters of sessions.
-pub(super) const SESSIONS: &[&str] = &[
+pub(crate) const SESSIONS: &[&str] = &[
     "text",
     "since",
     "until",
@@ -205,10 +205,10 @@ pub(super) const SESSIONS: &[&str] = &[
     "open",
 ];
 /// The filters of commands.
-pub(super) const COMMANDS: &[&str] =
+pub(crate) const COMMANDS: &[&str] =
     &["text", "since", "until", "host", "verdict", "observed", "rule", "kind"];
 /// What pages a list.
-pub(super) const PAGING: &[&str] = &["cursor", "limit"];
+pub(crate) const PAGING: &[&str] = &["cursor", "limit"];
 
 /// A time, or how long ago.
 fn time(text: &str, now: Timestamp) -> Option<i64> {
@@ -249,7 +249,7 @@ impl<S: Sync> FromRequest<S> for Fields {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        Ok(Self(Params::parse(&body(request).await?)))
+        Ok(Self(Params::parse(&body(request, MOST_BYTES).await?)))
     }
 }
 
@@ -261,7 +261,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let bytes = body(request).await?;
+        let bytes = body(request, MOST_BYTES).await?;
         // An empty body is an empty object: requests without parameters need none.
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         serde_json::from_slice(bytes).map(Self).map_err(|error| {
@@ -270,12 +270,30 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     }
 }
 
-/// The most that is sent to the collector by browsers and programs.
+/// A JSON body that may be large: a set of policies, with what JSON needs for its line breaks.
+#[derive(Debug)]
+pub(super) struct Bulky<T>(pub(super) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Bulky<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = body(request, 2 * interlock_recording::order::MAX_SET).await?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, format!("The body is not the JSON it must be: {error}."))
+        })
+    }
+}
+
+/// The most that is sent to the collector by browsers and programs, but for sets of policies.
 pub(super) const MOST_BYTES: usize = 64 << 10;
 
-async fn body(request: Request) -> Result<axum::body::Bytes, Problem> {
-    axum::body::to_bytes(request.into_body(), MOST_BYTES).await.map_err(|_| {
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "What was sent is longer than 64 KiB, or was cut off.")
+async fn body(request: Request, most: usize) -> Result<axum::body::Bytes, Problem> {
+    axum::body::to_bytes(request.into_body(), most).await.map_err(|_| {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("What was sent is longer than {} KiB, or was cut off.", most >> 10),
+        )
     })
 }
 

@@ -290,9 +290,12 @@ fn pages_are_for_the_roles_that_the_docs_say() {
             (["assets" | "sign-in" | "set-up" | "healthz" | "readyz", ..], _) => None,
             (["admin", ..] | ["hosts", _, "revoke"], _) => Some(ADMIN),
             (["audit" | "holds", ..], _) => Some(AUDIT),
-            (["findings", ..], &Method::GET) => Some(VALUES),
+            (["findings", ..] | ["policies", ..], &Method::GET) => Some(VALUES),
+            (["policies", ..] | ["hosts", _, "labels"], _) => Some(ADMIN),
             (["findings", ..], _) => Some(AUDIT),
             (["sessions", _, "end"], _) => Some(REVIEW),
+            (["sessions", _, "terminal"], _) => Some(VALUES),
+            (["sessions", _, "evidence"], _) => Some(AUDIT),
             _ => Some(ALL),
         };
         let roles = match route.access {

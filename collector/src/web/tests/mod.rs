@@ -1,7 +1,9 @@
 //! The pages and the API as browsers and programs meet them, without a network between.
 
 mod access;
+mod exported;
 mod federated;
+mod policies;
 mod saml;
 mod shown;
 mod sign_in;
