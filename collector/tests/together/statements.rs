@@ -99,7 +99,7 @@ async fn doings(store: &Store) -> Vec<String> {
     say!(store.api_token_used("id"));
     said.push(format!(
         "{:?}",
-        store.api_token("dd").await.expect("read").map(|(token, role)| (token.id, role))
+        store.api_token("dd").await.expect("read").map(|(token, owner)| (token.id, owner.role))
     ));
     said.push(store.api_tokens(Some("anna")).await.expect("read").len().to_string());
     said.push(store.api_tokens(None).await.expect("read").len().to_string());
