@@ -16,5 +16,6 @@ mod process;
 mod retention;
 mod scale;
 mod search;
+mod statements;
 #[path = "../taken/support.rs"]
 mod support;

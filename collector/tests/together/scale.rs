@@ -150,7 +150,17 @@ async fn one_of_three_is_killed_another_stopped_and_nothing_is_lost_or_twice() {
     let killed = several
         .kept
         .postgres
-        .admin("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'interlock-collector'")
+        .admin(&format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE application_name = 'interlock-collector' AND datname = '{}'",
+            several
+                .own
+                .config
+                .store
+                .as_ref()
+                .and_then(|store| store.database.rsplit('/').next())
+                .expect("a name")
+        ))
         .expect("ended");
     assert_ne!(killed, "0");
     reached(7).await;
