@@ -105,6 +105,9 @@ pub(crate) async fn open(config: &Config, store: &Store, name: &str) -> anyhow::
         }
     };
     fits(store, &keys.signer, name).await?;
+    if config.store.is_none() {
+        told_of(store, &keys.policies).await?;
+    }
     if config.store.is_some() {
         let mut write = store.write().await?;
         let own = hex(&keys.authority.fingerprint());
@@ -127,6 +130,28 @@ pub(crate) async fn open(config: &Config, store: &Store, name: &str) -> anyhow::
         );
     }
     Ok(keys)
+}
+
+/// Hosts keep the first key of orders that they are told: another one is of no use to them, and recordings
+/// are taken in all the same.
+async fn told_of(store: &Store, signer: &Signer) -> anyhow::Result<()> {
+    let own = signer.public().to_string();
+    let known = match store.fact(POLICIES).await? {
+        Some(known) => known,
+        None => {
+            let mut write = store.write().await?;
+            write.set_fact_once(POLICIES, &own).await?;
+            write.commit().await?;
+            own.clone()
+        }
+    };
+    if known != own {
+        tracing::error!(
+            "the key of orders about policies (policies.key) is {own}, and hosts were told {known}: they refuse what is \
+             ordered now. Restore that key, or enrol them anew"
+        );
+    }
+    Ok(())
 }
 
 /// The ledger's first entry names its key: it must be this one.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::SessionId;
 use crate::json;
 use crate::proto::event::Body;
-use crate::proto::{BindParameter, Event, TerminalInput, TerminalOutput};
+use crate::proto::{Approver, BindParameter, Event, TerminalInput, TerminalOutput};
 use crate::query::Summary;
 
 const HEADER: [&str; 35] = [
@@ -117,6 +117,31 @@ pub fn event(
             put("enforced", &body.enforced);
             put("rule", &body.rule.as_deref().unwrap_or_default());
             put("message", &body.message.as_deref().unwrap_or_default());
+            if let Some(approval) = &body.approval {
+                let by = approval.by.join(", ");
+                put("detail", &format!("approval {}: {} by {by}", approval.request, approval.outcome));
+            }
+        }
+        Some(Body::ApprovalRequested(body)) => {
+            put("command", &body.command);
+            put("step", &body.step);
+            put("text", &body.text);
+            put("params", &parameters(&body.params));
+            let rules: Vec<_> = body.quorums.iter().map(|quorum| &*quorum.rule).collect();
+            put("rule", &rules.join(" "));
+            put("detail", &body.request);
+        }
+        Some(Body::ApprovalVoted(body)) => {
+            put("status", &"voted");
+            put("message", &body.reason);
+            put("detail", &format!("{} by {}", body.request, user(body.by.as_ref())));
+        }
+        Some(Body::ApprovalDecided(body)) => {
+            put("status", &body.outcome);
+            put("message", &body.reason);
+            put("duration_ns", &body.waited_ns);
+            let by = body.by.as_ref().map(|by| format!(" by {}", user(Some(by)))).unwrap_or_default();
+            put("detail", &format!("{}{by}", body.request));
         }
         Some(Body::Result(body)) => {
             put("command", &body.command);
@@ -174,6 +199,15 @@ pub fn event(
         Some(Body::FlowStarted(_) | Body::Login(_) | Body::TlsPassed(_) | Body::AgentStopped(_)) | None => {}
     }
     record(output, HEADER.iter().map(|name| fields.remove(name)).collect())
+}
+
+/// An approver's user, with the login user where that is somebody else.
+fn user(by: Option<&Approver>) -> String {
+    match by {
+        Some(by) if by.login_user.is_empty() || by.login_user == by.user => by.user.clone(),
+        Some(by) => format!("{} ({})", by.user, by.login_user),
+        None => String::new(),
+    }
 }
 
 /// Writes something that is no event as one line: its name stands where those of events do.

@@ -181,7 +181,7 @@ impl Central {
                 Ok(content) => {
                     let kept: Kept =
                         serde_json::from_slice(&content).map_err(|_| wrong("is damaged".to_owned()))?;
-                    known.in_force = verified(&kept, host, accepts).map_err(wrong)?;
+                    known.in_force = verified(&kept, Some(host), accepts).map_err(wrong)?;
                     known.kept = Some(kept);
                     known.stamp = stamp(&path);
                 }
@@ -190,6 +190,23 @@ impl Central {
             }
         }
         Ok(Self { path, host, accepts, state: Mutex::new(known) })
+    }
+
+    /// What is kept in the state directory `state`, for who looks at it: whose order it is is for the agent to
+    /// check.
+    pub(crate) fn kept(state: &Path, accepts: Accepts) -> Result<Option<CentralPolicies>, CentralError> {
+        let path = state.join(FILE);
+        let wrong = |why: String| CentralError { path: path.display().to_string(), why };
+        if accepts == Accepts::Off {
+            return Ok(None);
+        }
+        let content = match read(&path) {
+            Ok(content) => content,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(wrong(format!("cannot be read: {error}"))),
+        };
+        let kept: Kept = serde_json::from_slice(&content).map_err(|_| wrong("is damaged".to_owned()))?;
+        verified(&kept, None, accepts).map_err(wrong)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -409,7 +426,7 @@ fn policies(order: &Order, sets: &[KeptSet], accepts: Accepts) -> Result<Central
 }
 
 /// What was kept, verified again; `None` when no order is in force.
-fn verified(kept: &Kept, host: Hash, accepts: Accepts) -> Result<Option<CentralPolicies>, String> {
+fn verified(kept: &Kept, host: Option<Hash>, accepts: Accepts) -> Result<Option<CentralPolicies>, String> {
     if kept.version != 1 {
         return Err("is of another version".to_owned());
     }
@@ -417,7 +434,7 @@ fn verified(kept: &Kept, host: Hash, accepts: Accepts) -> Result<Option<CentralP
     let key: VerifierKey = kept.key.parse().map_err(|error| format!("holds a key that {error}"))?;
     let order = Order::open(note.as_bytes(), &key)
         .map_err(|error| format!("holds an order that does not count: {error}"))?;
-    if order.host != host {
+    if host.is_some_and(|host| order.host != host) {
         return Err("holds an order for another host".to_owned());
     }
     if order.issue > kept.seen {

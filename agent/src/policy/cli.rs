@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::explain::{Asker, explain, split, subject};
 use super::load::{PolicySet, Trust};
-use super::problem::Problem;
-use super::{check, run_tests, schema};
+use super::problem::{PolicyErrors, Problem};
+use super::{Central, check, run_tests, schema, show};
 use crate::cli::output;
 use crate::config::Config;
 use crate::operation::Protocol;
@@ -31,6 +31,8 @@ pub struct Args {
 enum Command {
     /// Say what is wrong in policies, with file, line and column, and what cannot be what was meant.
     Check(CheckArgs),
+    /// List the rules and masks that are in force on this host, and where each comes from.
+    Show(ShowArgs),
     /// Say what a statement does, which rules match it, and the verdict.
     Explain(ExplainArgs),
     /// Run the test cases beside the policies (NAME.test.yaml).
@@ -85,6 +87,13 @@ struct ExplainArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 struct TestArgs {
     /// Directory with policies and test cases, or one file of cases; that of the configuration when
     /// left out.
@@ -114,10 +123,17 @@ pub fn run(args: Args, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Res
     let mut out = BufWriter::new(std::io::stdout().lock());
     let done = match args.command {
         Command::Check(args) => check_command(&mut out, &path(args.path)?, args.json),
-        Command::Explain(args) => {
-            let policies = path(args.policies.clone())?;
-            explain_command(&mut out, &policies, args)
-        }
+        Command::Show(args) => show_command(&mut out, &load()?, args.json),
+        Command::Explain(args) => match &args.policies {
+            Some(policies) => {
+                let set = PolicySet::load_trusting(policies, Trust::Anyone);
+                explain_command(&mut out, set, args)
+            }
+            None => {
+                let set = in_force(&load()?)?;
+                explain_command(&mut out, set, args)
+            }
+        },
         Command::Test(args) => test_command(&mut out, &path(args.path)?, args.json),
         Command::Schema => writeln!(out, "{:#}", schema()).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
@@ -164,9 +180,32 @@ fn check_command(out: &mut impl Write, path: &Path, json: bool) -> anyhow::Resul
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn explain_command(out: &mut impl Write, policies: &Path, args: ExplainArgs) -> anyhow::Result<ExitCode> {
+/// The host's own policies, and what is kept of a collector's order.
+fn in_force(config: &Config) -> anyhow::Result<Result<PolicySet, PolicyErrors>> {
+    let central = Central::kept(&config.state, config.central_policies)?;
+    Ok(PolicySet::load_with(&config.policies, Trust::Anyone, central.as_ref()))
+}
+
+fn show_command(out: &mut impl Write, config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let set = match in_force(config)? {
+        Ok(set) => set,
+        Err(errors) => bail!("the policies cannot be used:\n{errors}"),
+    };
+    if json {
+        writeln!(out, "{}", show::to_json(&set))?;
+    } else {
+        write!(out, "{}", show::to_text(&set))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain_command(
+    out: &mut impl Write,
+    set: Result<PolicySet, PolicyErrors>,
+    args: ExplainArgs,
+) -> anyhow::Result<ExitCode> {
     let Protocol::Postgres = args.protocol;
-    let set = match PolicySet::load_trusting(policies, Trust::Anyone) {
+    let set = match set {
         Ok(set) => set,
         Err(errors) => bail!("the policies cannot be used:\n{errors}"),
     };

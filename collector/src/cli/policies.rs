@@ -47,16 +47,16 @@ pub(super) enum Command {
     /// Print the files of a version.
     Show {
         /// As SET@VERSION.
-        #[arg(value_parser = version_name)]
-        version: VersionName,
+        #[arg(value_name = "SET@VERSION", value_parser = version_name)]
+        name: VersionName,
     },
     /// Say in what two versions of a set differ.
     Diff {
         /// The older one, as SET@VERSION.
-        #[arg(value_parser = version_name)]
+        #[arg(value_name = "SET@VERSION", value_parser = version_name)]
         old: VersionName,
         /// The newer one.
-        #[arg(value_parser = version_name)]
+        #[arg(value_name = "SET@VERSION", value_parser = version_name)]
         new: VersionName,
     },
     /// Have the hosts of some labels go by a version: staged first, or enforced at once.
@@ -64,8 +64,8 @@ pub(super) enum Command {
         /// Labels such as env=prod,tier=db; `*` for every host, host=ID for one.
         selector: String,
         /// As SET@VERSION.
-        #[arg(value_parser = version_name)]
-        version: VersionName,
+        #[arg(value_name = "SET@VERSION", value_parser = version_name)]
+        name: VersionName,
         /// Whether it is staged, or enforced.
         #[arg(long, default_value = "observe")]
         mode: Mode,
@@ -240,8 +240,8 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
                 .collect();
             output::print(&output::table(&["VERSION", "FILES", "BYTES", "ADDED", "BY", "WHY"], &rows));
         }
-        Command::Show { version } => {
-            let (_, files) = files_of(store, &version).await?;
+        Command::Show { name } => {
+            let (_, files) = files_of(store, &name).await?;
             for file in files.files {
                 output::print(&format!("# {}\n{}\n", file.name, file.text));
             }
@@ -250,8 +250,8 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             let ((_, old), (_, new)) = (files_of(store, &old).await?, files_of(store, &new).await?);
             output::print(&differences(&old, &new));
         }
-        Command::Assign { selector, version, mode, priority, reason } => {
-            told(&policies::assign(intake, by, &selector, version, mode, priority, &reason).await?);
+        Command::Assign { selector, name, mode, priority, reason } => {
+            told(&policies::assign(intake, by, &selector, name, mode, priority, &reason).await?);
         }
         Command::Promote { selector, in_spite, reason } => {
             told(&policies::promote(intake, by, &selector, in_spite, &reason).await?);

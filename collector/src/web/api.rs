@@ -19,26 +19,26 @@ use super::problem::Problem;
 use super::role::Role;
 use crate::store::{Agent, now_ns};
 
-type Answer = Result<Response, Problem>;
+pub(super) type Answer = Result<Response, Problem>;
 
 /// JSON that is safe to print.
-fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
     let mut text = Vec::new();
     let mut to = serde_json::Serializer::with_formatter(&mut text, SafeJson);
     value.serialize(&mut to).map_err(Problem::internal)?;
     Ok((status, [(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-fn ok(value: &impl Serialize) -> Answer {
+pub(super) fn ok(value: &impl Serialize) -> Answer {
     answer(StatusCode::OK, value)
 }
 
-fn done() -> Answer {
+pub(super) fn done() -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// A list that is given whole.
-fn list(items: &impl Serialize) -> Answer {
+pub(super) fn list(items: &impl Serialize) -> Answer {
     ok(&json!({"items": items, "next": null}))
 }
 

@@ -13,6 +13,7 @@ use super::filters;
 use super::guard::Actor;
 use super::page::{Layout, Notice, done, show};
 use super::params::{Fields, PAGING, Params};
+use super::policies::Standing;
 use super::problem::Problem;
 use super::role::{ADMIN, VALUES};
 use crate::store::{Agent, HostEvent, Page, RuleCount, now_ns};
@@ -108,6 +109,9 @@ struct Shown {
     why: String,
 }
 
+/// An agent in the list, and how it stands with its policies.
+type Listed = (Shown, Standing);
+
 impl Shown {
     fn new(agent: Agent, now: i64) -> Self {
         let (health, why) = health(&agent, now);
@@ -125,7 +129,7 @@ impl Shown {
 #[template(path = "hosts.html")]
 struct HostsPage {
     page: Layout,
-    hosts: Vec<Shown>,
+    hosts: Vec<Listed>,
     administers: bool,
     now: i64,
 }
@@ -134,10 +138,12 @@ struct HostsPage {
 pub(super) async fn list(Use(state): Use<State>, actor: Actor, params: Params) -> Result<Response, Problem> {
     params.only(&[&["done"]])?;
     let now = now_ns();
-    let mut hosts: Vec<_> =
-        state.store.agents().await?.into_iter().map(|agent| Shown::new(agent, now)).collect();
+    let agents = state.store.agents().await?;
+    let standings = Standing::all(&state, agents.iter().map(|agent| agent.host.as_str())).await?;
+    let mut hosts: Vec<Listed> =
+        agents.into_iter().map(|agent| Shown::new(agent, now)).zip(standings).collect();
     // What needs someone stands first.
-    hosts.sort_by_key(|host| match host.health {
+    hosts.sort_by_key(|(host, _)| match host.health {
         Health::Disputed => 0,
         Health::Failing => 1,
         Health::Warned => 2,
@@ -155,6 +161,7 @@ pub(super) async fn list(Use(state): Use<State>, actor: Actor, params: Params) -
 struct HostPage {
     page: Layout,
     host: Shown,
+    policies: Standing,
     rules: Vec<RuleCount>,
     events: Page<HostEvent>,
     /// What they say in full, which is not for every role.
@@ -184,7 +191,8 @@ pub(super) async fn page(
     let title = display::beginning(&agent.name, 60);
     let page = Layout::new(&state, actor, "hosts", title, None).await?;
     let host = Shown::new(agent, now);
-    show(StatusCode::OK, &HostPage { page, host, rules, events, values, administers, now })
+    let policies = Standing::of(&state, &id).await?;
+    show(StatusCode::OK, &HostPage { page, host, policies, rules, events, values, administers, now })
 }
 
 #[derive(Template)]

@@ -21,6 +21,7 @@ mod lists;
 mod page;
 pub(crate) mod params;
 mod password;
+mod policies;
 pub(crate) mod problem;
 mod prove;
 mod role;

@@ -50,6 +50,9 @@ impl Notice {
                 "The password is set. The account is signed out everywhere, and its codes and tokens are gone."
             }
             "agent-revoked" => "The agent is revoked. Nothing more is taken from it.",
+            "policy-added" => "The version is added. It counts for nobody before it is assigned.",
+            "policy-assigned" => "It is changed. Hosts are ordered so within seconds.",
+            "host-labelled" => "The host's labels are changed.",
             "acknowledged" => "The finding is acknowledged.",
             "hold-added" => "The hold is in force. Nothing within it is deleted.",
             "hold-released" => "The hold is released.",

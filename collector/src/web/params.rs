@@ -249,7 +249,7 @@ impl<S: Sync> FromRequest<S> for Fields {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        Ok(Self(Params::parse(&body(request).await?)))
+        Ok(Self(Params::parse(&body(request, MOST_BYTES).await?)))
     }
 }
 
@@ -261,7 +261,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let bytes = body(request).await?;
+        let bytes = body(request, MOST_BYTES).await?;
         // An empty body is an empty object: requests without parameters need none.
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         serde_json::from_slice(bytes).map(Self).map_err(|error| {
@@ -270,12 +270,30 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     }
 }
 
-/// The most that is sent to the collector by browsers and programs.
+/// A JSON body that may be large: a set of policies, with what JSON needs for its line breaks.
+#[derive(Debug)]
+pub(super) struct Bulky<T>(pub(super) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Bulky<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = body(request, 2 * interlock_recording::order::MAX_SET).await?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, format!("The body is not the JSON it must be: {error}."))
+        })
+    }
+}
+
+/// The most that is sent to the collector by browsers and programs, but for sets of policies.
 pub(super) const MOST_BYTES: usize = 64 << 10;
 
-async fn body(request: Request) -> Result<axum::body::Bytes, Problem> {
-    axum::body::to_bytes(request.into_body(), MOST_BYTES).await.map_err(|_| {
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "What was sent is longer than 64 KiB, or was cut off.")
+async fn body(request: Request, most: usize) -> Result<axum::body::Bytes, Problem> {
+    axum::body::to_bytes(request.into_body(), most).await.map_err(|_| {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("What was sent is longer than {} KiB, or was cut off.", most >> 10),
+        )
     })
 }
 

@@ -10,8 +10,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use super::problem::Problem;
 use super::role::{ADMIN, ALL, AUDIT, REVIEW, Roles, VALUES};
 use super::{
-    State, account, admin, api, assets, export, federated, follow, guard, health, hosts, lists, page, prove,
-    session, sign_in,
+    State, account, admin, api, assets, export, federated, follow, guard, health, hosts, lists, page,
+    policies, prove, session, sign_in,
 };
 
 /// For whom a route is.
@@ -117,6 +117,11 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/hosts/{host}/revoke", Access::For(ADMIN), || get(hosts::revoke_page)),
     Route::page(POST, "/hosts/{host}/revoke", Access::For(ADMIN), || post(hosts::revoke)),
     Route::page(GET, "/rules", EVERYONE, || get(lists::rules)),
+    Route::page(GET, "/policies", Access::For(VALUES), || get(policies::page)),
+    Route::page(POST, "/policies", Access::For(ADMIN), || post(policies::add)),
+    Route::page(POST, "/policies/assignments", Access::For(ADMIN), || post(policies::assign)),
+    Route::page(GET, "/policies/{name}/{id}", Access::For(VALUES), || get(policies::version_page)),
+    Route::page(POST, "/hosts/{host}/labels", Access::For(ADMIN), || post(policies::label_host)),
     Route::page(GET, "/findings", Access::For(VALUES), || get(lists::findings)),
     Route::page(POST, "/findings/{id}/acknowledge", Access::For(AUDIT), || post(lists::acknowledge)),
     Route::page(GET, "/holds", Access::For(AUDIT), || get(lists::holds)),
@@ -158,6 +163,20 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(GET, "/api/v1/agents/{host}", EVERYONE, || get(api::agent)),
     Route::api(GET, "/api/v1/agents/{host}/events", Access::For(VALUES), || get(api::agent_events)),
     Route::api(POST, "/api/v1/agents/{host}/revoke", Access::For(ADMIN), || post(api::revoke_agent)),
+    Route::api(POST, "/api/v1/agents/{host}/labels", Access::For(ADMIN), || post(policies::set_labels)),
+    Route::api(GET, "/api/v1/agents/{host}/policies", Access::For(VALUES), || get(policies::of_agent)),
+    Route::api(POST, "/api/v1/agents/{host}/policies/reissue", Access::For(ADMIN), || {
+        post(policies::reissue)
+    }),
+    Route::api(GET, "/api/v1/policy-sets", Access::For(VALUES), || get(policies::sets)),
+    Route::api(POST, "/api/v1/policy-sets/{name}/versions", Access::For(ADMIN), || {
+        post(policies::add_version)
+    }),
+    Route::api(GET, "/api/v1/policy-sets/{name}/versions/{id}", Access::For(VALUES), || {
+        get(policies::version)
+    }),
+    Route::api(GET, "/api/v1/policy-assignments", Access::For(VALUES), || get(policies::assignments)),
+    Route::api(POST, "/api/v1/policy-assignments", Access::For(ADMIN), || post(policies::change_assignment)),
     Route::api(GET, "/api/v1/rules", EVERYONE, || get(api::rules)),
     Route::api(GET, "/metrics", EVERYONE, || get(health::metrics)),
     Route::api(GET, "/api/v1/ledger/checkpoint", EVERYONE, || get(prove::checkpoint)),

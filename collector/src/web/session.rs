@@ -264,6 +264,35 @@ fn line(body: &Body) -> What {
         Body::Notice(body) => {
             line("notice", format!("{} {} {}", body.severity, body.sqlstate, body.message), "plain")
         }
+        Body::ApprovalRequested(body) => {
+            let needs: Vec<_> = body
+                .quorums
+                .iter()
+                .map(|quorum| {
+                    format!("{} of {} (rule {})", quorum.needed, quorum.groups.join(", "), quorum.rule)
+                })
+                .collect();
+            line(
+                "approval asked for",
+                format!("{}: {}; {}", body.request, needs.join(", "), body.text),
+                "plain",
+            )
+        }
+        Body::ApprovalVoted(body) => {
+            let text = format!("{} by {}. {}", body.request, approver(body.by.as_ref()), body.reason);
+            line("approved", text, "plain")
+        }
+        Body::ApprovalDecided(body) => {
+            let by = approver(body.by.as_ref());
+            let by = if by.is_empty() { by } else { format!(" by {by}") };
+            let text = format!("{} {}{by}. {}", body.request, body.outcome, body.reason);
+            let (label, tone) = match (body.needs_review, body.outcome.as_str()) {
+                (true, _) => ("approval, needs review", "bad"),
+                (_, "approved") => ("approval", "good"),
+                _ => ("approval", "plain"),
+            };
+            line(label, text, tone)
+        }
         Body::CommandsWithdrawn(body) => {
             let text = format!("commands {} to {}: {}", body.first, body.last, body.reason);
             line("refused after all", text, "bad")
@@ -285,6 +314,15 @@ fn line(body: &Body) -> What {
             json::name(&Event { body: Some(other.clone()), ..Event::default() }).into(),
             "plain",
         ),
+    }
+}
+
+/// Who decided, with the login user where that is somebody else.
+fn approver(by: Option<&proto::Approver>) -> String {
+    match by {
+        Some(by) if by.login_user.is_empty() || by.login_user == by.user => by.user.clone(),
+        Some(by) => format!("{} (logged in as {})", by.user, by.login_user),
+        None => String::new(),
     }
 }
 

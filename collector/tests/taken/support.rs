@@ -225,6 +225,7 @@ impl Call {
     pub(crate) async fn taken(&mut self) -> Result<Taken, Status> {
         match self.hear().await? {
             FromCollector::Taken(taken) => Ok(taken),
+            FromCollector::PolicyOrder(_) => panic!("policies were ordered"),
             FromCollector::EndSession(end) => panic!("a session was to be ended: {}", end.reason),
             FromCollector::PolicyOrder(_) => panic!("policies are ordered"),
         }

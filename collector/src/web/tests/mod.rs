@@ -3,6 +3,7 @@
 mod access;
 mod exported;
 mod federated;
+mod policies;
 mod saml;
 mod shown;
 mod sign_in;

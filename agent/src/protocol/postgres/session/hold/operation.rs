@@ -1,0 +1,265 @@
+//! What is held: its digest, its shape, and what approvers see of it.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::super::Core;
+use super::super::judge::Asked;
+use super::super::masking::recorded_parameter;
+use super::super::statements::Prepared;
+use crate::approval::{Does, Shape, Shown};
+use crate::record::Step;
+use crate::sql::{Kind, Script, Statement};
+
+/// Bytes of a text that approvers are shown; of each text that it runs by name; of each parameter, and of all.
+const TEXT: usize = 16 << 10;
+const RUN: usize = 4 << 10;
+const PARAM: usize = 1 << 10;
+const PARAMS: usize = 16 << 10;
+/// Texts, statements, and entries of a list that they are shown.
+const RUNS: usize = 4;
+const STATEMENTS: usize = 10;
+const LIST: usize = 12;
+/// Bytes of a name.
+const NAME: usize = 130;
+/// What a request may take beside the message that is held.
+pub(super) const OWN: usize = TEXT + RUN * RUNS + PARAMS + STATEMENTS * 5 * LIST * NAME;
+
+/// What is held.
+pub(in super::super) struct Operation<'a> {
+    pub(in super::super) step: Step,
+    /// What may run: candidates; none where it is no SQL text.
+    pub(in super::super) statements: &'a [Arc<Prepared>],
+    /// What it does.
+    pub(in super::super) script: &'a Script,
+    /// The text, masked, where there are no candidates.
+    pub(in super::super) text: &'a str,
+    /// Parameters, masked.
+    pub(in super::super) params: &'a [Option<String>],
+    pub(in super::super) asked: &'a Asked<'a>,
+}
+
+impl Core {
+    /// The whole operation with all that belongs to it.
+    pub(super) fn digest(&self, operation: &Operation<'_>) -> [u8; 32] {
+        let mut hash = Parts::new("interlock approval 1");
+        hash.text(step_word(operation.step));
+        self.who_and_where(&mut hash);
+        hash.number(self.subject.pid.into());
+        hash.number(self.subject.start_time_ns);
+        hash.text(&self.log.session().id().to_string());
+        hash.number(self.log.next().0);
+        hash.number(operation.statements.len() as u64);
+        for prepared in operation.statements {
+            hash.text(&prepared.text);
+        }
+        for text in self.runs(operation) {
+            hash.text(&text.text);
+        }
+        hash.bytes(operation.asked.statement);
+        hash.bytes(operation.asked.portal);
+        hash.number(operation.asked.of.map_or(0, |of| of.0));
+        hash.number(operation.asked.params.len() as u64);
+        for param in &operation.asked.params {
+            hash.number(u64::from(param.is_some()));
+            hash.text(param.as_deref().unwrap_or_default());
+        }
+        hash.bytes(operation.asked.message);
+        hash.finish()
+    }
+
+    fn who_and_where(&self, hash: &mut Parts) {
+        let subject = &self.subject;
+        hash.number(subject.uid.into());
+        for id in [subject.login_uid, subject.login_session] {
+            hash.number(id.map_or(u64::MAX, u64::from));
+        }
+        hash.text(&subject.exe.to_string_lossy());
+        hash.text(&subject.exe_sha256);
+        for script in [&subject.script, &subject.script_claimed] {
+            hash.text(&script.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default());
+        }
+        hash.text(&subject.unit);
+        hash.text(&subject.container);
+        hash.text(&self.server.address.to_string());
+        hash.text(&self.database);
+        hash.text(&self.user);
+    }
+
+    /// What commands have in common that an approval of this one's shape covers. `None` where its text
+    /// alone does not say what it does.
+    pub(super) fn shape(&self, operation: &Operation<'_>) -> Option<Shape> {
+        let [prepared] = operation.statements else { return None };
+        if !matches!(operation.step, Step::Query | Step::Bind | Step::Execute) {
+            return None;
+        }
+        let plain = |statement: &Statement| {
+            statement.executes.is_empty()
+                && statement.cursor.is_none()
+                && !statement.dynamic
+                && !statement.kinds.contains(&Kind::Unparsed)
+                && !statement.kinds.contains(&Kind::Fetch)
+        };
+        if !operation.script.statements.iter().all(plain) {
+            return None;
+        }
+        let mut hash = Parts::new("interlock shape 1");
+        self.who_and_where(&mut hash);
+        hash.text(&self.scripts.template(&prepared.text));
+        hash.bytes(&self.surroundings);
+        Some(Shape(hash.finish()))
+    }
+
+    pub(super) fn likeness(&self, operation: &Operation<'_>) -> [u8; 32] {
+        let mut hash = Parts::new("interlock likeness 1");
+        hash.text(&self.server.address.to_string());
+        hash.text(&self.database);
+        match operation.statements {
+            [] => hash.text(operation.text),
+            all => all.iter().for_each(|prepared| hash.text(&self.scripts.template(&prepared.text))),
+        }
+        hash.finish()
+    }
+
+    /// What it runs by name.
+    fn runs<'s>(&'s self, operation: &'s Operation<'_>) -> impl Iterator<Item = &'s Arc<Prepared>> {
+        let names = operation.statements.iter().flat_map(|prepared| &prepared.script.statements);
+        let names = names.flat_map(|statement| &statement.executes);
+        names.flat_map(|name| self.names.candidates(name.as_bytes())).take(256)
+    }
+
+    /// An argument of a function call as approvers may see it.
+    pub(in super::super) fn recorded_argument(&self, value: Option<&[u8]>) -> Option<String> {
+        let value = String::from_utf8_lossy(value?);
+        Some(recorded_parameter(self.flow.record_masks(), &value))
+    }
+
+    /// What approvers see of it.
+    pub(super) fn shown(&self, operation: &Operation<'_>) -> Shown {
+        let texts: Vec<&str> = match operation.statements {
+            [] => vec![operation.text],
+            all => all.iter().map(|prepared| &*prepared.recorded).collect(),
+        };
+        let whole = texts.join("\n-- or, as it cannot be told which is prepared under this name:\n");
+        let text = clipped(&whole, TEXT).to_owned();
+        let mut room = PARAMS;
+        let mut params = Vec::new();
+        for param in operation.params {
+            if room == 0 {
+                break;
+            }
+            let shown = param.as_deref().map(|value| {
+                let shown = clipped(value, PARAM.min(room));
+                let omitted = value.len() - shown.len();
+                if omitted == 0 { shown.to_owned() } else { format!("{shown}… ({omitted} more bytes)") }
+            });
+            room = room.saturating_sub(shown.as_ref().map_or(1, |shown| shown.len().max(1)));
+            params.push(shown);
+        }
+        Shown {
+            message: String::new(),
+            step: step_word(operation.step),
+            text_omitted_bytes: whole.len() - text.len(),
+            text,
+            runs: self
+                .runs(operation)
+                .take(RUNS)
+                .map(|prepared| clipped(&prepared.recorded, RUN).to_owned())
+                .collect(),
+            params_omitted: operation.params.len() - params.len(),
+            params,
+            statements: operation.script.statements.iter().take(STATEMENTS).map(does).collect(),
+            statements_omitted: operation.script.statements.len().saturating_sub(STATEMENTS),
+            db_user: Arc::clone(&self.user),
+            database: Arc::clone(&self.database),
+            transaction: match self.status {
+                b'T' => "open",
+                b'E' => "failed",
+                _ => "none",
+            },
+            command: self.log.next().0,
+        }
+    }
+}
+
+fn step_word(step: Step) -> &'static str {
+    match step {
+        Step::Query => "query",
+        Step::Prepare => "prepare",
+        Step::Bind => "bind",
+        Step::Execute => "execute",
+        Step::FunctionCall => "function_call",
+        Step::Replication => "replication",
+        Step::Cancel => "cancel",
+    }
+}
+
+fn does(statement: &Statement) -> Does {
+    fn words<T: serde::Serialize>(items: impl IntoIterator<Item = T>) -> Vec<String> {
+        let word = |item: T| match serde_json::to_value(item) {
+            Ok(serde_json::Value::String(word)) => Some(word),
+            _ => None,
+        };
+        items.into_iter().filter_map(word).take(LIST).collect()
+    }
+    fn names<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
+        items.into_iter().take(LIST).map(|item| clipped(&item.to_string(), NAME).to_owned()).collect()
+    }
+    let others = statement.kinds.iter().filter(|kind| **kind != statement.kind);
+    Does {
+        kinds: words(std::iter::once(&statement.kind).chain(others)),
+        classes: words(&statement.classes),
+        reads: names(&statement.reads),
+        writes: names(&statement.writes),
+        functions: names(&statement.functions),
+        r#where: words(statement.where_clause).concat(),
+        limit: words(statement.limit).concat(),
+        dynamic: statement.dynamic,
+        // The reason quotes the text, which may hold what is masked.
+        unparsed: if statement.error.is_some() { "it cannot be read".to_owned() } else { String::new() },
+    }
+}
+
+/// The beginning of a text, at most `most` bytes.
+fn clipped(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
+}
+
+/// A digest over parts that cannot run into one another.
+struct Parts(Sha256);
+
+impl Parts {
+    fn new(purpose: &str) -> Self {
+        let mut parts = Self(Sha256::new());
+        parts.text(purpose);
+        parts
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_be_bytes());
+        self.0.update(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_be_bytes());
+    }
+
+    fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+/// The digest of a flow's start-up: what its approvals of shapes begin from.
+pub(in super::super) fn surroundings(parameters: &[(String, String)]) -> [u8; 32] {
+    let mut hash = Parts::new("interlock surroundings 1");
+    for (name, value) in parameters.iter().filter(|(name, _)| name != "application_name") {
+        hash.text(name);
+        hash.text(value);
+    }
+    hash.finish()
+}
