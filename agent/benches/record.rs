@@ -57,6 +57,7 @@ fn run(session: &Session, times: u64) {
         message: None,
         matched: Vec::new(),
         observed: Vec::new(),
+        approval: None,
     };
     let operation = operation();
     let params = [Some("12345".to_owned())];
@@ -71,6 +72,7 @@ fn run(session: &Session, times: u64) {
             of: None,
             operation: Some(&operation),
             decision: &decision,
+            approval: None,
         };
         let command = session.command(&command).expect("recorded");
         rows.columns([ResultColumn { name: "abalance", type_oid: 23, format: 0 }]);

@@ -4,9 +4,11 @@ mod check;
 mod size;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::approval::Bounds;
 use crate::credential::CredentialConfig;
 use crate::policy::Accepts;
 use crate::tls::TlsConfig;
@@ -35,6 +37,8 @@ pub struct Config {
     pub record: Record,
     /// Shipping the recording to a collector (docs/shipping.md). To which one is said by `interlock enroll`.
     pub ship: Ship,
+    /// Commands that wait for approval (docs/approval.md). Who approves is said by policies.
+    pub approvals: Approvals,
     /// How servers are verified, and what the agent shows them.
     pub tls: TlsConfig,
     /// What the agent logs in with on scripts' behalf (docs/credentials.md).
@@ -79,6 +83,40 @@ pub struct Ship {
     pub keep: u64,
 }
 
+/// Commands that wait for approval. More are refused.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Approvals {
+    /// How many may wait at once.
+    pub max_held: usize,
+    /// How many of one user.
+    pub max_held_per_user: usize,
+    /// Bytes of memory that they may take together.
+    #[serde(deserialize_with = "size::deserialize")]
+    #[schemars(with = "size::Size")]
+    pub max_held_bytes: u64,
+    /// Every how many seconds a client that waits is told so again.
+    pub notice_seconds: u64,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { max_held: 1000, max_held_per_user: 250, max_held_bytes: 256 << 20, notice_seconds: 60 }
+    }
+}
+
+impl Approvals {
+    /// As the desk takes them.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            held: self.max_held,
+            held_per_user: self.max_held_per_user,
+            bytes: usize::try_from(self.max_held_bytes).unwrap_or(usize::MAX),
+            remind: Duration::from_secs(self.notice_seconds),
+        }
+    }
+}
+
 impl Default for Ship {
     fn default() -> Self {
         Self { required: false, keep: 1 << 30 }
@@ -108,6 +146,7 @@ impl Default for Config {
             run: "/run/interlock".into(),
             record: Record::default(),
             ship: Ship::default(),
+            approvals: Approvals::default(),
             tls: TlsConfig::default(),
             credentials: Vec::new(),
         }
@@ -165,6 +204,7 @@ mod tests {
             ("ship: {url: x}", ":1:8: unknown field `url`"),
             ("record: {max_bytes: 0}", ": `record.max_bytes: 0` leaves no room"),
             ("record: {segment_seconds: 0}", ": `record.segment_seconds: 0`"),
+            ("approvals: {notice_seconds: 0}", ": `approvals.notice_seconds: 0`"),
             ("run: relative", ": `run: relative` must be an absolute path, such as /relative"),
             ("cgroup: a/b", ": `cgroup: a/b` must be"),
         ] {

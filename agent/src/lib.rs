@@ -5,6 +5,7 @@
 //! into an [`operation::Operation`], [`policy`] decides, [`record`] makes it durable, and
 //! [`protocol`] forwards or refuses it; [`mask`] rewrites what comes back.
 
+pub mod approval;
 mod civil;
 pub mod cli;
 pub mod config;

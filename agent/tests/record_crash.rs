@@ -61,6 +61,7 @@ fn child(state: &Path, round: &str) {
                     message: None,
                     matched: Vec::new(),
                     observed: Vec::new(),
+                    approval: None,
                 };
                 for number in 0..100_000 {
                     let text = format!("{round}/{flow}/{number}");
@@ -108,6 +109,7 @@ fn command<'a>(text: &'a str, decision: &'a Decision) -> record::Command<'a> {
         of: None,
         operation: None,
         decision,
+        approval: None,
     }
 }
 

@@ -163,6 +163,30 @@ impl SampleSession {
     }
 }
 
+/// What happens on a terminal, with all that a hostile program can write to one.
+pub fn terminal() -> Vec<Body> {
+    let size = |columns, rows, term: &str| {
+        Body::TerminalSize(proto::TerminalSize { command: 1, columns, rows, term: term.into() })
+    };
+    let output = |data: &[u8]| {
+        Body::TerminalOutput(proto::TerminalOutput { command: 1, data: data.to_vec(), omitted_bytes: 0 })
+    };
+    vec![
+        size(80, 24, "xterm-256color"),
+        output(b"\x1b[1;32mdeploy@bastion\x1b[0m:~$ "),
+        Body::TerminalInput(proto::TerminalInput { command: 1, data: b"ls\r".to_vec(), omitted_bytes: 0 }),
+        output(b"ls\r\nhello from the terminal\r\n"),
+        // A title, the clipboard, a link, a report, the mouse, a sequence that does not end.
+        output(
+            b"\x1b]0;owned\x07\x1b]52;c;cm0gLXJmIC8=\x1b\\\x1b]8;;http://evil.example\x07link\x1b]8;;\x07",
+        ),
+        output(b"\x1b[6n\x1b[c\x1b[?1003h\x1bPq#0\x1b\\\x9b6n\xff\xfe\xc3"),
+        output(b"\xa9 <script>alert(1)</script>\r\n"),
+        size(u32::MAX, u32::MAX, ""),
+        output(b"the end\r\n\x1b]0;never ends"),
+    ]
+}
+
 fn result(command: u64, verdict: &str, text: &str) -> proto::CommandResult {
     if verdict != "allow" {
         return proto::CommandResult {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::SessionId;
 use crate::json;
 use crate::proto::event::Body;
-use crate::proto::{BindParameter, Event, TerminalInput, TerminalOutput};
+use crate::proto::{Approver, BindParameter, Event, TerminalInput, TerminalOutput};
 use crate::query::Summary;
 
 const HEADER: [&str; 35] = [
@@ -117,6 +117,31 @@ pub fn event(
             put("enforced", &body.enforced);
             put("rule", &body.rule.as_deref().unwrap_or_default());
             put("message", &body.message.as_deref().unwrap_or_default());
+            if let Some(approval) = &body.approval {
+                let by = approval.by.join(", ");
+                put("detail", &format!("approval {}: {} by {by}", approval.request, approval.outcome));
+            }
+        }
+        Some(Body::ApprovalRequested(body)) => {
+            put("command", &body.command);
+            put("step", &body.step);
+            put("text", &body.text);
+            put("params", &parameters(&body.params));
+            let rules: Vec<_> = body.quorums.iter().map(|quorum| &*quorum.rule).collect();
+            put("rule", &rules.join(" "));
+            put("detail", &body.request);
+        }
+        Some(Body::ApprovalVoted(body)) => {
+            put("status", &"voted");
+            put("message", &body.reason);
+            put("detail", &format!("{} by {}", body.request, user(body.by.as_ref())));
+        }
+        Some(Body::ApprovalDecided(body)) => {
+            put("status", &body.outcome);
+            put("message", &body.reason);
+            put("duration_ns", &body.waited_ns);
+            let by = body.by.as_ref().map(|by| format!(" by {}", user(Some(by)))).unwrap_or_default();
+            put("detail", &format!("{}{by}", body.request));
         }
         Some(Body::Result(body)) => {
             put("command", &body.command);
@@ -183,6 +208,15 @@ pub fn event(
 pub fn notice(output: &mut impl Write, name: &str, time: &str, detail: &str) -> io::Result<()> {
     let mut fields = HashMap::from([("event", name), ("time", time), ("detail", detail)]);
     record(output, HEADER.iter().map(|name| fields.remove(name).map(str::to_owned)).collect())
+}
+
+/// An approver's user, with the login user where that is somebody else.
+fn user(by: Option<&Approver>) -> String {
+    match by {
+        Some(by) if by.login_user.is_empty() || by.login_user == by.user => by.user.clone(),
+        Some(by) => format!("{} ({})", by.user, by.login_user),
+        None => String::new(),
+    }
 }
 
 /// Bind parameters as `$1=a $2=NULL`; one with blanks, quotes or that word in it stands in quotes.

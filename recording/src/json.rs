@@ -38,6 +38,9 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::Notice(_)) => "notice",
         Some(Body::CommandsWithdrawn(_)) => "commands_withdrawn",
         Some(Body::SessionEnded(_)) => "session_ended",
+        Some(Body::ApprovalRequested(_)) => "approval_requested",
+        Some(Body::ApprovalVoted(_)) => "approval_voted",
+        Some(Body::ApprovalDecided(_)) => "approval_decided",
         None => "unknown",
     }
 }
@@ -154,6 +157,37 @@ fn body(body: &Body) -> Value {
         Body::CommandsWithdrawn(body) => json!({
             "first": body.first, "last": body.last, "reason": body.reason,
         }),
+        Body::ApprovalRequested(body) => json!({
+            "request": body.request,
+            "step": body.step,
+            "text": body.text,
+            "omitted_bytes": body.omitted_bytes,
+            "params": body.params.iter().map(|param| param.value.as_deref()).collect::<Vec<_>>(),
+            "omitted_params": body.omitted_params,
+            "runs": body.runs,
+            "command": body.command,
+            "digest": hex(&body.digest),
+            "quorums": body.quorums.iter().map(|quorum| json!({
+                "rule": quorum.rule, "groups": quorum.groups, "needed": quorum.needed, "all_of": quorum.all_of,
+            })).collect::<Vec<_>>(),
+            "within_ns": body.within_ns,
+        }),
+        Body::ApprovalVoted(body) => json!({
+            "request": body.request,
+            "by": body.by.as_ref().map(approver),
+            "reason": body.reason,
+            "scope": body.scope,
+        }),
+        Body::ApprovalDecided(body) => json!({
+            "request": body.request,
+            "outcome": body.outcome,
+            "by": body.by.as_ref().map(approver),
+            "reason": body.reason,
+            "scope": body.scope,
+            "lasts_ns": body.lasts_ns,
+            "needs_review": body.needs_review,
+            "waited_ns": body.waited_ns,
+        }),
         Body::SessionEnded(body) => json!({
             "reason": body.reason,
             "detail": body.detail,
@@ -176,6 +210,18 @@ fn terminal(command: u64, data: &[u8], omitted_bytes: u64) -> Value {
         put("omitted_bytes", omitted_bytes.into());
     }
     object
+}
+
+fn approver(body: &proto::Approver) -> Value {
+    json!({
+        "user": body.user,
+        "uid": body.uid,
+        "login_uid": body.login_uid,
+        "login_user": body.login_user,
+        "login_session": body.login_session,
+        "groups": body.groups,
+        "via": body.via,
+    })
 }
 
 fn tls(body: &proto::Tls) -> Value {
@@ -250,6 +296,18 @@ fn command(body: &proto::Command) -> Value {
     put("matched", body.matched.clone().into());
     let observed = |rule: &proto::Observed| json!({"rule": rule.rule, "verdict": rule.verdict});
     put("observed", body.observed.iter().map(observed).collect());
+    if let Some(approval) = &body.approval {
+        put(
+            "approval",
+            json!({
+                "request": approval.request,
+                "outcome": approval.outcome,
+                "by": approval.by,
+                "scope": approval.scope,
+                "earlier": approval.earlier,
+            }),
+        );
+    }
     Value::Object(object)
 }
 

@@ -52,6 +52,8 @@ enum Command {
     Config(config::Args),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
+    /// See and decide on what waits for approval.
+    Approvals(crate::approval::cli::Args),
     /// See whether the credentials that the agent is to hold can be had; make verifiers.
     Credentials(crate::credential::cli::Args),
     /// Have clients trust the host's authority, without editing scripts.
@@ -100,6 +102,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => operate::detach(&args, &load()?),
         Command::Config(args) => config::run(&args, &cli.config),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
+        Command::Approvals(args) => crate::approval::cli::run(args, &load),
         Command::Credentials(args) => crate::credential::cli::run(args, &load, &cli.config),
         Command::Trust(args) => crate::trust::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Config, Record};
+use super::{Approvals, Config, Record};
 
 /// Least `record.max_bytes`: below it there is no room for even one segment of ordinary commands.
 const MIN_RECORDING: u64 = 64 << 10;
@@ -13,12 +13,24 @@ impl Config {
     /// # Errors
     /// What is wrong, and what to write instead.
     pub(super) fn check(&self) -> Result<(), String> {
-        let Self { cgroup, policies, state, run, record, .. } = self;
+        let Self { cgroup, policies, state, run, record, approvals, .. } = self;
         let paths = [("policies", policies), ("state", state), ("run", run)];
         for (key, path) in paths.into_iter().chain(cgroup.iter().map(|path| ("cgroup", path))) {
             absolute(key, path)?;
         }
+        approvals.check()?;
         record.check()
+    }
+}
+
+impl Approvals {
+    fn check(&self) -> Result<(), String> {
+        if self.notice_seconds == 0 {
+            return Err(
+                "`approvals.notice_seconds: 0` would tell clients without end; write at least 1".to_owned()
+            );
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One request and one answer per connection, each a line of JSON. Who may ask is decided by the
 //! peer's credentials as the kernel gives them (`SO_PEERCRED`): root may ask for anything; any user may
-//! have a process of its own designated, since that gives no right that the process did not have.
+//! have a process of its own designated, since that gives no right that the process did not have; requests
+//! for approval are seen and decided on by whom the policies name ([`crate::approval`]).
 
 mod client;
 mod server;
@@ -10,6 +11,8 @@ mod server;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::policy::Scope;
 
 pub use client::{ControlError, ask};
 pub use server::{Handler, Peer, Server};
@@ -30,6 +33,41 @@ pub enum Request {
         /// The name, as in `interlock run --as NAME`.
         name: String,
     },
+    /// List requests for approval that the asker may see.
+    Approvals {
+        /// Those that were decided as well.
+        past: bool,
+    },
+    /// Show one.
+    Approval {
+        /// Its name.
+        id: String,
+    },
+    /// Approve one.
+    Approve {
+        /// Its name.
+        id: String,
+        /// Why; may be empty.
+        reason: String,
+        /// What is approved.
+        scope: Scope,
+        /// A shape for how many seconds; as long as the policy allows when left out.
+        seconds: Option<u64>,
+    },
+    /// Refuse one.
+    Deny {
+        /// Its name.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// Let one's own through unapproved.
+    BreakGlass {
+        /// Its name.
+        id: String,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Request {
@@ -37,7 +75,13 @@ impl Request {
     fn needs_root(&self) -> bool {
         match self {
             Self::Status | Self::Reload => true,
-            Self::Run { .. } => false,
+            // Who may see and decide is a matter of the request's own terms.
+            Self::Run { .. }
+            | Self::Approvals { .. }
+            | Self::Approval { .. }
+            | Self::Approve { .. }
+            | Self::Deny { .. }
+            | Self::BreakGlass { .. } => false,
         }
     }
 
@@ -47,6 +91,11 @@ impl Request {
             Self::Status => "interlock status",
             Self::Reload => "interlock reload",
             Self::Run { .. } => "interlock run",
+            Self::Approvals { .. } => "interlock approvals list",
+            Self::Approval { .. } => "interlock approvals show",
+            Self::Approve { .. } => "interlock approvals approve",
+            Self::Deny { .. } => "interlock approvals deny",
+            Self::BreakGlass { .. } => "interlock approvals break-glass",
         }
     }
 }

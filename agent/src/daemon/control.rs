@@ -1,11 +1,17 @@
 //! What the control socket's requests do.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Agent;
+use crate::approval::{self, Approver, REASON, Vote};
 use crate::control::{Handler, Peer, Request};
+
+/// How long the name service may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Handler for Agent {
     async fn handle(&self, peer: Peer, request: Request) -> Result<Value, String> {
@@ -51,11 +57,69 @@ impl Handler for Agent {
                 tracing::info!(pid = peer.pid, uid = peer.uid, name, "designated a run");
                 Ok(json!({ "pid": peer.pid, "run": name }))
             }
+            request => {
+                let by = person(peer).await?;
+                self.approval(by, request)
+            }
         }
     }
 }
 
+/// Who stands behind a peer that sees requests for approval, or decides on them.
+async fn person(peer: Peer) -> Result<Approver, String> {
+    let (pid, uid) = (peer.pid, peer.uid);
+    // Groups may come over the network.
+    let looked = tokio::task::spawn_blocking(move || {
+        let gone = || format!("process {pid} is not the one that asks (any more)");
+        if !peer.is_there() {
+            return Err(gone());
+        }
+        let by = approval::approver(pid, uid).map_err(|error| format!("cannot tell who you are: {error}"))?;
+        if peer.is_there() { Ok(by) } else { Err(gone()) }
+    });
+    let looked = tokio::time::timeout(PATIENCE, looked).await;
+    let failed = "cannot tell who you are: the host's name service does not answer";
+    looked.map_err(|_| failed.to_owned())?.map_err(|error| error.to_string())?
+}
+
+/// A reason as it is kept: one line, and not a long one.
+fn reason(text: &str) -> Result<Arc<str>, String> {
+    let text = text.trim();
+    if text.len() > REASON {
+        return Err(format!("a reason has up to {REASON} bytes, and this one {}", text.len()));
+    }
+    Ok(interlock_recording::text::printable(text).into())
+}
+
 impl Agent {
+    /// What concerns approvals.
+    fn approval(&self, by: Approver, request: Request) -> Result<Value, String> {
+        let desk = &self.approvals;
+        let text = |error: approval::DeskError| error.to_string();
+        let done = match request {
+            Request::Approvals { past } => {
+                json!(desk.list(&by, past).iter().map(approval::Listed::brief).collect::<Vec<_>>())
+            }
+            Request::Approval { id } => json!(desk.show(&id, &by).map_err(text)?),
+            Request::Approve { id, reason: why, scope, seconds } => {
+                let seconds = seconds.unwrap_or(u64::MAX);
+                let vote = Vote { by, reason: reason(&why)?, scope, seconds };
+                let missing = desk.approve(&id, vote).map_err(text)?;
+                json!({ "request": id, "missing": missing })
+            }
+            Request::Deny { id, reason: why } => {
+                desk.deny(&id, &by, reason(&why)?).map_err(text)?;
+                json!({ "request": id })
+            }
+            Request::BreakGlass { id, reason: why } => {
+                desk.break_glass(&id, &by, reason(&why)?).map_err(text)?;
+                json!({ "request": id })
+            }
+            Request::Status | Request::Reload | Request::Run { .. } => Value::Null,
+        };
+        Ok(done)
+    }
+
     fn status(&self) -> Result<Value, String> {
         let policies = self.policies.current();
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -83,6 +147,7 @@ impl Agent {
                 "commands": count(&self.counts.commands),
                 "refused": count(&self.counts.refused),
             },
+            "approvals": { "waiting": self.approvals.waiting() },
             "credentials": self.credentials.status(),
             "interception": interception,
             "recording": recording,

@@ -254,6 +254,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
         recording: session,
         scripts: Arc::clone(&agent.scripts),
         limits: agent.limits,
+        approvals: Arc::clone(&agent.approvals),
         stop: Stop::new(stopping, cut_off),
     };
     let address = context.destination.address;

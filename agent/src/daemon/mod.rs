@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::approval::Desk;
 use crate::config::Config;
 use crate::control::Server;
 use crate::credential::Credentials;
@@ -62,6 +63,7 @@ pub(crate) struct Agent {
     credentials: Arc<Credentials>,
     recorder: Arc<Recorder>,
     shipping: Arc<Shipping>,
+    approvals: Arc<Desk>,
     identity: Reader,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
@@ -155,6 +157,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         credentials: Arc::new(credentials),
         recorder,
         shipping: Arc::default(),
+        approvals: Desk::new(config.approvals.bounds()),
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),

@@ -88,6 +88,25 @@ fn lint(policy: &Policy) -> Vec<Problem> {
                 "write `default: deny` at the top of the file, or remove the rule",
             );
         }
+        if rule.action == Verdict::Hold && !rule.observed {
+            match &rule.approval {
+                None => warn(
+                    rule.at,
+                    format!("rule `{name}` holds and names nobody who may approve: what it holds is refused"),
+                    "write `approval: {groups: [GROUP]}`, or `action: deny`",
+                ),
+                Some(terms) => {
+                    for group in terms.groups() {
+                        if let Ok(None) = crate::identity::users::group_id(group) {
+                            let message = format!(
+                                "rule `{name}`: this host knows no group `{group}`, so nobody is in it"
+                            );
+                            warn(rule.at, message, "make the group, or name another");
+                        }
+                    }
+                }
+            }
+        }
         if let Some(broad) = shadow(policy, place, rule) {
             warn(
                 rule.at,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::approval::Terms;
 use super::facts::Facts;
 use super::file::Open;
 use super::load::Policy;
@@ -39,6 +40,9 @@ pub struct Decision {
     pub matched: Vec<Arc<str>>,
     /// Those of them in observe mode, with the verdict that each would have given.
     pub observed: Vec<Observed>,
+    /// Where it is held: what has to be fulfilled for it to be approved. `None` when nobody may.
+    #[serde(rename = "approval_terms", skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Arc<Terms>>,
 }
 
 /// A rule in observe mode that matched.
@@ -126,6 +130,11 @@ impl FlowPolicy {
     /// Some rule looks at bind parameters: a statement is to be judged again when they are bound.
     pub fn depends_on_params(&self) -> bool {
         self.uses_params
+    }
+
+    /// Some rule has operations wait for an approval.
+    pub fn can_hold(&self) -> bool {
+        self.groups.iter().flat_map(Group::rules).any(|rule| rule.approval.is_some() && !rule.observed)
     }
 
     /// Why connections of this flow that are not encrypted are refused, if they are.
@@ -314,12 +323,17 @@ impl By<'_> {
 #[derive(Debug, Default)]
 struct Found<'a> {
     enforced: Option<(Verdict, By<'a>)>,
+    /// The rules that hold it.
+    holding: Vec<&'a Rule>,
     matched: Vec<Arc<str>>,
     observed: Vec<Observed>,
 }
 
 impl<'a> Found<'a> {
     fn rule(&mut self, rule: &'a Rule) {
+        if rule.action == Verdict::Hold && !rule.observed {
+            self.holding.push(rule);
+        }
         self.add(rule.action, By::Rule(rule), rule.observed);
     }
 
@@ -337,11 +351,24 @@ impl<'a> Found<'a> {
         self.matched.push(name);
     }
 
+    /// What the rules that hold it say together; one that names nobody closes it.
+    fn approval(&self) -> Option<Arc<Terms>> {
+        match self.holding.as_slice() {
+            [one] => one.approval.clone(),
+            all => {
+                let mut all = all.iter().map(|rule| rule.approval.as_deref());
+                let first = all.next()??.clone();
+                all.try_fold(first, |terms, other| Some(terms.and(other?))).map(Arc::new)
+            }
+        }
+    }
+
     /// What is enforced decides; what rules in observe mode would have had happen stands beside it.
     fn decision(self) -> Decision {
         let verdict = self.enforced.map_or(Verdict::Allow, |(verdict, _)| verdict);
         let would_refuse = self.observed.iter().any(|observed| observed.verdict > Verdict::Allow);
         Decision {
+            approval: if verdict == Verdict::Hold { self.approval() } else { None },
             verdict,
             enforced: verdict > Verdict::Allow || !would_refuse,
             rule: self.enforced.map(|(_, by)| by.name()),

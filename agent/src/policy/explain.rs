@@ -320,6 +320,19 @@ fn write_decision(f: &mut fmt::Formatter<'_>, decision: &Decision) -> fmt::Resul
     if let Some(message) = &decision.message {
         writeln!(f, "  {:<10}{message}", "message")?;
     }
+    if let Some(terms) = &decision.approval {
+        writeln!(f, "  {:<10}{} within {} s", "approval", terms.words(), terms.within.as_secs())?;
+        let scopes: Vec<_> = terms.scopes.iter().map(|scope| scope.word()).collect();
+        writeln!(f, "  {:<10}{}", "scopes", scopes.join(", "))?;
+        if terms.reason_required {
+            writeln!(f, "  {:<10}required", "reason")?;
+        }
+        if terms.break_glass {
+            writeln!(f, "  {:<10}allowed to whoever asks", "break glass")?;
+        }
+    } else if decision.verdict == super::Verdict::Hold {
+        writeln!(f, "  {:<10}nobody may approve it: it is refused", "approval")?;
+    }
     if decision.matched.len() > 1 {
         writeln!(f, "  {:<10}{}", "matched", decision.matched.join(", "))?;
     }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::approval::Approval;
 use super::decode::{At, Decode, Decoder, OneOrMany, record, words};
 use super::pattern::{ColumnName, Name, Setting, Text};
 use super::schedule::Schedule;
@@ -113,6 +114,8 @@ record! {
         when: Option<When>,
         /// What happens: `allow`, `deny` or `hold`.
         action: At<Verdict>,
+        /// For `hold`: who may approve it, and how. Without it what is held is refused.
+        approval: Option<At<Approval>>,
         /// What the client is told when it is refused.
         message: Option<Message>,
         /// `observe` has this rule only worked out and recorded, in a policy that is enforced.

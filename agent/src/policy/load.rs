@@ -18,7 +18,7 @@ use super::problem::{PolicyErrors, Position, Problem};
 use super::rule::Rule;
 use super::select::{self, Accounts, MAX_ENTRIES};
 use super::yaml::{self, MAX_FILE, Value};
-use super::{Destination, Egress, EntryId, TlsTreatment, Treatment};
+use super::{Destination, Egress, EntryId, TlsTreatment, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::intercept::{Entry, Selection};
 use crate::mask::{HashKey, MaskSet, Transform};
@@ -546,6 +546,15 @@ impl Loader {
         }
         for rule in &rules {
             self.name("rule", &rule.value.name, decoder);
+            if let Some(approval) = &rule.value.approval {
+                if rule.value.action.value != Verdict::Hold {
+                    let help = "write `action: hold`, or leave `approval` out";
+                    decoder.error_help(approval.at, "only what is held can be approved", help);
+                }
+                if let Some((message, help)) = approval.value.problem() {
+                    decoder.error_help(approval.at, message, help);
+                }
+            }
         }
         let patterns = select::patterns(targets.as_deref(), decoder);
         let mut ids = Vec::new();

@@ -7,6 +7,7 @@
 //! Matching is cautious. What a statement's text alone leaves open (which schema an unqualified table
 //! is of, which table a column) *may* match: rules that refuse apply then, rules that allow do not.
 
+mod approval;
 mod central;
 mod check;
 pub mod cli;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use crate::operation::{Operation, Protocol};
 use crate::sql::{Class, Kind, Limit, Script, Statement};
 
+pub use approval::{Quorum, Scope, Terms};
 pub use central::{Accepts, CentralError, CentralStatus};
 pub(crate) use central::{Candidate, Central, Offer, Offered, Refused};
 pub use check::check;
@@ -66,7 +68,7 @@ pub use tests_file::{CaseResult, Difference, TestReport, run_tests};
 pub enum Verdict {
     /// It goes to the server.
     Allow,
-    /// It waits for a human's approval. Until approvals are built it is refused with a message that says so.
+    /// It waits until people whom the rule names approve it.
     Hold,
     /// It is refused.
     Deny,

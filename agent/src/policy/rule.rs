@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Verdict;
+use super::approval::Terms;
 use super::decode::OneOrMany;
 use super::facts::Facts;
 use super::file::{self, Matcher, Mode, SqlMatcher, SubjectMatcher};
@@ -21,6 +22,8 @@ pub(crate) struct Rule {
     pub(crate) at: Position,
     pub(crate) action: Verdict,
     pub(crate) message: Option<Arc<str>>,
+    /// For one that holds: who may approve it.
+    pub(crate) approval: Option<Arc<Terms>>,
     /// It is only worked out, by itself or because its whole policy is.
     pub(crate) observed: bool,
     pub(crate) matcher: Option<Matcher>,
@@ -29,8 +32,10 @@ pub(crate) struct Rule {
 
 impl Rule {
     pub(crate) fn new(rule: file::Rule, at: Position, policy: Mode, origin: &Origin) -> Self {
+        let name = origin.name(&rule.name.value.0).into();
         Self {
-            name: origin.name(&rule.name.value.0).into(),
+            approval: rule.approval.map(|approval| Arc::new(approval.value.terms(&name))),
+            name,
             at,
             action: rule.action.value,
             message: rule.message.map(|message| message.0.into()),

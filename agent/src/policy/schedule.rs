@@ -96,6 +96,7 @@ impl Decode for Zone {
 
 record! {
     /// A time window. The keys that are given must all hold.
+    #[derive(PartialEq, Eq)]
     pub(crate) struct Schedule {
         /// Days of the week; any when left out. A window that goes past midnight belongs to the day on
         /// which it began.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::approval::Desk;
 use crate::credential::FlowCredentials;
 use crate::identity::Subject;
 use crate::mask::MaskSet;
@@ -45,6 +46,8 @@ pub struct FlowContext {
     pub scripts: Arc<sql::Cache>,
     /// Bounds on what is held in memory.
     pub limits: Limits,
+    /// Where what is held is decided on.
+    pub approvals: Arc<Desk>,
     /// Ends the flow from outside.
     pub stop: Stop,
 }
@@ -118,6 +121,11 @@ pub trait Rules: Send + Sync {
         false
     }
 
+    /// Some rule has operations wait for an approval.
+    fn can_hold(&self) -> bool {
+        false
+    }
+
     /// Why connections that are not encrypted are refused, if they are.
     fn refuses_plaintext(&self) -> Option<String> {
         None
@@ -151,6 +159,10 @@ impl Rules for FlowPolicy {
 
     fn is_static(&self, script: &sql::Script) -> bool {
         self.is_static_for(script)
+    }
+
+    fn can_hold(&self) -> bool {
+        Self::can_hold(self)
     }
 
     fn refuses_plaintext(&self) -> Option<String> {

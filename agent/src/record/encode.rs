@@ -9,11 +9,13 @@ use interlock_recording::{SessionId, chain, hex};
 use serde::Serialize;
 
 use super::event::{
-    Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
-    Status, Step, TlsPassed,
+    ApprovalDecided, ApprovalRequested, Command, CommandId, CopyData, EgressConnection, End, EndReason,
+    FlowStart, Login, Notice, Outcome, Status, Step, TlsPassed,
 };
 use super::rows::ResultBuilder;
+use crate::approval::{Approver, Outcome as Ended, Vote, Withdrawal};
 use crate::identity::{Ci, Subject};
+use crate::policy::Scope;
 use crate::sql::{Script, Statement};
 use crate::tls::{Certificate, Leg, Verify};
 
@@ -208,6 +210,72 @@ impl Batch {
                     word(field, 2, observed.verdict);
                 });
             }
+            if let Some(approval) = command.approval {
+                body.message(15, |field| {
+                    field.string(1, &approval.request);
+                    field.string(2, approval.outcome);
+                    approval.by.iter().for_each(|by| field.always_string(3, by));
+                    field.string(4, approval.scope);
+                    field.bool(5, approval.earlier);
+                });
+            }
+        });
+    }
+
+    pub(super) fn approval_requested(&mut self, session: SessionId, asked: &ApprovalRequested<'_>) {
+        self.event(Some(session), 29, |body| {
+            let shown = asked.shown;
+            body.string(1, asked.request);
+            body.string(2, shown.step);
+            body.string(3, &shown.text);
+            body.uint(4, shown.text_omitted_bytes as u64);
+            shown.params.iter().for_each(|param| body.message(5, |field| parameter(field, param.as_deref())));
+            body.uint(6, shown.params_omitted as u64);
+            shown.runs.iter().for_each(|text| body.always_string(7, text));
+            body.uint(8, shown.command);
+            body.bytes(9, asked.digest);
+            for quorum in &asked.terms.quorums {
+                body.message(10, |field| {
+                    field.string(1, &quorum.rule);
+                    quorum.groups.iter().for_each(|group| field.always_string(2, group));
+                    field.uint(3, quorum.needed as u64);
+                    field.bool(4, quorum.all_of);
+                });
+            }
+            body.uint(11, nanoseconds(asked.terms.within));
+        });
+    }
+
+    pub(super) fn approval_voted(&mut self, session: SessionId, request: &str, vote: &Vote) {
+        self.event(Some(session), 30, |body| {
+            body.string(1, request);
+            body.message(2, |field| approver(field, &vote.by));
+            body.string(3, &vote.reason);
+            body.string(4, vote.scope.word());
+        });
+    }
+
+    pub(super) fn approval_decided(&mut self, session: SessionId, decided: &ApprovalDecided<'_>) {
+        self.event(Some(session), 31, |body| {
+            body.string(1, decided.request);
+            body.string(2, decided.outcome.word());
+            match decided.outcome {
+                Ended::Approved { scope, seconds } => {
+                    body.string(5, scope.word());
+                    if *scope == Scope::Shape {
+                        body.uint(6, seconds.saturating_mul(1_000_000_000));
+                    }
+                }
+                Ended::BrokenGlass { by, reason } | Ended::Denied { by, reason } => {
+                    body.message(3, |field| approver(field, by));
+                    body.string(4, reason);
+                }
+                Ended::Expired => {}
+                Ended::Withdrawn(Withdrawal::Cancelled) => body.string(4, "cancelled by the client"),
+                Ended::Withdrawn(Withdrawal::Because(reason)) => body.string(4, reason),
+            }
+            body.bool(7, matches!(decided.outcome, Ended::BrokenGlass { .. }));
+            body.uint(8, nanoseconds(decided.waited));
         });
     }
 
@@ -298,6 +366,20 @@ fn word(writer: &mut Writer<'_>, field: u32, value: impl Serialize) {
     let written = json.len() - free;
     // Without the quotes; the names have no characters that JSON escapes.
     writer.bytes(field, json.get(1..written.saturating_sub(1)).unwrap_or_default());
+}
+
+fn approver(writer: &mut Writer<'_>, by: &Approver) {
+    writer.string(1, &by.name);
+    writer.uint(2, by.person.uid.into());
+    if let Some(login) = by.person.login_uid {
+        writer.always_uint(3, login.into());
+    }
+    writer.string(4, &by.login);
+    if let Some(session) = by.person.login_session {
+        writer.always_uint(5, session.into());
+    }
+    by.groups.iter().for_each(|group| writer.always_string(6, group));
+    writer.string(7, by.via);
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

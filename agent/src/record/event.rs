@@ -2,11 +2,13 @@
 //! recording. Whatever is masked must be masked before it is put in here.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::approval::{self, Shown};
 use crate::identity::Subject;
 use crate::operation::Operation;
-use crate::policy::{Decision, Destination, Egress, EntryId};
+use crate::policy::{Decision, Destination, Egress, EntryId, Terms};
 use crate::tls::{Certificate, Leg};
 
 /// A flow begins: the first event of its session.
@@ -119,6 +121,47 @@ pub struct Command<'a> {
     pub operation: Option<&'a Operation>,
     /// The verdict, and why.
     pub decision: &'a Decision,
+    /// Where a rule held it: how that ended.
+    pub approval: Option<&'a Approval>,
+}
+
+/// How the holding of a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// The request's name.
+    pub request: String,
+    /// `approved`, `broken_glass`, `denied`, `expired` or `withdrawn`.
+    pub outcome: &'static str,
+    /// Who approved, refused, or broke the glass.
+    pub by: Vec<Arc<str>>,
+    /// `once`, `shape` or `session`; empty where it did not go on.
+    pub scope: &'static str,
+    /// It was given for an earlier command.
+    pub earlier: bool,
+}
+
+/// A command is held: what people are asked to approve.
+#[derive(Debug, Clone, Copy)]
+pub struct ApprovalRequested<'a> {
+    /// The request's name.
+    pub request: &'a str,
+    /// What they see, masked.
+    pub shown: &'a Shown,
+    /// SHA-256 over the whole operation.
+    pub digest: &'a [u8; 32],
+    /// What has to be fulfilled.
+    pub terms: &'a Terms,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub struct ApprovalDecided<'a> {
+    /// The request's name.
+    pub request: &'a str,
+    /// How.
+    pub outcome: &'a approval::Outcome,
+    /// How long the command waited.
+    pub waited: Duration,
 }
 
 /// Names a command within its session: 1, 2, 3 … in the order sent.

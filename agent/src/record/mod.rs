@@ -24,14 +24,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use event::{
-    BrokeredLogin, Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice,
-    Outcome, Status, Step, TlsPassed,
+    Approval, ApprovalDecided, ApprovalRequested, BrokeredLogin, Command, CommandId, CopyData,
+    EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome, Status, Step, TlsPassed,
 };
 pub(crate) use files::private_directory;
 pub use interlock_recording::SessionId;
 pub use rows::{ResultBuilder, ResultColumn};
 pub use shipped::Kept;
 
+use crate::approval::Vote;
 use crate::config::Config;
 use encode::Batch;
 use interlock_recording::order::Order;
@@ -459,6 +460,34 @@ impl Session {
     /// Records a notice, or an error that belongs to no command. Buffered.
     pub fn notice(&self, notice: &Notice<'_>) {
         self.append(Class::Result, |batch| batch.notice(self.id, notice)).ok();
+    }
+
+    /// Records that a command is held and people are asked to approve it. On disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; the command must then be refused.
+    pub fn approval_requested(&self, asked: &ApprovalRequested<'_>) -> Result<(), RecordError> {
+        self.append(Class::Command, |batch| batch.approval_requested(self.id, asked))
+            .map_err(|(error, _)| error)
+    }
+
+    /// Records that somebody has approved. On disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; the approval must not count then.
+    pub fn approval_voted(&self, request: &str, vote: &Vote) -> Result<(), RecordError> {
+        self.append(Class::Command, |batch| batch.approval_voted(self.id, request, vote))
+            .map_err(|(error, _)| error)
+    }
+
+    /// Records how a request has ended. On disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; the command must then be refused.
+    pub fn approval_decided(&self, decided: &ApprovalDecided<'_>) -> Result<(), RecordError> {
+        // What did not go on may take all the room that is kept free.
+        let class = if decided.outcome.passes() { Class::Command } else { Class::Terminal };
+        self.append(class, |batch| batch.approval_decided(self.id, decided)).map_err(|(error, _)| error)
     }
 
     /// Records the session's end. Later events of this session are dropped. Buffered.

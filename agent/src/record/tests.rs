@@ -30,6 +30,7 @@ pub(super) fn allow() -> Decision {
         message: None,
         matched: Vec::new(),
         observed: Vec::new(),
+        approval: None,
     }
 }
 
@@ -71,6 +72,7 @@ pub(super) fn query<'a>(text: &'a str, decision: &'a Decision) -> Command<'a> {
         of: None,
         operation: None,
         decision,
+        approval: None,
     }
 }
 
@@ -150,6 +152,7 @@ fn everything_that_is_handed_over_is_recorded() {
         message: Some("no".into()),
         matched: vec!["no-drop".into(), "other".into()],
         observed: vec![Observed { rule: "no-drop".into(), verdict: Verdict::Deny }],
+        approval: None,
     };
     let params = [Some("a".to_owned()), None, Some("é".repeat(1 << 20))];
     let first = session

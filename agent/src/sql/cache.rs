@@ -53,6 +53,15 @@ impl Cache {
         script
     }
 
+    /// The text with its constants taken out, where what it does is known not to depend on them; else the
+    /// text itself.
+    pub fn template(&self, text: &str) -> String {
+        match Shape::of(text) {
+            Some(shape) if self.shapes.get(&shape.template).flatten().is_some() => shape.template,
+            _ => text.to_owned(),
+        }
+    }
+
     /// Texts and shapes in it, and their bytes together.
     pub fn size(&self) -> (usize, usize) {
         let (texts, shapes) = (self.texts.size(), self.shapes.size());

@@ -77,6 +77,16 @@ impl Stream {
         }
     }
 
+    /// The TCP connection beneath.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match &self.io {
+            Io::Plain(stream) => Some(stream),
+            Io::Server(stream) => Some(stream.get_ref().0),
+            Io::Client(stream) => Some(stream.get_ref().0),
+            Io::Gone => None,
+        }
+    }
+
     /// The peer of an encrypted connection went without a goodbye: what it sent last may be missing.
     pub fn cut_short(&self) -> bool {
         self.cut_short

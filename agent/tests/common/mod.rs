@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use interlock_agent::approval::Desk;
 use interlock_agent::config::Config;
 use interlock_agent::credential::FlowCredentials;
 use interlock_agent::identity::Subject;
@@ -192,6 +193,7 @@ impl Relay {
         let tls = Engine::open(&config).unwrap();
         let scripts = Arc::new(interlock_agent::sql::Cache::new(1000, 1 << 20));
         let (cut_off, reason) = tokio::sync::watch::channel(None);
+        let desk = Desk::new(config.approvals.bounds());
         runtime.spawn(async move {
             let (_stop, shutdown) = tokio::sync::watch::channel(false);
             let stop = Stop::new(shutdown, reason);
@@ -221,6 +223,7 @@ impl Relay {
                     recording,
                     scripts: Arc::clone(&scripts),
                     limits,
+                    approvals: Arc::clone(&desk),
                     stop: stop.clone(),
                 };
                 tokio::spawn(async move {
@@ -300,6 +303,7 @@ impl Rules for HandMade {
             message: denied.then(|| "Tables are dropped by migrations only.".into()),
             matched: name.into_iter().collect(),
             observed: Vec::new(),
+            approval: None,
         }
     }
 

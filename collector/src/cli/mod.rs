@@ -10,6 +10,7 @@ mod migrate;
 mod output;
 mod outputs;
 mod policies;
+mod queries;
 mod tokens;
 mod users;
 
@@ -75,6 +76,19 @@ enum Command {
     /// Set, list and release legal holds.
     #[command(subcommand)]
     Holds(holds::Command),
+    /// List sessions, search them, and show one.
+    #[command(subcommand)]
+    Sessions(queries::Sessions),
+    /// List commands, and search them.
+    Commands(queries::Commands),
+    /// List rules: how often each decided.
+    Rules(queries::Rules),
+    /// List what was found wrong with recordings.
+    Findings(queries::Findings),
+    /// List what was done in the collector.
+    Audit(queries::Audit),
+    /// List events of a host that no session is about.
+    HostEvents(queries::HostEvents),
     /// List the outputs to other systems and how they fare, and forget those that are not configured any more.
     #[command(subcommand)]
     Outputs(outputs::Command),
@@ -159,6 +173,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ledger(command) => ledger::run(&config, command).await,
         Command::Policies(command) => policies::run(&config, command).await,
         Command::Holds(command) => holds::run(&config, command).await,
+        Command::Sessions(command) => queries::sessions(&config, command).await,
+        Command::Commands(arguments) => queries::commands(&config, &arguments).await,
+        Command::Rules(arguments) => queries::rules(&config, &arguments).await,
+        Command::Findings(arguments) => queries::findings(&config, &arguments).await,
+        Command::Audit(arguments) => queries::audit(&config, &arguments).await,
+        Command::HostEvents(arguments) => queries::host_events(&config, &arguments).await,
         Command::Outputs(command) => outputs::run(&config, command).await,
         Command::Users(command) => users::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,

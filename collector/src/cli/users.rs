@@ -17,7 +17,7 @@ pub(super) enum Command {
         json: bool,
     },
     /// Give an account a new password, which is shown once. Its one-time codes, API tokens and signed-in
-    /// browsers go. For an administrator who is locked out.
+    /// browsers go. For an administrator who is locked out; where passwords are turned off, it counts for an hour.
     Reset {
         /// The account.
         name: String,
@@ -37,10 +37,10 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
                 .into_iter()
                 .map(|user| {
                     let state = if user.active { "active" } else { "disabled" };
-                    vec![user.name, user.role, state.to_owned()]
+                    vec![user.name, user.role, state.to_owned(), user.provider]
                 })
                 .collect();
-            output::print(&output::table(&["NAME", "ROLE", "STATE"], &rows));
+            output::print(&output::table(&["NAME", "ROLE", "STATE", "PROVIDER"], &rows));
         }
         Command::Reset { name } => {
             let state = web::State::new(&parts.intake, web::Config::default())?;

@@ -25,6 +25,10 @@ const LASTS: u64 = 10 * 60;
 /// The longest path that is gone back to, bytes: it is kept in a cookie.
 const LONGEST_BACK: usize = 600;
 const SECOND_NS: i64 = 1_000_000_000;
+/// So often in 15 minutes it is written down that an address is refused.
+const REFUSED: (&str, i64) = ("refused", 60);
+/// So many sign-ins that were begun may fail from one address in 15 minutes: each is asked about at the provider.
+const BEGUN: (&str, i64) = ("begun", 300);
 /// The most that a SAML provider's page posts, bytes: base64 of what is parsed at most, as a form has it.
 const MOST_POSTED: usize = 512 << 10;
 /// A browser fetches at once what was proven.
@@ -120,28 +124,28 @@ pub(super) async fn oidc_callback(
 ) -> Result<Response, Problem> {
     let provider = find(&state, &name)?;
     let Provider::Oidc(oidc) = provider else { return Err(Problem::not_found("identity provider")) };
-    let limit = sign_in::count_address(&state, &visitor.address).await?;
     let twice = ["state", "code", "iss", "error"]
         .into_iter()
         .any(|name| params.0.iter().filter(|(key, _)| key == name).count() > 1);
     let known = params.get("state").filter(|_| !twice);
     let known = known.and_then(|given| kept(Cookies::of(&state), &headers, provider, given));
     let Some(Kept { begun, back, cookie }) = known else {
-        return refuse(&state, &visitor, provider, "unknown", NOT_BEGUN).await;
+        return refuse(&state, &visitor, provider, NOT_BEGUN).await;
     };
     let mut response = async {
+        let limit = sign_in::count_from(&state, BEGUN.0, &visitor.address, BEGUN.1).await?;
         // Only now: what stands in an address that anyone could have made is not shown.
         if let Some(error) = params.get("error") {
             let text = format!("{error} {}", params.get("error_description").unwrap_or_default());
             let said = crate::sign_in::said(text.trim());
             let detail = format!("{} refused: “{said}”", provider.label());
-            return refuse(&state, &visitor, provider, "unknown", &detail).await;
+            return refuse(&state, &visitor, provider, &detail).await;
         }
         let Some(code) = params.get("code") else {
-            return refuse(&state, &visitor, provider, "unknown", "The answer has no code.").await;
+            return refuse(&state, &visitor, provider, "The answer has no code.").await;
         };
         if !use_once(&state, &format!("state {}", begun.state)).await? {
-            return refuse(&state, &visitor, provider, "unknown", "This answer was used before.").await;
+            return refuse(&state, &visitor, provider, "This answer was used before.").await;
         }
         let answer = Answer { code: code.to_owned(), iss: params.get("iss").map(str::to_owned) };
         match oidc.finish(&begun, answer).await {
@@ -151,7 +155,7 @@ pub(super) async fn oidc_callback(
             Err(error @ OidcError::Unavailable(_)) => Err(unavailable(provider, &error)),
             Err(error) => {
                 let detail = format!("You are not signed in: {error}. Begin anew; if it goes on, tell whoever runs the collector.");
-                refuse(&state, &visitor, provider, "unknown", &detail).await
+                refuse(&state, &visitor, provider, &detail).await
             }
         }
     }
@@ -187,7 +191,6 @@ pub(super) async fn saml_consume(
     request: Request,
 ) -> Result<Response, Problem> {
     let (provider, saml) = find_saml(&state, &name)?;
-    let limit = sign_in::count_address(&state, &visitor.address).await?;
     let fields = axum::body::to_bytes(request.into_body(), MOST_POSTED).await.map_err(|_| {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The provider's answer is longer than 512 KiB.")
     })?;
@@ -196,13 +199,13 @@ pub(super) async fn saml_consume(
         found.next().map(|(_, value)| value.into_owned()).filter(|_| found.next().is_none())
     };
     let (Some(posted), Some(relayed)) = (field("SAMLResponse"), field("RelayState")) else {
-        return refuse(&state, &visitor, provider, "unknown", NOT_BEGUN).await;
+        return refuse(&state, &visitor, provider, NOT_BEGUN).await;
     };
     let proven = match saml.consume(&posted) {
         Ok(proven) => proven,
         Err(error) => {
             let detail = format!("You are not signed in: {error}.");
-            return refuse(&state, &visitor, provider, "unknown", &detail).await;
+            return refuse(&state, &visitor, provider, &detail).await;
         }
     };
     let handle = random()?;
@@ -213,11 +216,10 @@ pub(super) async fn saml_consume(
     if !write.use_once(&sha256(&format!("assertion {}", proven.assertion)), until).await? {
         drop(write);
         let detail = "You are not signed in: this answer was used before.";
-        return refuse(&state, &visitor, provider, "unknown", detail).await;
+        return refuse(&state, &visitor, provider, detail).await;
     }
     write.add_proven(&sha256(&handle), &kept, now_ns().saturating_add(FETCHED_NS)).await?;
     write.commit().await?;
-    limit.take_back(&state).await?;
     let query = form_urlencoded::Serializer::new(String::new())
         .append_pair("handle", &handle)
         .append_pair("state", &relayed)
@@ -234,12 +236,12 @@ pub(super) async fn saml_finish(
     params: Params,
 ) -> Result<Response, Problem> {
     let (provider, _) = find_saml(&state, &name)?;
-    let limit = sign_in::count_address(&state, &visitor.address).await?;
     let known = params.get("state").and_then(|given| kept(Cookies::of(&state), &headers, provider, given));
     let Some(Kept { begun, back, cookie }) = known else {
-        return refuse(&state, &visitor, provider, "unknown", NOT_BEGUN).await;
+        return refuse(&state, &visitor, provider, NOT_BEGUN).await;
     };
     let mut response = async {
+        let limit = sign_in::count_from(&state, BEGUN.0, &visitor.address, BEGUN.1).await?;
         let mut write = state.store.write().await?;
         let taken = write.take_proven(&sha256(params.get("handle").unwrap_or_default())).await?;
         write.commit().await?;
@@ -248,7 +250,7 @@ pub(super) async fn saml_finish(
             proven.provider == provider.name() && proven.request == SamlProvider::request_id(&begun)
         });
         let Some(Proven { identity, .. }) = proven else {
-            return refuse(&state, &visitor, provider, "unknown", NOT_BEGUN).await;
+            return refuse(&state, &visitor, provider, NOT_BEGUN).await;
         };
         enter(&state, &visitor, provider, &identity, &back, limit).await
     }
@@ -270,16 +272,17 @@ async fn use_once(state: &State, what: &str) -> Result<bool, Problem> {
     Ok(fresh)
 }
 
-/// Says why someone is not signed in, to them and in the audit trail.
+/// Says why someone is not signed in, to them and in the audit trail: so often that nobody fills it from one
+/// address. What would sign someone in is looked at however often others are refused.
 async fn refuse(
     state: &State,
     visitor: &Visitor,
     provider: &Provider,
-    who: &str,
     why: &str,
 ) -> Result<Response, Problem> {
+    sign_in::count_from(state, REFUSED.0, &visitor.address, REFUSED.1).await?;
     let mut write = state.store.write().await?;
-    write.audit(who, "sign_in.refused", provider.name(), why, &visitor.address).await?;
+    write.audit("unknown", "sign_in.refused", provider.name(), why, &visitor.address).await?;
     write.commit().await?;
     sign_in::refused_page(state, visitor, StatusCode::FORBIDDEN, why)
 }
@@ -324,11 +327,11 @@ async fn enter(
         let who = known.as_ref().map_or("unknown", |known| known.user.as_str());
         let count = identity.groups.len();
         let hint = identity.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        let detail = format!("{wanted}: none of their {count} groups has a role{hint}{took}");
+        let detail = format!("{wanted}: none of their groups ({count}) has a role{hint}{took}");
         write.audit(who, "sign_in.refused", provider.name(), &detail, address).await?;
         write.commit().await?;
         let text = format!(
-            "{} knows you as {}, but none of your {count} groups there has a role here{hint}. Ask whoever runs the \
+            "{} knows you as {}, but none of your groups there ({count}) has a role here{hint}. Ask whoever runs the \
              collector to add one of them to its configuration, or to add you to a group.",
             provider.label(),
             crate::sign_in::said(&identity.called),

@@ -21,7 +21,7 @@ const MOST_VALUE: usize = 1000;
 
 /// Names and values.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Params(pub(super) Vec<(String, String)>);
+pub(crate) struct Params(pub(crate) Vec<(String, String)>);
 
 impl Params {
     fn parse(bytes: &[u8]) -> Self {
@@ -33,7 +33,7 @@ impl Params {
     }
 
     /// Refuses names that are not known: a filter that is misspelt must not list everything.
-    pub(super) fn only(&self, known: &[&[&str]]) -> Result<(), Problem> {
+    pub(crate) fn only(&self, known: &[&[&str]]) -> Result<(), Problem> {
         for (at, (name, value)) in self.0.iter().enumerate() {
             if value.len() > MOST_VALUE {
                 return Err(Problem::new(
@@ -59,7 +59,7 @@ impl Params {
     }
 
     /// The value of `name`; empty ones count as absent, as forms send them.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.trim());
         value.filter(|value| !value.is_empty())
     }
@@ -73,7 +73,7 @@ impl Params {
         self.get(name).map(str::to_owned)
     }
 
-    pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Problem> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<i64>, Problem> {
         self.get(name)
             .map(|value| {
                 value.parse().map_err(|_| {
@@ -83,7 +83,7 @@ impl Params {
             .transpose()
     }
 
-    pub(super) fn limit(&self) -> Result<usize, Problem> {
+    pub(crate) fn limit(&self) -> Result<usize, Problem> {
         let limit = self.number("limit")?.map_or(ITEMS, |limit| usize::try_from(limit).unwrap_or_default());
         if (1..=MOST_ITEMS).contains(&limit) {
             Ok(limit)
@@ -92,7 +92,7 @@ impl Params {
         }
     }
 
-    pub(super) fn time(&self, name: &str) -> Result<Option<i64>, Problem> {
+    pub(crate) fn time(&self, name: &str) -> Result<Option<i64>, Problem> {
         self.get(name)
             .map(|value| {
                 time(value, Timestamp::now()).ok_or_else(|| {
@@ -147,7 +147,7 @@ impl Params {
         }
     }
 
-    pub(super) async fn sessions(&self, store: &Store) -> Result<SessionFilter, Problem> {
+    pub(crate) async fn sessions(&self, store: &Store) -> Result<SessionFilter, Problem> {
         Ok(SessionFilter {
             since_ns: self.time("since")?,
             until_ns: self.time("until")?,
@@ -174,7 +174,7 @@ impl Params {
         })
     }
 
-    pub(super) async fn commands(&self, store: &Store) -> Result<CommandFilter, Problem> {
+    pub(crate) async fn commands(&self, store: &Store) -> Result<CommandFilter, Problem> {
         Ok(CommandFilter {
             since_ns: self.time("since")?,
             until_ns: self.time("until")?,
@@ -189,7 +189,7 @@ impl Params {
 }
 
 /// The filters of sessions.
-pub(super) const SESSIONS: &[&str] = &[
+pub(crate) const SESSIONS: &[&str] = &[
     "text",
     "since",
     "until",
@@ -205,10 +205,10 @@ pub(super) const SESSIONS: &[&str] = &[
     "open",
 ];
 /// The filters of commands.
-pub(super) const COMMANDS: &[&str] =
+pub(crate) const COMMANDS: &[&str] =
     &["text", "since", "until", "host", "verdict", "observed", "rule", "kind"];
 /// What pages a list.
-pub(super) const PAGING: &[&str] = &["cursor", "limit"];
+pub(crate) const PAGING: &[&str] = &["cursor", "limit"];
 
 /// A time, or how long ago.
 fn time(text: &str, now: Timestamp) -> Option<i64> {

@@ -12,27 +12,27 @@ use crate::store::StoreError;
 
 /// What went wrong, and what to do about it.
 #[derive(Debug, Clone)]
-pub(super) struct Problem {
-    pub(super) status: StatusCode,
-    pub(super) detail: String,
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    pub(crate) detail: String,
 }
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into() }
     }
 
     /// What was sent cannot be taken.
-    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
 
-    pub(super) fn not_found(what: &str) -> Self {
+    pub(crate) fn not_found(what: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("There is no such {what}. It may have been removed."))
     }
 
     /// Something that is nobody's fault out there. What exactly stands in the log only.
-    pub(super) fn internal(error: impl Display) -> Self {
+    pub(crate) fn internal(error: impl Display) -> Self {
         tracing::error!("a request failed: {error}");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -41,15 +41,15 @@ impl Problem {
     }
 
     /// Whether whoever asked can do something about it.
-    pub(super) fn is_theirs(&self) -> bool {
+    pub(crate) fn is_theirs(&self) -> bool {
         self.status.is_client_error()
     }
 
-    pub(super) fn title(&self) -> &'static str {
+    pub(crate) fn title(&self) -> &'static str {
         self.status.canonical_reason().unwrap_or("Error")
     }
 
-    pub(super) fn json(&self) -> Response {
+    pub(crate) fn json(&self) -> Response {
         let body = json!({
             "type": "about:blank",
             "title": self.title(),

@@ -191,12 +191,17 @@ impl Counted {
     }
 }
 
-/// Counts an attempt from an address, of whatever kind.
-pub(super) async fn count_address(state: &State, address: &str) -> Result<Counted, Problem> {
-    let key = address_key(address);
-    if let Err(problem) = count(state, &key, BY_ADDRESS).await {
+/// Counts something from an address under a key of its own. What is too much is written down once.
+pub(super) async fn count_from(
+    state: &State,
+    what: &str,
+    address: &str,
+    limit: i64,
+) -> Result<Counted, Problem> {
+    let key = sha256(&format!("{what} address {address}"));
+    if let Err(problem) = count(state, &key, limit).await {
         if state.store.attempt(&sha256(&format!("noted {key}")), 1, WINDOW_NS).await? {
-            actions::note(state, "unknown", "sign_in.limited", "", "", address).await?;
+            actions::note(state, "unknown", "sign_in.limited", "", what, address).await?;
         }
         return Err(problem);
     }

@@ -2,7 +2,7 @@
 // screen, in the dark. Every message on the console, every dialog and every breach of the content security
 // policy is a failure. Says what it does on standard output, a line each; the test reads these.
 //
-// node drive.mjs CHROMIUM BASE SETUP_PATH SESSION HOSTILE_SESSION LIVE_SESSION HOST SCREENSHOTS
+// node drive.mjs CHROMIUM BASE SETUP_PATH SESSION HOSTILE_SESSION LIVE_SESSION HOST TERMINAL_SESSION SCREENSHOTS
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline/promises";
 import { mkdirSync } from "node:fs";
@@ -10,7 +10,7 @@ import { join } from "node:path";
 
 // Found through NODE_PATH, which `import` does not look at.
 const { chromium } = createRequire(import.meta.url)("playwright-core");
-const [executablePath, base, setup, session, hostile, live, host, screenshots] = process.argv.slice(2);
+const [executablePath, base, setup, session, hostile, live, host, terminal, screenshots] = process.argv.slice(2);
 mkdirSync(screenshots, { recursive: true });
 const password = "correct horse battery staple";
 const wrong = [];
@@ -118,6 +118,29 @@ try {
   await page.locator("#end").waitFor({ state: "detached" });
   await look("full-followed");
   console.log("followed");
+
+  // A terminal: played, searched, at another speed. What hostile output asks for is not done.
+  await go(`/sessions/${terminal}`);
+  const title = await page.title();
+  await page.locator("#terminal .ap-term").first().waitFor();
+  const field = page.getByLabel("Search the terminal");
+  await field.fill("hello from");
+  await field.press("Enter");
+  await page.locator("#terminal .found button").first().click();
+  const shows = (text) => page.waitForFunction(
+    (wanted) => document.querySelector("#terminal .screen").textContent.includes(wanted), text);
+  await shows("hello from the terminal");
+  await look("full-terminal");
+  await page.locator("#terminal select").selectOption("16");
+  await shows("the end");
+  check(await page.title() === title, "a recorded terminal has changed the title");
+  check(await page.locator("#terminal .screen a, #terminal .screen script").count() === 0, "output became elements");
+  await field.fill("no such words");
+  await field.press("Enter");
+  await page.getByText("It does not stand anywhere").waitFor();
+  await go(`/sessions/${session}/evidence`);
+  await look("evidence");
+  console.log("played");
 
   // The other pages.
   for (const [path, name] of [

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use interlock_collector::config::Config;
-use interlock_collector::sample::{HOSTILE, SampleHost, SampleSession};
+use interlock_collector::sample::{self, HOSTILE, SampleHost, SampleSession};
 use interlock_collector::store::now_ns;
 use interlock_collector::{serve, web};
 use interlock_recording::SessionId;
@@ -101,6 +101,11 @@ async fn a_browser_shows_it_all() {
     };
     let hostile = other.session(store, &sample).await.unwrap();
     let (live, started_ns) = live_session(&mut host, store).await;
+    let begun = now_ns() - 30_000_000_000;
+    let sample =
+        SampleSession { started_ns: begun, commands: Vec::new(), ended: false, ..SampleSession::default() };
+    let terminal = host.session(store, &sample).await.unwrap();
+    host.record(store, terminal, begun, 2, sample::terminal()).await.unwrap();
     let mut write = store.write().await.unwrap();
     write
         .add_finding(&host.id, "segment_missing", "Segment 7 has not come, and segment 8 has.", Some(12))
@@ -129,6 +134,7 @@ async fn a_browser_shows_it_all() {
             &hostile.to_string(),
             &live.to_string(),
             &host.id,
+            &terminal.to_string(),
         ])
         .arg(&screenshots)
         .env("NODE_PATH", cache::node().join("node_modules"))

@@ -159,10 +159,10 @@ async fn nothing_is_lost_when_collector_and_receivers_are_killed() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let shown: Vec<String> =
-        texts.iter().map(|text| interlock_recording::text::printable(text).into_owned()).collect();
     // The index has no zeros.
     let texts: Vec<String> = texts.iter().map(|text| text.replace('\0', "\u{fffd}")).collect();
+    let shown: Vec<String> =
+        texts.iter().map(|text| interlock_recording::text::printable(text).into_owned()).collect();
     let wants = |told: &[(String, String)]| {
         told.iter().map(|(id, _)| id).collect::<HashSet<_>>().len() >= texts.len()
     };

@@ -47,9 +47,9 @@ try {
   for (const { provider, name, role, refused } of JSON.parse(steps)) {
     const page = await fresh();
     // To a page that needs one to be signed in, and back to it.
-    await page.goto(`${base}/hosts?from=here`.replace("?from=here", ""));
+    await page.goto(`${base}/hosts`);
     await page.waitForURL("**/sign-in?**");
-    await page.screenshot({ path: join(screenshots, `sign-in.png`) });
+    await page.screenshot({ path: join(screenshots, "sign-in.png") });
     await page.getByRole("link", { name: `Sign in with ${provider}` }).click();
     await atProvider(page, name);
     if (refused) {

@@ -25,7 +25,7 @@ async fn people_sign_in_by_saml() {
         let steps = json!([
             {"provider": "Corp", "name": "alice", "role": "admin"},
             {"provider": "Corp", "name": "bob", "role": "viewer"},
-            {"provider": "Corp", "name": "mallory", "refused": "none of your 0 groups there has a role here"},
+            {"provider": "Corp", "name": "mallory", "refused": "none of your groups there (0) has a role here"},
             {"provider": "Corp", "name": "alice", "role": "admin"},
         ]);
         let said = drive(&site, "sign-in-saml", &steps).await;

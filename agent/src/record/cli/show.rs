@@ -118,6 +118,24 @@ impl Timeline {
                 writeln!(output)
             }
             Some(Body::Command(body)) => self.command(output, &at, body),
+            Some(Body::ApprovalRequested(body)) => self.asked(output, &at, body),
+            Some(Body::ApprovalVoted(body)) => {
+                let (request, by) = (printable(&body.request), approver(body.by.as_ref()));
+                writeln!(output, "{at}  approval {request}: approved by {by}{}", reason(&body.reason))
+            }
+            Some(Body::ApprovalDecided(body)) => {
+                let waited = Duration::from_nanos(body.waited_ns);
+                write!(output, "{at}  approval {}: {}", printable(&body.request), printable(&body.outcome))?;
+                if body.by.is_some() {
+                    write!(output, " by {}", approver(body.by.as_ref()))?;
+                }
+                if !matches!(body.scope.as_str(), "" | "once") {
+                    write!(output, " for the {}", printable(&body.scope))?;
+                }
+                write!(output, "{}", reason(&body.reason))?;
+                let review = if body.needs_review { ", needs review" } else { "" };
+                writeln!(output, "{review} {}", self.style.dim(&format!("({waited:.1?})")))
+            }
             Some(Body::Result(body)) => self.result(output, &at, body),
             Some(Body::CopyData(body)) => {
                 let direction = if body.to_client { "to the client" } else { "from the client" };
@@ -233,6 +251,21 @@ impl Timeline {
             let more = if param.omitted_bytes == 0 { "" } else { "…" };
             writeln!(output, "              ${number} = {value}{more}")?;
         }
+        if let Some(approval) = &body.approval {
+            let (request, outcome) = (printable(&approval.request), printable(&approval.outcome));
+            let by = if approval.by.is_empty() {
+                String::new()
+            } else {
+                format!(" by {}", approval.by.join(", "))
+            };
+            let earlier = if approval.earlier { " before, for " } else { "" };
+            let scope = if approval.earlier { printable(&approval.scope) } else { "".into() };
+            writeln!(
+                output,
+                "              approval {request}: {outcome}{}{earlier}{scope}",
+                printable(&by)
+            )?;
+        }
         for rule in &body.observed {
             let (rule, verdict) = (printable(&rule.rule), printable(&rule.verdict));
             writeln!(
@@ -243,6 +276,31 @@ impl Timeline {
         }
         if let Some(message) = body.message.as_ref().filter(|_| body.verdict != "allow") {
             writeln!(output, "              {}", self.style.dim(&printable(message)))?;
+        }
+        Ok(())
+    }
+
+    fn asked(&self, output: &mut impl Write, at: &str, body: &proto::ApprovalRequested) -> io::Result<()> {
+        let rules: Vec<_> = body.quorums.iter().map(|quorum| quorum.rule.as_str()).collect();
+        writeln!(
+            output,
+            "{at}  approval {} asked for: {}  {} by {}",
+            printable(&body.request),
+            printable(&body.step),
+            self.style.verdict("hold"),
+            printable(&rules.join(", "))
+        )?;
+        indented(output, &body.text)?;
+        if body.omitted_bytes > 0 {
+            writeln!(output, "              … {} more bytes", body.omitted_bytes)?;
+        }
+        for (number, param) in (1..).zip(&body.params) {
+            let value = param.value.as_deref().map_or_else(|| "NULL".into(), printable);
+            writeln!(output, "              ${number} = {value}")?;
+        }
+        for quorum in &body.quorums {
+            let groups = printable(&quorum.groups.join(", ")).into_owned();
+            writeln!(output, "              {} of {groups} may approve", quorum.needed)?;
         }
         Ok(())
     }
@@ -291,6 +349,21 @@ impl Timeline {
     fn number(&self, command: u64) -> String {
         self.style.bold(&format!("[{command}]"))
     }
+}
+
+fn approver(by: Option<&proto::Approver>) -> String {
+    let Some(by) = by else { return String::new() };
+    let login = if by.login_user.is_empty() || by.login_user == by.user {
+        String::new()
+    } else {
+        format!(", logged in as {}", by.login_user)
+    };
+    printable(&format!("{} (uid {}{login})", by.user, by.uid)).into_owned()
+}
+
+/// A reason behind what it is for, if there is one.
+fn reason(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {}", printable(reason)) }
 }
 
 fn process(output: &mut impl Write, depth: usize, pid: u32, exe: &str, argv: &[String]) -> io::Result<()> {

@@ -294,6 +294,8 @@ fn pages_are_for_the_roles_that_the_docs_say() {
             (["policies", ..] | ["hosts", _, "labels"], _) => Some(ADMIN),
             (["findings", ..], _) => Some(AUDIT),
             (["sessions", _, "end"], _) => Some(REVIEW),
+            (["sessions", _, "terminal"], _) => Some(VALUES),
+            (["sessions", _, "evidence"], _) => Some(AUDIT),
             _ => Some(ALL),
         };
         let roles = match route.access {

@@ -307,6 +307,9 @@ impl Core {
         let severity = field(b'V').or_else(|| field(b'S')).unwrap_or_default();
         let fatal = matches!(severity, b"FATAL" | b"PANIC");
         let context = self.context();
+        if fatal {
+            self.explain_end();
+        }
         let start = self.scratch.len();
         if let Some(front) = self.pending.front()
             && let Some(refusal) = &front.refusal

@@ -31,6 +31,11 @@ impl Cancel {
         (key.len() <= LONGEST).then(|| Self { key: Zeroizing::new(key.into()), leg: None })
     }
 
+    /// Process id and secret key, as in BackendKeyData.
+    pub(super) fn key(&self) -> &Zeroizing<Box<[u8]>> {
+        &self.key
+    }
+
     /// A request goes encrypted as the session does.
     pub(super) fn encrypted_as(&mut self, leg: &Leg) {
         let (server_name, alpn) = (leg.server_name.clone(), leg.alpn.clone());

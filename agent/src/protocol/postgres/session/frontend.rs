@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::judge::Asked;
+use super::judge::{Asked, Ruling};
 use super::pending::{Entry, What};
 use super::pipe::{Edit, Pipe};
 use super::refusal::Refusal;
@@ -62,6 +62,8 @@ impl LastDescribed {
 enum Taken {
     /// More of it is needed.
     NeedMore,
+    /// It waits for approval, and all behind it.
+    Held,
     /// It passes, as far as it is there and as it comes.
     Pass,
     /// It was replaced (see the edits); its bytes are thrown away as they come.
@@ -75,6 +77,9 @@ impl Core {
             pipe.discard_undecided();
             return Ok(());
         }
+        if self.waits() {
+            return Ok(());
+        }
         if self.phase == Phase::Ready && self.from_client.left == 0 {
             self.refresh_policy();
             // Commands that waited for the catalog go on now, whether it could be read or not.
@@ -82,6 +87,12 @@ impl Core {
                 return Ok(());
             }
         }
+        while self.take_batch(pipe)? {}
+        Ok(())
+    }
+
+    /// Takes one batch. `true` when there is more to take at once: what was to be held is refused.
+    fn take_batch(&mut self, pipe: &mut Pipe) -> Result<bool, SessionError> {
         let before = (self.pending.len(), self.names.next_order(), self.from_client, self.summary);
         let mut consumed = self.scan_client(pipe.undecided())?;
         if let Err(error) = self.log.flush() {
@@ -90,6 +101,7 @@ impl Core {
             self.pending.truncate(before.0);
             self.names.take_back(before.1);
             self.described = None;
+            self.to_hold = None;
             (self.from_client, self.summary) = (before.2, before.3);
             self.refuse_all = Some(Refusal::own(
                 "53100",
@@ -103,7 +115,7 @@ impl Core {
         }
         pipe.release(consumed, &self.edits, &self.scratch);
         self.reset_scratch();
-        Ok(())
+        Ok(self.begin_holding(pipe))
     }
 
     /// Goes over the messages in `bytes` and says how many bytes are decided.
@@ -129,7 +141,7 @@ impl Core {
             }
             let body = rest.get(HEADER..header.total().min(rest.len())).unwrap_or_default();
             let discard = match self.client_message(Message { at, header, body })? {
-                Taken::NeedMore => break,
+                Taken::NeedMore | Taken::Held => break,
                 Taken::Pass => false,
                 Taken::Discard => true,
             };
@@ -210,7 +222,10 @@ impl Core {
         let prepared = self.read(text, None);
         let step = if self.replication { Step::Replication } else { Step::Query };
         let statements = [Arc::clone(&prepared)];
-        let (command, refusal) = self.judge(step, &statements, Asked::default());
+        let asked = Asked { message: message.body, ..Asked::default() };
+        let Some(Ruling { command, refusal, .. }) = self.judge(step, &statements, &asked) else {
+            return Ok(Taken::Held);
+        };
         let refusal = refusal.or_else(|| self.unmaskable(&statements)).or_else(|| self.room(&prepared));
         if let Some(refusal) = refusal {
             return Ok(self.refuse(message, refusal, Some(command)));
@@ -233,7 +248,9 @@ impl Core {
         }
         let statements = [Arc::clone(&prepared)];
         let asked = Asked { statement: parse.name, ..Asked::default() };
-        let (command, refusal) = self.judge(Step::Prepare, &statements, asked);
+        let Some(Ruling { command, refusal, .. }) = self.judge(Step::Prepare, &statements, &asked) else {
+            return Ok(Taken::Held);
+        };
         let refusal = refusal.or_else(|| self.unmaskable(&statements)).or_else(|| {
             let room = self.names.add(parse.name, Arc::clone(&prepared), &self.limits);
             (!room).then(too_many)
@@ -282,12 +299,22 @@ impl Core {
             [one] => one.command.get().copied(),
             _ => None,
         };
-        let kept = self.flow.depends_on_params().then(|| params.clone());
+        let kept = (self.flow.depends_on_params() || self.flow.can_hold()).then(|| params.clone());
         let secret = |number| statements.iter().any(|prepared| prepared.secrets.has_param(number));
         let secrets = (1..).zip(&params).filter(|(number, _)| secret(*number));
         let secrets = secrets.filter_map(|(_, value)| value.clone()).collect();
-        let asked = Asked { statement: head.statement, portal: head.portal, params, of };
-        let (command, refusal) = self.judge(Step::Bind, &statements, asked);
+        let asked = Asked {
+            statement: head.statement,
+            portal: head.portal,
+            params,
+            of,
+            message: message.body,
+            incomplete: !decoded || !message.whole(),
+            approved: None,
+        };
+        let Some(Ruling { command, refusal, approved }) = self.judge(Step::Bind, &statements, &asked) else {
+            return Ok(Taken::Held);
+        };
         let refusal = refusal.or_else(|| self.unmaskable(&statements));
         let refusal =
             refusal.or_else(|| (!decoded && self.flow.depends_on_params()).then(unjudged_parameters));
@@ -303,6 +330,7 @@ impl Core {
             params: kept,
             secrets,
             judged: Some(Instant::now()),
+            approved,
             generation: self.generation,
             order: self.names.next_order(),
             epoch: self.epoch,
@@ -336,9 +364,21 @@ impl Core {
                     _ => None,
                 };
                 let unknown = of.is_some() && params.is_none() && self.flow.depends_on_params();
-                let asked =
-                    Asked { portal: name, of, params: params.unwrap_or_default(), ..Asked::default() };
-                let (command, refusal) = self.judge(Step::Execute, &found.statements, asked);
+                let asked = Asked {
+                    statement: b"",
+                    portal: name,
+                    of,
+                    incomplete: of.is_some() && params.is_none(),
+                    params: params.unwrap_or_default(),
+                    message: message.body,
+                    // A portal runs once; what comes later are more of its rows.
+                    approved: match found.portals.as_slice() {
+                        [one] if one.statements.len() == found.statements.len() => one.approved.clone(),
+                        _ => None,
+                    },
+                };
+                let ruling = self.judge(Step::Execute, &found.statements, &asked);
+                let Some(Ruling { command, refusal, .. }) = ruling else { return Ok(Taken::Held) };
                 let refusal = refusal.or_else(|| self.unmaskable(&found.statements));
                 if let Some(refusal) = refusal.or_else(|| unknown.then(unjudged_parameters)) {
                     return Ok(self.refuse(message, refusal, Some(command)));
@@ -442,7 +482,18 @@ impl Core {
             called = Some(self.called(name, &codec::function_call(message.body)?));
         }
         let operation = operation::function_call(&self.user, &self.database, function, called);
-        let (command, refusal) = self.judge_other(Step::FunctionCall, operation);
+        let held = self.flow.can_hold();
+        if held && !message.whole() && message.header.body <= self.limits.statement {
+            return Ok(Taken::NeedMore);
+        }
+        let arguments =
+            if held { codec::function_call(message.body).unwrap_or_default() } else { Vec::new() };
+        let params = arguments.iter().map(|(_, value)| self.recorded_argument(*value)).collect();
+        let asked = Asked { params, message: message.body, incomplete: !message.whole(), ..Asked::default() };
+        let Some(Ruling { command, refusal, .. }) = self.judge_other(Step::FunctionCall, operation, &asked)
+        else {
+            return Ok(Taken::Held);
+        };
         let unmaskable = || {
             let masked = self.flow.masks().has_columns() && !operation::reads_no_table(function);
             masked.then(|| {
@@ -520,7 +571,7 @@ impl Core {
     }
 }
 
-fn unjudged_parameters() -> Refusal {
+pub(super) fn unjudged_parameters() -> Refusal {
     Refusal::own(
         "54000",
         "refused: a rule is about parameters, and these cannot be judged",

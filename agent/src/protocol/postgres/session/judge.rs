@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Core;
 use super::catalog::{self, Catalog, Reading};
+use super::hold::{self, Approved, Holding};
 use super::log::{Note, lossy};
 use super::made::Made;
 use super::masking::RowPlan;
@@ -33,6 +34,22 @@ pub(super) struct Asked<'a> {
     /// Parameters as sent.
     pub(super) params: Vec<Option<String>>,
     pub(super) of: Option<CommandId>,
+    /// The message's body as sent.
+    pub(super) message: &'a [u8],
+    /// Not all of it could be looked at.
+    pub(super) incomplete: bool,
+    /// An approval that it goes on by: that of its portal.
+    pub(super) approved: Option<Arc<Approved>>,
+}
+
+/// What was found of a command.
+pub(super) struct Ruling {
+    /// Its number.
+    pub(super) command: CommandId,
+    /// Why it is refused, if it is.
+    pub(super) refusal: Option<Refusal>,
+    /// What it goes on by, where a rule holds it.
+    pub(super) approved: Option<Arc<Approved>>,
 }
 
 /// A verdict on one candidate.
@@ -193,14 +210,14 @@ impl Core {
     }
 
     /// Decides on what `statements` do, all of them candidates for the one that runs, and notes it for
-    /// the recording. Gives the strictest verdict.
+    /// the recording. Gives the strictest verdict; `None` when it has to wait for approval.
     pub(super) fn judge(
         &mut self,
         step: Step,
         statements: &[Arc<Prepared>],
-        asked: Asked<'_>,
-    ) -> (CommandId, Option<Refusal>) {
-        let params: Arc<[Option<String>]> = asked.params.into();
+        asked: &Asked<'_>,
+    ) -> Option<Ruling> {
+        let params: Arc<[Option<String>]> = asked.params.as_slice().into();
         let mut strictest: Option<Judged> = None;
         for prepared in statements {
             let judged = self.judge_one(step, prepared, &params);
@@ -208,7 +225,7 @@ impl Core {
                 strictest = Some(judged);
             }
         }
-        let Judged { operation, decision, recorded } = strictest.unwrap_or_else(|| {
+        let Judged { operation, mut decision, recorded } = strictest.unwrap_or_else(|| {
             let name = lossy(if step == Step::Bind { asked.statement } else { asked.portal });
             let text: Arc<str> = name.as_ref().into();
             let script = Script::unparsed(&name, "no statement of this name was seen to be prepared");
@@ -229,7 +246,34 @@ impl Core {
                 value.clone()
             })
         };
-        let params = (1..).zip(params.iter()).map(mask).collect();
+        let params: Vec<Option<String>> = (1..).zip(params.iter()).map(mask).collect();
+        let mut held = None;
+        if decision.verdict == Verdict::Hold && self.refuse_all.is_none() {
+            if step == Step::Prepare && decision.approval.is_some() {
+                // It runs nothing; what is bound to it is held, with its parameters.
+                decision = Arc::new(decision.approved());
+            } else {
+                let script = match (&operation, statements) {
+                    (Some(operation), _) => Arc::clone(&operation.script),
+                    (None, [one, ..]) => self.effective(one),
+                    (None, []) => Arc::default(),
+                };
+                let about = hold::Operation {
+                    step,
+                    statements,
+                    script: &script,
+                    text: &recorded,
+                    params: &params,
+                    asked,
+                };
+                match self.hold(&decision, &about) {
+                    Holding::Wait => return None,
+                    holding => held = Some(holding),
+                }
+            }
+        } else {
+            self.forget_held();
+        }
         let refers = asked.of.is_some();
         let note = Note {
             statement: lossy(asked.statement).into_owned(),
@@ -239,7 +283,7 @@ impl Core {
             operation: operation.filter(|_| !refers),
             ..Note::new(step, if refers { Arc::default() } else { recorded }, decision)
         };
-        self.note(note)
+        Some(self.note(note, held))
     }
 
     fn judge_one(&self, step: Step, prepared: &Arc<Prepared>, params: &Arc<[Option<String>]>) -> Judged {
@@ -266,23 +310,51 @@ impl Core {
     }
 
     /// Judges an operation that is no SQL text.
-    pub(super) fn judge_other(&mut self, step: Step, operation: Operation) -> (CommandId, Option<Refusal>) {
+    pub(super) fn judge_other(
+        &mut self,
+        step: Step,
+        operation: Operation,
+        asked: &Asked<'_>,
+    ) -> Option<Ruling> {
         let decision = self.flow.decide(&operation, &self.subject);
+        let mut held = None;
+        if decision.verdict == Verdict::Hold && self.refuse_all.is_none() {
+            let (script, text) = (&operation.script, &operation.text);
+            let about = hold::Operation { step, statements: &[], script, text, params: &asked.params, asked };
+            match self.hold(&decision, &about) {
+                Holding::Wait => return None,
+                holding => held = Some(holding),
+            }
+        } else {
+            self.forget_held();
+        }
         let note = Note {
             operation: Some(operation.clone()),
             ..Note::new(step, operation.text, Arc::new(decision))
         };
-        self.note(note)
+        Some(self.note(note, held))
     }
 
-    fn note(&mut self, note: Note) -> (CommandId, Option<Refusal>) {
-        let refusal = match &self.refuse_all {
-            Some(refusal) => Some(refusal.clone()),
-            None => (!note.decision.passes()).then(|| Refusal::by_rule(&note.decision)),
+    /// Puts a command into the batch, with what became of its being held.
+    fn note(&mut self, mut note: Note, held: Option<Holding>) -> Ruling {
+        let mut approved = None;
+        let refusal = match (&self.refuse_all, held) {
+            (Some(refusal), _) => Some(refusal.clone()),
+            (None, Some(Holding::Pass(approval))) => {
+                note.decision = Arc::new(note.decision.approved());
+                note.approval = Some(approval.recorded.clone());
+                approved = Some(approval);
+                None
+            }
+            (None, Some(Holding::Refuse(refusal, approval))) => {
+                note.approval = approval;
+                Some(refusal)
+            }
+            (None, _) => (!note.decision.passes()).then(|| Refusal::by_rule(&note.decision)),
         };
         self.summary.commands += 1;
         self.summary.refused += u64::from(refusal.is_some());
-        (self.log.command(note), refusal)
+        Ruling { command: self.log.command(note), refusal, approved }
     }
 
     /// What it runs, by name or in its own text, says that it changes how texts are read, or does not say
@@ -307,6 +379,7 @@ impl Core {
             self.lexing.doubt();
         }
         self.note_hidden(prepared);
+        self.note_surroundings(prepared);
         for statement in &prepared.script.statements {
             if statement.classes.contains(&Class::Ddl) {
                 self.catalog_stale = true;

@@ -8,8 +8,8 @@ use crate::operation::Operation;
 use crate::policy::Decision;
 use crate::protocol::SessionError;
 use crate::record::{
-    Command, CommandId, CopyData, End, EndReason, Notice, Outcome, RecordError, ResultBuilder, Session,
-    Status, Step,
+    Approval, Command, CommandId, CopyData, End, EndReason, Notice, Outcome, RecordError, ResultBuilder,
+    Session, Status, Step,
 };
 
 /// Commands in one batch at the most.
@@ -28,6 +28,8 @@ pub(super) struct Note {
     pub(super) of: Option<CommandId>,
     pub(super) operation: Option<Operation>,
     pub(super) decision: Arc<Decision>,
+    /// Where a rule held it: how that ended.
+    pub(super) approval: Option<Approval>,
 }
 
 impl Note {
@@ -41,6 +43,7 @@ impl Note {
             of: None,
             operation: None,
             decision,
+            approval: None,
         }
     }
 
@@ -54,6 +57,7 @@ impl Note {
             of: self.of,
             operation: self.operation.as_ref(),
             decision: &self.decision,
+            approval: self.approval.as_ref(),
         }
     }
 }
@@ -79,9 +83,14 @@ impl Log {
         &self.session
     }
 
+    /// The id that the next command will have.
+    pub(super) fn next(&self) -> CommandId {
+        CommandId(self.next + self.batch.len() as u64)
+    }
+
     /// Adds a command to the batch, and says which id it will have.
     pub(super) fn command(&mut self, note: Note) -> CommandId {
-        let id = CommandId(self.next + self.batch.len() as u64);
+        let id = self.next();
         self.batch.push(note);
         id
     }

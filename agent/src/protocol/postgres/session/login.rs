@@ -9,14 +9,16 @@ use tokio::net::TcpStream;
 
 use super::broker::{self, Asked, Begun, Channels};
 use super::encrypt::{self, Opening, Purpose};
+use super::hold;
 use super::lexing::Lexing;
 use super::log::{Log, Note, lossy};
 use super::refusal::{self, Refusal};
 use super::{Core, LINGER, Legs, Opened, Relay, linger};
+use crate::approval::Desk;
 use crate::credential::FlowCredentials;
 use crate::identity::Subject;
 use crate::operation::Operation;
-use crate::policy::Decision;
+use crate::policy::{Decision, Destination};
 use crate::protocol::postgres::operation;
 use crate::protocol::postgres::startup::{self, Packet};
 use crate::protocol::{FlowContext, Limits, PolicyHandle, SessionError, Stop};
@@ -35,8 +37,10 @@ struct Flow {
     limits: Limits,
     scripts: Arc<sql::Cache>,
     server: std::net::SocketAddr,
+    destination: Destination,
     tls: FlowTls,
     credentials: FlowCredentials,
+    approvals: Arc<Desk>,
     stop: Stop,
 }
 
@@ -54,10 +58,23 @@ pub(super) async fn open(context: FlowContext) -> Result<Option<Relay>, SessionE
         recording,
         scripts,
         limits,
+        approvals,
         stop,
     } = context;
     let server = destination.address;
-    let flow = Flow { subject, policy, recording, limits, scripts, server, tls, credentials, stop };
+    let flow = Flow {
+        subject,
+        policy,
+        recording,
+        limits,
+        scripts,
+        server,
+        destination,
+        tls,
+        credentials,
+        approvals,
+        stop,
+    };
     let mut opening = Opening::new(client, Some(upstream));
     let negotiated = match tokio::time::timeout(OPENING, opening.negotiate(&flow.tls)).await {
         Ok(negotiated) => negotiated,
@@ -159,6 +176,16 @@ async fn cancel(flow: Flow, opening: Opening, length: usize) -> Result<(), Sessi
         log.end(EndReason::Refused, &plaintext.unwrap_or_default(), packet.len() as u64, 0);
         return Ok(());
     }
+    // Behind the packet's length and code stands what the server gave the session it is about.
+    if packet.get(8..).is_some_and(|key| flow.approvals.cancel(flow.server, key)) {
+        log.end(
+            EndReason::ClientClosed,
+            "a command that waited for approval was withdrawn",
+            packet.len() as u64,
+            0,
+        );
+        return Ok(());
+    }
     let Some(mut upstream) = upstream else { return Ok(()) };
     upstream.write_all(&packet).await.map_err(SessionError::Server)?;
     upstream.flush().await.map_err(SessionError::Server)?;
@@ -200,11 +227,25 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     let database: Arc<str> = database.map_or_else(|| Arc::clone(&user), Into::into);
     let replication = startup.replication();
     let lexing = Lexing::at_start(&startup);
-    let Flow { subject, policy, recording, limits, scripts, server, tls, credentials, .. } = flow;
+    let Flow {
+        subject,
+        policy,
+        recording,
+        limits,
+        scripts,
+        server,
+        destination,
+        tls,
+        credentials,
+        approvals,
+        ..
+    } = flow;
     let generation = policy.generation();
     let rules = policy.load();
     let shown = |text: &[u8]| rules.record_masks().mask_text(&sql::redact_text(&lossy(text))).into_owned();
-    let parameters = startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
+    let parameters: Box<[(String, String)]> =
+        startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
+    let surroundings = hold::surroundings(&parameters);
 
     let mut log = Log::new(recording);
     if let Some(reason) = rules.refuses_plaintext().filter(|_| !encrypted) {
@@ -217,7 +258,12 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     }
     if replication {
         let operation = operation::replication(&user, &database);
-        let decision = Arc::new(rules.decide(&operation, &subject));
+        let mut decision = rules.decide(&operation, &subject);
+        if decision.approval.is_some() {
+            // Its commands are held, each by itself: a client that logs in cannot be told that it waits.
+            decision = decision.approved();
+        }
+        let decision = Arc::new(decision);
         if let Err(error) = note(&mut log, Step::Replication, &operation, &decision) {
             log.failed(&error, length as u64, 0);
             say(&mut client, &refusal::fatal("53100", &error.to_string(), "")).await;
@@ -280,6 +326,9 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
         received,
         legs,
         brokered,
+        desk: approvals,
+        server: Box::new(destination),
+        surroundings,
     });
     Ok(Some(Relay { client, upstream, up, down, core }))
 }

@@ -11,6 +11,7 @@ mod catalog;
 mod copy;
 mod encrypt;
 mod frontend;
+mod hold;
 mod judge;
 mod lexing;
 mod log;
@@ -31,12 +32,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::broker::Brokered;
 use self::cancel::Cancel;
 use self::catalog::{Catalog, Changes, Reading};
 use self::frontend::LastDescribed;
+use self::hold::Held;
 use self::lexing::Lexing;
 use self::log::Log;
 use self::made::Made;
@@ -46,9 +49,11 @@ use self::pipe::{Edit, Pipe};
 use self::refusal::Refusal;
 use self::statements::Names;
 use super::codec::CodecError;
+use crate::approval::{self, Desk};
 use crate::identity::Subject;
 use crate::mask::Fired;
 use crate::mask::copy::CopyMasker;
+use crate::policy::Destination;
 use crate::protocol::{FlowContext, Limits, PolicyHandle, Rules, SessionError, Summary};
 use crate::record::EndReason;
 use crate::sql;
@@ -59,6 +64,9 @@ pub use login::turn_away;
 /// How long a client that was told why it is cut off may take to read it.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How often a silent connection is looked at.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
 /// Serves one flow to its end.
 ///
 /// # Errors
@@ -67,6 +75,10 @@ const LINGER: Duration = Duration::from_secs(2);
 pub async fn serve(context: FlowContext) -> Result<Summary, SessionError> {
     let _ = context.client.set_nodelay(true);
     let _ = context.upstream.set_nodelay(true);
+    // A held command keeps both waiting without a byte.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let _ = SockRef::from(&context.client).set_tcp_keepalive(&keepalive);
+    let _ = SockRef::from(&context.upstream).set_tcp_keepalive(&keepalive);
     let mut stop = context.stop.clone();
     let (tls, server) = (context.tls.clone(), context.destination.address);
     // The opening has buffers of its own, which a flow does not keep.
@@ -107,7 +119,11 @@ impl Relay {
     /// Moves what can be moved. Ready at the end of the flow.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionError>> {
         loop {
-            let mut moved = false;
+            let mut moved = self.core.poll_held(cx, &self.client).is_ready();
+            if let Some(notice) = self.core.take_notice() {
+                self.down.insert(&notice);
+                moved = true;
+            }
             if self.up.wants_input()
                 && self.core.wants_client(self.up.undecided().len())
                 && let Poll::Ready(read) = self.up.poll_fill(cx, &mut self.client, self.core.limits.statement)
@@ -283,6 +299,15 @@ struct Core {
     /// The client has closed its side.
     client_left: bool,
     sasl: scram::Sasl,
+    /// Where what is held is decided on.
+    desk: Arc<Desk>,
+    server: Box<Destination>,
+    /// What is to be held once all before it is recorded.
+    to_hold: Option<Box<approval::Request>>,
+    /// What is held.
+    held: Option<Box<Held>>,
+    /// A digest of what may change what texts mean: settings, roles, the catalog.
+    surroundings: [u8; 32],
 }
 
 /// What is recorded of a log-in. An open flow does not keep it.
@@ -322,6 +347,9 @@ struct Opened {
     received: u64,
     legs: Legs,
     brokered: Option<Box<Brokered>>,
+    desk: Arc<Desk>,
+    server: Box<Destination>,
+    surroundings: [u8; 32],
 }
 
 impl Core {
@@ -376,6 +404,11 @@ impl Core {
             })),
             login_failed: false,
             client_left: false,
+            desk: opened.desk,
+            server: opened.server,
+            to_hold: None,
+            held: None,
+            surroundings: opened.surroundings,
         }
     }
 
@@ -391,7 +424,7 @@ impl Core {
 
     /// Whole messages of the client wait for the server.
     fn stalled(&self) -> bool {
-        self.pending.len() >= frontend::MOST_PENDING || self.reading.is_some()
+        self.pending.len() >= frontend::MOST_PENDING || self.reading.is_some() || self.waits()
     }
 
     /// Empties the lists of edits, and gives them back if they have grown large.
@@ -419,6 +452,7 @@ impl Core {
 
     /// Records the flow's end.
     fn finish(&mut self, error: Option<&SessionError>) {
+        self.end_holding(error);
         let (client, server) = (self.summary.from_client, self.summary.from_server);
         match error {
             Some(error) => self.log.failed(error, client, server),

@@ -139,6 +139,11 @@ impl Pending {
         self.busy
     }
 
+    /// The server is known to ignore what is sent up to the next Sync.
+    pub(super) fn skips(&self) -> bool {
+        self.skipping && self.queue.is_empty()
+    }
+
     /// Adds what is about to be sent.
     pub(super) fn push(&mut self, entry: Entry) {
         self.busy = true;

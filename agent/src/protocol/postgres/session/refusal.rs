@@ -40,10 +40,17 @@ impl Refusal {
             message.push_str(text);
         }
         let hint = match decision.verdict {
-            Verdict::Hold => Some("This command needs an approval, and approvals cannot be asked for yet."),
+            Verdict::Hold => {
+                Some("This command needs an approval, and the rule names nobody who may give it.")
+            }
             _ => None,
         };
         Self { code: "42501", message, hint: hint.map(str::to_owned), rule: rule.to_owned() }
+    }
+
+    /// As somebody decided, or nobody did, on what `rule` holds. The message stands as it is.
+    pub(super) fn held(code: &'static str, message: String, hint: Option<&str>, rule: String) -> Self {
+        Self { code, message, hint: hint.map(str::to_owned), rule }
     }
 
     /// By the agent itself, for `reason`.

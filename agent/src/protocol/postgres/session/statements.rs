@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use super::hold::Approved;
 use crate::policy::Decision;
 use crate::protocol::Limits;
 use crate::record::CommandId;
@@ -103,6 +104,8 @@ pub(super) struct Portal {
     pub(super) params: Option<Vec<Option<String>>>,
     /// Those of its parameters that are secrets.
     pub(super) secrets: Box<[String]>,
+    /// What it goes on by, where a rule holds it.
+    pub(super) approved: Option<Arc<Approved>>,
     /// When it was judged,
     pub(super) judged: Option<Instant>,
     /// and under which policies.

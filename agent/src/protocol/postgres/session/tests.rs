@@ -6,11 +6,11 @@ use super::*;
 use crate::config::Config;
 use crate::mask::{Detector, HashKey, MaskSet, Transform};
 use crate::operation::Operation;
-use crate::policy::{Decision, Destination, Verdict};
+use crate::policy::{Decision, Destination, Terms, Verdict};
 use crate::protocol::postgres::startup::{self, Packet};
 use crate::record::{FlowStart, Recorder};
 
-/// Refuses what says `forbidden`.
+/// Refuses what says `forbidden`, and holds what says `held`.
 struct Policy {
     masks: Arc<MaskSet>,
 }
@@ -18,14 +18,24 @@ struct Policy {
 impl Rules for Policy {
     fn decide(&self, operation: &Operation, _subject: &Subject) -> Decision {
         let denied = operation.text.contains("forbidden");
+        let held = operation.text.contains("held");
         Decision {
-            verdict: if denied { Verdict::Deny } else { Verdict::Allow },
+            verdict: match (denied, held) {
+                (true, _) => Verdict::Deny,
+                (_, true) => Verdict::Hold,
+                _ => Verdict::Allow,
+            },
             enforced: true,
-            rule: denied.then(|| "rule".into()),
+            rule: (denied || held).then(|| "rule".into()),
             message: None,
             matched: Vec::new(),
             observed: Vec::new(),
+            approval: held.then(|| Arc::new(Terms::sample())),
         }
+    }
+
+    fn can_hold(&self) -> bool {
+        true
     }
 
     fn masks(&self) -> &Arc<MaskSet> {
@@ -81,6 +91,9 @@ impl Bench {
             received: 0,
             legs: Legs::default(),
             brokered: None,
+            desk: crate::approval::Desk::new(Config::default().approvals.bounds()),
+            server: Box::new(destination),
+            surroundings: [0; 32],
         });
         core.phase = Phase::Ready;
         core
@@ -240,4 +253,198 @@ fn a_flow_is_small() {
     // With its two read buffers of 4 KiB an idle flow stays below 16 KiB.
     let size = size(serve);
     assert!(size < 6 << 10, "{size} bytes");
+}
+
+mod held {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::approval::{Approver, Person, Vote};
+    use crate::policy::Scope;
+
+    /// A connection to a client that stays.
+    async fn client() -> (Stream, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (listener.accept().await.unwrap().0.into(), client)
+    }
+
+    fn dba(uid: u32) -> Approver {
+        let person = Person { uid, login_uid: None, login_session: None };
+        Approver { person, name: "d".into(), login: "".into(), groups: Box::new(["dba".into()]), via: "host" }
+    }
+
+    fn approve(core: &Core, scope: Scope) {
+        let list = core.desk.list(&dba(7), false);
+        let id = list.first().unwrap().brief()["id"].as_str().unwrap().to_owned();
+        let vote = Vote { by: dba(7), reason: "".into(), scope, seconds: 60 };
+        core.desk.approve(&id, vote).unwrap();
+    }
+
+    /// Decides what waits, as the relay does.
+    fn go_on(core: &mut Core, pipe: &mut Pipe, client: &Stream) -> Vec<u8> {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(core.poll_held(&mut cx, client).is_ready());
+        core.client(pipe).unwrap();
+        pipe.take_outgoing()
+    }
+
+    fn bind(portal: &str, value: &str) -> Vec<u8> {
+        let mut body = format!("{portal}\0s\0").into_bytes();
+        body.extend(b"\0\0\0\x01");
+        body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        body.extend(value.as_bytes());
+        body.extend(b"\0\0");
+        message(b'B', &body)
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_before_and_all_after() {
+        let (stream, _client) = client().await;
+        let bench = Bench::new();
+        let mut core = bench.core(false);
+        let mut pipe = Pipe::default();
+        let held = message(b'Q', b"delete from held\0");
+        let rest = [message(b'Q', b"select 2\0"), message(b'Q', b"select 3\0")].concat();
+        pipe.append(&[message(b'Q', b"select 1\0"), held.clone(), rest.clone()].concat());
+        core.client(&mut pipe).unwrap();
+        // What came before it, and a Flush.
+        let before = [message(b'Q', b"select 1\0"), message(b'H', b"")].concat();
+        assert_eq!(pipe.take_outgoing(), before);
+        for _ in 0..3 {
+            core.client(&mut pipe).unwrap();
+            assert!(pipe.take_outgoing().is_empty() && core.waits());
+        }
+        assert!(core.take_notice().is_some_and(|notice| notice.starts_with(b"N")));
+        approve(&core, Scope::Once);
+        assert_eq!(go_on(&mut core, &mut pipe, &stream), [held.clone(), rest].concat());
+        // Once is once.
+        pipe.append(&held);
+        core.client(&mut pipe).unwrap();
+        assert!(core.waits() && pipe.take_outgoing().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_approved_bind_runs_to_its_end_and_another_is_another() {
+        let (stream, _client) = client().await;
+        let bench = Bench::new();
+        let mut core = bench.core(false);
+        let mut pipe = Pipe::default();
+        let parse = message(b'P', b"s\0select held where $1\0\0\0");
+        let run = message(b'E', b"c\0\0\0\0\x0a");
+        pipe.append(&[parse.clone(), bind("c", "a"), run.clone()].concat());
+        core.client(&mut pipe).unwrap();
+        // Parse runs nothing.
+        assert_eq!(pipe.take_outgoing(), [parse, message(b'H', b"")].concat());
+        approve(&core, Scope::Once);
+        assert_eq!(go_on(&mut core, &mut pipe, &stream), [bind("c", "a"), run.clone()].concat());
+        // More rows of the same portal.
+        pipe.append(&run);
+        core.client(&mut pipe).unwrap();
+        assert_eq!(pipe.take_outgoing(), run);
+        // The same statement with the same parameter.
+        for portal in ["c", "d"] {
+            let mut pipe = Pipe::default();
+            pipe.append(&bind(portal, "a"));
+            core.client(&mut pipe).unwrap();
+            assert!(core.waits(), "{portal}");
+            core.held = None;
+        }
+        assert_eq!(core.desk.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_decided_is_bound_to_the_operation() {
+        let (stream, _client) = client().await;
+        let bench = Bench::new();
+        let mut core = bench.core(false);
+        let digest = |core: &mut Core, bytes: &[u8]| {
+            let mut pipe = Pipe::default();
+            pipe.append(bytes);
+            core.client(&mut pipe).unwrap();
+            assert!(core.waits());
+            let shown = core.desk.list(&dba(0), false);
+            let shown = serde_json::to_value(shown.first().unwrap()).unwrap();
+            core.held = None;
+            shown["digest"].as_str().unwrap().to_owned()
+        };
+        let texts = ["select held", "select held ", "select held -- a", "SELECT held"];
+        let mut all: Vec<String> = texts
+            .iter()
+            .map(|text| digest(&mut core, &message(b'Q', format!("{text}\0").as_bytes())))
+            .collect();
+        let mut pipe = Pipe::default();
+        pipe.append(&message(b'P', b"s\0select held where $1\0\0\0"));
+        core.client(&mut pipe).unwrap();
+        for value in ["a", "b", ""] {
+            all.push(digest(&mut core, &bind("", value)));
+        }
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 7);
+        // An approval that is there for one does not let another through.
+        let mut pipe = Pipe::default();
+        pipe.append(&message(b'Q', b"select held\0"));
+        core.client(&mut pipe).unwrap();
+        approve(&core, Scope::Once);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(core.poll_held(&mut cx, &stream).is_ready());
+        let mut other = Pipe::default();
+        other.append(&message(b'Q', b"delete from held\0"));
+        core.client(&mut other).unwrap();
+        assert!(core.waits() && other.take_outgoing().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_is_seen_with_bytes_unread() {
+        let (stream, mut client) = client().await;
+        let bench = Bench::new();
+        let mut core = bench.core(false);
+        let mut pipe = Pipe::default();
+        pipe.append(&message(b'Q', b"select held\0"));
+        core.client(&mut pipe).unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut client, b"unread").await.unwrap();
+        let mut gone = std::pin::pin!(poll_fn(|cx| core.poll_held(cx, &stream)));
+        let pending = poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx).is_pending())).await;
+        assert!(pending);
+        drop(client);
+        gone.await;
+        assert!(!core.waits());
+        core.client(&mut pipe).unwrap();
+        let out = pipe.take_outgoing();
+        assert!(
+            out.windows(17).any(|window| window == b"interlock refused")
+                && !out.windows(4).any(|w| w == b"held")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn held_texts_never_pass_unasked(
+            client in prop::collection::vec(prop_oneof![
+                3 => client_message(),
+                1 => Just(message(b'Q', b"select 'held'\0")),
+                1 => Just(message(b'P', b"s\0select 'held', $1\0\0\0")),
+                1 => Just(bind("", "x")),
+            ], 0..12),
+            cuts in prop::collection::vec(any::<usize>(), 0..12),
+        ) {
+            static BENCH: std::sync::LazyLock<Bench> = std::sync::LazyLock::new(Bench::new);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _guard = runtime.enter();
+            let mut core = BENCH.core(false);
+            let (out, _) = feed(&mut Pipe::default(), &client.concat(), &cuts, |pipe| core.client(pipe));
+            // Parse alone may have it: what is bound to it waits.
+            let mut at = &out[..];
+            while let Some(header) = codec_header(at) {
+                let (one, rest) = at.split_at(header.min(at.len()));
+                prop_assert!(one[0] == b'P' || !one.windows(4).any(|window| window == b"held"));
+                at = rest;
+            }
+        }
+    }
+
+    fn codec_header(bytes: &[u8]) -> Option<usize> {
+        crate::protocol::postgres::codec::Header::read(bytes).ok().flatten().map(|header| header.total())
+    }
 }

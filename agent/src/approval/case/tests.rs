@@ -1,0 +1,201 @@
+//! Whatever happens in whatever order, a request has one outcome, and none by the wrong people.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn person(uid: u32, login_uid: Option<u32>, login_session: Option<u32>) -> Person {
+    Person { uid, login_uid, login_session }
+}
+
+fn approver(person: Person, groups: &[&str]) -> Approver {
+    Approver {
+        person,
+        name: format!("u{}", person.uid).into(),
+        login: "".into(),
+        groups: groups.iter().map(|group| Arc::from(*group)).collect(),
+        via: "host",
+    }
+}
+
+/// A person of their own with a login.
+fn somebody(uid: u32, groups: &[&str]) -> Approver {
+    approver(person(uid, Some(uid), Some(uid)), groups)
+}
+
+fn vote(by: Approver) -> Vote {
+    Vote { by, reason: "".into(), scope: Scope::Once, seconds: 0 }
+}
+
+fn quorum(groups: &[&str], needed: usize, all_of: bool) -> Quorum {
+    Quorum {
+        rule: "r".into(),
+        groups: groups.iter().map(|group| Arc::from(*group)).collect(),
+        needed,
+        all_of,
+    }
+}
+
+fn case(quorums: Vec<Quorum>, change: impl FnOnce(&mut Terms), now: Instant) -> Case {
+    let mut terms = Terms { quorums: quorums.into(), scopes: Box::new([Scope::Once]), ..Terms::sample() };
+    change(&mut terms);
+    Case::new(Arc::new(terms), person(1, Some(1), Some(1)), true, now + Duration::from_secs(60))
+}
+
+#[test]
+fn nobody_decides_on_their_own_request() {
+    let now = Instant::now();
+    // The same user; sudo -u; another session of one's own; su from the same session; without a login.
+    for own in [
+        person(1, Some(9), Some(9)),
+        person(2, Some(1), Some(8)),
+        person(0, Some(1), Some(8)),
+        person(2, Some(2), Some(1)),
+        person(2, None, None),
+    ] {
+        let mut case = case(vec![quorum(&["dba"], 1, false)], |_| (), now);
+        assert!(case.approve(vote(approver(own, &["dba"])), now).is_err(), "{own:?}");
+        assert!(case.deny(approver(own, &["dba"]), "no".into(), now).is_err(), "{own:?}");
+        assert!(case.outcome().is_none() && case.votes().is_empty());
+        assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(0));
+    }
+    // A login without a user of the requester's: a service.
+    let service = person(500, None, None);
+    assert_eq!(service.same(&person(1, Some(1), Some(1))), None);
+    assert_eq!(service.same(&person(0, Some(500), None)), Some("the same login user"));
+    assert_eq!(service.same(&person(500, Some(1), None)), Some("the same user"));
+}
+
+#[test]
+fn as_many_as_are_needed_and_each_once() {
+    let now = Instant::now();
+    let mut case = case(vec![quorum(&["dba", "sec"], 2, false)], |_| (), now);
+    assert!(matches!(case.approve(vote(somebody(2, &["staff"])), now), Err(NotCounted::NotEntitled(_))));
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Err(NotCounted::Twice(1)));
+    // As root from the same login.
+    let root = approver(person(0, Some(2), Some(7)), &["dba", "root"]);
+    assert_eq!(case.approve(vote(root), now), Err(NotCounted::Twice(1)));
+    assert_eq!(case.approve(vote(somebody(3, &["sec"])), now), Ok(0));
+    assert!(case.outcome().is_some_and(Outcome::passes));
+}
+
+#[test]
+fn one_of_each_group_and_each_somebody_else() {
+    let now = Instant::now();
+    let mut case = case(vec![quorum(&["dba", "sec"], 2, true)], |_| (), now);
+    // Two of one group are not enough; one in both stands for the one that is missing.
+    assert_eq!(case.approve(vote(somebody(2, &["dba", "sec"])), now), Ok(1));
+    assert_eq!(case.approve(vote(somebody(3, &["dba"])), now), Ok(0));
+    let mut case = self::case(vec![quorum(&["dba", "sec"], 2, true)], |_| (), now);
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
+    assert_eq!(case.approve(vote(somebody(3, &["dba"])), now), Ok(1));
+    assert_eq!(case.approve(vote(somebody(4, &["sec"])), now), Ok(0));
+    // Of two rules both.
+    let both = vec![quorum(&["dba"], 1, false), quorum(&["sec"], 1, false)];
+    let mut case = self::case(both, |_| (), now);
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
+    assert_eq!(case.approve(vote(somebody(3, &["sec"])), now), Ok(0));
+}
+
+#[test]
+fn scopes_reasons_and_glass_are_as_the_rules_say() {
+    let now = Instant::now();
+    let open = |change: fn(&mut Terms)| case(vec![quorum(&["dba"], 2, false)], change, now);
+    let mut one = open(|_| ());
+    let session = Vote { scope: Scope::Session, ..vote(somebody(2, &["dba"])) };
+    assert!(matches!(one.approve(session.clone(), now), Err(NotCounted::Scope(_))));
+    let own = approver(person(1, Some(1), Some(1)), &[]);
+    assert_eq!(one.break_glass(own.clone(), "fire".into(), now), Err(NotCounted::NoBreakGlass));
+
+    let mut one = open(|terms| {
+        terms.scopes = Box::new([Scope::Once, Scope::Shape, Scope::Session]);
+        terms.reason_required = true;
+        terms.break_glass = true;
+    });
+    assert_eq!(one.approve(session.clone(), now), Err(NotCounted::NoReason));
+    assert_eq!(one.break_glass(somebody(2, &["dba"]), "fire".into(), now), Err(NotCounted::NotOwn));
+    assert_eq!(one.break_glass(own.clone(), "".into(), now), Err(NotCounted::NoReason));
+    let session = Vote { reason: "ok".into(), ..session };
+    assert_eq!(one.approve(session, now), Ok(1));
+    // What both have meant is the one command alone.
+    let shape = Vote { scope: Scope::Shape, reason: "ok".into(), seconds: 60, ..vote(somebody(3, &["dba"])) };
+    assert_eq!(one.approve(shape, now), Ok(0));
+    assert!(matches!(one.outcome(), Some(Outcome::Approved { scope: Scope::Once, .. })));
+    assert_eq!(one.break_glass(own, "fire".into(), now), Err(NotCounted::Over("approved")));
+}
+
+/// Something that happens to a request.
+#[derive(Debug, Clone)]
+enum Deed {
+    Approve(u32),
+    Deny(u32),
+    Glass(u32),
+    Withdraw,
+    Expire,
+    Wait(u64),
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let deed = prop_oneof![
+        4 => (1..6_u32).prop_map(Deed::Approve),
+        1 => (1..6_u32).prop_map(Deed::Deny),
+        1 => (1..6_u32).prop_map(Deed::Glass),
+        1 => Just(Deed::Withdraw),
+        1 => Just(Deed::Expire),
+        3 => (0..40_u64).prop_map(Deed::Wait),
+    ];
+    prop::collection::vec(deed, 0..20)
+}
+
+proptest! {
+    #[test]
+    fn there_is_one_outcome_and_none_after_the_time(deeds in deeds(), needed in 1..4_usize, glass in any::<bool>()) {
+        let began = Instant::now();
+        let mut case = case(vec![quorum(&["dba"], needed, false)], |terms| terms.break_glass = glass, began);
+        let mut now = began;
+        let mut first: Option<&'static str> = None;
+        let mut voters = std::collections::BTreeSet::new();
+        for deed in deeds {
+            let before = case.outcome().map(Outcome::word);
+            let late = now >= case.deadline();
+            let counted = match deed {
+                Deed::Approve(uid) => {
+                    let counted = case.approve(vote(somebody(uid, &["dba"])), now).is_ok();
+                    if counted {
+                        prop_assert!(voters.insert(uid) && uid != 1);
+                    }
+                    counted
+                }
+                Deed::Deny(uid) => {
+                    let counted = case.deny(somebody(uid, &["dba"]), "no".into(), now).is_ok();
+                    prop_assert!(!counted || uid != 1);
+                    counted
+                }
+                Deed::Glass(uid) => {
+                    let counted = case.break_glass(somebody(uid, &[]), "fire".into(), now).is_ok();
+                    prop_assert!(!counted || (glass && uid == 1));
+                    counted
+                }
+                Deed::Withdraw => case.withdraw(Withdrawal::Cancelled, now),
+                Deed::Expire => { case.expire(now); false }
+                Deed::Wait(seconds) => { now += Duration::from_secs(seconds); false }
+            };
+            let after = case.outcome().map(Outcome::word);
+            prop_assert!(!(counted && (before.is_some() || late)), "nothing counts after the end");
+            prop_assert!(before.is_none() || before == after, "an outcome stays");
+            if first.is_none() {
+                first = after;
+            }
+            prop_assert_eq!(first, after);
+            if late {
+                prop_assert!(after != Some("approved") || before == Some("approved"));
+            }
+        }
+        if first == Some("approved") {
+            prop_assert_eq!(voters.len(), needed);
+        }
+    }
+}

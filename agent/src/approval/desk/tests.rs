@@ -1,0 +1,155 @@
+//! The desk: bounds, races, what reaches the flow that waits.
+
+use std::future::poll_fn;
+
+use super::*;
+use crate::policy::Quorum;
+
+fn bounds() -> Bounds {
+    Bounds { held: 5, held_per_user: 3, bytes: 1000, remind: Duration::from_secs(60) }
+}
+
+fn request(uid: u32, change: impl FnOnce(&mut Request)) -> Request {
+    let mut request = Request {
+        subject: Arc::new(Subject { uid, ..Subject::default() }),
+        server: ([127, 0, 0, 1], 5432).into(),
+        hosts: Vec::new(),
+        session: SessionId::new(1, [1; 10]),
+        shown: Shown::default(),
+        digest: [0; 32],
+        terms: Arc::new(Terms::sample()),
+        shape: None,
+        likeness: [0; 32],
+        cancel: None,
+        bytes: 100,
+    };
+    change(&mut request);
+    request
+}
+
+fn dba(uid: u32) -> Approver {
+    let person = Person { uid, login_uid: None, login_session: None };
+    Approver {
+        person,
+        name: format!("u{uid}").into(),
+        login: "".into(),
+        groups: ["dba".into()].into(),
+        via: "host",
+    }
+}
+
+fn vote(uid: u32) -> Vote {
+    Vote { by: dba(uid), reason: "".into(), scope: Scope::Once, seconds: 0 }
+}
+
+#[tokio::test]
+async fn what_is_held_is_bounded_and_given_back() {
+    let desk = Desk::new(bounds());
+    let mut held: Vec<_> = (0..3).map(|_| desk.ask(request(1, |_| ())).unwrap()).collect();
+    assert!(matches!(desk.ask(request(1, |_| ())), Err(DeskError::UserFull(3))));
+    assert!(matches!(desk.ask(request(2, |request| request.bytes = 701)), Err(DeskError::Bytes)));
+    held.extend((0..2).map(|_| desk.ask(request(2, |_| ())).unwrap()));
+    assert!(matches!(desk.ask(request(3, |_| ())), Err(DeskError::Full(5))));
+    // By a decision, and by leaving.
+    desk.deny(&held[0].id().to_string(), &dba(9), "no".into()).unwrap();
+    held.remove(1);
+    held.push(desk.ask(request(1, |request| request.bytes = 700)).unwrap());
+    assert_eq!(desk.waiting(), 4);
+    drop(held);
+    assert_eq!((desk.waiting(), desk.inner().bytes), (0, 0));
+    for _ in 0..PAST {
+        drop(desk.ask(request(1, |_| ())).unwrap());
+    }
+    assert_eq!(desk.inner().past.len(), PAST);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_all_who_decide_at_once_one_has_decided() {
+    let desk = Desk::new(bounds());
+    for round in 0..200 {
+        let key: Zeroizing<Box<[u8]>> = Zeroizing::new(Box::new([round; 8]));
+        let server = ([127, 0, 0, 1], 5432).into();
+        let cancel = CancelKey { server, key: key.clone() };
+        let mut ticket = desk.ask(request(1, |request| request.cancel = Some(cancel))).unwrap();
+        let id = ticket.id().to_string();
+        let counted = std::thread::scope(|scope| {
+            let desk = &desk;
+            let (id, key) = (&id, &key);
+            let deeds = [
+                scope.spawn(move || desk.approve(id, vote(2)).is_ok()),
+                scope.spawn(move || desk.approve(id, vote(3)).is_ok()),
+                scope.spawn(move || desk.deny(id, &dba(4), "no".into()).is_ok()),
+                scope.spawn(move || desk.cancel(server, key)),
+            ];
+            deeds.into_iter().map(|deed| deed.join().unwrap()).filter(|counted| *counted).count()
+        });
+        assert_eq!(counted, 1);
+        let mut over = 0;
+        while let Some(event) = ticket.take() {
+            over += usize::from(matches!(event, Event::Over(_)));
+        }
+        assert_eq!(over, 1);
+    }
+}
+
+#[tokio::test]
+async fn nothing_counts_after_the_time_and_the_flow_is_told() {
+    let desk = Desk::new(bounds());
+    let brief = Terms { within: Duration::from_millis(5), ..Terms::sample() };
+    let brief = Arc::new(brief);
+    // By the timer alone.
+    let mut ticket = desk.ask(request(1, |request| request.terms = Arc::clone(&brief))).unwrap();
+    assert!(matches!(poll_fn(|cx| ticket.poll(cx)).await, Event::Over(Outcome::Expired)));
+    // Before the timer was looked at.
+    let mut ticket = desk.ask(request(1, |request| request.terms = brief)).unwrap();
+    let id = ticket.id().to_string();
+    std::thread::sleep(Duration::from_millis(6));
+    let late = desk.approve(&id, vote(2)).unwrap_err().to_string();
+    assert!(late.contains("expired already"), "{late}");
+    assert!(matches!(poll_fn(|cx| ticket.poll(cx)).await, Event::Over(Outcome::Expired)));
+}
+
+#[tokio::test]
+async fn who_may_not_decide_does_not_learn_of_it() {
+    let desk = Desk::new(bounds());
+    let quorum = Quorum { rule: "r".into(), groups: ["sec".into()].into(), needed: 1, all_of: false };
+    let terms = Terms { quorums: [quorum].into(), ..Terms::sample() };
+    let ticket = desk.ask(request(1, |request| request.terms = Arc::new(terms))).unwrap();
+    let id = ticket.id().to_string();
+    assert!(desk.list(&dba(2), true).is_empty());
+    assert!(matches!(desk.show(&id, &dba(2)), Err(DeskError::Unknown(_))));
+    assert!(matches!(desk.approve(&id, vote(2)), Err(DeskError::Unknown(_))));
+    // Whoever asks sees it and decides nothing; so does root.
+    for uid in [0, 1] {
+        assert_eq!(desk.list(&dba(uid), false).len(), 1);
+        assert!(matches!(desk.approve(&id, vote(uid)), Err(DeskError::NotCounted(_))));
+    }
+    for id in ["", "k7m2q9x", "K7M2Q9XU", "../../etc", "éééé"] {
+        assert!(matches!(desk.show(id, &dba(0)), Err(DeskError::Unknown(_))), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_grant_covers_its_terms_and_no_other() {
+    let desk = Desk::new(bounds());
+    let terms = Arc::new(Terms::sample());
+    let (one, other) = (SessionId::new(1, [1; 10]), SessionId::new(1, [2; 10]));
+    let shape = Some(Shape([1; 32]));
+    let id = Id::new().unwrap();
+    let grant = |covered| Grant { request: id, by: Arc::new([]), terms: Arc::clone(&terms), covered };
+    desk.grant(grant(Covered::Session(one)));
+    assert!(desk.granted(one, None, &terms).is_some() && desk.granted(other, shape, &terms).is_none());
+    let stricter = Terms { reason_required: true, ..Terms::clone(&terms) };
+    assert!(desk.granted(one, None, &stricter).is_none());
+    desk.session_ended(one);
+    assert!(desk.granted(one, None, &terms).is_none());
+    desk.grant(grant(Covered::Shape(Shape([1; 32]), Instant::now() + Duration::from_secs(60))));
+    assert!(desk.granted(other, shape, &terms).is_some());
+    assert!(
+        desk.granted(other, Some(Shape([2; 32])), &terms).is_none()
+            && desk.granted(other, None, &terms).is_none()
+    );
+    desk.inner().grants.clear();
+    desk.grant(grant(Covered::Shape(Shape([1; 32]), Instant::now())));
+    assert!(desk.granted(other, shape, &terms).is_none());
+}

@@ -1,0 +1,21 @@
+//! Held commands and the people who decide on them.
+//!
+//! A protocol brings what is held to the [`Desk`] and gets a [`Ticket`]; the flow waits on it. Whoever
+//! decides comes to the desk, too: [`Desk::approve`], [`Desk::deny`] and [`Desk::break_glass`] are the one way in,
+//! for the control socket and for whatever else brings decisions, which says so in [`Approver::via`].
+//! What a request may become is the state machine in [`case`]; the desk adds the clock, the bounds, and
+//! what was approved for longer than one command.
+//!
+//! Nothing here is kept over the agent's end: flows end with it, and what they held never went on.
+
+pub mod case;
+pub mod cli;
+mod desk;
+mod peer;
+
+pub use case::{Approver, NotCounted, Outcome, Person, Vote, Withdrawal};
+pub use desk::{
+    Bounds, CancelKey, Covered, Desk, DeskError, Does, Event, Grant, Id, Listed, REASON, Request, Shape,
+    Shown, Ticket,
+};
+pub use peer::approver;

@@ -1,0 +1,45 @@
+//! Who decides over the control socket, by the kernel's word and the host's own lists of groups.
+
+use std::ffi::CString;
+use std::io;
+
+use nix::unistd::{Gid, Uid, User, getgrouplist};
+
+use super::case::{Approver, Person};
+use crate::identity::users;
+
+/// The person behind process `pid` of user `uid`. The caller makes sure that the process is still the one
+/// that asks.
+///
+/// # Errors
+/// The host's name service cannot tell who that is.
+pub fn approver(pid: u32, uid: u32) -> io::Result<Approver> {
+    let person = Person { uid, login_uid: audit(pid, "loginuid")?, login_session: audit(pid, "sessionid")? };
+    let Some(user) = User::from_uid(Uid::from_raw(uid))? else {
+        let name = format!("uid {uid}").into();
+        return Ok(Approver { person, name, login: "".into(), groups: Box::default(), via: "host" });
+    };
+    let login = match person.login_uid {
+        Some(login) if login != uid => users::user_name(login)?.unwrap_or_else(|| format!("uid {login}")),
+        Some(_) => user.name.clone(),
+        None => String::new(),
+    };
+    // What the host's lists say, not what the process has: a group that somebody was taken out of stays with
+    // their processes.
+    let name = CString::new(user.name.as_str()).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut groups = Vec::new();
+    for group in getgrouplist(&name, user.gid)? {
+        groups.extend(users::group_name(Gid::as_raw(group))?.map(Into::into));
+    }
+    Ok(Approver { person, name: user.name.into(), login: login.into(), groups: groups.into(), via: "host" })
+}
+
+/// An audit id of a process; `None` where none is set, or the kernel has none.
+fn audit(pid: u32, name: &str) -> io::Result<Option<u32>> {
+    match std::fs::read_to_string(format!("/proc/{pid}/{name}")) {
+        Ok(text) => Ok(text.trim().parse().ok().filter(|id| *id != u32::MAX)),
+        // A kernel without auditing. A process that has gone is not served.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
