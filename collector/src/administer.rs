@@ -6,7 +6,7 @@ use std::time::Duration;
 use interlock_recording::PublicKey;
 use interlock_recording::json;
 use interlock_recording::ledger::proto::entry::Body;
-use interlock_recording::ledger::proto::{HoldReleased, HoldSet, HostRevoked};
+use interlock_recording::ledger::proto::{DisputeSettled, HoldReleased, HoldSet, HostRevoked};
 use interlock_shipping::Token;
 
 use crate::intake::Intake;
@@ -89,6 +89,43 @@ pub async fn revoke_agent(
         HostRevoked { host: key.fingerprint().to_vec(), reason: reason.to_owned(), who: by.who.to_owned() };
     write.append(vec![Body::HostRevoked(revoked)]).await?;
     write.audit(by.who, "agent.revoke", host, reason, by.address).await?;
+    write.commit().await?;
+    intake.connected.end(host);
+    Ok(())
+}
+
+/// Ends the dispute about a host whose recording contradicted itself. Nothing that was taken is changed or deleted,
+/// and the finding stays in the ledger.
+///
+/// The recording has ended then: nothing with this key is ever taken again, and the host is enrolled with a new one.
+/// With `resume` it goes on instead where it was; what continues what was taken is taken, and anything else disputed
+/// once more.
+///
+/// # Errors
+/// There is no such agent, or no dispute about it, or the database fails.
+pub async fn settle_dispute(
+    intake: &Intake,
+    by: By<'_>,
+    host: &str,
+    reason: &str,
+    resume: bool,
+) -> Result<(), AdministerError> {
+    let mut write = intake.store.write().await?;
+    let agent = write.agent(host).await?.ok_or(AdministerError::NotFound("agent"))?;
+    if !write.settle_dispute(host, resume).await? {
+        return Err(AdministerError::NotFound("dispute about this host"));
+    }
+    let key =
+        PublicKey::from_bytes(&agent.public_key).ok_or(StoreError::Damaged("a host's key that is none"))?;
+    let settled = DisputeSettled {
+        host: key.fingerprint().to_vec(),
+        reason: reason.to_owned(),
+        who: by.who.to_owned(),
+        resumed: resume,
+    };
+    write.append(vec![Body::DisputeSettled(settled)]).await?;
+    let action = if resume { "agent.resume" } else { "agent.close" };
+    write.audit(by.who, action, host, reason, by.address).await?;
     write.commit().await?;
     intake.connected.end(host);
     Ok(())

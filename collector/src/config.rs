@@ -37,7 +37,7 @@ pub struct Config {
     pub store: Option<Database>,
     /// Storage that speaks S3 in the place of a directory of segments. Goes with `store`.
     pub segments: Option<Segments>,
-    /// A directory with the keys that all collectors of one ledger have: `ledger.key`, `authority.key` and
+    /// A directory with the keys that all collectors of one ledger have: `ledger.key`, `policies.key`, `authority.key` and
     /// `authority.crt`. By default they are made in the state directory; with `store` they are never made, and
     /// `interlock-collector keys create` makes them once.
     pub keys: Option<PathBuf>,
@@ -67,6 +67,11 @@ pub struct Agents {
     /// Host names and addresses under which agents reach the collector; they stand in its certificate. By
     /// default the host's name, localhost and the loopback addresses.
     pub names: Vec<String>,
+    /// GiB of one host's recording that are kept here at most, as the host sealed them; 0 for no bound. Over it nothing
+    /// more is taken of that host until there is room, and its recording waits on it.
+    pub keep_gib_per_host: u64,
+    /// MiB a second that one host may ship, over a minute; 0 for no bound. One that ships more is slowed down.
+    pub mib_per_second_per_host: u64,
 }
 
 /// Where browsers and API clients connect to.
@@ -111,7 +116,12 @@ impl Default for Config {
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7443), names: Vec::new() }
+        Self {
+            listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7443),
+            names: Vec::new(),
+            keep_gib_per_host: 1024,
+            mib_per_second_per_host: 32,
+        }
     }
 }
 

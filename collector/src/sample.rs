@@ -69,7 +69,7 @@ impl Default for SampleSession {
 
 impl SampleSession {
     /// Its events.
-    fn bodies(&self) -> Vec<Body> {
+    pub fn bodies(&self) -> Vec<Body> {
         let parent = |pid, exe: &str, argv: &[&str]| proto::Ancestor {
             pid,
             uid: 0,

@@ -184,6 +184,7 @@ pub(crate) async fn put_together(config: &Config, store: Store) -> anyhow::Resul
     write.commit().await?;
     // Two may have begun it at the same time.
     keys::fits(&store, &signer, &name).await?;
+    let (checks, large) = Intake::turns();
     let intake = Intake {
         store: Arc::new(store),
         archive: Arc::new(archive),
@@ -192,7 +193,10 @@ pub(crate) async fn put_together(config: &Config, store: Store) -> anyhow::Resul
         policy_signer: Arc::new(policies),
         connected: Arc::new(Connected::default()),
         shared: config.store.is_some(),
-        checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        checks,
+        large,
+        admission: intake::Admission::default(),
+        quota: intake::Quota::of(&config.agents),
     };
     Ok(Parts { intake: Arc::new(intake), name })
 }

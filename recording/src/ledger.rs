@@ -104,6 +104,7 @@ fn sound(entry: &Entry) -> Result<(), LedgerError> {
         }
         Some(Body::LedgerStarted(body)) => &[&body.public_key],
         Some(Body::HostRevoked(body)) => &[&body.host],
+        Some(Body::DisputeSettled(body)) => &[&body.host],
         Some(Body::HeadTaken(body)) => &[&body.host, &body.hash, &body.head_sha256],
         // Not everything that goes wrong can be laid at a host's door.
         Some(Body::Finding(body)) if body.host.is_empty() => &[],

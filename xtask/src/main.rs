@@ -6,6 +6,7 @@ mod dist;
 mod fuzz;
 mod interrupt;
 mod kernels;
+mod load;
 mod setup;
 mod shell;
 mod test;
@@ -28,6 +29,7 @@ enum Task {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Load(load::Arguments),
     Kernels(kernels::Arguments),
     Fuzz(fuzz::Arguments),
     Dist(dist::Arguments),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Load(arguments) => load::run(&arguments),
         Task::Dist(arguments) => dist::run(&arguments),
         Task::Copier { listen, target } => bench::copier(listen, target),
         Task::LoadServer(server) => server.serve(),

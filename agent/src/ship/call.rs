@@ -267,10 +267,12 @@ impl Call<'_> {
                  it was not sent"
             )));
         }
+        // A collector that says that nothing has changed is still at what it was sent: a large segment takes long,
+        // and others may be before it.
+        self.progress = Instant::now();
         if mark == self.taken {
             return Ok(());
         }
-        self.progress = Instant::now();
         // There may be room for another segment on the way.
         self.idle &= segment == self.taken.segment;
         let segments = segment > self.taken.segment;

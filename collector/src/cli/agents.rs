@@ -37,6 +37,18 @@ pub(super) enum Command {
         #[arg(long)]
         reason: String,
     },
+    /// End the dispute about a host that contradicted itself, after it was looked into. What was taken stays; the
+    /// host is to be enrolled anew with a new key and recording.
+    Settle {
+        /// The host's id, its beginning, or its name.
+        host: String,
+        /// What was found out; it stands in the ledger.
+        #[arg(long)]
+        reason: String,
+        /// Let this recording go on where it was taken to, for a host whose own recording is in order again.
+        #[arg(long)]
+        resume: bool,
+    },
 }
 
 /// The one agent that is meant.
@@ -54,6 +66,7 @@ pub(super) fn find<'a>(agents: &'a [Agent], host: &str) -> anyhow::Result<&'a Ag
 
 fn state(agent: &Agent) -> &'static str {
     match (agent.active, &agent.dispute) {
+        (false, _) if agent.closed => "closed",
         (false, _) => "revoked",
         (true, Some(_)) => "disputed",
         (true, None) => "active",
@@ -126,6 +139,32 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             anyhow::ensure!(agent.active, "{} is revoked already", agent.name);
             administer::revoke_agent(&parts.intake, by(&actor()), &agent.host, &reason).await?;
             output::print(&format!("{} ({}) is revoked\n", agent.name, agent.host));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Settle { host, reason, resume } => {
+            let agent = find(&agents, &host)?;
+            anyhow::ensure!(
+                !reason.trim().is_empty(),
+                "a reason is needed: it stands in the ledger for whoever asks later"
+            );
+            anyhow::ensure!(
+                agent.dispute.is_some(),
+                "{} is not disputed: there is nothing to settle",
+                agent.name
+            );
+            administer::settle_dispute(&parts.intake, by(&actor()), &agent.host, &reason, resume).await?;
+            let (name, host) = (&agent.name, &agent.host);
+            output::print(&if resume {
+                format!(
+                    "{name} ({host}) may ship again; what goes on from event {} is taken\n",
+                    agent.live.index
+                )
+            } else {
+                format!(
+                    "the recording of {name} ({host}) has ended. On the host, with its agent stopped: move the agent's \
+                     state directory away, start the agent, and enrol it with a new token\n"
+                )
+            });
             Ok(ExitCode::SUCCESS)
         }
     }

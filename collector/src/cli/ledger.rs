@@ -102,6 +102,10 @@ fn detail(bytes: &[u8]) -> String {
         }
         Some(Body::HostEnrolled(host)) => format!("{}, by {}", host.name, host.who),
         Some(Body::HostRevoked(host)) => format!("{}, by {}", host.reason, host.who),
+        Some(Body::DisputeSettled(settled)) => {
+            let what = if settled.resumed { "the recording goes on" } else { "the recording has ended" };
+            format!("{what}, by {}: {}", settled.who, settled.reason)
+        }
         Some(Body::SegmentTaken(taken)) => format!(
             "segment {}: events {} to {}, {} bytes, SHA-256 {}",
             taken.segment,

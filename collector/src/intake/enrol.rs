@@ -70,6 +70,15 @@ impl Enrollment for Enrolment {
             }
             Err(TokenError::Store(error)) => return Err(internal(error)),
         };
+        // Nothing is ever taken under this key again, so enrolling it would only look like a way on.
+        if write.agent(&host).await.map_err(internal)?.is_some_and(|agent| agent.closed) {
+            tracing::warn!(%address, host, "an enrolment was refused: the recording under this key has ended");
+            return Err(Status::failed_precondition(
+                "the recording under this host's key has ended: it contradicted itself, and the dispute was settled. \
+                 Stop the agent, move its state directory away, start it again (it gets a new key and a new recording), \
+                 and enrol it then",
+            ));
+        }
         let new = write
             .enrol(&Enrolled {
                 key: &key,

@@ -1,9 +1,11 @@
 //! What agents talk to: enrolment, and the taking in of their recordings.
 
+mod admission;
 mod connected;
 mod enrol;
 mod listen;
 mod orders;
+mod quota;
 mod ship;
 mod take;
 
@@ -20,8 +22,10 @@ use crate::archive::{Archive, ArchiveError};
 use crate::authority::{Authority, AuthorityError};
 use crate::store::{LedgerStoreError, Store, StoreError};
 
+pub use admission::Admission;
 pub use connected::Connected;
 pub use listen::{Peer, PeerInfo};
+pub use quota::Quota;
 pub use take::{Incident, TakeError};
 
 /// All that taking in needs.
@@ -43,6 +47,21 @@ pub struct Intake {
     pub shared: bool,
     /// Verifying takes a processor: as many at one time as there are.
     pub checks: tokio::sync::Semaphore,
+    /// Large segments that are verified and indexed at one time: fewer than `checks`.
+    pub large: tokio::sync::Semaphore,
+    /// Who may ship no more.
+    pub admission: Admission,
+    /// What one host may have kept, and how fast it may ship.
+    pub quota: Quota,
+}
+
+impl Intake {
+    /// As many things are verified at one time as there are processors, and two at least; one fewer of them may be
+    /// large.
+    pub fn turns() -> (tokio::sync::Semaphore, tokio::sync::Semaphore) {
+        let checks = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        (tokio::sync::Semaphore::new(checks), tokio::sync::Semaphore::new((checks - 1).min(2)))
+    }
 }
 
 /// Agents cannot be served.

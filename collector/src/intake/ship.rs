@@ -21,7 +21,7 @@ use super::take::TakeError;
 use super::{Intake, Peer, PeerInfo};
 use crate::archive::Incoming;
 use crate::policies;
-use crate::store::{HealthReport, now_ns};
+use crate::store::{Agent, HealthReport, Standing, now_ns};
 
 /// A sealed segment's file is at most this large: more than any that an agent makes.
 const MAX_FILE: u64 = 512 << 20;
@@ -32,6 +32,9 @@ const SILENCE: Duration = Duration::from_secs(90);
 
 /// How long an agent may leave unread what it is told.
 const REPLY: Duration = Duration::from_secs(10);
+/// How often an agent hears of a collector that is still at what it was sent last. It takes one that is silent for
+/// dead.
+const AT_WORK: Duration = Duration::from_secs(15);
 /// How the agent is is noted this often at most.
 const HEALTH: Duration = Duration::from_millis(500);
 
@@ -58,10 +61,16 @@ impl Shipper {
         } else {
             tracing::warn!(%address, host = peer.host, "refused: the host or its certificate was revoked");
             Err(Status::permission_denied(
-                "this host, or this certificate of it, was revoked; an administrator of the collector can have it \
-                 enrolled anew",
+                "this host, or this certificate of it, was revoked, or its recording has ended after a dispute; an \
+                 administrator of the collector can have it enrolled anew",
             ))
         }
+    }
+}
+
+async fn until(time: Option<tokio::time::Instant>) {
+    if let Some(time) = time {
+        tokio::time::sleep_until(time).await;
     }
 }
 
@@ -97,6 +106,9 @@ impl Shipping for Shipper {
                 replies: &replies,
                 arriving: None,
                 unsealed: 0,
+                sealed: 0,
+                waits_until: None,
+                slowed: false,
                 told: Told::default(),
                 healthy_at: tokio::time::Instant::now() - HEALTH,
             };
@@ -151,6 +163,12 @@ struct Call<'c> {
     arriving: Option<Arriving>,
     /// Bytes of live records that have not come sealed.
     unsealed: u64,
+    /// Bytes of its segments that are kept.
+    sealed: u64,
+    /// It ships faster than it may: nothing is read of it before.
+    waits_until: Option<tokio::time::Instant>,
+    /// That was found in this call.
+    slowed: bool,
     /// What it was told about policies.
     told: Told,
     /// When it last said how it is.
@@ -173,7 +191,7 @@ impl Call<'_> {
             .await
             .map_err(|_| Status::aborted("an earlier call of this agent has not come to its end"))?;
         let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
-        let agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
+        let mut agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
         if let Some(reason) = agent.dispute {
             return Err(Status::failed_precondition(format!(
                 "{reason} The collector takes nothing more of this recording until it has been looked into"
@@ -189,13 +207,11 @@ impl Call<'_> {
             return Err(Status::failed_precondition(detail));
         }
         self.intake.check_head(&agent, &hello.head).await.map_err(status)?;
-        self.unsealed = self.intake.store.live_bytes(self.host).await.map_err(internal)?;
-        let mut write = self.intake.store.write().await.map_err(internal)?;
+        self.count().await?;
         let version: String = hello.version.chars().take(64).collect();
         let kernel: String = hello.kernel.chars().take(128).collect();
-        write.seen(self.host, &version, &kernel).await.map_err(internal)?;
-        write.commit().await.map_err(internal)?;
-        self.taken().await?;
+        self.intake.store.take_hello(self.host, version, kernel).await.map_err(internal)?;
+        self.taken(&agent).await?;
         self.order().await?;
 
         let mut admission = tokio::time::interval(ADMISSION);
@@ -210,7 +226,7 @@ impl Call<'_> {
                     self.reply(ToAgentMessage::EndSession(command)).await?;
                 }
                 _ = admission.tick() => {
-                    if !self.intake.store.is_active(self.host).await.map_err(internal)? {
+                    if !self.intake.admission.is_active(&self.intake.store, self.host).await.map_err(internal)? {
                         return Err(Status::permission_denied("this host was revoked"));
                     }
                     self.order().await?;
@@ -218,10 +234,14 @@ impl Call<'_> {
                         return Err(silent());
                     }
                 }
-                message = messages.message() => {
+                () = until(self.waits_until), if self.waits_until.is_some() => {
+                    self.waits_until = None;
+                    heard = tokio::time::Instant::now();
+                }
+                message = messages.message(), if self.waits_until.is_none() => {
                     heard = tokio::time::Instant::now();
                     match message? {
-                        Some(ToCollector { message: Some(message) }) => self.message(message).await?,
+                        Some(ToCollector { message: Some(message) }) => self.message(&mut agent, message).await?,
                         // A message of a newer agent.
                         Some(ToCollector { message: None }) => {}
                         None => return Ok(()),
@@ -230,6 +250,31 @@ impl Call<'_> {
                 () = self.replies.closed() => return Ok(()),
             }
         }
+    }
+
+    /// Counts what is kept of this host.
+    async fn count(&mut self) -> Result<(), Status> {
+        (self.unsealed, self.sealed) = self.intake.store.kept_bytes(self.host).await.map_err(internal)?;
+        Ok(())
+    }
+
+    /// Whether `bytes` more of this host may be taken, and when more may be read.
+    async fn bound(&mut self, bytes: usize) -> Result<(), Status> {
+        let arriving = self.arriving.as_ref().map_or(0, |arriving| arriving.file.bytes());
+        let kept = self.sealed.saturating_add(self.unsealed).saturating_add(arriving);
+        if let Some(over) = self.intake.quota.is_over(kept, bytes as u64) {
+            self.found("quota", "more of its recording is to be kept than may be (agents.keep_gib_per_host)")
+                .await?;
+            return Err(Status::resource_exhausted(over));
+        }
+        let now = tokio::time::Instant::now();
+        if let Some(wait) = self.intake.quota.wait(self.host, bytes, now) {
+            if !std::mem::replace(&mut self.slowed, true) {
+                self.found("quota", &self.intake.quota.too_fast()).await?;
+            }
+            self.waits_until = Some(now + wait);
+        }
+        Ok(())
     }
 
     /// Writes down something that is wrong, once.
@@ -242,19 +287,23 @@ impl Call<'_> {
         write.commit().await.map_err(internal)
     }
 
-    async fn message(&mut self, message: Message) -> Result<(), Status> {
+    async fn message(&mut self, agent: &mut Agent, message: Message) -> Result<(), Status> {
         match message {
             Message::Hello(_) => Err(Status::invalid_argument("hello comes once")),
-            Message::Sealed(part) => self.part(part).await,
+            Message::Sealed(part) => {
+                self.bound(part.data.len()).await?;
+                self.part(agent, part).await
+            }
             Message::Live(live) => {
+                self.bound(live.records.len()).await?;
                 self.unsealed += live.records.len() as u64;
                 if self.unsealed > MAX_FILE {
                     return Err(Status::resource_exhausted(
                         "more live records than a segment can hold came, and it was not sealed",
                     ));
                 }
-                self.intake.take_live(self.host, live).await.map_err(status)?;
-                self.taken().await
+                self.intake.take_live(agent, live).await.map_err(status)?;
+                self.taken(agent).await
             }
             Message::Health(health) => {
                 // Twice a second is more than anybody looks at.
@@ -270,7 +319,7 @@ impl Call<'_> {
         }
     }
 
-    async fn part(&mut self, part: SealedPart) -> Result<(), Status> {
+    async fn part(&mut self, agent: &mut Agent, part: SealedPart) -> Result<(), Status> {
         if part.data.len() > MAX_PART {
             return Err(Status::invalid_argument("a part of a segment is too large"));
         }
@@ -283,8 +332,7 @@ impl Call<'_> {
                 )));
             }
             None => {
-                let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
-                let due = agent.map_or(0, |agent| agent.sealed.segment);
+                let due = agent.sealed.segment;
                 if part.segment != due {
                     return Err(Status::aborted(format!("segment {due} was due, {} came", part.segment)));
                 }
@@ -303,9 +351,22 @@ impl Call<'_> {
             self.arriving = Some(arriving);
             return Ok(());
         }
-        self.intake.take_segment(self.host, arriving.segment, arriving.file).await.map_err(status)?;
-        self.unsealed = self.intake.store.live_bytes(self.host).await.map_err(internal)?;
-        self.taken().await
+        self.take_segment(agent, arriving).await?;
+        self.count().await?;
+        self.taken(agent).await
+    }
+
+    /// Takes a segment. That may take long: the agent hears meanwhile that nothing has changed.
+    async fn take_segment(&self, agent: &mut Agent, arriving: Arriving) -> Result<(), Status> {
+        let before = agent.standing();
+        let taking = self.intake.take_segment(agent, arriving.segment, arriving.file);
+        tokio::pin!(taking);
+        loop {
+            tokio::select! {
+                taken = &mut taking => return taken.map_err(status),
+                () = tokio::time::sleep(AT_WORK) => self.standing(&before).await?,
+            }
+        }
     }
 
     async fn health(&self, health: &Health) -> Result<(), Status> {
@@ -318,9 +379,7 @@ impl Call<'_> {
             flows: int(health.flows),
             spool_full: health.full,
         };
-        let mut write = self.intake.store.write().await.map_err(internal)?;
-        write.health(self.host, &report).await.map_err(internal)?;
-        write.commit().await.map_err(internal)
+        self.intake.store.take_health(self.host, report).await.map_err(internal)
     }
 
     /// Tells it what policies it is to go by, when that has changed.
@@ -337,12 +396,14 @@ impl Call<'_> {
     }
 
     /// Says what is kept.
-    async fn taken(&self) -> Result<(), Status> {
-        let agent = self.intake.store.agent(self.host).await.map_err(internal)?;
-        let agent = agent.ok_or_else(|| Status::permission_denied("this host is not enrolled"))?;
+    async fn taken(&self, agent: &Agent) -> Result<(), Status> {
+        self.standing(&agent.standing()).await
+    }
+
+    async fn standing(&self, standing: &Standing) -> Result<(), Status> {
         self.reply(ToAgentMessage::Taken(Taken {
-            next_segment: agent.sealed.segment,
-            next_index: agent.live.index,
+            next_segment: standing.sealed.segment,
+            next_index: standing.live.index,
             now_ns: now_ns().unsigned_abs(),
         }))
         .await

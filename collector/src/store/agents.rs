@@ -1,11 +1,14 @@
 //! The agents: who they are, which certificates count, where their recordings stand, how they are.
 
+use std::collections::{HashMap, HashSet};
+
 use interlock_recording::verify::{Boundary, Position};
 use interlock_recording::{PublicKey, chain, hex};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::{Dialect, Store, StoreError, Write, hash, now_ns, number, plain};
+use super::index::portions;
+use super::{Clock, Dialect, Standing, Store, StoreError, Write, hash, now_ns, number, plain};
 
 /// An agent.
 #[derive(Debug, Clone)]
@@ -18,6 +21,8 @@ pub struct Agent {
     pub public_key: Vec<u8>,
     /// It may ship.
     pub active: bool,
+    /// Its recording has ended for ever: a dispute about it was settled so.
+    pub closed: bool,
     /// When it was enrolled.
     pub enrolled_ns: i64,
     /// When its certificate expires.
@@ -46,19 +51,30 @@ pub struct Agent {
     pub flows: i64,
     /// It refuses commands for want of room.
     pub spool_full: bool,
+    /// Where its events leave its clocks.
+    pub clock: Clock,
+    /// How far it is indexed, where that is beyond its live records: a large segment was being taken in parts.
+    pub indexed: Option<Position>,
 }
 
 const COLUMNS: &str = "host, name, public_key, state, enrolled_ns, certificate_expires_ns, next_segment, \
      next_index, chain_hash, header_sha256, live_index, live_hash, dispute, last_seen_ns, version, kernel, \
-     policy_hash, clock_ahead_ns, spool_bytes, spool_limit, flows, spool_full";
+     policy_hash, clock_ahead_ns, spool_bytes, spool_limit, flows, spool_full, clock_monotonic_ns, clock_ahead_of_boot_ns, clock_before_ns, \
+     clock_set_event, indexed_index, indexed_hash";
 
 impl Agent {
+    /// Where its recording stands.
+    pub fn standing(&self) -> Standing {
+        Standing { sealed: self.sealed, live: self.live, indexed: self.indexed }
+    }
+
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
         Ok(Self {
             host: row.try_get(0)?,
             name: row.try_get(1)?,
             public_key: row.try_get(2)?,
             active: row.try_get::<String, _>(3)? == "active",
+            closed: row.try_get::<String, _>(3)? == "closed",
             enrolled_ns: row.try_get(4)?,
             certificate_expires_ns: row.try_get(5)?,
             sealed: Boundary {
@@ -80,6 +96,11 @@ impl Agent {
             spool_limit: row.try_get(19)?,
             flows: row.try_get(20)?,
             spool_full: row.try_get::<i64, _>(21)? != 0,
+            clock: Clock::load([row.try_get(22)?, row.try_get(23)?, row.try_get(24)?, row.try_get(25)?]),
+            indexed: match row.try_get::<Option<Vec<u8>>, _>(27)? {
+                Some(bytes) => Some(Position { index: number(row.try_get(26)?)?, hash: hash(bytes)? }),
+                None => None,
+            },
         })
     }
 }
@@ -217,6 +238,22 @@ impl Write<'_> {
         Ok(())
     }
 
+    /// Ends the dispute about a host; gives whether there was one. Its recording goes on, or ends for ever.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn settle_dispute(&mut self, host: &str, resume: bool) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE agents SET dispute = NULL, state = CASE WHEN $2 = 1 THEN state ELSE 'closed' END \
+             WHERE host = $1 AND dispute IS NOT NULL",
+        )
+        .bind(host)
+        .bind(i64::from(resume))
+        .execute(self.on())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
     /// Notes that an agent said hello. Its name stays the one that it was enrolled by.
     ///
     /// # Errors
@@ -237,21 +274,91 @@ impl Write<'_> {
     /// # Errors
     /// The database fails.
     pub async fn health(&mut self, host: &str, health: &HealthReport) -> Result<(), StoreError> {
+        self.health_of_all(&[(host, health)]).await
+    }
+
+    /// Notes how several agents are.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(super) async fn health_of_all(&mut self, all: &[(&str, &HealthReport)]) -> Result<(), StoreError> {
+        let now = now_ns();
+        self.rows(
+            "UPDATE agents SET last_seen_ns = v.column2, policy_hash = v.column3, clock_ahead_ns = v.column4, \
+             spool_bytes = v.column5, spool_limit = v.column6, flows = v.column7, spool_full = v.column8 \
+             FROM (VALUES {rows}) AS v WHERE agents.host = v.column1",
+            8,
+            all,
+            |query, (host, health)| {
+                query
+                    .bind((*host).to_owned())
+                    .bind(now)
+                    .bind(plain(&health.policy_hash).into_owned())
+                    .bind(health.clock_ahead_ns)
+                    .bind(health.spool_bytes)
+                    .bind(health.spool_limit)
+                    .bind(health.flows)
+                    .bind(i64::from(health.spool_full))
+            },
+        )
+        .await
+    }
+
+    /// Notes where a host's events leave its clocks.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn set_clock(&mut self, host: &str, clock: &Clock) -> Result<(), StoreError> {
+        let [monotonic, ahead, before, event] = clock.stored();
         sqlx::query(
-            "UPDATE agents SET last_seen_ns = $2, policy_hash = $3, clock_ahead_ns = $4, spool_bytes = $5, \
-             spool_limit = $6, flows = $7, spool_full = $8 WHERE host = $1",
+            "UPDATE agents SET clock_monotonic_ns = $2, clock_ahead_of_boot_ns = $3, clock_before_ns = $4, \
+             clock_set_event = $5 WHERE host = $1",
         )
         .bind(host)
-        .bind(now_ns())
-        .bind(plain(&health.policy_hash).as_ref())
-        .bind(health.clock_ahead_ns)
-        .bind(health.spool_bytes)
-        .bind(health.spool_limit)
-        .bind(health.flows)
-        .bind(i64::from(health.spool_full))
+        .bind(monotonic)
+        .bind(ahead)
+        .bind(before)
+        .bind(event)
         .execute(self.on())
         .await?;
         Ok(())
+    }
+
+    /// Notes how far the segment that is due was indexed before it is taken.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn indexed(&mut self, host: &str, end: &Position) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agents SET indexed_index = $2, indexed_hash = $3 WHERE host = $1")
+            .bind(host)
+            .bind(end.index as i64)
+            .bind(end.hash.to_vec())
+            .execute(self.on())
+            .await?;
+        Ok(())
+    }
+
+    /// Agents, locked until the transaction ends. `hosts` stand in order, so that two who lock the same ones do not wait
+    /// for one another.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn agents(&mut self, hosts: &[&str]) -> Result<HashMap<String, Agent>, StoreError> {
+        // SQLite has one writer at a time.
+        let lock = if self.dialect == Dialect::Postgres { " FOR UPDATE" } else { "" };
+        let mut agents = HashMap::new();
+        for portion in portions(hosts) {
+            let marks: Vec<String> = (1..=portion.len()).map(|number| format!("${number}")).collect();
+            let marks = marks.join(", ");
+            let text = format!("SELECT {COLUMNS} FROM agents WHERE host IN ({marks}) ORDER BY host{lock}");
+            let query = sqlx::query(sqlx::AssertSqlSafe(text));
+            let query = portion.iter().fold(query, |query, host| query.bind((*host).to_owned()));
+            for row in query.fetch_all(self.on()).await? {
+                let agent = Agent::read(&row)?;
+                agents.insert(agent.host.clone(), agent);
+            }
+        }
+        Ok(agents)
     }
 
     /// An agent, locked until the transaction ends.
@@ -336,15 +443,13 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether an agent may still ship.
+    /// The hosts that may not ship: they were revoked, or their recordings have ended.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn is_active(&self, host: &str) -> Result<bool, StoreError> {
-        let row = sqlx::query("SELECT 1 FROM agents WHERE host = $1 AND state = 'active'")
-            .bind(host)
-            .fetch_optional(self.pool())
-            .await?;
-        Ok(row.is_some())
+    pub async fn inactive_hosts(&self) -> Result<HashSet<String>, StoreError> {
+        let rows =
+            sqlx::query("SELECT host FROM agents WHERE state <> 'active'").fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 }

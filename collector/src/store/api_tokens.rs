@@ -93,7 +93,7 @@ impl Store {
             sql.and("t.owner = ").text(owner);
         }
         sql.push(" ORDER BY t.created_ns DESC LIMIT 500");
-        sql.all(self.pool()).await?.iter().map(read).collect()
+        sql.all(self.searchers()).await?.iter().map(read).collect()
     }
 
     /// The token with this hash, if it counts now, and its owner: a token whose owner has been disabled counts no

@@ -64,7 +64,7 @@ impl Store {
             }
         }
         sql.push(" ORDER BY id DESC LIMIT ").number(limit as i64 + 1);
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         let items: Result<Vec<_>, StoreError> = rows
             .iter()
             .map(|row| {

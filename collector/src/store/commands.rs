@@ -159,7 +159,7 @@ impl Store {
             };
             let last = walked
                 .within("SELECT CAST(COUNT(*) AS BIGINT), MIN(id) FROM (", ") m")
-                .optional(self.pool())
+                .optional(self.searchers())
                 .await?;
             if let Some(row) = last
                 && row.try_get::<i64, _>(0)? >= MATCHES
@@ -213,7 +213,7 @@ impl Store {
                 floor.and("c.at_ns >= ").number(since);
             }
             floor.push(" ORDER BY c.at_ns DESC LIMIT 1 OFFSET ").number(WALK);
-            if let Some(row) = floor.optional(self.pool()).await? {
+            if let Some(row) = floor.optional(self.searchers()).await? {
                 let at: i64 = row.try_get(0)?;
                 from = Some(at);
                 end = Some(format!("{at}-0"));
@@ -227,7 +227,7 @@ impl Store {
         let by_time = filter.text.is_none();
         sql.push(if by_time { " ORDER BY c.at_ns DESC, c.id DESC" } else { " ORDER BY c.id DESC" });
         sql.push(" LIMIT ").number(limit as i64 + 1);
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         let items: Result<Vec<_>, _> = rows.iter().map(read).collect();
         let mut page = Page::cut(items?, limit, |command| {
             if by_time { format!("{}-{}", command.at_ns, command.id) } else { format!("c{}", command.id) }
@@ -253,7 +253,7 @@ impl Store {
         sql.and("c.session = ").text(session);
         sql.and("c.number > ").number(after);
         sql.push(" ORDER BY c.number LIMIT ").number(limit as i64 + 1);
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         let items: Result<Vec<_>, _> = rows.iter().map(read).collect();
         Ok(Page::cut(items?, limit, |command| command.number.to_string()))
     }

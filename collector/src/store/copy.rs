@@ -3,7 +3,8 @@
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::index::{MAX_NAME, clip_to, places};
+use super::batch::{MAX_NAME, clip_to};
+use super::index::places;
 use super::{Dialect, Store, StoreError, plain, words};
 
 /// Rows that are copied at one time; fewer of those that may be large.

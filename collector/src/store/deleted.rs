@@ -93,7 +93,7 @@ impl Store {
             sql.and("(s.host, s.number) > (").text(host).push(", ").number(number).push(")");
         }
         sql.push(" ORDER BY s.host, s.number LIMIT ").number(limit);
-        runs(&sql.all(self.pool()).await?)
+        runs(&sql.all(self.searchers()).await?)
     }
 
     /// Deleted segments that held, or may have held, events of a session.
@@ -105,6 +105,6 @@ impl Store {
         sql.and("e.id = ").text(session);
         sql.and("s.number >= e.first_segment AND s.number <= e.last_segment AND s.state = 'deleted'");
         sql.push(" ORDER BY s.host, s.number LIMIT 10000");
-        runs(&sql.all(self.pool()).await?)
+        runs(&sql.all(self.searchers()).await?)
     }
 }

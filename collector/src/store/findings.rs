@@ -53,7 +53,7 @@ impl Store {
             sql.and("f.id < ").number(cursor);
         }
         sql.push(" ORDER BY f.id DESC LIMIT ").number(limit as i64 + 1);
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         let items: Result<Vec<_>, StoreError> = rows
             .iter()
             .map(|row| {
@@ -87,7 +87,37 @@ impl Store {
     }
 }
 
+/// Findings of one kind about one host that nobody has acknowledged; a host that makes more of them tells nothing
+/// new.
+const MOST_OF_A_KIND: i64 = 100;
+
 impl Write<'_> {
+    /// Writes down something that is wrong with what a host records, once; of very many, the first ones.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn note(&mut self, host: &str, kind: &str, detail: &str) -> Result<(), StoreError> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) FROM (SELECT 1 FROM findings WHERE host = $1 AND kind = $2 \
+             AND acknowledged_ns IS NULL LIMIT $3) AS some",
+        )
+        .bind(host)
+        .bind(kind)
+        .bind(MOST_OF_A_KIND)
+        .fetch_one(self.on())
+        .await?;
+        let open: i64 = row.try_get(0)?;
+        if open >= MOST_OF_A_KIND || self.is_found(host, kind, detail).await? {
+            return Ok(());
+        }
+        tracing::error!(host, kind, "{detail}");
+        if open + 1 == MOST_OF_A_KIND {
+            let more = "more of these are not listed one by one until some have been acknowledged";
+            return self.add_finding(host, kind, &format!("{detail}; {more}"), None).await;
+        }
+        self.add_finding(host, kind, detail, None).await
+    }
+
     /// Notes that someone has taken note of a finding; whether there was one nobody had.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::index::MAX_TEXT;
+use super::batch::MAX_TEXT;
 use super::page::rfc3339_or_null;
 use super::{Dialect, Finding, Store, StoreError, Write, now_ns};
 
@@ -463,7 +463,7 @@ impl Write<'_> {
         sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(name)
             .bind(now_ns())
-            .bind(error)
+            .bind(super::plain(error).as_ref())
             .bind(lease_of(name))
             .bind(owner)
             .execute(self.on())

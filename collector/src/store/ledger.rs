@@ -64,6 +64,7 @@ fn kind_of(body: &Body) -> (&'static str, &[u8]) {
         Body::LedgerStarted(_) => ("ledger_started", &[]),
         Body::HostEnrolled(body) => ("host_enrolled", &body.host),
         Body::HostRevoked(body) => ("host_revoked", &body.host),
+        Body::DisputeSettled(body) => ("dispute_settled", &body.host),
         Body::SegmentTaken(body) => ("segment_taken", &body.host),
         Body::HeadTaken(body) => ("head_taken", &body.host),
         Body::Finding(body) => ("finding", &body.host),
@@ -248,7 +249,7 @@ impl Store {
     pub async fn host_entries(&self, host: &str) -> Result<Vec<u64>, StoreError> {
         let rows = sqlx::query(
             "SELECT number FROM ledger_entries WHERE host = $1 AND kind IN ('host_enrolled', 'host_revoked', \
-             'finding', 'tombstone') ORDER BY number",
+             'finding', 'tombstone', 'dispute_settled') ORDER BY number",
         )
         .bind(host)
         .fetch_all(self.pool())

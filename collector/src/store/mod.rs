@@ -11,10 +11,13 @@ mod agents;
 mod api_tokens;
 mod attempts;
 mod audit;
+mod batch;
+mod clock;
 mod commands;
 mod copy;
 mod deleted;
 mod findings;
+mod group;
 mod holds;
 mod identities;
 mod index;
@@ -27,6 +30,7 @@ mod recording;
 mod retention;
 mod rules;
 mod schema;
+mod search;
 mod sessions;
 mod shared;
 mod sign_ins;
@@ -46,13 +50,15 @@ use tokio::sync::{Mutex, MutexGuard};
 pub use agents::{Agent, Enrolment, HealthReport};
 pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
 pub use audit::{AuditEntry, AuditFilter};
+pub use batch::Batch;
+pub use clock::Clock;
 pub use commands::{CommandFilter, CommandItem};
 pub use copy::Table;
 pub use deleted::DeletedSegments;
 pub use findings::Finding;
+pub use group::{NotTaken, Standing, Take, What};
 pub use holds::{Hold, NewHold};
 pub use identities::KnownIdentity;
-pub use index::Batch;
 pub(crate) use journal::lease_of;
 pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
 pub use ledger::{LedgerStoreError, StoredEntry};
@@ -65,6 +71,7 @@ pub(crate) use postgres::{check_url, is_loopback};
 pub use recording::{HeadWent, KeptSegment, LiveRun, SessionPlace, TakenSegment, Totals};
 pub use retention::Expired;
 pub use rules::{HostEvent, RuleCount};
+use search::Searchers;
 pub use sessions::{SessionFilter, SessionItem};
 pub use shared::Order;
 pub use sign_ins::{NewSignIn, SignIn};
@@ -83,6 +90,9 @@ pub enum StoreError {
     /// The database is not there, or is not one that recordings can be kept in.
     #[error("{0}")]
     Unfit(String),
+    /// A search took too long and was stopped.
+    #[error("the search was stopped after {} seconds", .0.as_secs())]
+    TooLong(Duration),
     /// The database is newer than this program.
     #[error(
         "the database has schema {found}, this version knows {known}: run the newer version of interlock-collector"
@@ -104,15 +114,24 @@ pub enum Dialect {
     Postgres,
 }
 
+/// What each connection to SQLite is told. A power cut must not take back what an agent was told is kept: FULL.
+const SQLITE_SETTINGS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+     PRAGMA secure_delete = FAST; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; \
+     PRAGMA mmap_size = 268435456;";
+
 /// The database.
 #[derive(Debug)]
 pub struct Store {
     /// For reading: however many search, those who write have connections of their own.
     pool: AnyPool,
+    /// For searching, each within its time.
+    searchers: Searchers,
     writers: AnyPool,
     dialect: Dialect,
     /// SQLite has one writer at a time; waiting here is fairer than its busy handler.
     writer: Mutex<()>,
+    /// What agents shipped and is to be written.
+    group: group::Group,
 }
 
 /// A transaction that writes.
@@ -148,7 +167,6 @@ impl Store {
     /// It cannot be opened, or a newer version made it.
     pub async fn open_file(path: &Path) -> Result<Self, StoreError> {
         let url = format!("sqlite://{}?mode=rwc", path.display());
-        // A power cut must not take back what an agent was told is kept: FULL.
         let store = Self::connect(&url, Dialect::Sqlite, 8).await?;
         Ok(store)
     }
@@ -157,13 +175,30 @@ impl Store {
         sqlx::any::install_default_drivers();
         let writing = if dialect == Dialect::Postgres { connections } else { 2 };
         let (pool, writers) =
-            (Self::pool_of(url, dialect, connections), Self::pool_of(url, dialect, writing));
-        let store = Self { pool: pool.await?, writers: writers.await?, dialect, writer: Mutex::new(()) };
+            (Self::pool_of(url, dialect, connections, true), Self::pool_of(url, dialect, writing, false));
+        let pool = pool.await?;
+        let searchers = match dialect {
+            Dialect::Sqlite => Searchers::of_file(url, SQLITE_SETTINGS, connections).await?,
+            Dialect::Postgres => Searchers::Postgres(pool.clone()),
+        };
+        let store = Self {
+            pool,
+            searchers,
+            writers: writers.await?,
+            dialect,
+            writer: Mutex::new(()),
+            group: group::Group::default(),
+        };
         store.migrate().await?;
         Ok(store)
     }
 
-    async fn pool_of(url: &str, dialect: Dialect, connections: u32) -> Result<AnyPool, StoreError> {
+    async fn pool_of(
+        url: &str,
+        dialect: Dialect,
+        connections: u32,
+        reading: bool,
+    ) -> Result<AnyPool, StoreError> {
         let pool = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))
@@ -171,13 +206,11 @@ impl Store {
                 Box::pin(async move {
                     if dialect == Dialect::Postgres {
                         postgres::settle(connection).await?;
+                        if reading {
+                            connection.execute(search::POSTGRES_LIMIT).await?;
+                        }
                     } else {
-                        connection
-                            .execute(
-                                "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                                 PRAGMA secure_delete = FAST; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;",
-                            )
-                            .await?;
+                        connection.execute(SQLITE_SETTINGS).await?;
                     }
                     Ok(())
                 })
@@ -189,12 +222,20 @@ impl Store {
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let _writer = self.writer.lock().await;
+        const NOTES: &str = "CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY)";
+        if self.dialect == Dialect::Sqlite {
+            (&self.writers).execute(NOTES).await?;
+        }
         let mut transaction = self.writers.begin().await?;
+        if self.dialect == Dialect::Sqlite {
+            // Takes the write lock at once, and waits for it: another process, such as a command, may be writing.
+            transaction.execute("DELETE FROM schema_steps WHERE step < 0").await?;
+        }
         if self.dialect == Dialect::Postgres {
             // Collectors that start at the same time do this one after another.
             transaction.execute(sqlx::raw_sql(postgres::BEFORE_STEPS)).await?;
         }
-        transaction.execute("CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY)").await?;
+        transaction.execute(NOTES).await?;
         let row = sqlx::query("SELECT COUNT(*) FROM schema_steps").fetch_one(&mut *transaction).await?;
         let done = usize::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StoreError::Damaged("a schema"))?;
         let steps =
@@ -222,6 +263,20 @@ impl Store {
     /// The connections, for reading.
     pub(crate) fn pool(&self) -> &AnyPool {
         &self.pool
+    }
+
+    /// Closes all connections, when those who use them have given them back.
+    pub async fn close(&self) {
+        if let Searchers::Sqlite(pool) = &self.searchers {
+            pool.close().await;
+        }
+        self.pool.close().await;
+        self.writers.close().await;
+    }
+
+    /// The connections, for searching.
+    pub(crate) fn searchers(&self) -> &Searchers {
+        &self.searchers
     }
 
     /// Which database it is.

@@ -2,8 +2,8 @@
 
 use serde::{Serialize, Serializer};
 use sqlx::any::AnyRow;
-use sqlx::{AnyPool, AssertSqlSafe};
 
+use super::search::{LIMIT, Searchers};
 use super::{StoreError, plain};
 
 /// A part of a list, the newest first.
@@ -47,7 +47,7 @@ pub(super) fn rfc3339_or_null<S: Serializer>(ns: &Option<i64>, to: S) -> Result<
 
 /// A parameter.
 #[derive(Debug, Clone)]
-enum Value {
+pub(super) enum Value {
     Text(String),
     Number(i64),
 }
@@ -110,19 +110,22 @@ impl Sql {
         Self { text: format!("{before}{}{after}", self.text), values: self.values.clone(), conditions: 0 }
     }
 
-    pub(super) async fn all(&self, pool: &AnyPool) -> Result<Vec<AnyRow>, StoreError> {
-        let mut query = sqlx::query(AssertSqlSafe(self.text.clone()));
-        for value in &self.values {
-            query = match value {
-                Value::Text(text) => query.bind(text.clone()),
-                Value::Number(number) => query.bind(*number),
-            };
-        }
-        Ok(query.fetch_all(pool).await?)
+    /// Its text.
+    pub(super) fn statement(&self) -> &str {
+        &self.text
     }
 
-    pub(super) async fn optional(&self, pool: &AnyPool) -> Result<Option<AnyRow>, StoreError> {
-        Ok(self.all(pool).await?.into_iter().next())
+    /// Its parameters.
+    pub(super) fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    pub(super) async fn all(&self, searchers: &Searchers) -> Result<Vec<AnyRow>, StoreError> {
+        searchers.all(self, LIMIT).await
+    }
+
+    pub(super) async fn optional(&self, searchers: &Searchers) -> Result<Option<AnyRow>, StoreError> {
+        Ok(self.all(searchers).await?.into_iter().next())
     }
 }
 

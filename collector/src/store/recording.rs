@@ -90,7 +90,8 @@ impl Write<'_> {
         .execute(self.on())
         .await?;
         sqlx::query(
-            "UPDATE agents SET next_segment = $2, next_index = $3, chain_hash = $4, header_sha256 = $5 WHERE host = $1",
+            "UPDATE agents SET next_segment = $2, next_index = $3, chain_hash = $4, header_sha256 = $5, \
+             indexed_index = 0, indexed_hash = NULL WHERE host = $1",
         )
         .bind(host)
         .bind(end.segment as i64)
@@ -114,8 +115,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Keeps live records, after which the log stands at `next`, and the HEAD that covers them. There may be
-    /// no records: then it is about HEAD alone.
+    /// Keeps live records, after which the log stands at `next`, and the HEAD that covers them.
     ///
     /// # Errors
     /// The database fails.
@@ -126,33 +126,51 @@ impl Write<'_> {
         next: &Position,
         head: &[u8],
     ) -> Result<(), StoreError> {
-        if run.events > 0 {
-            sqlx::query(
-                "INSERT INTO live_records (host, first_index, segment, events, header, records, end_hash, \
-                 received_ns) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            )
-            .bind(host)
-            .bind(run.first_index as i64)
-            .bind(run.segment as i64)
-            .bind(run.events as i64)
-            .bind(run.header.clone())
-            .bind(run.records.clone())
-            .bind(run.end_hash.to_vec())
-            .bind(now_ns())
-            .execute(self.on())
-            .await?;
-        }
-        sqlx::query(
-            "UPDATE agents SET live_index = $2, live_hash = $3, head = $4, last_seen_ns = $5 WHERE host = $1",
+        self.add_runs(&[(host, run, next, head)]).await
+    }
+
+    /// Keeps live records of several hosts.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(super) async fn add_runs(
+        &mut self,
+        runs: &[(&str, &LiveRun, &Position, &[u8])],
+    ) -> Result<(), StoreError> {
+        let now = now_ns();
+        self.rows(
+            "INSERT INTO live_records (host, first_index, segment, events, header, records, end_hash, received_ns) \
+             VALUES {rows}",
+            8,
+            runs,
+            |query, (host, run, ..)| {
+                query
+                    .bind((*host).to_owned())
+                    .bind(run.first_index as i64)
+                    .bind(run.segment as i64)
+                    .bind(run.events as i64)
+                    .bind(run.header.clone())
+                    .bind(run.records.clone())
+                    .bind(run.end_hash.to_vec())
+                    .bind(now)
+            },
         )
-        .bind(host)
-        .bind(next.index as i64)
-        .bind(next.hash.to_vec())
-        .bind(head.to_vec())
-        .bind(now_ns())
-        .execute(self.on())
         .await?;
-        Ok(())
+        self.rows(
+            "UPDATE agents SET live_index = v.column2, live_hash = v.column3, head = v.column4, \
+             last_seen_ns = v.column5 FROM (VALUES {rows}) AS v WHERE agents.host = v.column1",
+            5,
+            runs,
+            |query, (host, _, next, head)| {
+                query
+                    .bind((*host).to_owned())
+                    .bind(next.index as i64)
+                    .bind(next.hash.to_vec())
+                    .bind(head.to_vec())
+                    .bind(now)
+            },
+        )
+        .await
     }
 
     /// Whether this has been found already, and nobody has acknowledged it.
@@ -245,18 +263,19 @@ impl Store {
             .collect()
     }
 
-    /// Bytes of a host's live records.
+    /// Bytes of a host's live records, and of its segments that are kept.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn live_bytes(&self, host: &str) -> Result<u64, StoreError> {
+    pub async fn kept_bytes(&self, host: &str) -> Result<(u64, u64), StoreError> {
         let row = sqlx::query(
-            "SELECT CAST(COALESCE(SUM(LENGTH(records)), 0) AS BIGINT) FROM live_records WHERE host = $1",
+            "SELECT (SELECT CAST(COALESCE(SUM(LENGTH(records)), 0) AS BIGINT) FROM live_records WHERE host = $1), \
+             (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM segments WHERE host = $1 AND state = 'kept')",
         )
         .bind(host)
         .fetch_one(self.pool())
         .await?;
-        number(row.try_get(0)?)
+        Ok((number(row.try_get(0)?)?, number(row.try_get(1)?)?))
     }
 
     /// The first live run of a host with events from `from` on.

@@ -52,7 +52,7 @@ impl Store {
             sql.and("host = ").text(host);
         }
         sql.push(" GROUP BY rule, verdict, observed ORDER BY total DESC, rule LIMIT 1000");
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         rows.iter()
             .map(|row| {
                 Ok(RuleCount {
@@ -83,7 +83,7 @@ impl Store {
             sql.and("event < ").number(cursor);
         }
         sql.push(" ORDER BY event DESC LIMIT ").number(limit as i64 + 1);
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         let items: Result<Vec<_>, StoreError> = rows
             .iter()
             .map(|row| {

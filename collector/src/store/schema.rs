@@ -5,7 +5,8 @@
 //! for `{blob}` and `{serial}`, which the two databases call by different names.
 
 /// One step of the schema. A step that has been released is never altered; a new one is added.
-pub(super) const STEPS: &[&str] = &[FIRST, SHARED, super::journal::TABLES, super::policies::TABLES, SIGN_IN];
+pub(super) const STEPS: &[&str] =
+    &[FIRST, SHARED, super::journal::TABLES, super::policies::TABLES, SIGN_IN, ORDER];
 
 /// Full-text search, which the two databases do in different ways.
 pub(super) const SQLITE_SEARCH: &str = "
@@ -18,6 +19,21 @@ CREATE TRIGGER IF NOT EXISTS command_search_removed AFTER DELETE ON commands BEG
     INSERT INTO command_search(command_search, rowid, text) VALUES ('delete', old.id, old.search);
 END;
 INSERT INTO command_search(command_search, rank) VALUES ('secure-delete', 1);
+";
+
+/// What is needed to judge the order of events, and to index large segments in parts.
+const ORDER: &str = "
+-- The number of the event that is due; negative when it is not known, or none is.
+ALTER TABLE sessions ADD COLUMN next_sequence BIGINT NOT NULL DEFAULT -1;
+-- The host's clocks at its last event (see store/clock.rs).
+ALTER TABLE agents ADD COLUMN clock_monotonic_ns BIGINT;
+ALTER TABLE agents ADD COLUMN clock_ahead_of_boot_ns BIGINT;
+ALTER TABLE agents ADD COLUMN clock_before_ns BIGINT;
+ALTER TABLE agents ADD COLUMN clock_set_event BIGINT;
+-- How far the segment that is due is indexed beyond the live records, and the chain's hash there.
+ALTER TABLE agents ADD COLUMN indexed_index BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE agents ADD COLUMN indexed_hash {blob};
+CREATE INDEX agents_inactive ON agents (host) WHERE state <> 'active';
 ";
 
 /// Accounts from identity providers, and tokens that may do a part of what their role may.
@@ -74,7 +90,7 @@ CREATE TABLE agents (
     host TEXT PRIMARY KEY,
     name TEXT NOT NULL,
     public_key {blob} NOT NULL,
-    -- active, revoked
+    -- active, revoked, closed (its recording has ended for ever)
     state TEXT NOT NULL,
     enrolled_ns BIGINT NOT NULL,
     -- When it was last revoked: tokens from before do not bring it back.

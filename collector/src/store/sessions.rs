@@ -213,7 +213,7 @@ impl Store {
     pub async fn session(&self, id: &str) -> Result<Option<SessionItem>, StoreError> {
         let mut sql = Sql::new(SELECT);
         sql.and("s.id = ").text(id);
-        sql.optional(self.pool()).await?.as_ref().map(read).transpose()
+        sql.optional(self.searchers()).await?.as_ref().map(read).transpose()
     }
 
     /// Sessions before `cursor`, the newest first.
@@ -319,7 +319,7 @@ impl Store {
         bounds.put(&mut floor, "s.id");
         floor.push(" ORDER BY s.id DESC LIMIT 1 OFFSET ").number(WALK);
         let floor: Option<String> =
-            floor.optional(self.pool()).await?.map(|row| row.try_get(0)).transpose()?;
+            floor.optional(self.searchers()).await?.map(|row| row.try_get(0)).transpose()?;
         if let Some(floor) = &floor {
             bounds.from.clone_from(floor);
         }
@@ -330,7 +330,7 @@ impl Store {
         bounds.put(&mut sql, "s.id");
         residual(&mut sql);
         sql.push(" ORDER BY s.id DESC LIMIT ").number(limit as i64 + 1);
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         let items: Result<Vec<_>, _> = rows.iter().map(read).collect();
         let mut page = Page::cut(items?, limit, |session| session.id.clone());
         if page.next.is_none() {
@@ -345,7 +345,7 @@ impl Store {
         condition.put(&mut sql);
         bounds.put(&mut sql, "s.id");
         sql.push(" LIMIT 2000) AS found");
-        let row = sql.optional(self.pool()).await?;
+        let row = sql.optional(self.searchers()).await?;
         Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or_default())
     }
 
@@ -362,7 +362,7 @@ impl Store {
             .push(" ESCAPE '\\' OR n > ")
             .number(NAMES)
             .push(") LIMIT 17");
-        let rows = sql.all(self.pool()).await?;
+        let rows = sql.all(self.searchers()).await?;
         let mut names = Vec::new();
         for row in &rows {
             if row.try_get::<i64, _>(1)? > NAMES {
@@ -423,7 +423,7 @@ impl Store {
             sql.push(" FROM k WHERE k.id IS NOT NULL) SELECT id FROM k WHERE id IS NOT NULL LIMIT ");
             let batch = 200.max(limit + 1);
             sql.number(batch as i64);
-            let rows = sql.all(self.pool()).await?;
+            let rows = sql.all(self.searchers()).await?;
             let candidates: Result<Vec<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
             let candidates = candidates?;
             let Some(last) = candidates.last() else { return Ok(Page { items, next: None }) };
@@ -455,7 +455,7 @@ impl Store {
         }
         residual(&mut sql);
         sql.push(" ORDER BY s.id DESC");
-        sql.all(self.pool()).await?.iter().map(read).collect()
+        sql.all(self.searchers()).await?.iter().map(read).collect()
     }
 
     /// Sessions with a command in which the words of `text` stand, by the newest such command.
@@ -487,7 +487,7 @@ impl Store {
         }
         bounds.put(&mut wrapped, "c.session");
         wrapped.push(" ORDER BY c.id DESC");
-        let rows = wrapped.all(self.pool()).await?;
+        let rows = wrapped.all(self.searchers()).await?;
         let mut order: Vec<(i64, String)> = Vec::new();
         let mut seen = std::collections::HashSet::new();
         for row in &rows {
@@ -514,7 +514,7 @@ impl Store {
             }
         }
         // Fewer than were asked for: go on where the walk through the matches ended.
-        let end = walked.all(self.pool()).await?;
+        let end = walked.all(self.searchers()).await?;
         let next = match end.last() {
             Some(row) if end.len() >= CANDIDATES => Some(format!("c{}", row.try_get::<i64, _>(0)?)),
             _ => None,
@@ -529,13 +529,13 @@ impl Store {
         newer.and("c.session = ").text(session);
         newer.and("c.id >= ").number(before);
         newer.push(" LIMIT 200");
-        for row in newer.all(self.pool()).await? {
+        for row in newer.all(self.searchers()).await? {
             let id: i64 = row.try_get(0)?;
             let Some(same) = matching(self.dialect(), text, id.saturating_add(1), 1) else {
                 return Ok(false);
             };
             let found: Option<i64> =
-                same.optional(self.pool()).await?.map(|row| row.try_get(0)).transpose()?;
+                same.optional(self.searchers()).await?.map(|row| row.try_get(0)).transpose()?;
             if found == Some(id) {
                 return Ok(true);
             }

@@ -43,6 +43,11 @@ pub(super) enum Health {
 
 /// How an agent is, and why that is said.
 pub(super) fn health(agent: &Agent, now: i64) -> (Health, String) {
+    if agent.closed {
+        let why = "Its recording contradicted itself and has ended; what was taken is kept. The host goes on under a \
+                   new key.";
+        return (Health::Revoked, why.into());
+    }
     if !agent.active {
         return (Health::Revoked, "Revoked: nothing more is taken from it.".into());
     }

@@ -68,6 +68,13 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if let StoreError::TooLong(limit) = error {
+            return Self::invalid(format!(
+                "This search took longer than {} seconds and was stopped. Ask for less: one host, a shorter time, whole \
+                 words, or more of a name.",
+                limit.as_secs()
+            ));
+        }
         Self::internal(error)
     }
 }

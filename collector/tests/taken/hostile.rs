@@ -228,6 +228,7 @@ async fn a_database_that_was_put_back_does_not_go_on() {
         let mut write = collector.intake.store.write().await.expect("writes");
         let note = write.sign_checkpoint(&collector.intake.signer).await.expect("signed");
         write.commit().await.expect("committed");
+        collector.intake.store.close().await;
         run_sql(&config.state, "PRAGMA wal_checkpoint(TRUNCATE)").await;
         note
     };
@@ -236,7 +237,7 @@ async fn a_database_that_was_put_back_does_not_go_on() {
     keeper.keep(&enter(2).await).expect("kept");
     let parts = serve::open(&config).await.expect("opened");
     keeper.check(&parts.intake).await.expect("it goes on");
-    drop(parts);
+    parts.intake.store.close().await;
     // The database is put back, and something else is entered in the place of what was.
     for file in ["collector.db-wal", "collector.db-shm"] {
         let _ = fs::remove_file(config.state.join(file));
@@ -245,7 +246,7 @@ async fn a_database_that_was_put_back_does_not_go_on() {
     let parts = serve::open(&config).await.expect("opened");
     let error = keeper.check(&parts.intake).await.expect_err("put back");
     assert!(format!("{error:#}").contains("put back"), "{error:#}");
-    drop(parts);
+    parts.intake.store.close().await;
     let forged = enter(3).await;
     let parts = serve::open(&config).await.expect("opened");
     assert!(keeper.check(&parts.intake).await.is_err(), "other entries in the place of those that were");

@@ -2,10 +2,13 @@
 #![expect(clippy::panic, reason = "a test fails by it")]
 
 mod evidence;
+mod fair;
 mod hostile;
 mod intake;
 mod kept;
 #[path = "../../../recording/tests/support/mod.rs"]
 mod made;
+mod order;
 mod retention;
+mod settled;
 mod support;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use interlock_collector::config::Config;
-use interlock_collector::intake::{self, Intake};
+use interlock_collector::intake::{self, Intake, Quota};
 use interlock_collector::serve;
 use interlock_collector::store::now_ns;
 use interlock_recording::{Domain, HostKey};
@@ -45,8 +45,19 @@ impl Collector {
         Self::start_with(config, kept).await
     }
 
+    /// With these bounds for each host.
+    pub(crate) async fn start_bounded(state: &Path, quota: Quota) -> Self {
+        let (config, kept) = kept::config(state).await;
+        Self::start_as(config, kept, quota).await
+    }
+
     pub(crate) async fn start_with(config: Config, kept: kept::Kept) -> Self {
-        let parts = serve::open(&config).await.expect("opened");
+        Self::start_as(config, kept, Quota::new(0, 0)).await
+    }
+
+    async fn start_as(config: Config, kept: kept::Kept, quota: Quota) -> Self {
+        let mut parts = serve::open(&config).await.expect("opened");
+        Arc::get_mut(&mut parts.intake).expect("nobody else has it yet").quota = quota;
         parts.intake.archive.clear().expect("cleared");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();

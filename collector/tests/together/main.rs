@@ -11,7 +11,11 @@ mod kept;
 #[path = "../../../recording/tests/support/mod.rs"]
 mod made;
 mod moved;
+mod outputs;
 mod process;
+#[path = "../outputs/receivers.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "here only the HTTP server is told")]
+mod receivers;
 #[path = "../taken/retention.rs"]
 mod retention;
 mod scale;

@@ -302,6 +302,8 @@ async fn a_collector_that_does_not_fit_does_not_start() {
     refused(&other, "another ledger's").await;
     // The ledger's is the same, the authority's is not.
     std::fs::copy(state.path().join("shared/ledger.key"), keys.join("ledger.key")).expect("copied");
+    refused(&other, "policies.key is").await;
+    std::fs::copy(state.path().join("shared/policies.key"), keys.join("policies.key")).expect("copied");
     refused(&other, "other collectors'").await;
     other = config.clone();
     other.name = Some("another".into());

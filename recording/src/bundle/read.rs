@@ -406,6 +406,15 @@ impl<F: Source> Reader<'_, F> {
                 let host = hex(&body.host);
                 self.note(format!("host {host} was revoked on {at} by {:?}: {:?}", body.who, body.reason));
             }
+            Some(Body::DisputeSettled(body)) => {
+                let what = if body.resumed { "goes on" } else { "has ended for ever" };
+                self.note(format!(
+                    "the dispute about host {} was settled on {at} by {:?}, and its recording {what}: {:?}",
+                    hex(&body.host),
+                    body.who,
+                    body.reason
+                ));
+            }
             Some(Body::Tombstone(body)) => {
                 entries.deleted.insert((hash(&body.host)?, body.segment));
                 self.note(format!(

@@ -22,10 +22,15 @@ pub(crate) struct Log<'d> {
     first: u64,
     first_hash: Hash,
     body: Vec<u8>,
-    sequence: u64,
-    /// The rest of the session's id, behind its time.
+    pub(crate) sequence: u64,
+    /// How far the host's clock is ahead of 1,700,000,000 seconds.
+    pub(crate) ahead_ns: i64,
+    /// The time in the session's id, milliseconds since the Unix epoch, and the rest of it.
+    pub(crate) session_ms: u64,
     pub(crate) session: [u8; 10],
 }
+
+const TIME: u64 = 1_700_000_000_000_000_000;
 
 pub(crate) const SESSION: [u8; 10] = [5; 10];
 
@@ -48,6 +53,8 @@ impl<'d> Log<'d> {
             first_hash: hash,
             body: Vec::new(),
             sequence: 0,
+            ahead_ns: 0,
+            session_ms: 1_700_000_000_000,
             session: SESSION,
         };
         log.begin();
@@ -78,17 +85,23 @@ impl<'d> Log<'d> {
     }
 
     pub(crate) fn event(&mut self, session: bool, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
+        self.put(session, field, fill);
+        self.write();
+    }
+
+    /// An event that stands in the file with the next one.
+    pub(crate) fn put(&mut self, session: bool, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
         let mut event = Vec::new();
-        chain::begin(&mut event, session.then(|| SessionId::new(1_700_000_000_000, self.session)));
+        chain::begin(&mut event, session.then(|| SessionId::new(self.session_ms, self.session)));
         Writer::new(&mut event).message(field, fill);
-        let time = 1_700_000_000_000_000_000 + self.index * 1000;
+        let time = TIME + self.index * 1000;
         let (index, sequence) = (self.index, self.sequence);
-        chain::stamp(&mut event, &Stamp { index, wall_ns: time, monotonic_ns: time / 2, sequence });
+        let wall_ns = time.saturating_add_signed(self.ahead_ns);
+        chain::stamp(&mut event, &Stamp { index, wall_ns, monotonic_ns: time / 2, sequence });
         self.index += 1;
         self.sequence += u64::from(session);
         self.hash = chain::link(&self.hash, &event);
         segment::put_frame(&mut self.body, &event, &self.hash);
-        self.write();
     }
 
     pub(crate) fn command(&mut self, text: &str) {
@@ -96,14 +109,14 @@ impl<'d> Log<'d> {
     }
 
     pub(crate) fn head(&self) {
-        let time = 1_700_000_000_000_000_000 + self.index * 1000;
+        let time = TIME + self.index * 1000;
         let content = Checkpoint {
             host: self.key.public().fingerprint().to_vec(),
             segment: self.segment,
             header_sha256: chain::digest(&self.header).to_vec(),
             events: self.index,
             hash: self.hash.to_vec(),
-            wall_ns: time,
+            wall_ns: time.saturating_add_signed(self.ahead_ns),
             monotonic_ns: time / 2,
         };
         checkpoint::write(self.directory, &content, &self.key).expect("written");

@@ -1,5 +1,6 @@
 //! The agent measured beside others that stand between client and server, in one run.
 
+mod ingest;
 mod load;
 mod postgres;
 mod process;
@@ -62,9 +63,15 @@ enum Only {
     Queries,
     /// TLS: connections, bulk and idle flows, beside nginx.
     Tls,
+    /// What a collector takes in, beside JSON Lines in a file.
+    Ingest,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.only == Some(Only::Ingest) {
+        interrupt::catch();
+        return ingest::run(arguments);
+    }
     crate::test::check_host()?;
     setup::ensure(Part::Bench)?;
     say("building the agent, and what puts load on it, in release mode");
@@ -87,6 +94,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.only != Some(Only::Queries) {
         tls::run(arguments)?;
+    }
+    if arguments.only.is_none() {
+        ingest::run(arguments)?;
     }
     Ok(())
 }
