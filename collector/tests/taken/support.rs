@@ -238,7 +238,6 @@ impl Call {
             FromCollector::Taken(taken) => Ok(taken),
             FromCollector::PolicyOrder(_) => panic!("policies were ordered"),
             FromCollector::EndSession(end) => panic!("a session was to be ended: {}", end.reason),
-            FromCollector::PolicyOrder(_) => panic!("policies are ordered"),
         }
     }
 

@@ -77,8 +77,15 @@ async fn doings(store: &Store) -> Vec<String> {
         say!(write.add_sign_in(&sign_in));
     }
     let (token_sha256, expires_ns) = ("dd", later);
-    let token =
-        NewApiToken { token_sha256, id: "id", label: "ci", owner: "anna", role: "viewer", expires_ns };
+    let token = NewApiToken {
+        token_sha256,
+        id: "id",
+        label: "ci",
+        owner: "anna",
+        role: "viewer",
+        scopes: "*",
+        expires_ns,
+    };
     say!(write.add_api_token(&token));
     say!(write.add_enrolment_token("secret", "ci", "anna", later, 1));
     write.commit().await.expect("committed");
@@ -92,7 +99,7 @@ async fn doings(store: &Store) -> Vec<String> {
     say!(store.api_token_used("id"));
     said.push(format!(
         "{:?}",
-        store.api_token("dd").await.expect("read").map(|(token, role)| (token.id, role))
+        store.api_token("dd").await.expect("read").map(|(token, owner)| (token.id, owner.role))
     ));
     said.push(store.api_tokens(Some("anna")).await.expect("read").len().to_string());
     said.push(store.api_tokens(None).await.expect("read").len().to_string());
