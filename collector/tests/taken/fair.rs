@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::path::Path;
 
 use crate::intake::{enrolled, host, open, sealed};
+use crate::kept;
 use crate::made::{self, Log};
 use crate::support::Collector;
 use interlock_collector::audit;
@@ -17,6 +19,11 @@ use interlock_shipping::v1::Live;
 use interlock_shipping::v1::to_collector::Message;
 use prost::Message as _;
 use tonic::Code;
+
+async fn bounded(state: &Path, quota: Quota) -> Collector {
+    let (config, kept) = kept::config(state).await;
+    Collector::start_as(config, kept, quota).await
+}
 
 async fn kinds(collector: &Collector) -> Vec<String> {
     let page = collector.intake.store.findings(true, None, 1000).await.expect("findings");
@@ -34,7 +41,7 @@ async fn over_its_bound_a_host_keeps_its_recording_and_ships_it_later() {
         (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     made::recording(spool.path());
     let first = sealed(spool.path(), 0);
-    let collector = Collector::start_bounded(state.path(), Quota::new(first.len() as u64 + 100, 0)).await;
+    let collector = bounded(state.path(), Quota::new(first.len() as u64 + 100, 0)).await;
     let identity = enrolled(&collector).await;
     let (mut call, _) = collector.call(&identity).await.expect("a call");
     call.ship(0, &first).await.expect("taken");
@@ -50,7 +57,7 @@ async fn over_its_bound_a_host_keeps_its_recording_and_ships_it_later() {
     assert_eq!(collector.intake.store.agents().await.expect("agents")[0].dispute, None);
     drop((call, collector));
 
-    let collector = Collector::start_bounded(state.path(), Quota::new(1 << 30, 0)).await;
+    let collector = bounded(state.path(), Quota::new(1 << 30, 0)).await;
     let (mut call, _) = collector.call(&identity).await.expect("a call");
     for number in 1..2 {
         call.ship(number, &sealed(spool.path(), number)).await.expect("there is room");
@@ -67,7 +74,7 @@ async fn a_host_that_floods_is_slowed_down_and_a_quiet_one_is_not() {
         tempfile::tempdir().expect("a directory"),
     );
     // At this rate it would take hours to take what comes.
-    let collector = Collector::start_bounded(state.path(), Quota::new(0, 100)).await;
+    let collector = bounded(state.path(), Quota::new(0, 100)).await;
     let flood = enrolled(&collector).await;
     let key = HostKey::from_seed(&[43; 32]);
     let other = collector.enrol(&collector.token().await, &key).await.expect("enrolled");
@@ -153,7 +160,7 @@ async fn one_hosts_bad_records_do_not_fail_the_others() {
 }
 
 /// A segment with more events than are indexed at once.
-fn long(directory: &std::path::Path, events: u64) -> Vec<u8> {
+fn long(directory: &Path, events: u64) -> Vec<u8> {
     let mut log = Log::new(directory);
     log.event(true, 20, |body| body.string(3, "10.0.0.7:5432"));
     for number in 1..events {
@@ -168,7 +175,7 @@ fn long(directory: &std::path::Path, events: u64) -> Vec<u8> {
 }
 
 /// The events of a segment up to `end`, and where they end.
-fn beginning(directory: &std::path::Path, end: u64) -> (Batch, Position) {
+fn beginning(directory: &Path, end: u64) -> (Batch, Position) {
     let file =
         File::open(directory.join(interlock_recording::log::segment_name(0, true))).expect("a segment");
     let mut reader = SegmentReader::new(file).expect("opens");

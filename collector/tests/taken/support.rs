@@ -45,17 +45,12 @@ impl Collector {
         Self::start_with(config, kept).await
     }
 
-    /// With these bounds for each host.
-    pub(crate) async fn start_bounded(state: &Path, quota: Quota) -> Self {
-        let (config, kept) = kept::config(state).await;
-        Self::start_as(config, kept, quota).await
-    }
-
     pub(crate) async fn start_with(config: Config, kept: kept::Kept) -> Self {
         Self::start_as(config, kept, Quota::new(0, 0)).await
     }
 
-    async fn start_as(config: Config, kept: kept::Kept, quota: Quota) -> Self {
+    /// With these bounds for each host.
+    pub(crate) async fn start_as(config: Config, kept: kept::Kept, quota: Quota) -> Self {
         let mut parts = serve::open(&config).await.expect("opened");
         Arc::get_mut(&mut parts.intake).expect("nobody else has it yet").quota = quota;
         parts.intake.archive.clear().expect("cleared");
