@@ -3,6 +3,7 @@
 
 mod evidence;
 mod hostile;
+mod identities;
 mod intake;
 mod kept;
 #[path = "../../../recording/tests/support/mod.rs"]

@@ -1,6 +1,7 @@
 //! The pages and the API as browsers and programs meet them, without a network between.
 
 mod access;
+mod fake;
 mod federated;
 mod saml;
 mod shown;
