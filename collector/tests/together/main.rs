@@ -5,6 +5,8 @@
 mod evidence;
 #[path = "../taken/hostile.rs"]
 mod hostile;
+#[path = "../taken/identities.rs"]
+mod identities;
 #[path = "../taken/intake.rs"]
 mod intake;
 mod kept;
