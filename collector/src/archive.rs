@@ -173,7 +173,7 @@ impl Archive {
         make(&incoming)?;
         let copies = state.join("cache");
         make(&copies)?;
-        let cache = Cache::open(&copies, cache).map_err(io_error("read", &copies))?;
+        let cache = Cache::new(&copies, cache);
         let (segments, disputed) = (state.join("segments"), state.join("disputed"));
         Ok(Self { segments, incoming, disputed, objects: Some((objects, cache)) })
     }
@@ -188,6 +188,9 @@ impl Archive {
     /// # Errors
     /// It cannot be read or removed.
     pub fn clear(&self) -> Result<(), ArchiveError> {
+        if let Some((_, cache)) = &self.objects {
+            cache.clear().map_err(io_error("empty", &self.incoming.with_file_name("cache")))?;
+        }
         for entry in fs::read_dir(&self.incoming).map_err(io_error("read", &self.incoming))? {
             let path = entry.map_err(io_error("read", &self.incoming))?.path();
             fs::remove_file(&path).map_err(io_error("remove", &path))?;

@@ -83,7 +83,10 @@ pub async fn verify(intake: &Intake, earlier: Option<&[u8]>) -> Result<Report, L
     }
     for agent in intake.store.agents().await? {
         // One that was enrolled while this went on is not looked for.
-        if agent.enrolled_ns < began_ns && !hosts.contains_key(&agent.host) {
+        if agent.enrolled_ns < began_ns
+            && !hosts.contains_key(&agent.host)
+            && !is_entered_since(intake, &agent.host, report.entries).await?
+        {
             report.problem(format!(
                 "host {} is in the database, and the ledger knows nothing of it",
                 agent.host
@@ -265,6 +268,8 @@ async fn segments(
         }
         match row {
             Some(row) if row.entry == *entry && !row.deleted => {}
+            // Retention may have been there since the ledger was read.
+            Some(row) if row.entry == *entry && is_entered_since(intake, id, report.entries).await? => {}
             Some(_) => report.problem(format!(
                 "host {id}, segment {number}: the database says something else of it than the ledger"
             )),
@@ -315,6 +320,12 @@ async fn segments(
     Ok(())
 }
 
+/// Whether something other than a segment was entered about a host after the first `entries`: what was read of the
+/// database since may be of later than the ledger.
+async fn is_entered_since(intake: &Intake, host: &str, entries: u64) -> Result<bool, LedgerStoreError> {
+    Ok(intake.store.host_entries(host).await?.iter().any(|number| *number >= entries))
+}
+
 async fn is_deleted(intake: &Intake, host: &str, number: u64) -> Result<bool, LedgerStoreError> {
     let segments = intake.store.segments(host, number, number).await?;
     Ok(segments.first().is_some_and(|segment| segment.deleted))
@@ -332,11 +343,11 @@ async fn live(
     let Some(last) = host.heads.keys().copied().max().filter(|last| *last > sealed.position.index) else {
         return Ok(());
     };
+    let marks = intake.store.live_marks(id).await?;
     if intake.store.sealed_before(id).await? > sealed.segment {
         // They have come sealed while this went on.
         return Ok(());
     }
-    let marks = intake.store.live_marks(id).await?;
     let reached = marks.iter().map(|(_, end)| end.index).max().unwrap_or(sealed.position.index);
     if reached < last {
         report.problem(format!(

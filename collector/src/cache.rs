@@ -26,15 +26,20 @@ struct Copies {
 }
 
 impl Cache {
-    /// An empty one; what is in the directory from before goes.
+    /// An empty one. What is in the directory may be another process's, such as a command's beside a collector.
+    pub(crate) fn new(directory: &Path, most: u64) -> Self {
+        Self { directory: directory.to_owned(), most, copies: Mutex::default() }
+    }
+
+    /// Removes what is in the directory from before.
     ///
     /// # Errors
     /// The directory cannot be emptied.
-    pub(crate) fn open(directory: &Path, most: u64) -> io::Result<Self> {
-        for entry in fs::read_dir(directory)? {
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
             fs::remove_file(entry?.path())?;
         }
-        Ok(Self { directory: directory.to_owned(), most, copies: Mutex::default() })
+        Ok(())
     }
 
     /// A copy, if there is one.
@@ -44,7 +49,11 @@ impl Cache {
         copies.now += 1;
         let now = copies.now;
         copies.all.get_mut(&name)?.1 = now;
-        File::open(self.directory.join(name)).ok()
+        let file = File::open(self.directory.join(&name)).ok();
+        if file.is_none() {
+            self.forget(&mut copies, &name);
+        }
+        file
     }
 
     /// Moves a file here, which was checked to be what its hash says; whether it was moved.
@@ -97,7 +106,8 @@ mod tests {
         let (copies, incoming) = (directory.path().join("copies"), directory.path().join("incoming"));
         fs::create_dir(&copies).expect("made");
         fs::write(copies.join("from before"), "x").expect("written");
-        let cache = Cache::open(&copies, 10).expect("opened");
+        let cache = Cache::new(&copies, 10);
+        cache.clear().expect("cleared");
         let add = |name: &[u8], bytes: usize| {
             fs::write(&incoming, vec![b'x'; bytes]).expect("written");
             cache.add(name, bytes as u64, &incoming)

@@ -37,7 +37,7 @@ pub struct Config {
     pub store: Option<Database>,
     /// Storage that speaks S3 in the place of a directory of segments. Goes with `store`.
     pub segments: Option<Segments>,
-    /// A directory with the keys that all collectors of one ledger have: `ledger.key`, `authority.key` and
+    /// A directory with the keys that all collectors of one ledger have: `ledger.key`, `policies.key`, `authority.key` and
     /// `authority.crt`. By default they are made in the state directory; with `store` they are never made, and
     /// `interlock-collector keys create` makes them once.
     pub keys: Option<PathBuf>,

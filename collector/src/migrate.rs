@@ -65,7 +65,7 @@ pub async fn run(from: &Config, to: &Config, tell: &mut (dyn FnMut(String) + Sen
     );
     keys::same(to, &source.intake, name).with_context(|| {
         let state = from.state.display();
-        format!("copy {state}/keys/ledger.key, {state}/authority/authority.key and authority.crt to where `keys` says")
+        format!("copy {state}/keys/ledger.key, {state}/keys/policies.key, {state}/authority/authority.key and authority.crt to where `keys` says")
     })?;
 
     let target = Store::open_server(&database.server()?, false)

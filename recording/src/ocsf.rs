@@ -285,7 +285,6 @@ impl Ocsf {
         made
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is one field")]
     fn network(
         &self,
         host: &Host,

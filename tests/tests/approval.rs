@@ -608,8 +608,7 @@ fn five_hundred_at_once_and_no_more_than_may() {
     let stage = stage_with(RULES, configuration, &["max_connections=520"]);
     let (finished, ()) = during(
         || {
-            stage.python(
-                r#"
+            let script = r#"
 import asyncio, os, asyncpg
 async def one(n):
     c = await asyncpg.connect(os.environ["PGURL"])
@@ -621,20 +620,17 @@ async def one(n):
     finally:
         await c.close()
 async def main():
-    gate = asyncio.Semaphore(500)
     first = [asyncio.create_task(one(n)) for n in range(500)]
-    c = None
-    while True:
+    while not os.path.exists(os.environ["GO"]):
         await asyncio.sleep(0.05)
-        if os.path.exists(os.environ["GO"]): break
     print("beyond", await one(-1))
     results = await asyncio.gather(*first)
     print({r: results.count(r) for r in sorted(set(results))})
 asyncio.run(main())
 "#
-                .replace("os.environ[\"GO\"]", &format!("{:?}", stage.agent.state().join("go")))
-                .as_str(),
-            )
+            .replace("os.environ[\"GO\"]", &format!("{:?}", stage.agent.state().join("go")));
+            let mut command = Client::Python.command(&stage.postgres, Some(&stage.clients));
+            finish(&mut command, &script, 5 * LIMIT)
         },
         || {
             let list = waiting(&stage, 500);
@@ -645,17 +641,70 @@ asyncio.run(main())
             .unwrap();
             let ids: Vec<_> = list.iter().filter_map(|entry| entry["id"].as_str()).collect();
             let (approved, denied) = ids.split_at(250);
-            let interlock = format!("{:?}", stage.agent.command()).replace('"', "'");
+            // As `interlock approvals` asks, without a process for each.
             let script = format!(
-                "for i in {}; do {interlock} approvals approve $i >/dev/null || exit 1; done\n\
-                 for i in {}; do {interlock} approvals deny $i --reason no >/dev/null || exit 1; done\n",
-                approved.join(" "),
-                denied.join(" ")
+                r#"
+import json, socket
+def ask(request):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect({socket:?})
+    s.sendall(json.dumps(request).encode() + b"\n")
+    answer = json.loads(s.makefile().readline())
+    assert "done" in answer, answer
+for id in {approved:?}:
+    ask({{"request": "approve", "id": id, "reason": "", "scope": "once", "seconds": None}})
+for id in {denied:?}:
+    ask({{"request": "deny", "id": id, "reason": "no"}})
+"#,
+                socket = stage.agent.run().join("control.sock")
             );
-            let mut command = Command::new("/bin/bash");
+            let mut command = Command::new("python3");
             command.args(["-c", &script]).uid(GAMES.0).gid(GAMES.1);
             finish(&mut command, "", 3 * LIMIT).unwrap().expect_success();
         },
     );
     assert_eq!(finished.expect_success(), "beyond 53400\n{'42501': 250, 'done': 250}\n");
+}
+
+#[test]
+fn function_calls_and_replication_wait_too() {
+    let stage = stage_with(
+        "rules:\n  - name: calls\n    match: {sql: {kind: function_call}}\n    action: hold\n    \
+         approval: {groups: games, scopes: session}\n  \
+         - {name: replication, match: {sql: {kind: replication}}, action: allow}\n  \
+         - name: replicates\n    match: {sql: {kind: replication}}\n    action: hold\n    approval: {groups: games}\n",
+        "",
+        &["wal_level=logical"],
+    );
+    let (finished, ()) = during(
+        || {
+            stage.python(
+                r#"
+import os, psycopg2
+c = psycopg2.connect(os.environ["PGURL"])
+o = c.lobject(0, "w")
+o.write("large object")
+o.close()
+c.commit()
+print("written")
+"#,
+            )
+        },
+        || {
+            let id = one(&stage);
+            let shown = by(&stage, GAMES, &["show", &id]).expect_success();
+            assert!(shown.contains("function_call") && shown.contains("lo_creat"), "{shown}");
+            by(&stage, GAMES, &["approve", &id, "--scope", "session"]).expect_success();
+        },
+    );
+    assert_eq!(finished.expect_success(), "written\n");
+    let (finished, ()) = during(
+        || stage.shell("psql -X -A -t \"dbname=$PGDATABASE replication=database\" -c IDENTIFY_SYSTEM"),
+        || {
+            let id = one(&stage);
+            assert!(by(&stage, GAMES, &["show", &id]).expect_success().contains("IDENTIFY_SYSTEM"));
+            by(&stage, GAMES, &["approve", &id]).expect_success();
+        },
+    );
+    assert!(finished.both().contains("waits for approval") && finished.success(), "{}", finished.both());
 }

@@ -146,12 +146,20 @@ mod tests {
             "interlock enroll --status --json",
             "interlock enroll --leave",
             "interlock config check --config x",
+            "interlock approvals list --all --json",
+            "interlock approvals show k7m2q9xd",
+            "interlock approvals approve k7m2q9xd --scope shape --for 10 --reason x",
+            "interlock approvals deny k7m2q9xd --reason x",
+            "interlock approvals break-glass k7m2q9xd --reason x",
+            "interlock approvals watch",
             "interlock credentials check shop-app --json",
             "interlock credentials verifier --user app",
         ] {
             assert!(parses(line), "{line}");
         }
         for line in [
+            "interlock approvals deny k7m2q9xd",
+            "interlock approvals approve k7m2q9xd --scope always",
             "interlock verify",
             "interlock verify x --consistency p",
             "interlock sessions show",

@@ -396,10 +396,11 @@ impl Central {
         }
         let same = read(&self.path)
             .is_ok_and(|content| serde_json::from_slice::<Kept>(&content).is_ok_and(|there| there == *kept));
-        if !same && let Ok(content) = serde_json::to_vec(kept) {
-            if let Err(error) = write(&self.path, &content) {
-                tracing::error!(%error, "the collector's order cannot be kept");
-            }
+        if !same
+            && let Ok(content) = serde_json::to_vec(kept)
+            && let Err(error) = write(&self.path, &content)
+        {
+            tracing::error!(%error, "the collector's order cannot be kept");
         }
         state.stamp = stamp(&self.path);
         !same

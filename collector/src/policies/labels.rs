@@ -42,7 +42,7 @@ pub(super) fn parse(text: &str) -> Result<Labels, LabelError> {
 /// The same for labels that a host is given: `host` is not one of them.
 ///
 /// # Errors
-/// As for [`parse`].
+/// One is no label, or stands twice; or they are more than 32.
 pub fn parse_given(text: &str) -> Result<Labels, LabelError> {
     let labels = parse(text)?;
     if labels.contains_key(HOST) {
@@ -54,7 +54,7 @@ pub fn parse_given(text: &str) -> Result<Labels, LabelError> {
 /// Reads a selector; `*` is every host.
 ///
 /// # Errors
-/// As for [`parse`].
+/// One is no label, or stands twice; or they are more than 32.
 pub fn selector(text: &str) -> Result<String, LabelError> {
     if text.trim() == "*" { Ok(String::new()) } else { parse(text).map(|labels| written(&labels)) }
 }

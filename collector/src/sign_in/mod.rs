@@ -73,7 +73,7 @@ pub fn random() -> std::io::Result<String> {
 #[derive(Debug)]
 pub enum Provider {
     /// By OpenID Connect.
-    Oidc(OidcProvider),
+    Oidc(Box<OidcProvider>),
     /// By SAML 2.0.
     Saml(SamlProvider),
 }
@@ -97,9 +97,9 @@ impl Provider {
     }
 
     /// Where one signs out of it too, if there is such a place.
-    pub async fn sign_out_url(&self) -> Option<String> {
+    pub fn sign_out_url(&self) -> Option<String> {
         match self {
-            Self::Oidc(provider) => provider.sign_out_url().await,
+            Self::Oidc(provider) => provider.sign_out_url(),
             Self::Saml(_) => None,
         }
     }
@@ -141,7 +141,7 @@ impl Providers {
     pub fn new(config: &SignIn, url: &str) -> anyhow::Result<Self> {
         let mut all = Vec::new();
         for provider in &config.oidc {
-            all.push(Provider::Oidc(OidcProvider::new(provider, url)?));
+            all.push(Provider::Oidc(Box::new(OidcProvider::new(provider, url)?)));
         }
         for provider in &config.saml {
             all.push(Provider::Saml(SamlProvider::new(provider, url)?));

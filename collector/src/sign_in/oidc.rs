@@ -225,8 +225,9 @@ impl OidcProvider {
     }
 
     /// Where a browser signs out of the provider too, if the provider has such a place and is known.
-    pub(super) async fn sign_out_url(&self) -> Option<String> {
-        let metadata = match &self.cache.lock().await.known {
+    pub(super) fn sign_out_url(&self) -> Option<String> {
+        // Nobody waits for a provider that is being asked just now.
+        let metadata = match &self.cache.try_lock().ok()?.known {
             Known::Metadata(metadata, _) => Arc::clone(metadata),
             _ => return None,
         };
@@ -425,8 +426,10 @@ impl OidcProvider {
             }
         }
         let subject = claims.subject().as_str();
-        if subject.is_empty() || subject.len() > 255 {
-            return Err(ClaimsVerificationError::InvalidSubject("it is empty, or too long".into()));
+        if subject.is_empty() || subject.len() > 255 || subject.contains(char::is_control) {
+            return Err(ClaimsVerificationError::InvalidSubject(
+                "it is empty, too long, or has control characters".into(),
+            ));
         }
         Ok(Claims {
             subject: subject.to_owned(),

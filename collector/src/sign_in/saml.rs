@@ -253,7 +253,9 @@ impl SamlProvider {
         if assertion.attribute("Version") != Some("2.0") {
             return wrong("its assertion is not of SAML 2.0");
         }
-        let id = assertion.attribute("ID").unwrap_or_default();
+        let Some(id) = assertion.attribute("ID").filter(|id| !id.is_empty() && id.len() <= 255) else {
+            return wrong("its assertion has no ID, or a very long one");
+        };
         if text(the(assertion, SAML, "Issuer")?)? != self.issuer {
             return wrong("its assertion is another provider's (Issuer)");
         }
@@ -268,7 +270,9 @@ impl SamlProvider {
                 "its NameID is transient, so that nobody can be known again: let the provider send a persistent one",
             );
         }
-        if called.is_empty() || called.len() > 255 {
+        let qualifier = name.attribute("NameQualifier").filter(|qualifier| *qualifier != self.issuer);
+        let longest = qualifier.map_or(0, str::len).max(format.len()).max(called.len());
+        if called.is_empty() || longest > 255 || called.contains(char::is_control) {
             return wrong("its NameID is empty, or too long");
         }
         let request = self.confirmed(subject, now, &mut until)?;
@@ -295,7 +299,6 @@ impl SamlProvider {
         let hint = groups
             .is_none()
             .then(|| format!("the provider sent no attribute {:?}", self.config.groups_attribute));
-        let qualifier = name.attribute("NameQualifier").filter(|qualifier| *qualifier != self.issuer);
         let identity = Identity {
             // Not the same namespace as issuers of OpenID Connect, which may be called the same.
             issuer: format!("saml:{}", self.issuer),

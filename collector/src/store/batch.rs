@@ -195,7 +195,7 @@ impl Batch {
         match &event.body {
             Some(Body::FlowStarted(body)) => session.start = Some((at_ns, Box::new(body.clone()))),
             Some(Body::Login(body)) => {
-                session.login = Some((clip_name(&body.user), clip_name(&body.database)))
+                session.login = Some((clip_name(&body.user), clip_name(&body.database)));
             }
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),

@@ -463,7 +463,7 @@ impl Write<'_> {
         sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(name)
             .bind(now_ns())
-            .bind(error)
+            .bind(super::plain(error).as_ref())
             .bind(lease_of(name))
             .bind(owner)
             .execute(self.on())

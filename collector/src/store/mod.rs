@@ -222,12 +222,20 @@ impl Store {
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let _writer = self.writer.lock().await;
+        const NOTES: &str = "CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY)";
+        if self.dialect == Dialect::Sqlite {
+            (&self.writers).execute(NOTES).await?;
+        }
         let mut transaction = self.writers.begin().await?;
+        if self.dialect == Dialect::Sqlite {
+            // Takes the write lock at once, and waits for it: another process, such as a command, may be writing.
+            transaction.execute("DELETE FROM schema_steps WHERE step < 0").await?;
+        }
         if self.dialect == Dialect::Postgres {
             // Collectors that start at the same time do this one after another.
             transaction.execute(sqlx::raw_sql(postgres::BEFORE_STEPS)).await?;
         }
-        transaction.execute("CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY)").await?;
+        transaction.execute(NOTES).await?;
         let row = sqlx::query("SELECT COUNT(*) FROM schema_steps").fetch_one(&mut *transaction).await?;
         let done = usize::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StoreError::Damaged("a schema"))?;
         let steps =

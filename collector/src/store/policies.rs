@@ -12,7 +12,7 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::page::rfc3339;
-use super::{Store, StoreError, Write, now_ns, number};
+use super::{Store, StoreError, Write, now_ns, number, plain};
 
 /// Changes with everything that may change what a host is ordered.
 const EPOCH: &str = "policy_epoch";
@@ -324,7 +324,7 @@ impl Write<'_> {
         .bind(signed(made.files))
         .bind(signed(made.bytes))
         .bind(author)
-        .bind(reason)
+        .bind(plain(reason).as_ref())
         .bind(made.created_ns)
         .execute(self.on())
         .await?;
@@ -374,7 +374,7 @@ impl Write<'_> {
         .bind(observe.1)
         .bind(assignment.changed_ns)
         .bind(&assignment.changed_by)
-        .bind(&assignment.reason)
+        .bind(plain(&assignment.reason).as_ref())
         .execute(self.on())
         .await?;
         Ok(())
@@ -483,11 +483,11 @@ impl Write<'_> {
              refused = $5, refusal = $6, said_ns = $7",
         )
         .bind(host)
-        .bind(&said.accepts)
+        .bind(plain(&said.accepts).as_ref())
         .bind(signed(said.issue))
         .bind(signed(said.seen))
         .bind(signed(said.refused))
-        .bind(&said.refusal)
+        .bind(plain(&said.refusal).as_ref())
         .bind(now_ns())
         .execute(self.on())
         .await?;
@@ -528,7 +528,7 @@ impl Store {
             &format!("{VERSION}, files"),
             "policy_versions WHERE set_name = $1 AND version = $2",
         ))
-        .bind(set)
+        .bind(plain(set).as_ref())
         .bind(signed(version))
         .fetch_optional(self.pool())
         .await?;

@@ -70,10 +70,12 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 }
 
 fn is_local(url: &str) -> bool {
+    // Another host may be named behind the question mark, and counts then; a path is a Unix-domain socket's.
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let named = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key.starts_with("host"));
+    let named: Vec<bool> = named.map(|(_, host)| host.starts_with('/') || is_loopback(&host)).collect();
     let host = host(url);
-    // Another host may be named behind the question mark, and counts then.
-    let named = url.split_once('?').is_some_and(|(_, query)| query.contains("host"));
-    !named && (is_loopback(host) || host.is_empty())
+    named.iter().all(|local| *local) && (is_loopback(host) || host.is_empty())
 }
 
 /// Checks a URL from the configuration.
@@ -90,6 +92,10 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
         return Err(
             "a password stands in it: put that into a file, and name it by store.password_file".into()
         );
+    }
+    if host(url).is_empty() && !url.contains("host=") {
+        // The environment would say which.
+        return Err("it names no host (for a Unix-domain socket ?host=/run/postgresql)".into());
     }
     if !is_local(url) {
         let mode = url.split_once("sslmode=").map(|(_, mode)| mode.split('&').next().unwrap_or_default());
@@ -211,11 +217,13 @@ mod tests {
             "postgres://u:secret@127.0.0.1/i",
             "postgres://u@127.0.0.1/i?password=secret",
             "mysql://u@127.0.0.1/i",
+            "postgres:///i",
         ] {
             assert!(check_url(refused).is_err(), "{refused}");
         }
         assert_eq!(check_url("postgres://u@db.example.com/i?sslrootcert=/ca.pem"), Ok(()));
         assert_eq!(check_url("postgres://u@[::1]:5432/i?sslmode=disable"), Ok(()));
+        assert_eq!(check_url("postgres:///i?host=%2Frun%2Fpostgresql&sslmode=disable"), Ok(()));
     }
 
     #[test]

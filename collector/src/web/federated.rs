@@ -154,7 +154,9 @@ pub(super) async fn oidc_callback(
             }
             Err(error @ OidcError::Unavailable(_)) => Err(unavailable(provider, &error)),
             Err(error) => {
-                let detail = format!("You are not signed in: {error}. Begin anew; if it goes on, tell whoever runs the collector.");
+                let detail = format!(
+                    "You are not signed in: {error}. Begin anew; if it goes on, tell whoever runs the collector."
+                );
                 refuse(&state, &visitor, provider, &detail).await
             }
         }

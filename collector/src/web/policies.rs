@@ -45,10 +45,6 @@ impl Standing {
         policies::written(&self.labels)
     }
 
-    fn is_refused(&self) -> bool {
-        !self.said.refusal.is_empty()
-    }
-
     /// The host goes by its newest order.
     fn is_obeyed(&self) -> bool {
         self.order.as_ref().is_none_or(|order| order.issue == self.said.issue)
@@ -58,10 +54,11 @@ impl Standing {
         match (&self.order, self.said.accepts.as_str()) {
             (None, _) => "its own",
             (Some(_), "off" | "") => "not accepted",
-            _ if self.is_refused() => "refused",
-            _ if !self.is_obeyed() => "not in force",
-            (Some(_), "observe") => "observed",
-            _ => "in force",
+            _ if self.is_obeyed() && self.said.accepts == "observe" => "observed",
+            _ if self.is_obeyed() => "in force",
+            // Something else may have been refused meanwhile, such as an order that was played back.
+            (Some(order), _) if order.issue == self.said.refused => "refused",
+            _ => "not in force",
         }
     }
 

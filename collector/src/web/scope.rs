@@ -8,7 +8,7 @@ use axum::http::Method;
 /// A part of the API that a token can be confined to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Seeing sessions, commands, hosts, rules, policies, findings and the ledger's proofs.
+    /// Seeing sessions, commands, hosts, rules, policies, findings, outputs and the ledger's proofs.
     Read,
     /// Taking recordings out: exports and evidence bundles.
     Export,
@@ -97,12 +97,13 @@ pub(super) fn needs(method: &Method, path: &str) -> Needs {
         ["api", "v1", "sessions", _, "end"] => Needs::One(Scope::End),
         ["api", "v1", "users" | "enrolment-tokens" | "tokens" | "sign-ins", ..]
         | ["api", "v1", "agents", _, "revoke"] => Needs::One(Scope::Administer),
-        ["api", "v1", "sessions" | "commands" | "agents" | "rules" | "ledger" | "findings", ..]
-        | ["api", "v1", "policy-sets" | "policy-assignments", ..]
-            if reads =>
-        {
-            Needs::One(Scope::Read)
-        }
+        [
+            "api",
+            "v1",
+            "sessions" | "commands" | "agents" | "rules" | "ledger" | "findings" | "outputs" | "policy-sets"
+            | "policy-assignments",
+            ..,
+        ] if reads => Needs::One(Scope::Read),
         _ => Needs::All,
     }
 }

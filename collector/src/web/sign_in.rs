@@ -96,7 +96,7 @@ pub(super) async fn page(
     let mut page = SignInPage::new(&state, &visitor, back);
     page.recovery = !page.local && params.get("recovery").is_some();
     if let Some(provider) = params.get("left").and_then(|name| state.config.providers.get(name)) {
-        let url = provider.sign_out_url().await.unwrap_or_default();
+        let url = provider.sign_out_url().unwrap_or_default();
         page.left = Some(Left { label: provider.label(), url });
     }
     show(StatusCode::OK, &page)

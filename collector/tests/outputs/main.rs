@@ -231,3 +231,81 @@ async fn a_receiver_that_never_answers_holds_nobody_up_and_gets_it_later() {
     silent.answer(200);
     until(&silent).await;
 }
+
+/// Runs a command on a state directory; gives what it prints, as JSON.
+fn ask(state: &Path, arguments: &[&str]) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_interlock-collector"))
+        .arg("--state")
+        .arg(state)
+        .args(arguments)
+        .arg("--json")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {text}{complaints}");
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_ask_what_the_api_asks() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let config = interlock_collector::config::Config {
+        state: state.clone(),
+        name: Some("collector.test".into()),
+        ..interlock_collector::config::Config::default()
+    };
+    let parts = interlock_collector::serve::open(&config).await.unwrap();
+    let store = &parts.intake.store;
+    let mut host = SampleHost::enrol(store, "bastion-1", 1).await.unwrap();
+    let commands = vec![("DROP TABLE x".into(), "deny", "no-drops", ""), (HOSTILE.into(), "allow", "", "")];
+    let session = host
+        .session(store, &SampleSession { commands, ..SampleSession::default() })
+        .await
+        .unwrap()
+        .to_string();
+    host.session(store, &SampleSession { user: "other".into(), ..SampleSession::default() }).await.unwrap();
+    let mut write = store.write().await.unwrap();
+    write.add_finding(&host.id, "gap", "event 3 is missing", None).await.unwrap();
+    write.add_output("siem").await.unwrap();
+    write.commit().await.unwrap();
+
+    assert_eq!(ask(&state, &["sessions", "list"]).len(), 2);
+    let denied = ask(&state, &["sessions", "list", "--verdict", "deny", "--host", "bastion-1"]);
+    assert_eq!((denied.len(), &denied[0]["id"]), (1, &Value::from(session.as_str())));
+    assert_eq!(ask(&state, &["sessions", "list", "--user", "other", "--limit", "1"]).len(), 1);
+    let events = ask(&state, &["sessions", "show", &session]);
+    assert_eq!(events.last().unwrap()["event"], "session_ended");
+    let found = ask(&state, &["commands", "--text", "drop", "--rule", "no-drops"]);
+    assert_eq!((found.len(), &found[0]["text"]), (1, &Value::from("DROP TABLE x")));
+    assert_eq!(ask(&state, &["rules"])[0]["rule"], "no-drops");
+    assert_eq!(ask(&state, &["findings"])[0]["detail"], "event 3 is missing");
+    assert_eq!(ask(&state, &["outputs", "list"])[0]["state"], "not configured");
+    assert_eq!(ask(&state, &["host-events", "bastion-1"]).len(), 0);
+    let looked = ask(&state, &["audit", "--action", "session.view"]);
+    assert_eq!((looked.len(), &looked[0]["target"]), (1, &Value::from(session.as_str())));
+    // For people nothing gets through to the terminal; what is misspelt is refused.
+    for (arguments, says) in [
+        (["commands", "--verdict", "denied"], "verdict is allow, deny or hold"),
+        (["commands", "--since", "yesterday"], "since is a time"),
+        (["sessions", "show", "nonsense"], "there is no session"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_interlock-collector"))
+            .arg("--state")
+            .arg(&state)
+            .args(arguments)
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && complaint.contains(says), "{arguments:?}: {complaint}");
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_interlock-collector"))
+        .arg("--state")
+        .arg(&state)
+        .args(["sessions", "show", &session])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
+}

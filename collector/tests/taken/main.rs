@@ -4,6 +4,7 @@
 mod evidence;
 mod fair;
 mod hostile;
+mod identities;
 mod intake;
 mod kept;
 #[path = "../../../recording/tests/support/mod.rs"]

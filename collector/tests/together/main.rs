@@ -5,16 +5,23 @@
 mod evidence;
 #[path = "../taken/hostile.rs"]
 mod hostile;
+#[path = "../taken/identities.rs"]
+mod identities;
 #[path = "../taken/intake.rs"]
 mod intake;
 mod kept;
 #[path = "../../../recording/tests/support/mod.rs"]
 mod made;
 mod moved;
+mod outputs;
 mod process;
+#[path = "../outputs/receivers.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "here only the HTTP server is told")]
+mod receivers;
 #[path = "../taken/retention.rs"]
 mod retention;
 mod scale;
 mod search;
+mod statements;
 #[path = "../taken/support.rs"]
 mod support;

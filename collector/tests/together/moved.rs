@@ -44,7 +44,8 @@ async fn embedded(state: &Path) -> Config {
 /// The target, with the source's keys.
 fn give_keys(from: &Path, to: &Config) {
     let keys = to.keys.as_ref().expect("keys");
-    for file in ["keys/ledger.key", "authority/authority.key", "authority/authority.crt"] {
+    for file in ["keys/ledger.key", "keys/policies.key", "authority/authority.key", "authority/authority.crt"]
+    {
         let name = Path::new(file).file_name().expect("a name");
         std::fs::copy(from.join(file), keys.join(name)).expect("copied");
     }

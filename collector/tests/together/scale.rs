@@ -150,7 +150,17 @@ async fn one_of_three_is_killed_another_stopped_and_nothing_is_lost_or_twice() {
     let killed = several
         .kept
         .postgres
-        .admin("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'interlock-collector'")
+        .admin(&format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE application_name = 'interlock-collector' AND datname = '{}'",
+            several
+                .own
+                .config
+                .store
+                .as_ref()
+                .and_then(|store| store.database.rsplit('/').next())
+                .expect("a name")
+        ))
         .expect("ended");
     assert_ne!(killed, "0");
     reached(7).await;
@@ -292,6 +302,8 @@ async fn a_collector_that_does_not_fit_does_not_start() {
     refused(&other, "another ledger's").await;
     // The ledger's is the same, the authority's is not.
     std::fs::copy(state.path().join("shared/ledger.key"), keys.join("ledger.key")).expect("copied");
+    refused(&other, "policies.key is").await;
+    std::fs::copy(state.path().join("shared/policies.key"), keys.join("policies.key")).expect("copied");
     refused(&other, "other collectors'").await;
     other = config.clone();
     other.name = Some("another".into());

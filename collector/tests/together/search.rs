@@ -94,7 +94,7 @@ const QUESTIONS: &[&str] = &[
     "\\",
 ];
 
-async fn fill(store: &Store) {
+pub(crate) async fn fill(store: &Store) {
     let mut host = SampleHost::enrol(store, "bastion", 5).await.expect("enrolled");
     for (number, text) in texts().into_iter().enumerate() {
         let session = SampleSession {

@@ -393,3 +393,38 @@ fn long_streams_are_stored_in_blocks() {
     assert_eq!(stream[..5], [0, 0xff, 0xff, 0, 0]);
     assert_eq!(stream[65_540], 1);
 }
+
+/// Whatever is done to an answer on its way, what is believed of it is what was signed.
+#[test]
+fn no_change_of_a_character_changes_what_is_believed() {
+    let forge = Forge::new();
+    let provider = provider(&forge);
+    let told = Told::default();
+    let plain = told.response(&told.assertion());
+    for answer in [forge.answer(&told), forge.sign(&plain, "_response")] {
+        let right = provider.consume(&posted(&answer)).unwrap();
+        let (mut believed, mut tried) = (0, 0);
+        for at in (0..answer.len()).step_by(2) {
+            let (before, after) = (&answer[..at], &answer[at + 1..]);
+            for changed in [
+                format!("{before}{after}"),
+                format!("{before}x{after}"),
+                format!("{before}<!---->{}", &answer[at..]),
+                before.to_owned(),
+            ] {
+                tried += 1;
+                if let Ok(proven) = provider.consume(&posted(&changed)) {
+                    believed += 1;
+                    assert_eq!(proven.identity.subject, right.identity.subject, "{changed}");
+                    assert_eq!(proven.identity.groups, right.identity.groups, "{changed}");
+                    assert_eq!(
+                        (&proven.request, &proven.assertion),
+                        (&right.request, &right.assertion),
+                        "{changed}"
+                    );
+                }
+            }
+        }
+        assert!(believed > 0 && believed < tried / 4, "{believed} of {tried} were believed");
+    }
+}

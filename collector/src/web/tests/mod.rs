@@ -2,6 +2,7 @@
 
 mod access;
 mod exported;
+mod fake;
 mod federated;
 mod policies;
 mod saml;

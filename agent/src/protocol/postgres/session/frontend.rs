@@ -101,7 +101,7 @@ impl Core {
             self.pending.truncate(before.0);
             self.names.take_back(before.1);
             self.described = None;
-            self.to_hold = None;
+            self.holds.to_hold = None;
             (self.from_client, self.summary) = (before.2, before.3);
             self.refuse_all = Some(Refusal::own(
                 "53100",

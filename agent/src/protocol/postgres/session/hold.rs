@@ -24,17 +24,38 @@ use super::refusal::Refusal;
 use super::statements::Prepared;
 use super::{Core, Phase};
 use crate::approval::{
-    self, CancelKey, Covered, DeskError, Event, Grant, Outcome, Shape, Shown, Ticket, Withdrawal,
+    self, CancelKey, Covered, Desk, DeskError, Event, Grant, Outcome, Shape, Shown, Ticket, Withdrawal,
 };
-use crate::policy::{Decision, Scope, Terms, Verdict};
+use crate::policy::{Decision, Destination, Scope, Terms, Verdict};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
 use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
 use crate::sql::{Class, Kind, Statement};
 use crate::tls::Stream;
 
-use self::operation::OWN;
-pub(super) use self::operation::{Operation, surroundings};
+pub(super) use self::operation::Operation;
+use self::operation::{OWN, surroundings};
+
+/// A flow's part in it.
+pub(super) struct Holds {
+    /// Where what is held is decided on.
+    pub(super) desk: Arc<Desk>,
+    server: Destination,
+    /// What is to be held once all before it is recorded.
+    pub(super) to_hold: Option<Box<approval::Request>>,
+    /// What is held.
+    pub(super) held: Option<Held>,
+    /// A digest of what may change what texts mean: settings, roles, the catalog.
+    surroundings: [u8; 32],
+}
+
+impl Holds {
+    /// For a flow to `server` that begins with these parameters.
+    pub(super) fn new(desk: Arc<Desk>, server: Destination, parameters: &[(String, String)]) -> Box<Self> {
+        let surroundings = surroundings(parameters);
+        Box::new(Self { desk, server, to_hold: None, held: None, surroundings })
+    }
+}
 
 /// A command that waits, or has waited.
 pub(super) struct Held {
@@ -155,12 +176,12 @@ fn span(time: Duration) -> String {
 impl Core {
     /// A command waits for approval.
     pub(super) fn waits(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| matches!(held.state, State::Waiting(_)))
+        self.holds.held.as_ref().is_some_and(|held| matches!(held.state, State::Waiting(_)))
     }
 
     /// What becomes of an operation that `decision` holds.
     pub(super) fn hold(&mut self, decision: &Decision, operation: &Operation<'_>) -> Holding {
-        let held = self.held.take_if(|held| !matches!(held.state, State::Waiting(_)));
+        let held = self.holds.held.take_if(|held| !matches!(held.state, State::Waiting(_)));
         let Some(terms) = &decision.approval else {
             return Holding::Refuse(Refusal::by_rule(decision), None);
         };
@@ -182,7 +203,7 @@ impl Core {
             return Holding::Pass(Arc::new(Approved { recorded, terms: Arc::clone(terms) }));
         }
         let shape = self.shape(operation);
-        if let Some(grant) = self.desk.granted(self.log.session().id(), shape, terms) {
+        if let Some(grant) = self.holds.desk.granted(self.log.session().id(), shape, terms) {
             let scope = match grant.covered {
                 Covered::Shape(..) => Scope::Shape.word(),
                 Covered::Session(_) => Scope::Session.word(),
@@ -196,10 +217,10 @@ impl Core {
             };
             return Holding::Pass(Arc::new(Approved { recorded, terms: Arc::clone(terms) }));
         }
-        self.to_hold = Some(Box::new(approval::Request {
+        self.holds.to_hold = Some(Box::new(approval::Request {
             subject: Arc::clone(&self.subject),
-            server: self.server.address,
-            hosts: self.server.hosts.clone(),
+            server: self.holds.server.address,
+            hosts: self.holds.server.hosts.clone(),
             session: self.log.session().id(),
             shown: Shown {
                 message: decision.message.as_deref().unwrap_or_default().to_owned(),
@@ -209,10 +230,10 @@ impl Core {
             terms: Arc::clone(terms),
             shape,
             likeness: self.likeness(operation),
-            cancel: self
-                .cancel
-                .as_deref()
-                .map(|cancel: &Cancel| CancelKey { server: self.server.address, key: cancel.key().clone() }),
+            cancel: self.cancel.as_deref().map(|cancel: &Cancel| CancelKey {
+                server: self.holds.server.address,
+                key: cancel.key().clone(),
+            }),
             bytes: 0,
         }));
         Holding::Wait
@@ -220,19 +241,19 @@ impl Core {
 
     /// What was held does not need its approval any more: the policies have changed.
     pub(super) fn forget_held(&mut self) {
-        self.held.take_if(|held| !matches!(held.state, State::Waiting(_)));
+        self.holds.held.take_if(|held| !matches!(held.state, State::Waiting(_)));
     }
 
     /// Asks for what is to be held, everything before it being recorded and on its way. Says whether that
     /// is decided already.
     pub(super) fn begin_holding(&mut self, pipe: &mut Pipe) -> bool {
-        let Some(mut request) = self.to_hold.take() else { return false };
+        let Some(mut request) = self.holds.to_hold.take() else { return false };
         let length = Header::read(pipe.undecided()).ok().flatten().map_or(0, Header::total);
         request.bytes = length.saturating_add(OWN);
         let (shown, digest) = (request.shown.clone(), request.digest);
-        let (terms, remind) = (Arc::clone(&request.terms), self.desk.remind());
+        let (terms, remind) = (Arc::clone(&request.terms), self.holds.desk.remind());
         let mut held = Held::new(&request, State::Failed(unrecorded()), remind);
-        match self.desk.ask(*request) {
+        match self.holds.desk.ask(*request) {
             Err(error) => held.state = State::Failed(not_asked(&error, &held.rules())),
             Ok(ticket) => {
                 let id = ticket.id().to_string();
@@ -254,7 +275,7 @@ impl Core {
             }
         }
         let waits = matches!(held.state, State::Waiting(_));
-        self.held = Some(Box::new(held));
+        self.holds.held = Some(held);
         if waits && self.pending.len() > 0 {
             // So that what came before it is answered while it waits.
             codec_flush(pipe);
@@ -264,7 +285,7 @@ impl Core {
 
     /// Looks at what has become of the held command. Ready when it is decided.
     pub(super) fn poll_held(&mut self, cx: &mut Context<'_>, client: &Stream) -> Poll<()> {
-        let Some(held) = &mut self.held else { return Poll::Pending };
+        let Some(held) = &mut self.holds.held else { return Poll::Pending };
         let State::Waiting(ticket) = &mut held.state else { return Poll::Pending };
         if self.pending.skips() {
             ticket.withdraw(because("an earlier command of the pipeline failed"));
@@ -290,7 +311,7 @@ impl Core {
         }
         if held.remind.as_mut().poll(cx).is_ready() {
             held.tell();
-            let next = tokio::time::Instant::now() + self.desk.remind();
+            let next = tokio::time::Instant::now() + self.holds.desk.remind();
             held.remind.as_mut().reset(next);
             // Registers with the timer.
             if held.remind.as_mut().poll(cx).is_ready() {
@@ -302,7 +323,7 @@ impl Core {
 
     /// Records what was decided, and puts in force what covers more than the one command.
     fn over(&mut self, id: approval::Id, outcome: Outcome) {
-        let Some(held) = &mut self.held else { return };
+        let Some(held) = &mut self.holds.held else { return };
         let request = id.to_string();
         let waited = held.since.elapsed();
         let decided = ApprovalDecided { request: &request, outcome: &outcome, waited };
@@ -333,7 +354,7 @@ impl Core {
             };
             if let Some(covered) = covered {
                 let by = held.by.clone().into();
-                self.desk.grant(Grant { request: id, by, terms: Arc::clone(&held.terms), covered });
+                self.holds.desk.grant(Grant { request: id, by, terms: Arc::clone(&held.terms), covered });
             }
         }
         held.state = State::Over(id, outcome);
@@ -344,12 +365,12 @@ impl Core {
         if self.from_server.left > 0 || self.phase != Phase::Ready {
             return None;
         }
-        self.held.as_mut()?.notice.take()
+        self.holds.held.as_mut()?.notice.take()
     }
 
     /// The flow ends: what waits is withdrawn.
     pub(super) fn end_holding(&mut self, error: Option<&SessionError>) {
-        if let Some(Held { state: State::Waiting(ticket), .. }) = self.held.as_deref_mut() {
+        if let Some(Held { state: State::Waiting(ticket), .. }) = self.holds.held.as_mut() {
             ticket.withdraw(match error {
                 Some(error) => Withdrawal::Because(error.to_string().into()),
                 None => because("the server has closed the connection"),
@@ -363,12 +384,12 @@ impl Core {
                 self.over(id, outcome);
             }
         }
-        self.desk.session_ended(self.log.session().id());
+        self.holds.desk.session_ended(self.log.session().id());
     }
 
     /// Before the server's last words: that they came while the agent held a command back.
     pub(super) fn explain_end(&mut self) {
-        let Some(held) = &self.held else { return };
+        let Some(held) = &self.holds.held else { return };
         let State::Waiting(ticket) = &held.state else { return };
         let message = format!(
             "interlock: the server ended the connection while the agent held a command back for approval {} \
@@ -397,13 +418,13 @@ impl Core {
             return;
         }
         let mut hash = Sha256::new();
-        hash.update(self.surroundings);
+        hash.update(self.holds.surroundings);
         hash.update(prepared.text.as_bytes());
         if prepared.text.contains('$') {
             // What its parameters were is not looked at here.
             hash.update(self.log.session().id().to_string());
         }
-        self.surroundings = hash.finalize().into();
+        self.holds.surroundings = hash.finalize().into();
     }
 }
 

@@ -39,7 +39,7 @@ use self::broker::Brokered;
 use self::cancel::Cancel;
 use self::catalog::{Catalog, Changes, Reading};
 use self::frontend::LastDescribed;
-use self::hold::Held;
+use self::hold::Holds;
 use self::lexing::Lexing;
 use self::log::Log;
 use self::made::Made;
@@ -49,11 +49,9 @@ use self::pipe::{Edit, Pipe};
 use self::refusal::Refusal;
 use self::statements::Names;
 use super::codec::CodecError;
-use crate::approval::{self, Desk};
 use crate::identity::Subject;
 use crate::mask::Fired;
 use crate::mask::copy::CopyMasker;
-use crate::policy::Destination;
 use crate::protocol::{FlowContext, Limits, PolicyHandle, Rules, SessionError, Summary};
 use crate::record::EndReason;
 use crate::sql;
@@ -299,15 +297,8 @@ struct Core {
     /// The client has closed its side.
     client_left: bool,
     sasl: scram::Sasl,
-    /// Where what is held is decided on.
-    desk: Arc<Desk>,
-    server: Box<Destination>,
-    /// What is to be held once all before it is recorded.
-    to_hold: Option<Box<approval::Request>>,
-    /// What is held.
-    held: Option<Box<Held>>,
-    /// A digest of what may change what texts mean: settings, roles, the catalog.
-    surroundings: [u8; 32],
+    /// What concerns commands that wait for approval.
+    holds: Box<Holds>,
 }
 
 /// What is recorded of a log-in. An open flow does not keep it.
@@ -347,9 +338,7 @@ struct Opened {
     received: u64,
     legs: Legs,
     brokered: Option<Box<Brokered>>,
-    desk: Arc<Desk>,
-    server: Box<Destination>,
-    surroundings: [u8; 32],
+    holds: Box<Holds>,
 }
 
 impl Core {
@@ -404,11 +393,7 @@ impl Core {
             })),
             login_failed: false,
             client_left: false,
-            desk: opened.desk,
-            server: opened.server,
-            to_hold: None,
-            held: None,
-            surroundings: opened.surroundings,
+            holds: opened.holds,
         }
     }
 

@@ -75,6 +75,7 @@ impl Bench {
         };
         let packet = b"\0\0\0\x10\0\x03\0\0user\0u\0\0";
         let Ok(Some((Packet::Startup(startup), _))) = startup::read(packet) else { panic!() };
+        let desk = crate::approval::Desk::new(Config::default().approvals.bounds());
         let mut core = Core::new(Opened {
             subject: Arc::default(),
             policy: PolicyHandle::fixed(Arc::clone(&flow)),
@@ -91,9 +92,7 @@ impl Bench {
             received: 0,
             legs: Legs::default(),
             brokered: None,
-            desk: crate::approval::Desk::new(Config::default().approvals.bounds()),
-            server: Box::new(destination),
-            surroundings: [0; 32],
+            holds: hold::Holds::new(desk, destination, &[]),
         });
         core.phase = Phase::Ready;
         core
@@ -275,10 +274,10 @@ mod held {
     }
 
     fn approve(core: &Core, scope: Scope) {
-        let list = core.desk.list(&dba(7), false);
+        let list = core.holds.desk.list(&dba(7), false);
         let id = list.first().unwrap().brief()["id"].as_str().unwrap().to_owned();
         let vote = Vote { by: dba(7), reason: "".into(), scope, seconds: 60 };
-        core.desk.approve(&id, vote).unwrap();
+        core.holds.desk.approve(&id, vote).unwrap();
     }
 
     /// Decides what waits, as the relay does.
@@ -349,9 +348,9 @@ mod held {
             pipe.append(&bind(portal, "a"));
             core.client(&mut pipe).unwrap();
             assert!(core.waits(), "{portal}");
-            core.held = None;
+            core.holds.held = None;
         }
-        assert_eq!(core.desk.waiting(), 0);
+        assert_eq!(core.holds.desk.waiting(), 0);
     }
 
     #[tokio::test]
@@ -364,9 +363,9 @@ mod held {
             pipe.append(bytes);
             core.client(&mut pipe).unwrap();
             assert!(core.waits());
-            let shown = core.desk.list(&dba(0), false);
+            let shown = core.holds.desk.list(&dba(0), false);
             let shown = serde_json::to_value(shown.first().unwrap()).unwrap();
-            core.held = None;
+            core.holds.held = None;
             shown["digest"].as_str().unwrap().to_owned()
         };
         let texts = ["select held", "select held ", "select held -- a", "SELECT held"];
@@ -406,16 +405,18 @@ mod held {
         let mut core = bench.core(false);
         let mut pipe = Pipe::default();
         let long = message(b'Q', format!("select '{}'\0", "x".repeat(4000)).as_bytes());
-        let full = (0..100).any(|_| {
-            pipe.append(&long);
-            core.client(&mut pipe).unwrap();
-            pipe.take_outgoing() != long
-        });
-        assert!(full);
+        for text in [long, message(b'Q', b"select 1\0")] {
+            let full = (0..1000).any(|_| {
+                pipe.append(&text);
+                core.client(&mut pipe).unwrap();
+                pipe.take_outgoing() != text
+            });
+            assert!(full);
+        }
         pipe.append(&message(b'Q', b"select held\0"));
         core.client(&mut pipe).unwrap();
         let out = pipe.take_outgoing();
-        assert!(!core.waits() && core.desk.waiting() == 0);
+        assert!(!core.waits() && core.holds.desk.waiting() == 0);
         assert!(
             out.windows(17).any(|window| window == b"interlock refused")
                 && !out.windows(4).any(|w| w == b"held")

@@ -82,7 +82,7 @@ impl Core {
         }
         hash.text(&subject.unit);
         hash.text(&subject.container);
-        hash.text(&self.server.address.to_string());
+        hash.text(&self.holds.server.address.to_string());
         hash.text(&self.database);
         hash.text(&self.user);
     }
@@ -107,13 +107,13 @@ impl Core {
         let mut hash = Parts::new("interlock shape 1");
         self.who_and_where(&mut hash);
         hash.text(&self.scripts.template(&prepared.text));
-        hash.bytes(&self.surroundings);
+        hash.bytes(&self.holds.surroundings);
         Some(Shape(hash.finish()))
     }
 
     pub(super) fn likeness(&self, operation: &Operation<'_>) -> [u8; 32] {
         let mut hash = Parts::new("interlock likeness 1");
-        hash.text(&self.server.address.to_string());
+        hash.text(&self.holds.server.address.to_string());
         hash.text(&self.database);
         match operation.statements {
             [] => hash.text(operation.text),
@@ -255,7 +255,7 @@ impl Parts {
 }
 
 /// The digest of a flow's start-up: what its approvals of shapes begin from.
-pub(in super::super) fn surroundings(parameters: &[(String, String)]) -> [u8; 32] {
+pub(super) fn surroundings(parameters: &[(String, String)]) -> [u8; 32] {
     let mut hash = Parts::new("interlock surroundings 1");
     for (name, value) in parameters.iter().filter(|(name, _)| name != "application_name") {
         hash.text(name);
