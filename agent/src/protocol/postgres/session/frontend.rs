@@ -103,11 +103,11 @@ impl Core {
             self.described = None;
             self.holds.to_hold = None;
             (self.from_client, self.summary) = (before.2, before.3);
-            self.refuse_all = Some(Refusal::own(
+            self.refuse_all = Some(Box::new(Refusal::own(
                 "53100",
                 "refused: the command could not be recorded",
                 "The agent's log on this host says why; `interlock status` shows the space in use.",
-            ));
+            )));
             let scanned = self.scan_client(pipe.undecided());
             self.refuse_all = None;
             self.log.flush_refused();

@@ -339,7 +339,7 @@ impl Core {
     fn note(&mut self, mut note: Note, held: Option<Holding>) -> Ruling {
         let mut approved = None;
         let refusal = match (&self.refuse_all, held) {
-            (Some(refusal), _) => Some(refusal.clone()),
+            (Some(refusal), _) => Some(Refusal::clone(refusal)),
             (None, Some(Holding::Pass(approval))) => {
                 note.decision = Arc::new(note.decision.approved());
                 note.approval = Some(approval.recorded.clone());

@@ -261,7 +261,7 @@ struct Core {
     summary: Summary,
     scripts: Arc<sql::Cache>,
     /// Why every command is refused: the recording does not take them.
-    refuse_all: Option<Refusal>,
+    refuse_all: Option<Box<Refusal>>,
     /// Masked columns, once known.
     catalog: Option<Catalog>,
     /// It has to be read again before it is next relied on.
