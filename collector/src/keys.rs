@@ -61,12 +61,18 @@ pub fn create(directory: &Path, name: &str) -> anyhow::Result<String> {
 
 /// Reads the keys in a directory that all collectors have the same of.
 fn load(directory: &Path, name: &str) -> anyhow::Result<Keys> {
-    if let Some(lost) = FILES.into_iter().find(|file| !directory.join(file).exists()) {
+    for file in FILES {
+        let path = directory.join(file);
+        if path.try_exists().with_context(|| {
+            format!("{} cannot be looked at: who runs this must be able to read it", path.display())
+        })? {
+            continue;
+        }
         anyhow::bail!(
             "{} is missing. All collectors of a ledger have the same keys: `interlock-collector keys create DIR` makes \
              them once, and each gets a copy. Those of a collector that was moved here are in keys/ and authority/ of \
              its state directory",
-            directory.join(lost).display()
+            path.display()
         );
     }
     Ok(Keys {

@@ -235,6 +235,11 @@ pub fn agents_url(config: &Config) -> String {
 
 /// The address that people use.
 pub(crate) fn web_url(config: &Config, listens: std::net::SocketAddr) -> String {
+    let host = host_name();
+    let listens = match listens.ip().is_unspecified() && !host.is_empty() {
+        true => format!("{host}:{}", listens.port()),
+        false => listens.to_string(),
+    };
     match (&config.web.url, &config.web.tls) {
         (Some(url), _) => url.trim_end_matches('/').to_owned(),
         (None, Some(_)) => format!("https://{listens}"),

@@ -22,9 +22,12 @@ pub(super) enum Command {
     Label {
         /// The host's id, its beginning, or its name.
         host: String,
-        /// Labels such as env=prod,tier=db; none when left out.
-        #[arg(default_value = "")]
-        labels: String,
+        /// Labels such as env=prod,tier=db.
+        #[arg(required_unless_present = "none")]
+        labels: Option<String>,
+        /// Take all labels from it.
+        #[arg(long, conflicts_with = "labels")]
+        none: bool,
         /// Why; it stands in the ledger.
         #[arg(long)]
         reason: String,
@@ -127,9 +130,9 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             output::print(&output::table(&head, &rows));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Label { host, labels, reason } => {
+        Command::Label { host, labels, none: _, reason } => {
             let agent = find(&agents, &host)?;
-            let labels = policies::parse_given(&labels)?;
+            let labels = policies::parse_given(&labels.unwrap_or_default())?;
             policies::set_labels(&parts.intake, by(&actor()), &agent.host, &labels, &reason).await?;
             output::print(&format!("{} ({}): {}\n", agent.name, agent.host, policies::written(&labels)));
             Ok(ExitCode::SUCCESS)

@@ -11,6 +11,11 @@ pub(super) fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
+/// Passes on, on standard error, what another program has said.
+pub(super) fn warn(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Says on standard error what went wrong.
 pub(super) fn complain(message: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "interlock-collector: {message}");

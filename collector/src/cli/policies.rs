@@ -161,21 +161,24 @@ fn read(directory: &Path) -> anyhow::Result<PolicyFiles> {
 
 /// Has the agent's program check the policies.
 fn have_checked(checker: &Path, directory: &Path) -> anyhow::Result<()> {
-    let output = std::process::Command::new(checker).args(["policy", "check"]).arg(directory).output();
-    let output = output.with_context(|| {
+    let checked = std::process::Command::new(checker).args(["policy", "check"]).arg(directory).output();
+    let checked = checked.with_context(|| {
         format!(
             "cannot have the policies checked by {}: name the agent's program with --checker, or push with \
              --unchecked",
             checker.display()
         )
     })?;
-    if output.status.success() {
+    if checked.status.success() {
+        // Warnings: whoever pushes is to see them.
+        output::warn(&String::from_utf8_lossy(&checked.stdout));
+        output::warn(&String::from_utf8_lossy(&checked.stderr));
         return Ok(());
     }
     anyhow::bail!(
         "the policies are not in order, so nothing was pushed:\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
+        String::from_utf8_lossy(&checked.stdout),
+        String::from_utf8_lossy(&checked.stderr)
     )
 }
 
