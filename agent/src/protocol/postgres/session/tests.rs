@@ -6,11 +6,12 @@ use super::*;
 use crate::config::Config;
 use crate::mask::{Detector, HashKey, MaskSet, Transform};
 use crate::operation::Operation;
-use crate::policy::{Decision, Destination, Terms, Verdict};
+use crate::policy::{Decision, Destination, Quorum, Terms, Verdict};
 use crate::protocol::postgres::startup::{self, Packet};
 use crate::record::{FlowStart, Recorder};
 
-/// Refuses what says `forbidden`, and holds what says `held`.
+/// Refuses what says `forbidden`, and holds what says `held`: what says `strict` too for others to approve, and
+/// what says `never` for nobody.
 struct Policy {
     masks: Arc<MaskSet>,
 }
@@ -30,7 +31,14 @@ impl Rules for Policy {
             message: None,
             matched: Vec::new(),
             observed: Vec::new(),
-            approval: held.then(|| Arc::new(Terms::sample())),
+            approval: (held && !operation.text.contains("never")).then(|| {
+                let mut terms = Terms::sample();
+                if operation.text.contains("strict") {
+                    let quorum = |quorum: &mut Quorum| quorum.groups = Box::new(["sec".into()]);
+                    terms.quorums.iter_mut().for_each(quorum);
+                }
+                Arc::new(terms)
+            }),
         }
     }
 
@@ -394,6 +402,47 @@ mod held {
         core.client(&mut other).unwrap();
         assert!(core.waits());
         assert_eq!(other.take_outgoing(), message(b'H', b""));
+    }
+
+    #[tokio::test]
+    async fn where_it_cannot_be_told_which_runs_all_have_a_say() {
+        let parse = |text: &str| message(b'P', format!("s\0{text}\0\0\0").as_bytes());
+        let sync = message(b'S', b"");
+        let bench = Bench::new();
+        for (first, second) in [("held lax", "held strict"), ("held strict", "held lax")] {
+            let mut core = bench.core(false);
+            let mut pipe = Pipe::default();
+            let texts = [first, second].map(|text| format!("select $1 as \"{text}\""));
+            pipe.append(
+                &[parse(&texts[0]), sync.clone(), parse(&texts[1]), sync.clone(), bind("", "x")].concat(),
+            );
+            core.client(&mut pipe).unwrap();
+            assert!(core.waits());
+            let shown = core.holds.desk.list(&dba(0), false);
+            let shown = serde_json::to_value(shown.first().unwrap()).unwrap();
+            let needs = shown["needs"].as_str().unwrap();
+            assert!(needs.contains("one of dba") && needs.contains("one of sec"), "{needs}");
+            let text = shown["text"].as_str().unwrap();
+            assert!(texts.iter().all(|one| text.contains(one)), "{text}");
+            assert_eq!(shown["statements"].as_array().unwrap().len(), 2);
+            approve(&core, Scope::Session);
+            assert_eq!(core.holds.desk.waiting(), 1);
+        }
+        // What nobody may approve is not approved as something else.
+        let decision = |text: &str| {
+            let policy = Policy { masks: Arc::new(MaskSet::builder().build(&HashKey::new(&[1; 32]))) };
+            let operation = Operation {
+                protocol: crate::operation::Protocol::Postgres,
+                user: "u".into(),
+                database: "d".into(),
+                text: text.into(),
+                script: Arc::default(),
+                params: Arc::default(),
+            };
+            policy.decide(&operation, &Subject::default())
+        };
+        assert_eq!(decision("held").held_with(&decision("held never")).approval, None);
+        assert_eq!(decision("held").held_with(&decision("held")), decision("held"));
     }
 
     #[tokio::test]
