@@ -371,11 +371,11 @@ fn word(writer: &mut Writer<'_>, field: u32, value: impl Serialize) {
 fn approver(writer: &mut Writer<'_>, by: &Approver) {
     writer.string(1, &by.name);
     writer.uint(2, by.person.uid.into());
-    if let Some(login) = by.person.login_uid {
+    if let Some(login) = by.person.login() {
         writer.always_uint(3, login.into());
     }
     writer.string(4, &by.login);
-    if let Some(session) = by.person.login_session {
+    if let Some(session) = by.person.session() {
         writer.always_uint(5, session.into());
     }
     by.groups.iter().for_each(|group| writer.always_string(6, group));

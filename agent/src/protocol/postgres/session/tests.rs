@@ -277,7 +277,7 @@ mod held {
     }
 
     fn dba(uid: u32) -> Approver {
-        let person = Person { uid, login_uid: None, login_session: None };
+        let person = Person { uid, login_uid: None, login_session: None, confirmed: false };
         Approver { person, name: "d".into(), login: "".into(), groups: Box::new(["dba".into()]), via: "host" }
     }
 
