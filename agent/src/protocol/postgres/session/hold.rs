@@ -5,6 +5,7 @@
 //! policies count, and only then goes on by what was decided.
 
 mod operation;
+mod surroundings;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -21,7 +21,6 @@ use tokio::time::Sleep;
 use super::cancel::Cancel;
 use super::pipe::Pipe;
 use super::refusal::Refusal;
-use super::statements::Prepared;
 use super::{Core, Phase};
 use crate::approval::{
     self, CancelKey, Covered, Desk, DeskError, Event, Grant, Outcome, Shape, Shown, Ticket, Withdrawal,
@@ -30,11 +29,11 @@ use crate::policy::{Decision, Destination, Scope, Terms, Verdict};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
 use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
-use crate::sql::{Class, Kind, Statement};
 use crate::tls::Stream;
 
+use self::operation::OWN;
 pub(super) use self::operation::Operation;
-use self::operation::{OWN, surroundings};
+use self::surroundings::Surroundings;
 
 /// A flow's part in it.
 pub(super) struct Holds {
@@ -45,14 +44,14 @@ pub(super) struct Holds {
     pub(super) to_hold: Option<Box<approval::Request>>,
     /// What is held.
     pub(super) held: Option<Held>,
-    /// A digest of what may change what texts mean: settings, roles, the catalog.
-    surroundings: [u8; 32],
+    /// What may change what texts mean.
+    pub(super) surroundings: Surroundings,
 }
 
 impl Holds {
     /// For a flow to `server` that begins with these parameters.
     pub(super) fn new(desk: Arc<Desk>, server: Destination, parameters: &[(String, String)]) -> Box<Self> {
-        let surroundings = surroundings(parameters);
+        let surroundings = Surroundings::new(parameters);
         Box::new(Self { desk, server, to_hold: None, held: None, surroundings })
     }
 }
@@ -401,30 +400,6 @@ impl Core {
         let hint = "The server saw an idle connection: look at idle_in_transaction_session_timeout and \
                     idle_session_timeout, or ask for approval outside of a transaction.";
         self.scratch.extend_from_slice(&notice(&message, hint));
-    }
-
-    /// A settings, a role or the catalog may be others from here on, so that the same text may mean
-    /// something else: approvals of a shape do not reach over that.
-    pub(super) fn note_surroundings(&mut self, prepared: &Prepared) {
-        let alters = |statement: &Statement| {
-            !statement.settings.is_empty()
-                || statement.dynamic
-                || statement.classes.contains(&Class::Ddl)
-                || statement.classes.contains(&Class::Privilege)
-                || statement.kinds.contains(&Kind::Unparsed)
-                || statement.functions.iter().any(|function| function.name == "set_config")
-        };
-        if !self.flow.can_hold() || !self.effective(prepared).statements.iter().any(alters) {
-            return;
-        }
-        let mut hash = Sha256::new();
-        hash.update(self.holds.surroundings);
-        hash.update(prepared.text.as_bytes());
-        if prepared.text.contains('$') {
-            // What its parameters were is not looked at here.
-            hash.update(self.log.session().id().to_string());
-        }
-        self.holds.surroundings = hash.finalize().into();
     }
 }
 

@@ -445,6 +445,129 @@ mod held {
         assert_eq!(decision("held").held_with(&decision("held")), decision("held"));
     }
 
+    /// Approves a shape after `before` and says whether the same text is held after `between` as well. Of each
+    /// message there is what the server answers.
+    async fn held_again(
+        bench: &Bench,
+        before: &[(Vec<u8>, Vec<u8>)],
+        between: &[(Vec<u8>, Vec<u8>)],
+    ) -> bool {
+        let (stream, _client) = client().await;
+        let mut core = bench.core(false);
+        let (mut up, mut down) = (Pipe::default(), Pipe::default());
+        let relay = |core: &mut Core, up: &mut Pipe, down: &mut Pipe, all: &[(Vec<u8>, Vec<u8>)]| {
+            for (asked, answer) in all {
+                up.append(asked);
+                core.client(up).unwrap();
+                assert!(!core.waits());
+                down.append(answer);
+                core.server(down).unwrap();
+                (up.take_outgoing(), down.take_outgoing());
+            }
+        };
+        relay(&mut core, &mut up, &mut down, before);
+        let held = query("delete from held where id = 1");
+        let status = core.status;
+        up.append(&held);
+        core.client(&mut up).unwrap();
+        assert!(core.waits());
+        approve(&core, Scope::Shape);
+        assert_eq!(go_on(&mut core, &mut up, &stream), held);
+        down.append(&done("DELETE 1", status));
+        core.server(&mut down).unwrap();
+        // As it is, it is the same shape.
+        up.append(&held);
+        core.client(&mut up).unwrap();
+        assert!(!core.waits());
+        down.append(&done("DELETE 1", status));
+        core.server(&mut down).unwrap();
+        up.take_outgoing();
+        relay(&mut core, &mut up, &mut down, between);
+        up.append(&held);
+        core.client(&mut up).unwrap();
+        core.waits()
+    }
+
+    fn query(text: &str) -> Vec<u8> {
+        message(b'Q', format!("{text}\0").as_bytes())
+    }
+
+    fn done(tag: &str, status: u8) -> Vec<u8> {
+        [message(b'C', format!("{tag}\0").as_bytes()), message(b'Z', &[status])].concat()
+    }
+
+    fn failed(status: u8) -> Vec<u8> {
+        [message(b'E', b"SERROR\0VERROR\0C22012\0Mx\0\0"), message(b'Z', &[status])].concat()
+    }
+
+    #[tokio::test]
+    async fn a_shape_does_not_reach_over_what_changes_its_meaning() {
+        let bench = Bench::new();
+        let ran = |text: &str, status| (query(text), done("X", status));
+        let set = ran("set local search_path = s", b'T');
+        let begin = ran("begin", b'T');
+        let call = (message(b'F', b"\0\0\x08\x1e\0\0\0\0\0\0"), {
+            [message(b'V', b"\xff\xff\xff\xff"), message(b'Z', b"I")].concat()
+        });
+        for (before, between, again) in [
+            (vec![], vec![ran("select 1", b'I')], false),
+            (vec![ran("set search_path = s", b'I')], vec![ran("select 1", b'I')], false),
+            (vec![], vec![ran("set search_path = s", b'I')], true),
+            // By the number of a function: set_config.
+            (vec![], vec![call.clone()], true),
+            (vec![call], vec![ran("select 1", b'I')], false),
+            // Transactions without a change.
+            (vec![begin.clone()], vec![ran("commit", b'I')], false),
+            (vec![], vec![begin.clone(), ran("rollback", b'I')], false),
+            // What was changed is undone.
+            (vec![begin.clone(), set.clone()], vec![ran("select 1", b'T')], false),
+            (vec![begin.clone(), set.clone()], vec![ran("commit", b'I')], true),
+            (vec![begin.clone(), set.clone()], vec![ran("rollback", b'I')], true),
+            (vec![begin, ran("savepoint a", b'T'), set], vec![ran("rollback to a", b'T')], true),
+        ] {
+            assert_eq!(held_again(&bench, &before, &between).await, again, "{before:?} {between:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_failed_or_is_not_answered_is_not_the_same() {
+        let bench = Bench::new();
+        let shape = |before: &[(Vec<u8>, Vec<u8>)]| {
+            let mut core = bench.core(false);
+            let (mut up, mut down) = (Pipe::default(), Pipe::default());
+            for (asked, answer) in before {
+                up.append(asked);
+                core.client(&mut up).unwrap();
+                down.append(answer);
+                core.server(&mut down).unwrap();
+            }
+            core.holds.surroundings.digest().copied()
+        };
+        let set = || query("set local search_path = s");
+        let parsed = |text: &str| {
+            let parse = message(b'P', format!("\0{text}\0\0\0").as_bytes());
+            [parse, message(b'B', b"\0\0\0\0\0\0\0\0"), message(b'E', b"\0\0\0\0\0")].concat()
+        };
+        let alone = shape(&[(set(), done("SET", b'I'))]);
+        assert!(alone.is_some() && alone == shape(&[(set(), done("SET", b'I'))]));
+        assert_eq!(shape(&[(set(), Vec::new())]), None);
+        for other in [
+            vec![],
+            vec![(set(), failed(b'I'))],
+            vec![(query("begin"), done("BEGIN", b'T')), (set(), done("SET", b'T'))],
+            vec![(query("begin"), done("BEGIN", b'T')), (query("x"), failed(b'E')), (set(), failed(b'E'))],
+            // Skipped, for what came before it has failed.
+            vec![
+                (parsed("select 1"), message(b'E', b"SERROR\0VERROR\0C22012\0Mx\0\0")),
+                (parsed("set local search_path = s"), Vec::new()),
+                (message(b'S', b""), message(b'Z', b"I")),
+            ],
+        ] {
+            let other = shape(&other);
+            assert!(other.is_some() && other != alone);
+        }
+    }
+
     #[tokio::test]
     async fn what_cannot_be_recorded_is_not_asked_for() {
         let state = tempfile::tempdir().unwrap();

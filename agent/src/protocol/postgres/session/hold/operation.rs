@@ -88,7 +88,7 @@ impl Core {
     }
 
     /// What commands have in common that an approval of this one's shape covers. `None` where its text
-    /// alone does not say what it does.
+    /// alone does not say what it does, or it is not known yet what it means.
     pub(super) fn shape(&self, operation: &Operation<'_>) -> Option<Shape> {
         let [prepared] = operation.statements else { return None };
         if !matches!(operation.step, Step::Query | Step::Bind | Step::Execute) {
@@ -107,7 +107,7 @@ impl Core {
         let mut hash = Parts::new("interlock shape 1");
         self.who_and_where(&mut hash);
         hash.text(&self.scripts.template(&prepared.text));
-        hash.bytes(&self.holds.surroundings);
+        hash.bytes(self.holds.surroundings.digest()?);
         Some(Shape(hash.finish()))
     }
 
@@ -227,39 +227,29 @@ fn clipped(text: &str, most: usize) -> &str {
 }
 
 /// A digest over parts that cannot run into one another.
-struct Parts(Sha256);
+pub(super) struct Parts(Sha256);
 
 impl Parts {
-    fn new(purpose: &str) -> Self {
+    pub(super) fn new(purpose: &str) -> Self {
         let mut parts = Self(Sha256::new());
         parts.text(purpose);
         parts
     }
 
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.0.update((bytes.len() as u64).to_be_bytes());
         self.0.update(bytes);
     }
 
-    fn text(&mut self, text: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
 
-    fn number(&mut self, number: u64) {
+    pub(super) fn number(&mut self, number: u64) {
         self.0.update(number.to_be_bytes());
     }
 
-    fn finish(self) -> [u8; 32] {
+    pub(super) fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
-}
-
-/// The digest of a flow's start-up: what its approvals of shapes begin from.
-pub(super) fn surroundings(parameters: &[(String, String)]) -> [u8; 32] {
-    let mut hash = Parts::new("interlock surroundings 1");
-    for (name, value) in parameters.iter().filter(|(name, _)| name != "application_name") {
-        hash.text(name);
-        hash.text(value);
-    }
-    hash.finish()
 }
