@@ -228,7 +228,6 @@ impl Batch {
             body.string(1, asked.request);
             body.string(2, shown.step);
             body.string(3, &shown.text);
-            body.uint(4, shown.text_omitted_bytes as u64);
             shown.params.iter().for_each(|param| body.message(5, |field| parameter(field, param.as_deref())));
             body.uint(6, shown.params_omitted as u64);
             shown.runs.iter().for_each(|text| body.always_string(7, text));

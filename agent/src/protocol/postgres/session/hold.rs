@@ -31,8 +31,8 @@ use crate::protocol::postgres::codec::{self, Header};
 use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
 use crate::tls::Stream;
 
-use self::operation::OWN;
 pub(super) use self::operation::Operation;
+use self::operation::{OWN, not_shown};
 use self::surroundings::Surroundings;
 
 /// A flow's part in it.
@@ -119,6 +119,12 @@ impl Held {
             remind: Box::pin(tokio::time::sleep(remind)),
             client: None,
         }
+    }
+
+    /// Its shape, if an approval can cover that.
+    #[cfg(test)]
+    pub(super) fn shape(&self) -> Option<Shape> {
+        self.shape
     }
 
     fn rules(&self) -> String {
@@ -216,15 +222,13 @@ impl Core {
             };
             return Holding::Pass(Arc::new(Approved { recorded, terms: Arc::clone(terms) }));
         }
+        let Some(shown) = self.shown(operation) else { return Holding::Refuse(not_shown(), None) };
         self.holds.to_hold = Some(Box::new(approval::Request {
             subject: Arc::clone(&self.subject),
             server: self.holds.server.address,
             hosts: self.holds.server.hosts.clone(),
             session: self.log.session().id(),
-            shown: Shown {
-                message: decision.message.as_deref().unwrap_or_default().to_owned(),
-                ..self.shown(operation)
-            },
+            shown: Shown { message: decision.message.as_deref().unwrap_or_default().to_owned(), ..shown },
             digest,
             terms: Arc::clone(terms),
             shape,
@@ -285,7 +289,8 @@ impl Core {
     /// Looks at what has become of the held command. Ready when it is decided.
     pub(super) fn poll_held(&mut self, cx: &mut Context<'_>, client: &Stream) -> Poll<()> {
         let Some(held) = &mut self.holds.held else { return Poll::Pending };
-        let State::Waiting(ticket) = &mut held.state else { return Poll::Pending };
+        let State::Waiting(waits) = &mut held.state else { return Poll::Pending };
+        let mut ticket = waits;
         if self.pending.skips() {
             ticket.withdraw(because("an earlier command of the pipeline failed"));
         } else if gone(cx, client, &mut held.client) {
@@ -293,21 +298,15 @@ impl Core {
         }
         while let Poll::Ready(event) = ticket.poll(cx) {
             let id = ticket.id();
-            match event {
-                Event::Vote(vote) => {
-                    held.by.push(Arc::clone(&vote.by.name));
-                    if let Err(error) = self.log.session().approval_voted(&id.to_string(), &vote) {
-                        tracing::error!(%error, "a command is refused because an approval cannot be recorded");
-                        held.state = State::Failed(unrecorded());
-                        return Poll::Ready(());
-                    }
-                }
-                Event::Over(outcome) => {
-                    self.over(id, outcome);
-                    return Poll::Ready(());
-                }
+            if self.take_event(id, event) {
+                return Poll::Ready(());
             }
+            let Some(Held { state: State::Waiting(waits), .. }) = &mut self.holds.held else {
+                return Poll::Ready(());
+            };
+            ticket = waits;
         }
+        let Some(held) = &mut self.holds.held else { return Poll::Pending };
         if held.remind.as_mut().poll(cx).is_ready() {
             held.tell();
             let next = tokio::time::Instant::now() + self.holds.desk.remind();
@@ -318,6 +317,26 @@ impl Core {
             }
         }
         Poll::Pending
+    }
+
+    /// Takes note of what has come of a request. Says whether it is decided.
+    fn take_event(&mut self, id: approval::Id, event: Event) -> bool {
+        let Some(held) = &mut self.holds.held else { return true };
+        match event {
+            Event::Vote(vote) => {
+                held.by.push(Arc::clone(&vote.by.name));
+                let recorded = self.log.session().approval_voted(&id.to_string(), &vote);
+                if let Err(error) = &recorded {
+                    tracing::error!(%error, "a command is refused because an approval cannot be recorded");
+                    held.state = State::Failed(unrecorded());
+                }
+                recorded.is_err()
+            }
+            Event::Over(outcome) => {
+                self.over(id, outcome);
+                true
+            }
+        }
     }
 
     /// Records what was decided, and puts in force what covers more than the one command.
@@ -375,12 +394,11 @@ impl Core {
                 None => because("the server has closed the connection"),
             });
             let id = ticket.id();
-            let over = std::iter::from_fn(|| ticket.take()).find_map(|event| match event {
-                Event::Over(outcome) => Some(outcome),
-                Event::Vote(_) => None,
-            });
-            if let Some(outcome) = over {
-                self.over(id, outcome);
+            let events: Vec<Event> = std::iter::from_fn(|| ticket.take()).collect();
+            for event in events {
+                if self.take_event(id, event) {
+                    break;
+                }
             }
         }
         self.holds.desk.session_ended(self.log.session().id());

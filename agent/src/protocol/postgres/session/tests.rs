@@ -445,6 +445,55 @@ mod held {
         assert_eq!(decision("held").held_with(&decision("held")), decision("held"));
     }
 
+    #[tokio::test]
+    async fn who_approved_is_noted_when_the_flow_ends_at_once() {
+        let bench = Bench::new();
+        let mut core = bench.core(false);
+        let mut pipe = Pipe::default();
+        pipe.append(&query("delete from held where id = 1"));
+        core.client(&mut pipe).unwrap();
+        let session = core.log.session().id();
+        let shape = core.holds.held.as_ref().and_then(hold::Held::shape);
+        assert!(shape.is_some());
+        approve(&core, Scope::Shape);
+        // The flow has not looked at it yet.
+        core.end_holding(None);
+        let grant = core.holds.desk.granted(session, shape, &Terms::sample()).unwrap();
+        assert_eq!(*grant.by, [Arc::from("d")]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_shown_whole_is_refused() {
+        let bench = Bench::new();
+        let prepares: Vec<u8> = (0..5)
+            .flat_map(|name| query(&format!("prepare p{name} as select '{}'", "x".repeat(4000))))
+            .collect();
+        let executes = |count| {
+            let all: String = (0..count).map(|name| format!("; execute p{name}")).collect();
+            query(&format!("select 'held'{all}"))
+        };
+        for (message, fits) in [
+            (query(&"select held;".repeat(25)), true),
+            (query(&"select held;".repeat(26)), false),
+            (query(&format!("select 'held{}'", "x".repeat(16_000))), true),
+            (query(&format!("select 'held{}'", "x".repeat(17_000))), false),
+            (executes(4), true),
+            (executes(5), false),
+        ] {
+            let mut core = bench.core(false);
+            core.limits.statement = 1 << 20;
+            let mut pipe = Pipe::default();
+            pipe.append(&prepares);
+            core.client(&mut pipe).unwrap();
+            pipe.take_outgoing();
+            pipe.append(&message);
+            core.client(&mut pipe).unwrap();
+            let out = pipe.take_outgoing();
+            assert_eq!(core.waits(), fits, "{out:?}");
+            assert_eq!(out.windows(17).any(|window| window == b"interlock refused"), !fits);
+        }
+    }
+
     /// Approves a shape after `before` and says whether the same text is held after `between` as well. Of each
     /// message there is what the server answers.
     async fn held_again(
