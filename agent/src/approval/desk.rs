@@ -294,11 +294,13 @@ impl Desk {
         let open = inner.open.get_mut(&id)?;
         let result = work(open);
         if open.case.outcome().is_some()
-            && let Some(open) = inner.open.remove(&id)
+            && let Some(mut open) = inner.open.remove(&id)
             && let Some(outcome) = open.case.outcome().cloned()
         {
             inner.bytes = inner.bytes.saturating_sub(open.request.bytes);
             let by = open.case.votes().iter().map(|vote| Arc::clone(&vote.by.name)).collect();
+            // A secret of the server's, of no more use.
+            open.request.cancel = None;
             // A flow that has gone does not hear it.
             let _ = open.events.send(Event::Over(outcome.clone()));
             if inner.past.len() >= PAST {

@@ -90,6 +90,7 @@ async fn of_all_who_decide_at_once_one_has_decided() {
         }
         assert_eq!(over, 1);
     }
+    assert!(desk.inner().past.iter().all(|past| past.request.cancel.is_none()));
 }
 
 #[tokio::test]
