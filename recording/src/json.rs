@@ -161,7 +161,6 @@ fn body(body: &Body) -> Value {
             "request": body.request,
             "step": body.step,
             "text": body.text,
-            "omitted_bytes": body.omitted_bytes,
             "params": body.params.iter().map(|param| param.value.as_deref()).collect::<Vec<_>>(),
             "omitted_params": body.omitted_params,
             "runs": body.runs,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::policy::{Quorum, Scope, Terms};
 
-/// Who somebody is, as far as the kernel says: two that have anything of it in common are one.
+/// Who somebody is: two that have anything of it in common are one, as far as that keeps somebody from deciding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Person {
     /// User id.
@@ -15,10 +15,29 @@ pub struct Person {
     pub login_uid: Option<u32>,
     /// The audit session.
     pub login_session: Option<u32>,
+    /// The kernel side has seen root set them. Else they are the process's own word, for where none is set
+    /// any process may set its own: they count against it, and never for it.
+    pub confirmed: bool,
 }
 
 impl Person {
-    /// What makes `other` the same person; `None` when nothing does.
+    /// Who logged in, if that is more than a claim.
+    pub fn login(&self) -> Option<u32> {
+        self.login_uid.filter(|_| self.confirmed)
+    }
+
+    /// In which session, if that is more than a claim.
+    pub fn session(&self) -> Option<u32> {
+        self.login_session.filter(|_| self.confirmed)
+    }
+
+    /// `other` is the same person beyond what either only claims.
+    pub fn surely_is(&self, other: &Self) -> bool {
+        let sure = |of: &Self| Self { login_uid: of.login(), login_session: of.session(), ..*of };
+        sure(self).same(&sure(other)).is_some()
+    }
+
+    /// What may make `other` the same person, claims included; `None` when nothing does.
     pub fn same(&self, other: &Self) -> Option<&'static str> {
         let either = |person: &Self, uid: u32| person.uid == uid || person.login_uid == Some(uid);
         if self.uid == other.uid {
@@ -132,8 +151,8 @@ pub enum NotCounted {
     Own(&'static str),
     /// The approver has no login user, so it cannot be told that they are not who asks.
     #[error(
-        "who asks has a login user and you have none (no loginuid), so you cannot be told from them: log in by \
-         ssh, a console or the like"
+        "who asks has a login user and you have none (no loginuid that root was seen to set), so you cannot be \
+         told from them: log in anew by ssh, a console or the like"
     )]
     NoLogin,
     /// They have approved before.
@@ -269,7 +288,7 @@ impl Case {
         if !self.terms.break_glass {
             return Err(NotCounted::NoBreakGlass);
         }
-        if self.requester.same(&by.person).is_none() {
+        if !self.requester.surely_is(&by.person) {
             return Err(NotCounted::NotOwn);
         }
         if reason.is_empty() {
@@ -297,7 +316,7 @@ impl Case {
         if let Some(same) = self.requester.same(&by.person) {
             return Err(NotCounted::Own(same));
         }
-        if self.requester.login_uid.is_some() && by.person.login_uid.is_none() {
+        if self.requester.login().is_some() && by.person.login().is_none() {
             return Err(NotCounted::NoLogin);
         }
         Ok(())

@@ -287,9 +287,6 @@ fn whole(one: &Value) -> String {
         }
         field(&format!("statement {nth}"), &what);
     }
-    if number(one, "statements_omitted") > 0 {
-        field("", &format!("… and {} more statements", number(one, "statements_omitted")));
-    }
     for (nth, param) in (1..).zip(one["params"].as_array().into_iter().flatten()) {
         field(&format!("${nth}"), param.as_str().unwrap_or("NULL"));
     }
@@ -314,10 +311,6 @@ fn whole(one: &Value) -> String {
         }
     };
     quoted("text", text(one, "text"));
-    let omitted = number(one, "text_omitted_bytes");
-    if omitted > 0 {
-        quoted("", &format!("… and {omitted} more bytes, which the digest covers too"));
-    }
     for run in one["runs"].as_array().into_iter().flatten() {
         quoted("runs", run.as_str().unwrap_or_default());
     }

@@ -20,10 +20,8 @@ const BRIEF: usize = 300;
 pub struct Shown {
     /// The protocol step: `query`, `bind`, `execute`, `function_call`, `replication`.
     pub step: &'static str,
-    /// The command's text, as far as it is shown.
+    /// The command's text.
     pub text: String,
-    /// Bytes of it that are not.
-    pub text_omitted_bytes: usize,
     /// What it runs by name: texts of prepared statements.
     pub runs: Vec<String>,
     /// Its parameters, as far as they are shown; null for NULL.
@@ -32,8 +30,6 @@ pub struct Shown {
     pub params_omitted: usize,
     /// What each of its statements does.
     pub statements: Vec<Does>,
-    /// Statements that are not shown.
-    pub statements_omitted: usize,
     /// The database user.
     pub db_user: Arc<str>,
     /// The database.

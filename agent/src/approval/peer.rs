@@ -8,18 +8,22 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 use super::case::{Approver, Person};
 use crate::identity::users;
 
-/// The person behind process `pid` of user `uid`. The caller makes sure that the process is still the one
-/// that asks.
+/// The person behind process `pid` of user `uid`. `login` is the login user that the kernel side has seen root
+/// set for it ([`Reader::login_by_root`]). The caller makes sure that the process is still the one that asks.
+///
+/// [`Reader::login_by_root`]: crate::identity::Reader::login_by_root
 ///
 /// # Errors
 /// The host's name service cannot tell who that is.
-pub fn approver(pid: u32, uid: u32) -> io::Result<Approver> {
-    let person = Person { uid, login_uid: audit(pid, "loginuid")?, login_session: audit(pid, "sessionid")? };
+pub fn approver(pid: u32, uid: u32, login: Option<u32>) -> io::Result<Approver> {
+    let (login_uid, login_session) = (audit(pid, "loginuid")?, audit(pid, "sessionid")?);
+    let confirmed = login_uid.is_some() && login_uid == login;
+    let person = Person { uid, login_uid, login_session, confirmed };
     let Some(user) = User::from_uid(Uid::from_raw(uid))? else {
         let name = format!("uid {uid}").into();
         return Ok(Approver { person, name, login: "".into(), groups: Box::default(), via: "host" });
     };
-    let login = match person.login_uid {
+    let login = match person.login() {
         Some(login) if login != uid => users::user_name(login)?.unwrap_or_else(|| format!("uid {login}")),
         Some(_) => user.name.clone(),
         None => String::new(),
@@ -41,5 +45,35 @@ fn audit(pid: u32, name: &str) -> io::Result<Option<u32>> {
         // A kernel without auditing. A process that has gone is not served.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_that_only_the_process_claims_is_none() {
+        // One that sets its own, where none is set and the kernel has such.
+        let script = "echo 4242 > /proc/self/loginuid 2>/dev/null; echo; read x";
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0];
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let claimed = audit(child.id(), "loginuid").unwrap();
+        for other in [None, Some(4_241)] {
+            let by = approver(child.id(), 0, other).unwrap();
+            assert_eq!((by.person.login_uid, by.person.login(), by.person.session()), (claimed, None, None));
+            assert_eq!(&*by.login, "");
+        }
+        if claimed.is_some() {
+            assert_eq!(approver(child.id(), 0, claimed).unwrap().person.login(), claimed);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -1,22 +1,27 @@
 //! The answering side.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Answer, MAX_LINE, Request, socket_path};
 
-/// Connections served at once; others wait.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections of one user that are served at once; others wait.
+const SERVED_PER_USER: usize = 16;
 
-/// How long a peer may take to ask.
+/// Connections of one user, and of all but root, with those that wait; more are closed.
+const OPEN_PER_USER: usize = 64;
+const OPEN: usize = 256;
+
+/// How long a peer may take to ask, and how long to take the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who asks, as the kernel says.
@@ -124,17 +129,22 @@ impl Server {
 
     /// Answers until it is dropped.
     pub async fn serve(self, handler: Arc<impl Handler>) {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let users = Arc::new(Users::default());
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    let Ok(uid) = stream.peer_cred().map(|peer| peer.uid()) else { continue };
+                    let Some(open) = users.admit(uid) else {
+                        tracing::debug!(uid, "a control connection is closed: there are too many");
+                        continue;
+                    };
                     let handler = Arc::clone(&handler);
                     tokio::spawn(async move {
-                        if let Err(error) = answer(stream, &*handler).await {
+                        let Some(served) = open.turn().await else { return };
+                        if let Err(error) = answer(stream, &*handler, TIMEOUT).await {
                             tracing::debug!(%error, "control connection");
                         }
-                        drop(slot);
+                        drop((served, open));
                     });
                 }
                 Err(error) => {
@@ -152,11 +162,71 @@ impl Drop for Server {
     }
 }
 
-async fn answer(stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
+/// Connections by user: nobody keeps others from being served.
+#[derive(Debug, Default)]
+struct Users(Mutex<HashMap<u32, User>>);
+
+#[derive(Debug)]
+struct User {
+    open: usize,
+    served: Arc<Semaphore>,
+}
+
+/// A connection's place among its user's.
+#[derive(Debug)]
+struct Place {
+    users: Arc<Users>,
+    uid: u32,
+    served: Arc<Semaphore>,
+}
+
+impl Users {
+    fn all(&self) -> MutexGuard<'_, HashMap<u32, User>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection of this user; `None` when there are too many.
+    fn admit(self: &Arc<Self>, uid: u32) -> Option<Place> {
+        let mut all = self.all();
+        let others: usize = all.iter().filter(|(of, _)| **of != 0).map(|(_, user)| user.open).sum();
+        if uid != 0 && others >= OPEN {
+            return None;
+        }
+        let new = || User { open: 0, served: Arc::new(Semaphore::new(SERVED_PER_USER)) };
+        let user = all.entry(uid).or_insert_with(new);
+        if user.open >= OPEN_PER_USER {
+            return None;
+        }
+        user.open += 1;
+        Some(Place { users: Arc::clone(self), uid, served: Arc::clone(&user.served) })
+    }
+}
+
+impl Place {
+    /// Waits until it is served.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.served).acquire_owned().await.ok()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.users.all();
+        let left = all.get_mut(&self.uid).map_or(0, |user| {
+            user.open = user.open.saturating_sub(1);
+            user.open
+        });
+        if left == 0 {
+            all.remove(&self.uid);
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, handler: &impl Handler, patience: Duration) -> io::Result<()> {
     let peer = Peer::of(&stream)?;
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    tokio::time::timeout(TIMEOUT, BufReader::new(read.take(MAX_LINE)).read_line(&mut line)).await??;
+    tokio::time::timeout(patience, BufReader::new(read.take(MAX_LINE)).read_line(&mut line)).await??;
     let answer = match serde_json::from_str::<Request>(&line) {
         Err(error) => Answer::Refused(format!("the agent does not understand the request: {error}")),
         Ok(request) if request.needs_root() && peer.uid != 0 => {
@@ -169,8 +239,11 @@ async fn answer(stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
     };
     let mut line = serde_json::to_vec(&answer)?;
     line.push(b'\n');
-    write.write_all(&line).await?;
-    write.shutdown().await
+    let told = async {
+        write.write_all(&line).await?;
+        write.shutdown().await
+    };
+    tokio::time::timeout(patience, told).await?
 }
 
 #[cfg(test)]
@@ -211,10 +284,41 @@ if os.fork() == 0: sys.stdin.readline()";
         async fn handle(&self, peer: Peer, request: Request) -> Result<serde_json::Value, String> {
             match request {
                 Request::Run { name } if name == "no" => Err("no such run".to_owned()),
+                Request::Run { name } if name == "long" => Ok("x".repeat(8 << 20).into()),
                 Request::Run { name } => Ok(serde_json::json!({ "name": name, "pid": peer.pid })),
                 _ => Ok(serde_json::Value::Null),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_the_answer_is_not_waited_for() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.write_all(b"{\"request\":\"run\",\"name\":\"long\"}\n").await.unwrap();
+        let error = answer(server, &Echo, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_user_takes_no_others_place() {
+        let users = Arc::new(Users::default());
+        let taken = |uid| -> Vec<_> { std::iter::from_fn(|| users.admit(uid)).collect() };
+        let mut all: Vec<_> = (1..=5).map(taken).collect();
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 64, 64, 0]);
+        assert_eq!(taken(0).len(), OPEN_PER_USER);
+        let first = all.swap_remove(0);
+        let mut served = Vec::new();
+        for place in first.iter().take(SERVED_PER_USER) {
+            served.push(place.turn().await);
+        }
+        let place = first.last().unwrap();
+        assert!(place.served.try_acquire().is_err());
+        served.clear();
+        assert!(place.turn().await.is_some());
+        drop(first);
+        assert_eq!(taken(6).len(), OPEN_PER_USER);
+        drop(all);
+        assert!(users.all().is_empty());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -58,7 +58,9 @@ impl Handler for Agent {
                 Ok(json!({ "pid": peer.pid, "run": name }))
             }
             request => {
-                let by = person(peer).await?;
+                // Looked at while the process is there, as is seen afterwards.
+                let login = self.identity.login_by_root(peer.pid);
+                let by = person(peer, login).await?;
                 self.approval(by, request)
             }
         }
@@ -66,7 +68,7 @@ impl Handler for Agent {
 }
 
 /// Who stands behind a peer that sees requests for approval, or decides on them.
-async fn person(peer: Peer) -> Result<Approver, String> {
+async fn person(peer: Peer, login: Option<u32>) -> Result<Approver, String> {
     let (pid, uid) = (peer.pid, peer.uid);
     // Groups may come over the network.
     let looked = tokio::task::spawn_blocking(move || {
@@ -74,7 +76,8 @@ async fn person(peer: Peer) -> Result<Approver, String> {
         if !peer.is_there() {
             return Err(gone());
         }
-        let by = approval::approver(pid, uid).map_err(|error| format!("cannot tell who you are: {error}"))?;
+        let by = approval::approver(pid, uid, login);
+        let by = by.map_err(|error| format!("cannot tell who you are: {error}"))?;
         if peer.is_there() { Ok(by) } else { Err(gone()) }
     });
     let looked = tokio::time::timeout(PATIENCE, looked).await;

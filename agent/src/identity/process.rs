@@ -104,6 +104,13 @@ impl Reader {
         }
     }
 
+    /// The login user of the process that has this id now, if the kernel side has seen root set it.
+    pub fn login_by_root(&self, pid: u32) -> Option<u32> {
+        let now = (self.kernel)(pid)?;
+        let stat = Stat::of(i32::try_from(pid).ok()?).ok()?;
+        now.login.filter(|_| stat.start == now.start_time_ns / TICK_NS)
+    }
+
     /// What the kernel side knows of the program of a process.
     pub(super) fn program(&self, pid: u32) -> Option<Program> {
         (self.kernel)(pid)
@@ -442,6 +449,20 @@ mod tests {
         // The connection was another program's in the same process.
         let subject = self::honest().subject(&Known { exec_id: EXEC - 1, ..me() });
         assert!(subject.exe.as_os_str().is_empty() && subject.exe_sha256.is_empty(), "{subject:?}");
+    }
+
+    #[test]
+    fn a_login_is_by_root_if_the_kernel_has_seen_that() {
+        let pid = std::process::id();
+        assert_eq!(blind().login_by_root(pid), None);
+        let seen = |start_time_ns: u64, login| {
+            let program = Program { start_time_ns, login, ..Program::default() };
+            Reader::new(Box::new(move |_| Some(program))).login_by_root(pid)
+        };
+        assert_eq!(seen(me().start_time_ns, Some(4_242)), Some(4_242));
+        assert_eq!(seen(me().start_time_ns, None), None);
+        // Another process had the id before.
+        assert_eq!(seen(5 * TICK_NS, Some(4_242)), None);
     }
 
     #[test]

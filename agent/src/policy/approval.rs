@@ -257,13 +257,15 @@ fn seconds<S: serde::Serializer>(span: &Duration, serializer: S) -> Result<S::Ok
 impl Terms {
     /// Both have to be fulfilled.
     pub(crate) fn and(self, other: &Self) -> Self {
+        let others_hours = other.hours.iter().filter(|hours| !self.hours.contains(hours));
+        let further = other.quorums.iter().filter(|quorum| !self.quorums.contains(quorum));
         Self {
-            quorums: self.quorums.iter().chain(&other.quorums).cloned().collect(),
+            quorums: self.quorums.iter().chain(further).cloned().collect(),
             within: self.within.min(other.within),
             reason_required: self.reason_required || other.reason_required,
             scopes: self.scopes.iter().filter(|scope| other.scopes.contains(scope)).copied().collect(),
             shape_for: self.shape_for.min(other.shape_for),
-            hours: self.hours.iter().chain(&other.hours).cloned().collect(),
+            hours: self.hours.iter().chain(others_hours).cloned().collect(),
             break_glass: self.break_glass && other.break_glass,
         }
     }

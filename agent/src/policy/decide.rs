@@ -60,6 +60,26 @@ impl Decision {
         self.verdict == Verdict::Allow
     }
 
+    /// Of two texts that are both held, where it cannot be told which one runs: what either asks for has to
+    /// be fulfilled. Where nobody may approve one of them, nobody may approve them together.
+    pub(crate) fn held_with(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        both.enforced &= other.enforced;
+        both.approval = match (&self.approval, &other.approval) {
+            (Some(one), Some(another)) => Some(Arc::new(Terms::clone(one).and(another))),
+            _ => None,
+        };
+        if let Some(message) = &other.message
+            && !self.message.as_ref().is_some_and(|own| own.contains(&**message))
+        {
+            let own = self.message.as_ref().map(|own| format!("{own} ")).unwrap_or_default();
+            both.message = Some(format!("{own}{message}").into());
+        }
+        both.matched.extend(other.matched.iter().filter(|rule| !self.matched.contains(rule)).cloned());
+        both.observed.extend(other.observed.iter().filter(|rule| !self.observed.contains(rule)).cloned());
+        both
+    }
+
     /// Verdict and rule as if everything that matched were enforced.
     pub(crate) fn without_observing(&self) -> (Verdict, Option<&Arc<str>>) {
         let decided = (self.verdict, self.rule.as_ref());

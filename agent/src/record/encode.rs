@@ -228,7 +228,6 @@ impl Batch {
             body.string(1, asked.request);
             body.string(2, shown.step);
             body.string(3, &shown.text);
-            body.uint(4, shown.text_omitted_bytes as u64);
             shown.params.iter().for_each(|param| body.message(5, |field| parameter(field, param.as_deref())));
             body.uint(6, shown.params_omitted as u64);
             shown.runs.iter().for_each(|text| body.always_string(7, text));
@@ -371,11 +370,11 @@ fn word(writer: &mut Writer<'_>, field: u32, value: impl Serialize) {
 fn approver(writer: &mut Writer<'_>, by: &Approver) {
     writer.string(1, &by.name);
     writer.uint(2, by.person.uid.into());
-    if let Some(login) = by.person.login_uid {
+    if let Some(login) = by.person.login() {
         writer.always_uint(3, login.into());
     }
     writer.string(4, &by.login);
-    if let Some(session) = by.person.login_session {
+    if let Some(session) = by.person.session() {
         writer.always_uint(5, session.into());
     }
     by.groups.iter().for_each(|group| writer.always_string(6, group));

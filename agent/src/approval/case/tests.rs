@@ -7,7 +7,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn person(uid: u32, login_uid: Option<u32>, login_session: Option<u32>) -> Person {
-    Person { uid, login_uid, login_session }
+    Person { uid, login_uid, login_session, confirmed: true }
+}
+
+/// Somebody whose process has set its login itself.
+fn claims(uid: u32, login_uid: u32, login_session: u32) -> Person {
+    Person { uid, login_uid: Some(login_uid), login_session: Some(login_session), confirmed: false }
 }
 
 fn approver(person: Person, groups: &[&str]) -> Approver {
@@ -66,6 +71,27 @@ fn nobody_decides_on_their_own_request() {
     assert_eq!(service.same(&person(1, Some(1), Some(1))), None);
     assert_eq!(service.same(&person(0, Some(500), None)), Some("the same login user"));
     assert_eq!(service.same(&person(500, Some(1), None)), Some("the same user"));
+}
+
+#[test]
+fn a_claimed_login_counts_against_and_never_for() {
+    let now = Instant::now();
+    let new = || case(vec![quorum(&["dba"], 1, false)], |terms| terms.break_glass = true, now);
+    // Another login than the requester's, claimed by a process without one.
+    let mut one = new();
+    let other = claims(2, 3, 9);
+    assert_eq!(one.approve(vote(approver(other, &["dba"])), now), Err(NotCounted::NoLogin));
+    assert_eq!(one.deny(approver(other, &["dba"]), "no".into(), now), Err(NotCounted::NoLogin));
+    // The requester's own, to break the glass; it still keeps from approving.
+    for own in [claims(2, 1, 9), claims(2, 9, 1)] {
+        assert_eq!(one.break_glass(approver(own, &[]), "x".into(), now), Err(NotCounted::NotOwn));
+        assert!(matches!(one.approve(vote(approver(own, &["dba"])), now), Err(NotCounted::Own(_))));
+    }
+    assert!(one.outcome().is_none());
+    // The same user needs no login, and a login that root has set is enough.
+    for own in [claims(1, 9, 9), person(2, Some(1), Some(9)), person(2, Some(9), Some(1))] {
+        assert_eq!(new().break_glass(approver(own, &[]), "x".into(), now), Ok(()));
+    }
 }
 
 #[test]

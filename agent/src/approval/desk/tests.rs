@@ -28,7 +28,7 @@ fn request(uid: u32, change: impl FnOnce(&mut Request)) -> Request {
 }
 
 fn dba(uid: u32) -> Approver {
-    let person = Person { uid, login_uid: None, login_session: None };
+    let person = Person { uid, login_uid: None, login_session: None, confirmed: false };
     Approver {
         person,
         name: format!("u{uid}").into(),
@@ -90,6 +90,7 @@ async fn of_all_who_decide_at_once_one_has_decided() {
         }
         assert_eq!(over, 1);
     }
+    assert!(desk.inner().past.iter().all(|past| past.request.cancel.is_none()));
 }
 
 #[tokio::test]
@@ -107,6 +108,18 @@ async fn nothing_counts_after_the_time_and_the_flow_is_told() {
     let late = desk.approve(&id, vote(2)).unwrap_err().to_string();
     assert!(late.contains("expired already"), "{late}");
     assert!(matches!(poll_fn(|cx| ticket.poll(cx)).await, Event::Over(Outcome::Expired)));
+}
+
+#[tokio::test]
+async fn a_claimed_login_shows_nothing() {
+    let desk = Desk::new(bounds());
+    let subject = Subject { uid: 1, login_uid: Some(1), login_session: Some(1), ..Subject::default() };
+    let _ticket = desk.ask(request(1, |request| request.subject = Arc::new(subject))).unwrap();
+    let sees = |confirmed| {
+        let person = Person { uid: 2, login_uid: Some(1), login_session: Some(1), confirmed };
+        !desk.list(&Approver { person, groups: Box::default(), ..dba(2) }, true).is_empty()
+    };
+    assert!(!sees(false) && sees(true));
 }
 
 #[tokio::test]

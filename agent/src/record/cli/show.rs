@@ -291,9 +291,6 @@ impl Timeline {
             printable(&rules.join(", "))
         )?;
         indented(output, &body.text)?;
-        if body.omitted_bytes > 0 {
-            writeln!(output, "              … {} more bytes", body.omitted_bytes)?;
-        }
         for (number, param) in (1..).zip(&body.params) {
             let value = param.value.as_deref().map_or_else(|| "NULL".into(), printable);
             writeln!(output, "              ${number} = {value}")?;

@@ -191,6 +191,7 @@ impl Core {
         let tag = header.tag;
         let desync = || SessionError::from(Desync { tag });
         if tag == b'E' {
+            self.surroundings_failed();
             return self.error(body);
         }
         if tag == b'Z' {
@@ -273,6 +274,7 @@ impl Core {
         self.report_skipped();
         if !self.pending.busy() {
             self.lexing.settled();
+            self.surroundings_answered();
             if self.status == super::judge::IDLE {
                 self.opaque = false;
                 if std::mem::take(&mut self.made.tell) {

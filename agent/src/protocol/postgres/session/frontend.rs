@@ -507,6 +507,7 @@ impl Core {
         if let Some(refusal) = refusal.or_else(unmaskable) {
             return Ok(self.refuse(message, refusal, Some(command)));
         }
+        self.note_call();
         let run = Run::new(Some(command));
         self.pending.push(Entry { run: Some(Box::new(run)), ..Entry::new(What::Function) });
         Ok(Taken::Pass)

@@ -5,6 +5,7 @@
 //! policies count, and only then goes on by what was decided.
 
 mod operation;
+mod surroundings;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -21,7 +21,6 @@ use tokio::time::Sleep;
 use super::cancel::Cancel;
 use super::pipe::Pipe;
 use super::refusal::Refusal;
-use super::statements::Prepared;
 use super::{Core, Phase};
 use crate::approval::{
     self, CancelKey, Covered, Desk, DeskError, Event, Grant, Outcome, Shape, Shown, Ticket, Withdrawal,
@@ -30,11 +29,11 @@ use crate::policy::{Decision, Destination, Scope, Terms, Verdict};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
 use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
-use crate::sql::{Class, Kind, Statement};
 use crate::tls::Stream;
 
 pub(super) use self::operation::Operation;
-use self::operation::{OWN, surroundings};
+use self::operation::{OWN, not_shown};
+use self::surroundings::Surroundings;
 
 /// A flow's part in it.
 pub(super) struct Holds {
@@ -45,14 +44,14 @@ pub(super) struct Holds {
     pub(super) to_hold: Option<Box<approval::Request>>,
     /// What is held.
     pub(super) held: Option<Held>,
-    /// A digest of what may change what texts mean: settings, roles, the catalog.
-    surroundings: [u8; 32],
+    /// What may change what texts mean.
+    pub(super) surroundings: Surroundings,
 }
 
 impl Holds {
     /// For a flow to `server` that begins with these parameters.
     pub(super) fn new(desk: Arc<Desk>, server: Destination, parameters: &[(String, String)]) -> Box<Self> {
-        let surroundings = surroundings(parameters);
+        let surroundings = Surroundings::new(parameters);
         Box::new(Self { desk, server, to_hold: None, held: None, surroundings })
     }
 }
@@ -120,6 +119,12 @@ impl Held {
             remind: Box::pin(tokio::time::sleep(remind)),
             client: None,
         }
+    }
+
+    /// Its shape, if an approval can cover that.
+    #[cfg(test)]
+    pub(super) fn shape(&self) -> Option<Shape> {
+        self.shape
     }
 
     fn rules(&self) -> String {
@@ -217,15 +222,13 @@ impl Core {
             };
             return Holding::Pass(Arc::new(Approved { recorded, terms: Arc::clone(terms) }));
         }
+        let Some(shown) = self.shown(operation) else { return Holding::Refuse(not_shown(), None) };
         self.holds.to_hold = Some(Box::new(approval::Request {
             subject: Arc::clone(&self.subject),
             server: self.holds.server.address,
             hosts: self.holds.server.hosts.clone(),
             session: self.log.session().id(),
-            shown: Shown {
-                message: decision.message.as_deref().unwrap_or_default().to_owned(),
-                ..self.shown(operation)
-            },
+            shown: Shown { message: decision.message.as_deref().unwrap_or_default().to_owned(), ..shown },
             digest,
             terms: Arc::clone(terms),
             shape,
@@ -286,7 +289,8 @@ impl Core {
     /// Looks at what has become of the held command. Ready when it is decided.
     pub(super) fn poll_held(&mut self, cx: &mut Context<'_>, client: &Stream) -> Poll<()> {
         let Some(held) = &mut self.holds.held else { return Poll::Pending };
-        let State::Waiting(ticket) = &mut held.state else { return Poll::Pending };
+        let State::Waiting(waits) = &mut held.state else { return Poll::Pending };
+        let mut ticket = waits;
         if self.pending.skips() {
             ticket.withdraw(because("an earlier command of the pipeline failed"));
         } else if gone(cx, client, &mut held.client) {
@@ -294,21 +298,15 @@ impl Core {
         }
         while let Poll::Ready(event) = ticket.poll(cx) {
             let id = ticket.id();
-            match event {
-                Event::Vote(vote) => {
-                    held.by.push(Arc::clone(&vote.by.name));
-                    if let Err(error) = self.log.session().approval_voted(&id.to_string(), &vote) {
-                        tracing::error!(%error, "a command is refused because an approval cannot be recorded");
-                        held.state = State::Failed(unrecorded());
-                        return Poll::Ready(());
-                    }
-                }
-                Event::Over(outcome) => {
-                    self.over(id, outcome);
-                    return Poll::Ready(());
-                }
+            if self.take_event(id, event) {
+                return Poll::Ready(());
             }
+            let Some(Held { state: State::Waiting(waits), .. }) = &mut self.holds.held else {
+                return Poll::Ready(());
+            };
+            ticket = waits;
         }
+        let Some(held) = &mut self.holds.held else { return Poll::Pending };
         if held.remind.as_mut().poll(cx).is_ready() {
             held.tell();
             let next = tokio::time::Instant::now() + self.holds.desk.remind();
@@ -319,6 +317,26 @@ impl Core {
             }
         }
         Poll::Pending
+    }
+
+    /// Takes note of what has come of a request. Says whether it is decided.
+    fn take_event(&mut self, id: approval::Id, event: Event) -> bool {
+        let Some(held) = &mut self.holds.held else { return true };
+        match event {
+            Event::Vote(vote) => {
+                held.by.push(Arc::clone(&vote.by.name));
+                let recorded = self.log.session().approval_voted(&id.to_string(), &vote);
+                if let Err(error) = &recorded {
+                    tracing::error!(%error, "a command is refused because an approval cannot be recorded");
+                    held.state = State::Failed(unrecorded());
+                }
+                recorded.is_err()
+            }
+            Event::Over(outcome) => {
+                self.over(id, outcome);
+                true
+            }
+        }
     }
 
     /// Records what was decided, and puts in force what covers more than the one command.
@@ -376,12 +394,11 @@ impl Core {
                 None => because("the server has closed the connection"),
             });
             let id = ticket.id();
-            let over = std::iter::from_fn(|| ticket.take()).find_map(|event| match event {
-                Event::Over(outcome) => Some(outcome),
-                Event::Vote(_) => None,
-            });
-            if let Some(outcome) = over {
-                self.over(id, outcome);
+            let events: Vec<Event> = std::iter::from_fn(|| ticket.take()).collect();
+            for event in events {
+                if self.take_event(id, event) {
+                    break;
+                }
             }
         }
         self.holds.desk.session_ended(self.log.session().id());
@@ -401,30 +418,6 @@ impl Core {
         let hint = "The server saw an idle connection: look at idle_in_transaction_session_timeout and \
                     idle_session_timeout, or ask for approval outside of a transaction.";
         self.scratch.extend_from_slice(&notice(&message, hint));
-    }
-
-    /// A settings, a role or the catalog may be others from here on, so that the same text may mean
-    /// something else: approvals of a shape do not reach over that.
-    pub(super) fn note_surroundings(&mut self, prepared: &Prepared) {
-        let alters = |statement: &Statement| {
-            !statement.settings.is_empty()
-                || statement.dynamic
-                || statement.classes.contains(&Class::Ddl)
-                || statement.classes.contains(&Class::Privilege)
-                || statement.kinds.contains(&Kind::Unparsed)
-                || statement.functions.iter().any(|function| function.name == "set_config")
-        };
-        if !self.flow.can_hold() || !self.effective(prepared).statements.iter().any(alters) {
-            return;
-        }
-        let mut hash = Sha256::new();
-        hash.update(self.holds.surroundings);
-        hash.update(prepared.text.as_bytes());
-        if prepared.text.contains('$') {
-            // What its parameters were is not looked at here.
-            hash.update(self.log.session().id().to_string());
-        }
-        self.holds.surroundings = hash.finalize().into();
     }
 }
 

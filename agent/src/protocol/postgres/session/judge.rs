@@ -65,6 +65,18 @@ impl Judged {
     fn strictness(&self) -> (Verdict, bool) {
         (self.decision.verdict, !self.decision.enforced)
     }
+
+    /// The stricter of two candidates for one statement, the first if they are equal. If both are held,
+    /// whatever either asks for has to be fulfilled: either may be the one that runs.
+    fn or(self, other: Self) -> Self {
+        let both = self.decision.verdict == Verdict::Hold && other.decision.verdict == Verdict::Hold;
+        let (mut best, rest) =
+            if other.strictness() > self.strictness() { (other, self) } else { (self, other) };
+        if both {
+            best.decision = Arc::new(best.decision.held_with(&rest.decision));
+        }
+        best
+    }
 }
 
 impl Core {
@@ -221,9 +233,10 @@ impl Core {
         let mut strictest: Option<Judged> = None;
         for prepared in statements {
             let judged = self.judge_one(step, prepared, &params);
-            if strictest.as_ref().is_none_or(|best| judged.strictness() > best.strictness()) {
-                strictest = Some(judged);
-            }
+            strictest = Some(match strictest {
+                Some(best) => best.or(judged),
+                None => judged,
+            });
         }
         let Judged { operation, mut decision, recorded } = strictest.unwrap_or_else(|| {
             let name = lossy(if step == Step::Bind { asked.statement } else { asked.portal });
@@ -254,9 +267,15 @@ impl Core {
                 decision = Arc::new(decision.approved());
             } else {
                 let script = match (&operation, statements) {
-                    (Some(operation), _) => Arc::clone(&operation.script),
-                    (None, [one, ..]) => self.effective(one),
+                    (Some(operation), [] | [_]) => Arc::clone(&operation.script),
                     (None, []) => Arc::default(),
+                    (None, [one]) => self.effective(one),
+                    // What any of them does.
+                    (_, all) => {
+                        let scripts = all.iter().map(|one| self.effective(one));
+                        let statements = scripts.flat_map(|script| script.statements.clone());
+                        Arc::new(Script { statements: statements.collect() })
+                    }
                 };
                 let about = hold::Operation {
                     step,

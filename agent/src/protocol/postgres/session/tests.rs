@@ -6,11 +6,12 @@ use super::*;
 use crate::config::Config;
 use crate::mask::{Detector, HashKey, MaskSet, Transform};
 use crate::operation::Operation;
-use crate::policy::{Decision, Destination, Terms, Verdict};
+use crate::policy::{Decision, Destination, Quorum, Terms, Verdict};
 use crate::protocol::postgres::startup::{self, Packet};
 use crate::record::{FlowStart, Recorder};
 
-/// Refuses what says `forbidden`, and holds what says `held`.
+/// Refuses what says `forbidden`, and holds what says `held`: what says `strict` too for others to approve, and
+/// what says `never` for nobody.
 struct Policy {
     masks: Arc<MaskSet>,
 }
@@ -30,7 +31,14 @@ impl Rules for Policy {
             message: None,
             matched: Vec::new(),
             observed: Vec::new(),
-            approval: held.then(|| Arc::new(Terms::sample())),
+            approval: (held && !operation.text.contains("never")).then(|| {
+                let mut terms = Terms::sample();
+                if operation.text.contains("strict") {
+                    let quorum = |quorum: &mut Quorum| quorum.groups = Box::new(["sec".into()]);
+                    terms.quorums.iter_mut().for_each(quorum);
+                }
+                Arc::new(terms)
+            }),
         }
     }
 
@@ -269,7 +277,7 @@ mod held {
     }
 
     fn dba(uid: u32) -> Approver {
-        let person = Person { uid, login_uid: None, login_session: None };
+        let person = Person { uid, login_uid: None, login_session: None, confirmed: false };
         Approver { person, name: "d".into(), login: "".into(), groups: Box::new(["dba".into()]), via: "host" }
     }
 
@@ -394,6 +402,219 @@ mod held {
         core.client(&mut other).unwrap();
         assert!(core.waits());
         assert_eq!(other.take_outgoing(), message(b'H', b""));
+    }
+
+    #[tokio::test]
+    async fn where_it_cannot_be_told_which_runs_all_have_a_say() {
+        let parse = |text: &str| message(b'P', format!("s\0{text}\0\0\0").as_bytes());
+        let sync = message(b'S', b"");
+        let bench = Bench::new();
+        for (first, second) in [("held lax", "held strict"), ("held strict", "held lax")] {
+            let mut core = bench.core(false);
+            let mut pipe = Pipe::default();
+            let texts = [first, second].map(|text| format!("select $1 as \"{text}\""));
+            pipe.append(
+                &[parse(&texts[0]), sync.clone(), parse(&texts[1]), sync.clone(), bind("", "x")].concat(),
+            );
+            core.client(&mut pipe).unwrap();
+            assert!(core.waits());
+            let shown = core.holds.desk.list(&dba(0), false);
+            let shown = serde_json::to_value(shown.first().unwrap()).unwrap();
+            let needs = shown["needs"].as_str().unwrap();
+            assert!(needs.contains("one of dba") && needs.contains("one of sec"), "{needs}");
+            let text = shown["text"].as_str().unwrap();
+            assert!(texts.iter().all(|one| text.contains(one)), "{text}");
+            assert_eq!(shown["statements"].as_array().unwrap().len(), 2);
+            approve(&core, Scope::Session);
+            assert_eq!(core.holds.desk.waiting(), 1);
+        }
+        // What nobody may approve is not approved as something else.
+        let decision = |text: &str| {
+            let policy = Policy { masks: Arc::new(MaskSet::builder().build(&HashKey::new(&[1; 32]))) };
+            let operation = Operation {
+                protocol: crate::operation::Protocol::Postgres,
+                user: "u".into(),
+                database: "d".into(),
+                text: text.into(),
+                script: Arc::default(),
+                params: Arc::default(),
+            };
+            policy.decide(&operation, &Subject::default())
+        };
+        assert_eq!(decision("held").held_with(&decision("held never")).approval, None);
+        assert_eq!(decision("held").held_with(&decision("held")), decision("held"));
+    }
+
+    #[tokio::test]
+    async fn who_approved_is_noted_when_the_flow_ends_at_once() {
+        let bench = Bench::new();
+        let mut core = bench.core(false);
+        let mut pipe = Pipe::default();
+        pipe.append(&query("delete from held where id = 1"));
+        core.client(&mut pipe).unwrap();
+        let session = core.log.session().id();
+        let shape = core.holds.held.as_ref().and_then(hold::Held::shape);
+        assert!(shape.is_some());
+        approve(&core, Scope::Shape);
+        // The flow has not looked at it yet.
+        core.end_holding(None);
+        let grant = core.holds.desk.granted(session, shape, &Terms::sample()).unwrap();
+        assert_eq!(*grant.by, [Arc::from("d")]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_shown_whole_is_refused() {
+        let bench = Bench::new();
+        let prepares: Vec<u8> = (0..5)
+            .flat_map(|name| query(&format!("prepare p{name} as select '{}'", "x".repeat(4000))))
+            .collect();
+        let executes = |count| {
+            let all: String = (0..count).map(|name| format!("; execute p{name}")).collect();
+            query(&format!("select 'held'{all}"))
+        };
+        for (message, fits) in [
+            (query(&"select held;".repeat(25)), true),
+            (query(&"select held;".repeat(26)), false),
+            (query(&format!("select 'held{}'", "x".repeat(16_000))), true),
+            (query(&format!("select 'held{}'", "x".repeat(17_000))), false),
+            (executes(4), true),
+            (executes(5), false),
+        ] {
+            let mut core = bench.core(false);
+            core.limits.statement = 1 << 20;
+            let mut pipe = Pipe::default();
+            pipe.append(&prepares);
+            core.client(&mut pipe).unwrap();
+            pipe.take_outgoing();
+            pipe.append(&message);
+            core.client(&mut pipe).unwrap();
+            let out = pipe.take_outgoing();
+            assert_eq!(core.waits(), fits, "{out:?}");
+            assert_eq!(out.windows(17).any(|window| window == b"interlock refused"), !fits);
+        }
+    }
+
+    /// Approves a shape after `before` and says whether the same text is held after `between` as well. Of each
+    /// message there is what the server answers.
+    async fn held_again(
+        bench: &Bench,
+        before: &[(Vec<u8>, Vec<u8>)],
+        between: &[(Vec<u8>, Vec<u8>)],
+    ) -> bool {
+        let (stream, _client) = client().await;
+        let mut core = bench.core(false);
+        let (mut up, mut down) = (Pipe::default(), Pipe::default());
+        let relay = |core: &mut Core, up: &mut Pipe, down: &mut Pipe, all: &[(Vec<u8>, Vec<u8>)]| {
+            for (asked, answer) in all {
+                up.append(asked);
+                core.client(up).unwrap();
+                assert!(!core.waits());
+                down.append(answer);
+                core.server(down).unwrap();
+                (up.take_outgoing(), down.take_outgoing());
+            }
+        };
+        relay(&mut core, &mut up, &mut down, before);
+        let held = query("delete from held where id = 1");
+        let status = core.status;
+        up.append(&held);
+        core.client(&mut up).unwrap();
+        assert!(core.waits());
+        approve(&core, Scope::Shape);
+        assert_eq!(go_on(&mut core, &mut up, &stream), held);
+        down.append(&done("DELETE 1", status));
+        core.server(&mut down).unwrap();
+        // As it is, it is the same shape.
+        up.append(&held);
+        core.client(&mut up).unwrap();
+        assert!(!core.waits());
+        down.append(&done("DELETE 1", status));
+        core.server(&mut down).unwrap();
+        up.take_outgoing();
+        relay(&mut core, &mut up, &mut down, between);
+        up.append(&held);
+        core.client(&mut up).unwrap();
+        core.waits()
+    }
+
+    fn query(text: &str) -> Vec<u8> {
+        message(b'Q', format!("{text}\0").as_bytes())
+    }
+
+    fn done(tag: &str, status: u8) -> Vec<u8> {
+        [message(b'C', format!("{tag}\0").as_bytes()), message(b'Z', &[status])].concat()
+    }
+
+    fn failed(status: u8) -> Vec<u8> {
+        [message(b'E', b"SERROR\0VERROR\0C22012\0Mx\0\0"), message(b'Z', &[status])].concat()
+    }
+
+    #[tokio::test]
+    async fn a_shape_does_not_reach_over_what_changes_its_meaning() {
+        let bench = Bench::new();
+        let ran = |text: &str, status| (query(text), done("X", status));
+        let set = ran("set local search_path = s", b'T');
+        let begin = ran("begin", b'T');
+        let call = (message(b'F', b"\0\0\x08\x1e\0\0\0\0\0\0"), {
+            [message(b'V', b"\xff\xff\xff\xff"), message(b'Z', b"I")].concat()
+        });
+        for (before, between, again) in [
+            (vec![], vec![ran("select 1", b'I')], false),
+            (vec![ran("set search_path = s", b'I')], vec![ran("select 1", b'I')], false),
+            (vec![], vec![ran("set search_path = s", b'I')], true),
+            // By the number of a function: set_config.
+            (vec![], vec![call.clone()], true),
+            (vec![call], vec![ran("select 1", b'I')], false),
+            // Transactions without a change.
+            (vec![begin.clone()], vec![ran("commit", b'I')], false),
+            (vec![], vec![begin.clone(), ran("rollback", b'I')], false),
+            // What was changed is undone.
+            (vec![begin.clone(), set.clone()], vec![ran("select 1", b'T')], false),
+            (vec![begin.clone(), set.clone()], vec![ran("commit", b'I')], true),
+            (vec![begin.clone(), set.clone()], vec![ran("rollback", b'I')], true),
+            (vec![begin, ran("savepoint a", b'T'), set], vec![ran("rollback to a", b'T')], true),
+        ] {
+            assert_eq!(held_again(&bench, &before, &between).await, again, "{before:?} {between:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_failed_or_is_not_answered_is_not_the_same() {
+        let bench = Bench::new();
+        let shape = |before: &[(Vec<u8>, Vec<u8>)]| {
+            let mut core = bench.core(false);
+            let (mut up, mut down) = (Pipe::default(), Pipe::default());
+            for (asked, answer) in before {
+                up.append(asked);
+                core.client(&mut up).unwrap();
+                down.append(answer);
+                core.server(&mut down).unwrap();
+            }
+            core.holds.surroundings.digest().copied()
+        };
+        let set = || query("set local search_path = s");
+        let parsed = |text: &str| {
+            let parse = message(b'P', format!("\0{text}\0\0\0").as_bytes());
+            [parse, message(b'B', b"\0\0\0\0\0\0\0\0"), message(b'E', b"\0\0\0\0\0")].concat()
+        };
+        let alone = shape(&[(set(), done("SET", b'I'))]);
+        assert!(alone.is_some() && alone == shape(&[(set(), done("SET", b'I'))]));
+        assert_eq!(shape(&[(set(), Vec::new())]), None);
+        for other in [
+            vec![],
+            vec![(set(), failed(b'I'))],
+            vec![(query("begin"), done("BEGIN", b'T')), (set(), done("SET", b'T'))],
+            vec![(query("begin"), done("BEGIN", b'T')), (query("x"), failed(b'E')), (set(), failed(b'E'))],
+            // Skipped, for what came before it has failed.
+            vec![
+                (parsed("select 1"), message(b'E', b"SERROR\0VERROR\0C22012\0Mx\0\0")),
+                (parsed("set local search_path = s"), Vec::new()),
+                (message(b'S', b""), message(b'Z', b"I")),
+            ],
+        ] {
+            let other = shape(&other);
+            assert!(other.is_some() && other != alone);
+        }
     }
 
     #[tokio::test]

@@ -7,24 +7,26 @@ use sha2::{Digest, Sha256};
 use super::super::Core;
 use super::super::judge::Asked;
 use super::super::masking::recorded_parameter;
+use super::super::refusal::Refusal;
 use super::super::statements::Prepared;
 use crate::approval::{Does, Shape, Shown};
 use crate::record::Step;
 use crate::sql::{Kind, Script, Statement};
 
-/// Bytes of a text that approvers are shown; of each text that it runs by name; of each parameter, and of all.
+/// Bytes of a text that approvers are shown; of all texts that it runs by name; of each parameter, and of all.
 const TEXT: usize = 16 << 10;
-const RUN: usize = 4 << 10;
+const RUNS: usize = 16 << 10;
 const PARAM: usize = 1 << 10;
 const PARAMS: usize = 16 << 10;
-/// Texts, statements, and entries of a list that they are shown.
-const RUNS: usize = 4;
-const STATEMENTS: usize = 10;
+/// Statements, and entries of a list, that they are shown.
+const STATEMENTS: usize = 25;
 const LIST: usize = 12;
+/// Texts that it runs by name, at the most.
+const MOST_RUN: usize = 256;
 /// Bytes of a name.
 const NAME: usize = 130;
 /// What a request may take beside the message that is held.
-pub(super) const OWN: usize = TEXT + RUN * RUNS + PARAMS + STATEMENTS * 5 * LIST * NAME;
+pub(super) const OWN: usize = TEXT + RUNS + PARAMS + STATEMENTS * 5 * LIST * NAME;
 
 /// What is held.
 pub(in super::super) struct Operation<'a> {
@@ -88,7 +90,7 @@ impl Core {
     }
 
     /// What commands have in common that an approval of this one's shape covers. `None` where its text
-    /// alone does not say what it does.
+    /// alone does not say what it does, or it is not known yet what it means.
     pub(super) fn shape(&self, operation: &Operation<'_>) -> Option<Shape> {
         let [prepared] = operation.statements else { return None };
         if !matches!(operation.step, Step::Query | Step::Bind | Step::Execute) {
@@ -107,7 +109,7 @@ impl Core {
         let mut hash = Parts::new("interlock shape 1");
         self.who_and_where(&mut hash);
         hash.text(&self.scripts.template(&prepared.text));
-        hash.bytes(&self.holds.surroundings);
+        hash.bytes(self.holds.surroundings.digest()?);
         Some(Shape(hash.finish()))
     }
 
@@ -126,7 +128,7 @@ impl Core {
     fn runs<'s>(&'s self, operation: &'s Operation<'_>) -> impl Iterator<Item = &'s Arc<Prepared>> {
         let names = operation.statements.iter().flat_map(|prepared| &prepared.script.statements);
         let names = names.flat_map(|statement| &statement.executes);
-        names.flat_map(|name| self.names.candidates(name.as_bytes())).take(256)
+        names.flat_map(|name| self.names.candidates(name.as_bytes())).take(MOST_RUN)
     }
 
     /// An argument of a function call as approvers may see it.
@@ -135,14 +137,22 @@ impl Core {
         Some(recorded_parameter(self.flow.record_masks(), &value))
     }
 
-    /// What approvers see of it.
-    pub(super) fn shown(&self, operation: &Operation<'_>) -> Shown {
+    /// What approvers see of it: all that runs. `None` where that is more than they are shown.
+    pub(super) fn shown(&self, operation: &Operation<'_>) -> Option<Shown> {
         let texts: Vec<&str> = match operation.statements {
             [] => vec![operation.text],
             all => all.iter().map(|prepared| &*prepared.recorded).collect(),
         };
-        let whole = texts.join("\n-- or, as it cannot be told which is prepared under this name:\n");
-        let text = clipped(&whole, TEXT).to_owned();
+        let text = texts.join("\n-- or, as it cannot be told which is prepared under this name:\n");
+        let runs: Vec<String> =
+            self.runs(operation).map(|prepared| prepared.recorded.as_ref().to_owned()).collect();
+        if text.len() > TEXT
+            || runs.iter().map(String::len).sum::<usize>() > RUNS
+            || runs.len() >= MOST_RUN
+            || operation.script.statements.len() > STATEMENTS
+        {
+            return None;
+        }
         let mut room = PARAMS;
         let mut params = Vec::new();
         for param in operation.params {
@@ -157,20 +167,14 @@ impl Core {
             room = room.saturating_sub(shown.as_ref().map_or(1, |shown| shown.len().max(1)));
             params.push(shown);
         }
-        Shown {
+        Some(Shown {
             message: String::new(),
             step: step_word(operation.step),
-            text_omitted_bytes: whole.len() - text.len(),
             text,
-            runs: self
-                .runs(operation)
-                .take(RUNS)
-                .map(|prepared| clipped(&prepared.recorded, RUN).to_owned())
-                .collect(),
+            runs,
             params_omitted: operation.params.len() - params.len(),
             params,
-            statements: operation.script.statements.iter().take(STATEMENTS).map(does).collect(),
-            statements_omitted: operation.script.statements.len().saturating_sub(STATEMENTS),
+            statements: operation.script.statements.iter().map(does).collect(),
             db_user: Arc::clone(&self.user),
             database: Arc::clone(&self.database),
             transaction: match self.status {
@@ -179,8 +183,22 @@ impl Core {
                 _ => "none",
             },
             command: self.log.next().0,
-        }
+        })
     }
+}
+
+/// What cannot be shown whole is not held.
+pub(super) fn not_shown() -> Refusal {
+    Refusal::own(
+        "54000",
+        "refused: it needs approval, and is more than can be shown to who would approve it",
+        &format!(
+            "Approvers see all that runs: up to {} KiB of text, {} KiB of what it runs by name, and {STATEMENTS} \
+             statements. Send less at once.",
+            TEXT >> 10,
+            RUNS >> 10
+        ),
+    )
 }
 
 fn step_word(step: Step) -> &'static str {
@@ -204,7 +222,14 @@ fn does(statement: &Statement) -> Does {
         items.into_iter().filter_map(word).take(LIST).collect()
     }
     fn names<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-        items.into_iter().take(LIST).map(|item| clipped(&item.to_string(), NAME).to_owned()).collect()
+        let mut items = items.into_iter();
+        let mut names: Vec<String> =
+            items.by_ref().take(LIST).map(|item| clipped(&item.to_string(), NAME).to_owned()).collect();
+        let more = items.count();
+        if more > 0 {
+            names.push(format!("… and {more} more"));
+        }
+        names
     }
     let others = statement.kinds.iter().filter(|kind| **kind != statement.kind);
     Does {
@@ -227,39 +252,29 @@ fn clipped(text: &str, most: usize) -> &str {
 }
 
 /// A digest over parts that cannot run into one another.
-struct Parts(Sha256);
+pub(super) struct Parts(Sha256);
 
 impl Parts {
-    fn new(purpose: &str) -> Self {
+    pub(super) fn new(purpose: &str) -> Self {
         let mut parts = Self(Sha256::new());
         parts.text(purpose);
         parts
     }
 
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.0.update((bytes.len() as u64).to_be_bytes());
         self.0.update(bytes);
     }
 
-    fn text(&mut self, text: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
 
-    fn number(&mut self, number: u64) {
+    pub(super) fn number(&mut self, number: u64) {
         self.0.update(number.to_be_bytes());
     }
 
-    fn finish(self) -> [u8; 32] {
+    pub(super) fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
-}
-
-/// The digest of a flow's start-up: what its approvals of shapes begin from.
-pub(super) fn surroundings(parameters: &[(String, String)]) -> [u8; 32] {
-    let mut hash = Parts::new("interlock surroundings 1");
-    for (name, value) in parameters.iter().filter(|(name, _)| name != "application_name") {
-        hash.text(name);
-        hash.text(value);
-    }
-    hash.finish()
 }

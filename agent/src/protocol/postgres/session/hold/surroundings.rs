@@ -1,0 +1,127 @@
+//! What may change what texts mean: settings, roles, the catalog. Approvals of a shape do not reach over that.
+
+use super::super::Core;
+use super::super::judge::IDLE;
+use super::super::statements::Prepared;
+use super::operation::Parts;
+use crate::sql::{Class, Kind, Statement};
+
+/// What was changed so far in a session.
+///
+/// Where nothing has failed the same changes lead to the same digest in every session. What was changed and
+/// may have been undone since leads to one of its own.
+pub(in super::super) struct Surroundings {
+    digest: [u8; 32],
+    /// Something was changed, and its transaction may not be over.
+    altered: bool,
+    /// It is not answered yet: it may fail.
+    unanswered: bool,
+    /// Something has failed since.
+    failed: bool,
+    /// It was changed in a transaction that was still open when it was answered.
+    in_transaction: bool,
+}
+
+impl Surroundings {
+    /// The digest of a flow's start-up: what its approvals of shapes begin from.
+    pub(super) fn new(parameters: &[(String, String)]) -> Self {
+        let mut hash = Parts::new("interlock surroundings 1");
+        for (name, value) in parameters.iter().filter(|(name, _)| name != "application_name") {
+            hash.text(name);
+            hash.text(value);
+        }
+        Self {
+            digest: hash.finish(),
+            altered: false,
+            unanswered: false,
+            failed: false,
+            in_transaction: false,
+        }
+    }
+
+    /// `None` while it is not known what they are.
+    pub(in super::super) fn digest(&self) -> Option<&[u8; 32]> {
+        (!self.unanswered).then_some(&self.digest)
+    }
+
+    fn mix(&mut self, what: &str, text: &str, own: Option<&(String, u64)>) {
+        let mut hash = Parts::new(what);
+        hash.bytes(&self.digest);
+        hash.text(text);
+        if let Some((session, command)) = own {
+            hash.text(session);
+            hash.number(*command);
+        }
+        self.digest = hash.finish();
+    }
+}
+
+impl Core {
+    /// What nothing else has in common with this session at this command.
+    fn own(&self) -> (String, u64) {
+        (self.log.session().id().to_string(), self.log.next().0)
+    }
+
+    /// A text runs that may change them, or undo a change.
+    pub(in super::super) fn note_surroundings(&mut self, prepared: &Prepared) {
+        let alters = |statement: &Statement| {
+            !statement.settings.is_empty()
+                || statement.dynamic
+                || statement.classes.contains(&Class::Ddl)
+                || statement.classes.contains(&Class::Privilege)
+                || statement.kinds.contains(&Kind::Unparsed)
+                || statement.functions.iter().any(|function| function.name == "set_config")
+        };
+        let ends = |statement: &Statement| {
+            [Kind::Commit, Kind::Rollback, Kind::RollbackToSavepoint, Kind::PrepareTransaction]
+                .iter()
+                .any(|kind| statement.kinds.contains(kind))
+        };
+        let script = self.effective(prepared);
+        let undoes = self.holds.surroundings.altered && script.statements.iter().any(ends);
+        if !undoes && !script.statements.iter().any(alters) {
+            return;
+        }
+        // What its parameters were is not looked at here.
+        let own = (undoes || prepared.text.contains('$')).then(|| self.own());
+        let skipped = self.pending.skips();
+        let surroundings = &mut self.holds.surroundings;
+        surroundings.mix("interlock surroundings: text", &prepared.text, own.as_ref());
+        surroundings.altered = true;
+        surroundings.unanswered = true;
+        surroundings.failed |= skipped;
+    }
+
+    /// A function is called by its number: it may be `set_config`.
+    pub(in super::super) fn note_call(&mut self) {
+        let own = self.own();
+        let surroundings = &mut self.holds.surroundings;
+        surroundings.mix("interlock surroundings: call", "", Some(&own));
+        surroundings.altered = true;
+        surroundings.unanswered = true;
+    }
+
+    /// The server has reported an error: what was to be changed may not have been.
+    pub(in super::super) fn surroundings_failed(&mut self) {
+        self.holds.surroundings.failed |= self.holds.surroundings.altered;
+    }
+
+    /// The server has answered all, and is in no transaction or in one.
+    pub(in super::super) fn surroundings_answered(&mut self) {
+        if !self.holds.surroundings.altered {
+            return;
+        }
+        let (own, over) = (self.own(), self.status == IDLE);
+        let surroundings = &mut self.holds.surroundings;
+        if surroundings.failed || (over && surroundings.in_transaction) {
+            surroundings.mix("interlock surroundings: undone", "", Some(&own));
+        } else if !over && surroundings.unanswered {
+            // The same text has another effect outside of a transaction.
+            surroundings.mix("interlock surroundings: open", "", None);
+        }
+        surroundings.failed = false;
+        surroundings.unanswered = false;
+        surroundings.altered = !over;
+        surroundings.in_transaction = !over;
+    }
+}
