@@ -270,6 +270,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
             store = open_store(config, true) => store?,
             () = asked_to_end() => return Ok(()),
         };
+        store.not_moved().await?;
         put_together(config, store).await?
     };
     parts.intake.archive.clear()?;
