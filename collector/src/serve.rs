@@ -271,6 +271,8 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
             () = asked_to_end() => return Ok(()),
         };
         store.not_moved().await?;
+        // Before anything is written into it.
+        store.settle_journal().await?;
         put_together(config, store).await?
     };
     parts.intake.archive.clear()?;

@@ -209,6 +209,11 @@ impl Runner {
             let batch = feed::next(&self.store, &self.output, turn.place, self.sender.batch()).await?;
             let more = batch.more;
             if batch.messages.is_empty() {
+                // The database may be another by now, to which the connections were led.
+                if self.store.is_foreign(turn.place.row.0).await? {
+                    self.store.settle_journal().await?;
+                    return Err(Interrupt::Back);
+                }
                 self.pass(turn, batch.end);
             } else {
                 self.deliver(turn, batch).await?;
