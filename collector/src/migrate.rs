@@ -1,7 +1,8 @@
 //! Moving from the embedded database and directory to PostgreSQL and S3.
 //!
-//! The source stays as it is. What is copied is noted in the same transaction, so that it can be broken off at
-//! any time and gone on with; a source that went on in between is refused.
+//! Nothing is taken from the source. What is copied is noted in the same transaction, so that it can be broken off
+//! at any time and gone on with; a source that went on in between is refused. Before the target counts, the source
+//! is told where it was moved to, and does not serve any more.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -72,6 +73,13 @@ pub async fn run(from: &Config, to: &Config, tell: &mut (dyn FnMut(String) + Sen
         .await
         .with_context(|| format!("cannot work with {} (store.database)", database.database))?;
     let objects = Objects::new(&segments.s3).context("segments.s3")?;
+    if let Some(place) = store.moved_to().await? {
+        anyhow::ensure!(
+            target.fact("migration").await?.is_some(),
+            "the collector was moved to {place} before: it cannot be moved twice. Only if nothing was ever started \
+             there, `interlock-collector migrate --undo` has it be here again"
+        );
+    }
     let mark = mark(store).await?;
     begin(&target, &mark, &objects).await?;
 
@@ -108,9 +116,32 @@ pub async fn run(from: &Config, to: &Config, tell: &mut (dyn FnMut(String) + Sen
     );
     let parts = serve::put_together(to, target).await?;
     check(&source.intake, &parts.intake).await?;
+    // First the source: between the two neither serves, and this can be run again.
+    let mut write = store.write().await?;
+    write.set_moved(&database.database).await?;
+    write.commit().await?;
     parts.intake.store.end_migration(&format!("done {mark}")).await?;
     moved.entries = size;
     Ok(moved)
+}
+
+/// Has a collector that was moved be where it was; where to it had been moved.
+///
+/// # Errors
+/// It was not moved, or its database fails.
+pub async fn undo(config: &Config, who: &str) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        config.store.is_none(),
+        "name the configuration that the collector was moved from, not the one with `store`"
+    );
+    let _lock = serve::lock(config)?;
+    let store = serve::open_existing(config).await?.intake.store.clone();
+    let place = store.moved_to().await?.context("this collector was not moved")?;
+    let mut write = store.write().await?;
+    write.undo_moved().await?;
+    write.audit(who, "migrate.undo", &place, "", "").await?;
+    write.commit().await?;
+    Ok(place)
 }
 
 /// Marks the target as one that is being moved to, unless something else is in it.

@@ -275,6 +275,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
             store = open_store(config, true) => store?,
             () = asked_to_end() => return Ok(()),
         };
+        store.not_moved().await?;
+        // Before anything is written into it.
+        store.settle_journal().await?;
         put_together(config, store).await?
     };
     parts.intake.archive.clear()?;

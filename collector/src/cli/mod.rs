@@ -102,7 +102,8 @@ enum Command {
     /// Check the configuration file; print its JSON Schema.
     #[command(subcommand)]
     Config(config::Command),
-    /// Move from the embedded default to PostgreSQL and S3. The collector must be stopped; it stays as it is.
+    /// Move from the embedded default to PostgreSQL and S3. The collector must be stopped, and does not
+    /// start again from where it was.
     Migrate(migrate::Migrate),
     /// Make the keys that all collectors of one ledger have.
     #[command(subcommand)]

@@ -89,6 +89,7 @@ pub async fn start(
     }
     // The state directory is this process's alone: whoever held them was killed.
     store.release_own().await?;
+    store.settle_journal().await?;
     let mut write = store.write().await?;
     for output in outputs {
         if write.add_output(&output.name).await? {
@@ -157,6 +158,7 @@ pub fn metrics(outputs: &[OutputState], now_ns: i64) -> String {
 async fn prune(store: Arc<Store>, mut stopped: watch::Receiver<bool>) {
     loop {
         let pruned = async {
+            store.settle_journal().await?;
             let mut write = store.write().await?;
             write.prune_journal().await?;
             write.commit().await

@@ -32,6 +32,8 @@ pub(super) struct Runner {
     wait: Duration,
     /// What failed last, so that the log says it once.
     failed: Option<String>,
+    /// Since when the database does not say what is next, or does not keep the place.
+    unread_since: Option<Instant>,
 }
 
 /// Why it does not go on.
@@ -94,6 +96,7 @@ impl Runner {
             changed,
             wait,
             failed: None,
+            unread_since: None,
         }
     }
 
@@ -110,7 +113,8 @@ impl Runner {
                 }
                 Err(Interrupt::Store(error)) => {
                     tracing::error!(output = self.output.name, "{error}");
-                    DATABASE
+                    self.unread().await;
+                    DATABASE.min(self.timing.most_wait)
                 }
             };
             if self.pause(pause).await.is_err() {
@@ -119,6 +123,29 @@ impl Runner {
         }
         if let Err(error) = self.store.release(&lease_of(&self.output.name), &self.owner).await {
             tracing::warn!(output = self.output.name, "{error}");
+        }
+    }
+
+    /// Has it found that the database has failed for long. One that fails altogether does not take that either.
+    async fn unread(&mut self) {
+        let since = *self.unread_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < self.timing.stuck {
+            return;
+        }
+        let detail = format!(
+            "output {} is stuck: what is to be sent next cannot be read from the database, or its place not be kept. \
+             The collector's log says why",
+            self.output.name
+        );
+        let found = async {
+            let mut write = self.store.write().await?;
+            if !write.is_found("", "output", &detail).await? {
+                write.add_finding("", "output", &detail, None).await?;
+            }
+            write.commit().await
+        };
+        if let Err(error) = found.await {
+            tracing::error!(output = self.output.name, "it cannot be written down that it is stuck: {error}");
         }
     }
 
@@ -182,11 +209,17 @@ impl Runner {
             let batch = feed::next(&self.store, &self.output, turn.place, self.sender.batch()).await?;
             let more = batch.more;
             if batch.messages.is_empty() {
+                // The database may be another by now, to which the connections were led.
+                if self.store.is_foreign(turn.place.row.0).await? {
+                    self.store.settle_journal().await?;
+                    return Err(Interrupt::Back);
+                }
                 self.pass(turn, batch.end);
             } else {
                 self.deliver(turn, batch).await?;
             }
             self.keep(turn).await?;
+            self.unread_since = None;
             if *self.stopped.borrow() {
                 return Err(Interrupt::Stopped);
             }

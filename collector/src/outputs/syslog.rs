@@ -20,8 +20,12 @@ use super::config;
 use super::message::Message;
 use super::send::Failure;
 
-/// Syslog acknowledges nothing: what was sent so long ago, on a connection that still holds, counts as there.
-pub(super) const SETTLES: Duration = Duration::from_secs(5);
+/// Syslog acknowledges nothing: what was sent so long ago, on a connection that still holds, counts as there. By
+/// then the connection has ended if the server's system did not take it.
+pub(super) const SETTLES: Duration = Duration::from_secs(30);
+/// After so long the connection ends when the server's system has not acknowledged what was sent: a network that
+/// swallows everything ends none by itself for a quarter of an hour. Well below [`SETTLES`].
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// For a connection, a handshake, or writing a batch.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// For ending a connection.
@@ -74,6 +78,7 @@ impl Syslog {
             .await
             .map_err(|_| late("connecting"))?
             .map_err(|error| format!("{place} cannot be connected to: {error}"))?;
+        watch(&stream).map_err(|error| format!("{place}: {error}"))?;
         let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
         let name =
             ServerName::try_from(self.host.clone()).map_err(|_| format!("{} is no name", self.host))?;
@@ -140,6 +145,12 @@ impl Syslog {
         }
         Err(failed("the receiver sends without end: it is no syslog server"))
     }
+}
+
+/// Has the system end a connection whose other side does not acknowledge what was sent.
+fn watch(stream: &TcpStream) -> std::io::Result<()> {
+    let most = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, most)?)
 }
 
 fn connector(config: &config::Syslog) -> anyhow::Result<TlsConnector> {
@@ -291,6 +302,15 @@ mod tests {
              [interlock@32473 id=\"audit:7\" kind=\"audit\" action=\"sign_in\" actor=\"alice\" \
              address=\"10.0.0.1\" detail=\"a \\\"b\\\" \\\\ \\]c\" entry=\"7\"] \u{feff}alice: sign_in  a \"b\" \\ ]c"
         );
+    }
+
+    #[tokio::test]
+    async fn a_silent_network_ends_a_connection_before_what_was_sent_counts() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(server.local_addr().unwrap()).await.unwrap();
+        watch(&stream).unwrap();
+        let most = rustix::net::sockopt::tcp_user_timeout(&stream).unwrap();
+        assert!(most > 0 && Duration::from_millis(most.into()) < SETTLES / 2, "{most}");
     }
 
     #[test]

@@ -345,6 +345,25 @@ async fn a_message_that_is_refused_is_skipped_only_by_the_rule_and_never_silentl
 }
 
 #[tokio::test]
+async fn a_row_that_cannot_be_read_is_found() {
+    let mut site = Site::new().await;
+    let receiver = Receiver::new();
+    let hook = site.hook(receiver.address, ", kinds: [result]");
+    site.start(std::slice::from_ref(&hook)).await;
+    site.stop().await;
+    let mut host = SampleHost::enrol(&site.store, "db-1", 1).await.unwrap();
+    host.session(&site.store, &session(&[("SELECT 1", "allow")])).await.unwrap();
+    sqlx::query("UPDATE commands SET rows_returned = 1.5e19").execute(site.store.pool()).await.unwrap();
+    site.start(std::slice::from_ref(&hook)).await;
+    until("it is found", async || site.findings().await.iter().any(|finding| finding.contains("is stuck")))
+        .await;
+    sqlx::query("UPDATE commands SET rows_returned = 3").execute(site.store.pool()).await.unwrap();
+    until("it is told", async || receiver.taken().len() == 1).await;
+    site.stop().await;
+    assert_eq!(site.findings().await.len(), 1);
+}
+
+#[tokio::test]
 async fn what_retention_deleted_is_told_of() {
     let mut site = Site::new().await;
     let receiver = Receiver::new();

@@ -262,8 +262,8 @@ impl Write<'_> {
         sqlx::query("UPDATE agents SET last_seen_ns = $2, version = $3, kernel = $4 WHERE host = $1")
             .bind(host)
             .bind(now_ns())
-            .bind(version)
-            .bind(kernel)
+            .bind(plain(version).as_ref())
+            .bind(plain(kernel).as_ref())
             .execute(self.on())
             .await?;
         Ok(())
@@ -451,5 +451,23 @@ impl Store {
         let rows =
             sqlx::query("SELECT host FROM agents WHERE state <> 'active'").fetch_all(self.pool()).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::SampleHost;
+
+    #[tokio::test]
+    async fn what_an_agent_says_of_itself_fits_both_databases() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open_file(&directory.path().join("db")).await.unwrap();
+        let host = SampleHost::enrol(&store, "db-1", 1).await.unwrap();
+        let mut write = store.write().await.unwrap();
+        write.seen(&host.id, "0.1\0", "6.12\0-cloud").await.unwrap();
+        write.commit().await.unwrap();
+        let agent = store.agent(&host.id).await.unwrap().unwrap();
+        assert_eq!((agent.version.as_str(), agent.kernel.as_str()), ("0.1\u{fffd}", "6.12\u{fffd}-cloud"));
     }
 }

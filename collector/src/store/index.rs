@@ -41,6 +41,15 @@ pub(super) fn places(rows: usize, columns: usize) -> String {
     text
 }
 
+/// Adds a number, which is not negative, to a column, and stays at the largest there is. Hosts say how much they
+/// counted: a sum beyond it would be no whole number any more in SQLite, and an error in PostgreSQL.
+fn adding(table: &str, column: &str, more: &str) -> String {
+    format!(
+        "{column} = CASE WHEN {table}.{column} > {most} - {more} THEN {most} ELSE {table}.{column} + {more} END",
+        most = i64::MAX
+    )
+}
+
 /// Cuts rows into portions for one statement each.
 pub(super) fn portions<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
@@ -286,39 +295,40 @@ impl Write<'_> {
         &mut self,
         sessions: &[(&str, SessionId, &SessionChange)],
     ) -> Result<(), StoreError> {
-        self.rows(
-            "UPDATE sessions SET last_segment = v.column3, last_event = v.column4, \
-             commands = sessions.commands + v.column5, denied = sessions.denied + v.column6, \
-             held = sessions.held + v.column7, observed = sessions.observed + v.column8, \
-             masked_values = sessions.masked_values + v.column9, rows_returned = sessions.rows_returned + v.column10, \
+        let text = format!(
+            "UPDATE sessions SET last_segment = v.column3, last_event = v.column4, {}, {}, {}, {}, {}, {}, \
              next_sequence = v.column11, db_user = COALESCE(v.column12, sessions.db_user), \
              database_name = COALESCE(v.column13, sessions.database_name), \
              ended_ns = COALESCE(v.column14, sessions.ended_ns), \
-             end_reason = COALESCE(v.column15, sessions.end_reason), \
-             terminal_bytes = sessions.terminal_bytes + v.column16 \
-             FROM (VALUES {rows}) AS v WHERE sessions.id = v.column1 AND sessions.host = v.column2",
-            16,
-            sessions,
-            |query, (host, id, change)| {
-                query
-                    .bind(id.to_string())
-                    .bind((*host).to_owned())
-                    .bind(change.last_segment)
-                    .bind(change.last_event)
-                    .bind(change.commands)
-                    .bind(change.denied)
-                    .bind(change.held)
-                    .bind(change.observed)
-                    .bind(change.masked)
-                    .bind(change.rows)
-                    .bind(change.due.map_or(-1, int))
-                    .bind(change.login.as_ref().map(|(user, _)| user.clone()))
-                    .bind(change.login.as_ref().map(|(_, database)| database.clone()))
-                    .bind(change.end.as_ref().map(|(ended_ns, _)| *ended_ns))
-                    .bind(change.end.as_ref().map(|(_, end)| clip(&end.reason)))
-                    .bind(change.terminal)
-            },
-        )
+             end_reason = COALESCE(v.column15, sessions.end_reason), {} \
+             FROM (VALUES {{rows}}) AS v WHERE sessions.id = v.column1 AND sessions.host = v.column2",
+            adding("sessions", "commands", "v.column5"),
+            adding("sessions", "denied", "v.column6"),
+            adding("sessions", "held", "v.column7"),
+            adding("sessions", "observed", "v.column8"),
+            adding("sessions", "masked_values", "v.column9"),
+            adding("sessions", "rows_returned", "v.column10"),
+            adding("sessions", "terminal_bytes", "v.column16"),
+        );
+        self.rows(&text, 16, sessions, |query, (host, id, change)| {
+            query
+                .bind(id.to_string())
+                .bind((*host).to_owned())
+                .bind(change.last_segment)
+                .bind(change.last_event)
+                .bind(change.commands)
+                .bind(change.denied)
+                .bind(change.held)
+                .bind(change.observed)
+                .bind(change.masked)
+                .bind(change.rows)
+                .bind(change.due.map_or(-1, int))
+                .bind(change.login.as_ref().map(|(user, _)| user.clone()))
+                .bind(change.login.as_ref().map(|(_, database)| database.clone()))
+                .bind(change.end.as_ref().map(|(ended_ns, _)| *ended_ns))
+                .bind(change.end.as_ref().map(|(_, end)| clip(&end.reason)))
+                .bind(change.terminal)
+        })
         .await
     }
 
@@ -448,22 +458,20 @@ impl Write<'_> {
             .iter()
             .flat_map(|(host, batch)| batch.rules.iter().map(move |(rule, count)| (*host, rule, count)))
             .collect();
-        self.rows(
-            "INSERT INTO rule_counts (host, rule, verdict, observed, count, last_ns) VALUES {rows} \
-             ON CONFLICT (host, rule, verdict, observed) DO UPDATE SET \
-             count = rule_counts.count + excluded.count, last_ns = excluded.last_ns",
-            6,
-            &rules,
-            |query, (host, (rule, verdict, observed), (count, last_ns))| {
-                query
-                    .bind((*host).to_owned())
-                    .bind(rule.clone())
-                    .bind(verdict.clone())
-                    .bind(i64::from(*observed))
-                    .bind(*count)
-                    .bind(*last_ns)
-            },
-        )
+        let text = format!(
+            "INSERT INTO rule_counts (host, rule, verdict, observed, count, last_ns) VALUES {{rows}} \
+             ON CONFLICT (host, rule, verdict, observed) DO UPDATE SET {}, last_ns = excluded.last_ns",
+            adding("rule_counts", "count", "excluded.count")
+        );
+        self.rows(&text, 6, &rules, |query, (host, (rule, verdict, observed), (count, last_ns))| {
+            query
+                .bind((*host).to_owned())
+                .bind(rule.clone())
+                .bind(verdict.clone())
+                .bind(i64::from(*observed))
+                .bind(*count)
+                .bind(*last_ns)
+        })
         .await
     }
 }
@@ -489,6 +497,45 @@ mod tests {
         assert_eq!(sizes, [64, 64, 64, 8, 2, 1]);
         assert_eq!(portions(&rows).flatten().copied().collect::<Vec<_>>(), rows);
         assert_eq!(portions::<u8>(&[]).count(), 0);
+    }
+
+    #[tokio::test]
+    async fn counts_that_a_host_makes_up_stay_whole_numbers() {
+        use interlock_recording::proto::event::Body;
+        use interlock_recording::proto::{CommandResult, MaskCount, Rows};
+
+        use crate::sample::{SampleHost, SampleSession};
+        use crate::store::{SessionFilter, Store};
+
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open_file(&directory.path().join("db")).await.unwrap();
+        let mut host = SampleHost::enrol(&store, "db-1", 1).await.unwrap();
+        let started = crate::store::now_ns();
+        let id = SessionId::new(started as u64 / 1_000_000, [7; 10]);
+        let open = SampleSession { ended: false, ..SampleSession::default() };
+        let bodies = open.bodies();
+        let mut sequence = bodies.len() as u64;
+        host.record(&store, id, started, 0, bodies).await.unwrap();
+        let result = |command| {
+            Body::Result(CommandResult {
+                command,
+                duration_ns: u64::MAX,
+                rows: Some(Rows {
+                    count: u64::MAX,
+                    masks: vec![MaskCount { mask: "m".into(), count: u64::MAX }; 2],
+                    ..Rows::default()
+                }),
+                ..CommandResult::default()
+            })
+        };
+        for _ in 0..3 {
+            host.record(&store, id, started, sequence, vec![result(1), result(1)]).await.unwrap();
+            sequence += 2;
+        }
+        let page = store.sessions(&SessionFilter::default(), None, 10).await.unwrap();
+        let listed = &page.items[0];
+        assert_eq!((listed.rows_returned, listed.masked_values), (i64::MAX, i64::MAX));
+        assert_eq!(listed.commands, 1);
     }
 
     #[test]

@@ -319,6 +319,62 @@ fn settled(dialect: Dialect) -> &'static str {
     }
 }
 
+/// That a transaction's number, `xact`, is of another cluster: in this one none that can be seen is so high.
+/// Dumped and restored, or replicated to a newer version, rows and places keep the numbers of the old cluster,
+/// and a new one begins with low ones.
+fn foreign(dialect: Dialect, xact: &str) -> String {
+    match dialect {
+        Dialect::Sqlite => "1 = 0".to_owned(),
+        Dialect::Postgres => {
+            format!("{xact} >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)")
+        }
+    }
+}
+
+impl Store {
+    /// Whether a transaction's number is of another cluster.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn is_foreign(&self, xact: i64) -> Result<bool, StoreError> {
+        if self.dialect() == Dialect::Sqlite || xact == 0 {
+            return Ok(false);
+        }
+        let text = format!("SELECT 1 WHERE {}", foreign(self.dialect(), "$1"));
+        let row = sqlx::query(sqlx::AssertSqlSafe(text)).bind(xact).fetch_optional(self.pool()).await?;
+        Ok(row.is_some())
+    }
+
+    /// Looks whether the database was moved to another cluster of PostgreSQL, where the journal's order does not
+    /// go on. If it was, all that is in the journal comes first, and outputs begin with it: what they were told
+    /// already they are told again, and nothing is lost. Gives whether it was.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn settle_journal(&self) -> Result<bool, StoreError> {
+        let newest = "(SELECT GREATEST((SELECT MAX(xact) FROM journal), (SELECT MAX(xact) FROM outputs)))";
+        let text = format!("SELECT 1 WHERE {}", foreign(self.dialect(), newest));
+        if self.dialect() == Dialect::Sqlite
+            || sqlx::query(sqlx::AssertSqlSafe(text.as_str())).fetch_optional(self.pool()).await?.is_none()
+        {
+            return Ok(false);
+        }
+        let mut write = self.write().await?;
+        // Whoever writes into it has ended then, and is seen.
+        sqlx::query("LOCK TABLE journal, outputs IN SHARE ROW EXCLUSIVE MODE").execute(write.on()).await?;
+        if sqlx::query(sqlx::AssertSqlSafe(text)).fetch_optional(write.on()).await?.is_none() {
+            return Ok(false);
+        }
+        sqlx::query("UPDATE journal SET xact = 0").execute(write.on()).await?;
+        sqlx::query("UPDATE outputs SET xact = 0, id = 0, done = 0").execute(write.on()).await?;
+        write.commit().await?;
+        tracing::warn!(
+            "the database was moved to another cluster of PostgreSQL: outputs are told again what is left in the journal"
+        );
+        Ok(true)
+    }
+}
+
 impl Write<'_> {
     /// Whether anything is to be written into the journal.
     ///
@@ -426,7 +482,8 @@ impl Write<'_> {
         let text = format!(
             "UPDATE outputs SET {last_sent} xact = $2, id = $3, done = $4, sent = sent + $5, skipped = skipped + $6, \
              deleted = deleted + $7 WHERE name = $1 AND EXISTS (SELECT 1 FROM leases WHERE leases.name = $9 AND holder = $10) \
-             AND $8 > 0"
+             AND $8 > 0 AND NOT ({})",
+            foreign(self.dialect, "$2")
         );
         let done = sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(name)
@@ -481,7 +538,12 @@ impl Write<'_> {
             .fetch_optional(self.on())
             .await?;
         let Some(least) = least else { return Ok(0) };
-        let done = sqlx::query("DELETE FROM journal WHERE (xact, id) < ($1, $2)")
+        // A place of another cluster says nothing about rows of this one.
+        let text = format!(
+            "DELETE FROM journal WHERE (xact, id) < ($1, $2) AND NOT ({})",
+            foreign(self.dialect, "$1")
+        );
+        let done = sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(least.try_get::<i64, _>(0)?)
             .bind(least.try_get::<i64, _>(1)?)
             .execute(self.on())

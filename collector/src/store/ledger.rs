@@ -88,6 +88,7 @@ impl Write<'_> {
     /// The database fails, or the tree in it is not whole.
     pub async fn append(&mut self, bodies: Vec<Body>) -> Result<u64, LedgerStoreError> {
         self.lock_ledger().await?;
+        self.not_moved().await?;
         let size = number(sqlx::query(SIZE).fetch_one(self.on()).await?.try_get(0)?)?;
         let mut peaks = Vec::new();
         for node in Frontier::peaks_of(size) {
@@ -174,6 +175,7 @@ impl Write<'_> {
                 return Err(LedgerStoreError::RolledBack { size, signed });
             }
         }
+        self.not_moved().await?;
         let mut peaks = Vec::new();
         for node in Frontier::peaks_of(size) {
             peaks.push(self.node(node).await?.ok_or(MerkleError::NotStored(node))?);

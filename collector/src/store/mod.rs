@@ -23,6 +23,7 @@ mod identities;
 mod index;
 mod journal;
 mod ledger;
+mod moved;
 mod page;
 mod policies;
 mod postgres;

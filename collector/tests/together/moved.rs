@@ -125,6 +125,20 @@ async fn everything_is_moved_and_the_source_stays() {
     };
     assert!(only(&before) == only(&after), "the source is as it was");
 
+    // What was left behind does not go on.
+    let old = target.path().join("from.yaml");
+    let refused = run(&old, &["serve"]).expect_failure();
+    assert!(refused.contains("was moved to postgres"), "{refused}");
+    assert!(run(&old, &["audit", "--json"]).expect_success().contains("user.add"), "it can be looked at");
+    let left = serve::open(&from).await.expect("opened").intake;
+    let mut write = left.store.write().await.expect("writes");
+    let started = interlock_recording::ledger::proto::LedgerStarted::default();
+    let entry = interlock_recording::ledger::proto::entry::Body::LedgerStarted(started);
+    let error = write.append(vec![entry]).await.expect_err("no entry");
+    assert!(error.to_string().contains("was moved to"), "{error}");
+    drop((write, left));
+    assert!(moved.store.fact("migration of all").await.expect("read").is_none());
+
     // Nothing is moved over it.
     let error = moves(&from, &to).await.expect_err("it is not empty");
     assert!(format!("{error:#}").contains("before"), "{error:#}");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use interlock_collector::outputs::{Output, Timing, start};
 use interlock_collector::sample::{SampleHost, SampleSession};
 use interlock_collector::serve;
+use interlock_collector::store::Progress;
 use tokio::sync::watch;
 
 use crate::kept;
@@ -97,4 +98,59 @@ async fn one_at_a_time_serves_an_output_and_nothing_is_lost() {
             .collect();
         assert_eq!(of_host, texts.iter().collect::<Vec<_>>(), "in the order of the host");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_moved_to_another_cluster_loses_nothing() {
+    let state = tempfile::tempdir().expect("a directory");
+    let (config, _servers) = kept::config(state.path()).await;
+    let store = Arc::clone(&serve::open(&config).await.expect("opened").intake.store);
+    let mut write = store.write().await.expect("writes");
+    write.add_output("siem").await.expect("added");
+    write.commit().await.expect("committed");
+    let mut host = SampleHost::enrol(&store, "host", 1).await.expect("enrolled");
+    host.session(&store, &SampleSession::default()).await.expect("recorded");
+    // Rows count when all earlier transactions of the server have ended, those of other tests too.
+    let rows_after = async |place: (i64, i64), count: usize| {
+        for _ in 0..3000 {
+            let rows = store.journal(place, 1000).await.expect("read");
+            if rows.len() >= count {
+                return rows;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never {count} rows");
+    };
+    // It begins, its events, its results, it ends.
+    assert_eq!(rows_after((0, 0), 4).await.len(), 4);
+    assert!(!store.settle_journal().await.expect("looked"), "it is where it was");
+
+    // As it looks in a cluster whose transactions begin anew: rows and places have numbers from far ahead.
+    kept::run_sql(
+        state.path(),
+        "UPDATE journal SET xact = xact + 1000000000000; UPDATE outputs SET xact = 2000000000000, id = 7, done = 3",
+    )
+    .await;
+    host.session(&store, &SampleSession::default()).await.expect("recorded");
+    // Nothing is removed by such a place, nor is one kept.
+    let mut write = store.write().await.expect("writes");
+    assert_eq!(write.prune_journal().await.expect("pruned"), 0);
+    write.commit().await.expect("committed");
+    assert!(store.lease("output siem", "me", Duration::from_secs(60)).await.expect("a lease"));
+    let mut write = store.write().await.expect("writes");
+    let stale = Progress { place: (2_000_000_000_000, 8), ..Progress::default() };
+    assert!(!write.progress("siem", "me", &stale).await.expect("asked"));
+    write.commit().await.expect("committed");
+    assert!(store.is_foreign(2_000_000_000_000).await.expect("asked"));
+
+    assert!(store.settle_journal().await.expect("settled"));
+    assert!(!store.settle_journal().await.expect("looked"), "once");
+    let output = store.outputs().await.expect("read").remove(0);
+    assert_eq!((output.place, output.done), ((0, 0), 0));
+    let rows = rows_after(output.place, 8).await;
+    assert_eq!(rows.len(), 8, "all of it is there");
+    assert!(rows.is_sorted_by_key(|row| row.place.1), "the old before the new");
+    host.session(&store, &SampleSession::default()).await.expect("recorded");
+    let more = rows_after(rows.last().expect("a row").place, 4).await;
+    assert_eq!(more.len(), 4, "and it goes on");
 }
