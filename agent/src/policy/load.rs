@@ -310,12 +310,23 @@ impl PolicySet {
             sets.clear();
         }
         let mut builder = MaskSet::builder();
-        for (place, nth) in &masks {
-            let policy = self.policies.get(*place);
-            let Some(mask) = policy.and_then(|policy| policy.masks.get(*nth)) else { continue };
+        let chosen = || {
+            masks.iter().filter_map(|(place, nth)| {
+                let policy = self.policies.get(*place)?;
+                Some((policy.origin == Origin::Local, policy.masks.get(*nth)?))
+            })
+        };
+        // What this host's masks hide a collector's show nothing of: a mask on a column keeps detectors
+        // from its values, and of two partials one keeps what the other hides.
+        let guarded = chosen().any(|(local, mask)| {
+            local
+                && (mask.value.detect.is_some() || matches!(mask.value.with.value, Transform::Partial { .. }))
+        });
+        for (local, mask) in chosen() {
             let name: Arc<str> = mask.value.name.value.0.as_str().into();
             let transform = match (mask.value.with.value, &self.key) {
                 (Transform::Hash, None) => Transform::Redact,
+                (transform, _) if guarded && !local => transform.strictest(Transform::Redact),
                 (transform, _) => transform,
             };
             for column in mask.value.columns.iter().flat_map(|columns| &columns.0) {

@@ -11,7 +11,10 @@ use super::central::{Accepts, Candidate, Central, Offer, Offered, Refused};
 use super::origin::{CentralPolicies, PolicyFile, origins};
 use super::*;
 use crate::identity::Subject;
+use crate::mask::copy::{CopyColumn, CopyMasker};
+use crate::mask::{Fired, Format, HashKey, MaskSet, Transform};
 use crate::operation::Protocol;
+use crate::sql::{Copy, CopyFormat};
 
 const HOST: Hash = [7; 32];
 
@@ -274,6 +277,104 @@ fn what_is_staged_changes_nothing_of_what_happens() {
     // A destination that the host's own policy lets go is looked into, and still goes.
     let elsewhere = together(&format!("{RUN}destinations: [{{port: 7000}}]\n"), "", &strict, true);
     assert_eq!(flow(&elsewhere, 5432).treatment(), Treatment::Detect(Egress::Record));
+}
+
+/// What one value of a column becomes in a row and in COPY, of both formats.
+fn shown(masks: &Arc<MaskSet>, column: &str, value: &str) -> Vec<String> {
+    let (text, mask) = (25, masks.column("public", "t", column).cloned());
+    let mut all = Vec::new();
+    for (row, format) in [(Format::Text, CopyFormat::Text), (Format::Binary, CopyFormat::Binary)] {
+        let (mut out, mut fired) = (Vec::new(), Fired::default());
+        match &mask {
+            Some(mask) => {
+                mask.apply(text, -1, row, value.as_bytes(), &mut out);
+            }
+            None => {
+                masks.detect_typed(text, row, value.as_bytes(), &mut out, &mut fired);
+            }
+        }
+        all.push(String::from_utf8(out).unwrap());
+        let copy = Copy {
+            to_client: true,
+            relation: None,
+            columns: Vec::new(),
+            format,
+            delimiter: b'\t',
+            null: "\\N".into(),
+            quote: b'"',
+            escape: b'"',
+            header: false,
+        };
+        let columns = vec![CopyColumn { mask: mask.clone(), type_oid: text, typmod: -1 }];
+        let mut masker = CopyMasker::new(Arc::clone(masks), &copy, columns);
+        let data = if format == CopyFormat::Text {
+            format!("{value}\n").into_bytes()
+        } else {
+            let length = u32::try_from(value.len()).unwrap().to_be_bytes();
+            [b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x01", &length[..], value.as_bytes()].concat()
+        };
+        let mut out = Vec::new();
+        masker.push(&data, &mut out, &mut fired).unwrap();
+        masker.finish(&mut out, &mut fired).unwrap();
+        all.push(String::from_utf8_lossy(&out).into_owned());
+    }
+    all
+}
+
+#[test]
+fn what_a_host_masks_no_collector_shows() {
+    const CARD: &str = "4111111111111111";
+    let detect = format!("{RUN}masks: [{{name: own, detect: payment_card, with: redact}}]\n");
+    let watched = format!("{RUN}masks: [{{name: own, detect: payment_card, with: redact, mode: observe}}]\n");
+    let long = format!("{CARD} {}", "x".repeat(70_000));
+    let all = |with: &str| {
+        format!(
+            "{RUN}masks: [{{name: m, columns: \"*.*.*\", with: {with}}}, \
+             {{name: d, detect: [phone, national_id], with: {with}}}]\n"
+        )
+    };
+    for with in ["{partial: {keep_first: 15}}", "{partial: {keep_first: 65535}}", "hash"] {
+        let (wide, none) = (all(with), "");
+        for (local, enforce, observe) in [
+            (&*detect, &*wide, none),
+            (&*detect, none, &*wide),
+            (&*detect, &*wide, &*wide),
+            (&*watched, &*wide, none),
+        ] {
+            let set = together(local, enforce, observe, true).with_key(HashKey::new(&[3; 32]));
+            let flow = flow(&set, 5432);
+            // Of a mask that is only watched nothing is enforced, and nothing that it finds is stored.
+            let enforced = (local == detect).then(|| flow.masks());
+            for masks in enforced.into_iter().chain([flow.record_masks()]) {
+                for value in [CARD, &long] {
+                    for shown in shown(masks, "card", value) {
+                        let whole = shown.contains("[redacted]") && !shown.contains("4111");
+                        assert!(whole, "{with}: {:?}", shown.get(..shown.len().min(40)));
+                    }
+                }
+                assert_eq!(masks.mask_text(CARD), "[redacted]");
+            }
+        }
+    }
+    // A partial of the host's own: another keeps nothing else of the value.
+    let own = format!("{RUN}masks: [{{name: own, columns: card, with: {{partial: {{keep_last: 4}}}}}}]\n");
+    for with in ["{partial: {keep_first: 4}}", "{partial: {keep_first: 3}}"] {
+        let set = together(&own, &all(with), "", true);
+        let shown = shown(flow(&set, 5432).masks(), "card", CARD);
+        assert!(shown.iter().all(|shown| !shown.contains("411")), "{with}: {shown:?}");
+    }
+    // Stricter ones stay, and so do a collector's where the host itself masks nothing.
+    let set = together(&detect, &all("null"), "", true);
+    let mask = |set: &PolicySet| flow(set, 5432).masks().column("public", "t", "card").unwrap().transform();
+    assert_eq!(mask(&set), Transform::Null);
+    let partial = Transform::Partial { keep_first: 2, keep_last: 0 };
+    assert_eq!(mask(&together(RUN, &all("{partial: {keep_first: 2}}"), "", true)), partial);
+    // The host's own column beside its own detector is as its file says.
+    let both = format!(
+        "{RUN}masks: [{{name: own, detect: payment_card, with: redact}}, \
+         {{name: c, columns: card, with: {{partial: {{keep_first: 2}}}}}}]\n"
+    );
+    assert_eq!(mask(&together(&both, "", "", true)), partial);
 }
 
 #[test]
