@@ -162,6 +162,15 @@ impl PolicySet {
         Ok(Self { central: central.map(|central| Arc::clone(&central.order)), ..set })
     }
 
+    /// Nothing is wrong in these files by themselves, whatever this host's files and accounts are.
+    pub(crate) fn is_sound(central: &CentralPolicies) -> bool {
+        let mut loader = Loader::new(Accounts::NONE);
+        for (origin, files) in &central.sets {
+            loader.central(origin, files);
+        }
+        loader.finish().is_ok()
+    }
+
     /// The collector's order that is a part of it.
     pub fn central(&self) -> Option<&Arc<Order>> {
         self.central.as_ref()

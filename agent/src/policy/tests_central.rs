@@ -164,6 +164,67 @@ fn what_cannot_be_put_in_force_leaves_what_is() {
 }
 
 #[test]
+fn what_was_refused_for_a_passing_cause_is_tried_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (central, _, _) = obeying(directory.path());
+    let (policies, state) = (directory.path().join("policies"), directory.path().join("state"));
+    let mut central = Arc::new(central);
+    let others = std::collections::BTreeSet::new;
+    let store = PolicyStore::load_with(&policies, &state, others(), Some(Arc::clone(&central))).unwrap();
+    let refuse = |store: &PolicyStore, central: &Central, offered: &Offered, came: Vec<Vec<PolicyFile>>| {
+        let (candidate, _) = wanted(central.offer(offered.clone()));
+        let refused = store.obey(central, &candidate, came).unwrap_err();
+        central.refuse(&offered.order, Some(&candidate), refused)
+    };
+    let known =
+        |central: &Central, offered: &Offered| matches!(central.offer(offered.clone()), Ok(Offer::Known));
+
+    // A file of the host that is half written: the order waits, and a reload that works has it tried again.
+    let local = policies.join("half.yaml");
+    std::fs::write(&local, "version: 1\nproces").unwrap();
+    let next = offered(&order(6, Some(named(1, &files(RULE))), None), 1);
+    assert!(refuse(&store, &central, &next, Vec::new()));
+    assert!(central.waits(&next.order) && known(&central, &next), "it is not tried again and again");
+    store.reload().unwrap_err();
+    assert!(known(&central, &next), "nothing is better yet");
+    std::fs::remove_file(&local).unwrap();
+    assert!(!store.reload().unwrap(), "the same policies as before");
+    let (candidate, _) = wanted(central.offer(next.clone()));
+    store.obey(&central, &candidate, Vec::new()).unwrap();
+    assert_eq!((central.status().issue, central.status().refused), (6, None));
+    assert!(!central.waits(&next.order));
+
+    // It cannot be kept. Nothing is reloaded: it is tried again after a time, and told once.
+    let temporary = state.join("central-policies.tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let next = offered(&order(7, None, None), 1);
+    assert!(refuse(&store, &central, &next, Vec::new()));
+    assert!(known(&central, &next));
+    drop(store);
+    Arc::get_mut(&mut central).unwrap().again = std::time::Duration::ZERO;
+    let store = PolicyStore::load_with(&policies, &state, others(), Some(Arc::clone(&central))).unwrap();
+    assert!(!refuse(&store, &central, &next, Vec::new()), "it is told once");
+    std::fs::remove_dir(&temporary).unwrap();
+    let (candidate, _) = wanted(central.offer(next));
+    store.obey(&central, &candidate, Vec::new()).unwrap();
+    assert_eq!(central.status().issue, 7);
+
+    // What is wrong in its own files, or with whose it is, stays wrong.
+    let bad = files("version: 1\nrules: [{name: r, action: refuse}]\n");
+    std::fs::write(&local, "version: 1\nproces").unwrap();
+    let next = offered(&order(8, Some(named(2, &bad)), None), 1);
+    assert!(refuse(&store, &central, &next, vec![bad]));
+    let forged = offered(&order(9, None, None), 2);
+    std::fs::remove_file(&local).unwrap();
+    store.reload().unwrap();
+    assert!(!central.waits(&next.order) && known(&central, &next));
+    let refused = central.offer(forged.clone()).unwrap_err();
+    assert!(central.refuse(&forged.order, None, refused));
+    store.reload().unwrap();
+    assert!(!central.waits(&forged.order) && known(&central, &forged));
+}
+
+#[test]
 fn what_is_kept_is_verified_when_it_is_read() {
     let directory = tempfile::tempdir().unwrap();
     drop(obeying(directory.path()));
