@@ -340,6 +340,47 @@ fn what_is_staged_changes_nothing_of_what_happens() {
     assert_eq!(flow(&elsewhere, 5432).treatment(), Treatment::Detect(Egress::Record));
 }
 
+#[test]
+fn a_file_in_observe_mode_enforces_nothing() {
+    let strict = |mode: &str| {
+        format!(
+            "{mode}{RUN}egress: deny\nresolvers: deny\nplaintext: deny\ndefault: deny\n\
+             destinations: [{{port: 5432, tls: deny}}]\n"
+        )
+    };
+    let (watched, refused) = ("mode: observe\n", Treatment::Egress(Egress::Deny));
+    // By itself: a file of the host, and a set that is ordered to be enforced.
+    for (local, enforce, looked) in [
+        (strict(watched), "".to_owned(), Treatment::Intercept(Protocol::Postgres)),
+        ("".to_owned(), strict(watched), Treatment::Detect(Egress::Record)),
+    ] {
+        let set = together(&local, &enforce, "", true);
+        let here = flow(&set, 5432);
+        assert_eq!((here.treatment(), here.tls()), (looked, TlsTreatment::WhereKnown));
+        assert_eq!(here.refuses_plaintext(), None);
+        assert!(here.decide(&sample_operation(), &Subject::default()).passes());
+        assert_eq!(flow(&set, 6000).treatment(), Treatment::Egress(Egress::Record));
+        assert!(
+            set.selection().entries.iter().all(|entry| entry.resolvers && entry.egress == Egress::Record)
+        );
+    }
+    // The same file enforced.
+    let set = together(&strict(""), "", "", true);
+    assert_eq!((flow(&set, 6000).treatment(), flow(&set, 5432).tls()), (refused, TlsTreatment::Deny));
+    assert!(flow(&set, 5432).refuses_plaintext().is_some());
+    // Nor does it open what another refuses, or read TLS that another leaves unread.
+    let opening = format!("{watched}{RUN}destinations: [{{port: 6000, protocol: postgres}}]\n");
+    assert_eq!(flow(&together(&opening, &strict(""), "", true), 6000).treatment(), refused);
+    let passing = format!("{RUN}destinations: [{{port: 5432, tls: passthrough}}]\n");
+    let reading = format!("{watched}{RUN}destinations: [{{port: 5432, tls: intercept}}]\n");
+    for (local, enforce) in [(&reading, &passing), (&passing, &reading)] {
+        assert_eq!(flow(&together(local, enforce, "", true), 5432).tls(), TlsTreatment::Passthrough);
+    }
+    // What clients do not trust it with it does not read.
+    let unread = format!("{watched}{passing}");
+    assert_eq!(flow(&together(&unread, "", "", true), 5432).tls(), TlsTreatment::Passthrough);
+}
+
 /// What one value of a column becomes in a row and in COPY, of both formats.
 fn shown(masks: &Arc<MaskSet>, column: &str, value: &str) -> Vec<String> {
     let (text, mask) = (25, masks.column("public", "t", column).cloned());
