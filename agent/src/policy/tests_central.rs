@@ -97,7 +97,7 @@ fn an_order_counts_only_when_it_is_this_hosts_next() {
     let other = Order { host: [8; 32], ..next.clone() };
     assert!(refusal(central.offer(offered(&other, 1))).contains("another host"));
     // Older, or another one of the same number.
-    let old = order(4, Some(set.clone()), None);
+    let old = order(4, Some(set), None);
     assert!(refusal(central.offer(offered(&old, 1))).contains("order 4 is older than order 5"));
     let twin = order(5, None, None);
     assert!(refusal(central.offer(offered(&twin, 1))).contains("another one than that of this number"));
@@ -156,7 +156,7 @@ fn what_cannot_be_put_in_force_leaves_what_is() {
     let local = directory.path().join("policies").join("bad.yaml");
     std::fs::write(&local, "version: 7\n").unwrap();
     let next = offered(&order(10, None, None), 1);
-    let (candidate, _) = wanted(central.offer(next.clone()));
+    let (candidate, _) = wanted(central.offer(next));
     let refused = store.obey(&central, &candidate, Vec::new()).unwrap_err();
     assert!(refused.why.contains("bad.yaml"), "{}", refused.why);
     std::fs::remove_file(&local).unwrap();
