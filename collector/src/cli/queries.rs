@@ -167,6 +167,7 @@ pub(super) struct HostEvents {
     paging: Paging,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn refused(problem: Problem) -> anyhow::Error {
     anyhow::anyhow!("{}", problem.detail)
 }

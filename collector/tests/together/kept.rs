@@ -52,8 +52,11 @@ fn place(state: &Path) -> String {
 pub(crate) async fn config(state: &Path) -> (Config, Kept) {
     let servers = servers().await;
     let name = place(state);
-    if servers.postgres.admin(&format!("SELECT 1 FROM pg_database WHERE datname = '{name}'")).expect("asked")
-        == ""
+    if servers
+        .postgres
+        .admin(&format!("SELECT 1 FROM pg_database WHERE datname = '{name}'"))
+        .expect("asked")
+        .is_empty()
     {
         servers
             .postgres

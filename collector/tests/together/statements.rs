@@ -148,10 +148,10 @@ async fn doings(store: &Store) -> Vec<String> {
     say!(store.admit(host, "00"));
     say!(store.admit(host, "11"));
     say!(store.admit(host, "00"));
-    say!(store.is_active(host));
+    said.push(store.inactive_hosts().await.expect("read").len().to_string());
     say!(store.hosts_called("bastion"));
     say!(store.hosts_called(&host[..10]));
-    say!(store.live_bytes(host));
+    say!(store.kept_bytes(host));
     said.push(store.live_marks(host).await.expect("read").len().to_string());
     say!(store.sealed_before(host));
     say!(store.next_start(host, 0));
