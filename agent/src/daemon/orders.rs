@@ -32,6 +32,10 @@ impl Orders for Obeying {
         }
     }
 
+    fn waits(&self, order: &[u8]) -> bool {
+        self.0.upgrade().is_some_and(|agent| agent.central.waits(order))
+    }
+
     fn obey(&self, order: &[u8], candidate: &Candidate, files: Vec<Vec<PolicyFile>>) {
         let Some(agent) = self.0.upgrade() else { return };
         match agent.policies.obey(&agent.central, candidate, files) {

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use interlock_recording::chain::Hash;
 use interlock_recording::hex;
@@ -23,6 +24,8 @@ const FILE: &str = "central-policies.json";
 /// Two sets, written as JSON, and what is around them: text of nothing but line breaks takes twice its
 /// size.
 const LARGEST: u64 = 5 * MAX_SET as u64;
+/// How often an order is tried again that could not be taken for a cause that may pass.
+const AGAIN: Duration = Duration::from_secs(5 * 60);
 
 /// What a collector's policies may do on this host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -94,6 +97,8 @@ pub(crate) struct Refused {
     /// Its number, if it says one that can be believed; else 0.
     pub(crate) issue: u64,
     pub(crate) why: String,
+    /// The cause lies in this host and may pass: a file that is half written, a full disk.
+    pub(crate) passing: bool,
 }
 
 /// What becomes of an order.
@@ -150,6 +155,8 @@ struct State {
     refused: Option<Refused>,
     /// The order (its hash) that was refused.
     refused_order: String,
+    /// When that was; `None` when what it was refused for may have passed since.
+    refused_at: Option<Instant>,
     stamp: Stamp,
 }
 
@@ -159,6 +166,8 @@ pub(crate) struct Central {
     path: PathBuf,
     host: Hash,
     accepts: Accepts,
+    /// How often an order is tried again.
+    pub(super) again: Duration,
     state: Mutex<State>,
 }
 
@@ -189,7 +198,7 @@ impl Central {
                 Err(error) => return Err(wrong(format!("cannot be read: {error}"))),
             }
         }
-        Ok(Self { path, host, accepts, state: Mutex::new(known) })
+        Ok(Self { path, host, accepts, again: AGAIN, state: Mutex::new(known) })
     }
 
     /// What is kept in the state directory `state`, for who looks at it: whose order it is is for the agent to
@@ -240,10 +249,13 @@ impl Central {
         }
         let hash = digest(&offered.order);
         let state = self.state();
-        if state.refused.is_some() && state.refused_order == hash {
-            return Ok(Offer::Known);
+        if let Some(refused) = state.refused.as_ref().filter(|_| state.refused_order == hash) {
+            let recent = state.refused_at.is_some_and(|at| at.elapsed() < self.again);
+            if !refused.passing || recent {
+                return Ok(Offer::Known);
+            }
         }
-        let refused = |issue, why| Err(Refused { issue, why });
+        let refused = |issue, why| Err(Refused { issue, why, passing: false });
         let kept = state.kept.as_ref().filter(|kept| kept.authority == offered.authority);
         // What the host was told when it was enrolled; else what it was told first.
         let key = offered.pinned.or_else(|| kept.map(|kept| kept.key.clone())).unwrap_or(offered.told);
@@ -308,7 +320,7 @@ impl Central {
         candidate: &Candidate,
         came: Vec<Vec<PolicyFile>>,
     ) -> Result<(CentralPolicies, Keeping), Refused> {
-        let refused = |why| Refused { issue: candidate.order.issue, why };
+        let refused = |why| Refused { issue: candidate.order.issue, why, passing: false };
         let mut sets: Vec<KeptSet> = Vec::new();
         for files in came {
             order::check_files(pairs(&files)).map_err(|error| refused(error.to_string()))?;
@@ -382,8 +394,20 @@ impl Central {
         }
         let first = state.refused.as_ref() != Some(&refused);
         state.refused_order = digest(order);
+        state.refused_at = Some(Instant::now());
         state.refused = Some(refused);
         first
+    }
+
+    /// This order was refused for a cause that may pass, and is to be offered again.
+    pub(crate) fn waits(&self, order: &[u8]) -> bool {
+        let state = self.state();
+        state.refused.as_ref().is_some_and(|refused| refused.passing) && state.refused_order == digest(order)
+    }
+
+    /// What an order was refused for may have passed: the next time that it is offered it is tried again.
+    pub(crate) fn try_again(&self) {
+        self.state().refused_at = None;
     }
 
     /// Writes what is kept anew when somebody has changed or removed it while the agent runs; gives whether

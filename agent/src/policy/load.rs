@@ -162,6 +162,15 @@ impl PolicySet {
         Ok(Self { central: central.map(|central| Arc::clone(&central.order)), ..set })
     }
 
+    /// Nothing is wrong in these files by themselves, whatever this host's files and accounts are.
+    pub(crate) fn is_sound(central: &CentralPolicies) -> bool {
+        let mut loader = Loader::new(Accounts::NONE);
+        for (origin, files) in &central.sets {
+            loader.central(origin, files);
+        }
+        loader.finish().is_ok()
+    }
+
     /// The collector's order that is a part of it.
     pub fn central(&self) -> Option<&Arc<Order>> {
         self.central.as_ref()
@@ -215,25 +224,31 @@ impl PolicySet {
     /// Entries that no policy has (any more) make a flow that is refused.
     pub fn flow(&self, entries: &[EntryId], subject: &Subject, destination: &Destination) -> FlowPolicy {
         let concerned = |policy: &Policy| policy.entries.iter().any(|id| entries.contains(id));
-        let (mut local, mut enforced, mut staged) = (Taken::default(), Taken::default(), Taken::default());
+        let (mut local, mut enforced) = (Taken::default(), Taken::default());
+        let (mut watched, mut staged) = (Taken::default(), Taken::default());
         for (place, policy) in self.policies.iter().enumerate().filter(|(_, policy)| concerned(policy)) {
-            if policy.origin.is_staged() {
-                staged.add(place, policy, destination);
-                continue;
-            }
-            enforced.add(place, policy, destination);
+            let (all, own) = match policy.observed() {
+                true => (&mut staged, &mut watched),
+                false => (&mut enforced, &mut local),
+            };
+            all.add(place, policy, destination);
             if policy.origin == Origin::Local {
-                local.add(place, policy, destination);
+                own.add(place, policy, destination);
             }
         }
         let treatment = match (local.treatment(), enforced.treatment()) {
             // What this host's files refuse no destination of a central policy takes in.
             (Some(Treatment::Egress(Egress::Deny)), _) => Treatment::Egress(Egress::Deny),
-            // What is staged has connections looked into that go their way; it refuses none and opens none.
+            // What is only observed has connections looked into that go their way; it refuses none and opens
+            // none.
             (_, Some(Treatment::Egress(egress))) if egress != Egress::Deny && !staged.places.is_empty() => {
                 Treatment::Detect(egress.max(staged.egress))
             }
             (_, Some(treatment)) => treatment,
+            // By itself, what this host's files observe is the protocol that they name.
+            (_, None) if watched.protocol.is_some() => {
+                watched.treatment().unwrap_or(Treatment::Egress(Egress::Deny))
+            }
             (_, None) => match staged.treatment() {
                 None => Treatment::Egress(Egress::Deny),
                 Some(Treatment::Egress(egress)) => Treatment::Egress(egress),
@@ -242,6 +257,8 @@ impl PolicySet {
         };
         let mut taken = enforced.places;
         taken.extend(staged.places);
+        // In the order of the files.
+        taken.sort_unstable();
         self.narrowed(&taken, treatment, subject, destination)
     }
 
@@ -283,8 +300,13 @@ impl PolicySet {
             })
         };
         let (uses_time, uses_params) = (any(Rule::uses_time), any(Rule::uses_params));
-        let tls = policies().filter(|(_, policy)| !policy.origin.is_staged());
-        let tls = tls.map(|(_, policy)| policy.tls(destination)).max().unwrap_or_default();
+        let (observed, enforced_tls): (Vec<_>, Vec<_>) =
+            policies().map(|(_, policy)| policy).partition(|policy| policy.observed());
+        let watched = observed.into_iter().filter(|policy| policy.origin == Origin::Local);
+        let tls = enforced_tls.into_iter().map(|policy| policy.tls(destination)).max();
+        // What is only observed refuses no TLS; what it leaves unread stays so where nothing else reads it.
+        let watched = watched.map(|policy| policy.tls(destination).min(TlsTreatment::WhereKnown)).max();
+        let tls = tls.or(watched).unwrap_or_default();
         let bounds_rows = any(Rule::bounds_rows);
         FlowPolicy {
             treatment,
@@ -310,12 +332,23 @@ impl PolicySet {
             sets.clear();
         }
         let mut builder = MaskSet::builder();
-        for (place, nth) in &masks {
-            let policy = self.policies.get(*place);
-            let Some(mask) = policy.and_then(|policy| policy.masks.get(*nth)) else { continue };
+        let chosen = || {
+            masks.iter().filter_map(|(place, nth)| {
+                let policy = self.policies.get(*place)?;
+                Some((policy.origin == Origin::Local, policy.masks.get(*nth)?))
+            })
+        };
+        // What this host's masks hide a collector's show nothing of: a mask on a column keeps detectors
+        // from its values, and of two partials one keeps what the other hides.
+        let guarded = chosen().any(|(local, mask)| {
+            local
+                && (mask.value.detect.is_some() || matches!(mask.value.with.value, Transform::Partial { .. }))
+        });
+        for (local, mask) in chosen() {
             let name: Arc<str> = mask.value.name.value.0.as_str().into();
             let transform = match (mask.value.with.value, &self.key) {
                 (Transform::Hash, None) => Transform::Redact,
+                (transform, _) if guarded && !local => transform.strictest(Transform::Redact),
                 (transform, _) => transform,
             };
             for column in mask.value.columns.iter().flat_map(|columns| &columns.0) {
@@ -516,11 +549,10 @@ impl Loader {
             mut masks,
             ..
         } = parsed;
-        let staged = self.origin.is_staged();
-        let mode = if staged { Mode::Observe } else { mode.unwrap_or_default() };
+        let mode = if self.origin.is_staged() { Mode::Observe } else { mode.unwrap_or_default() };
         let mut egress = egress.unwrap_or_default();
         let (mut resolvers, mut plaintext) = (resolvers, plaintext.unwrap_or_default());
-        if staged {
+        if mode == Mode::Observe {
             // What would be refused is recorded.
             egress = egress.min(Egress::Record);
             (resolvers, plaintext) = (None, Open::Allow);

@@ -141,6 +141,9 @@ impl PolicyStore {
             *rejected = Some(Arc::new(errors.clone()));
         })?;
         *rejected = None;
+        if let Some(central) = &self.central {
+            central.try_again();
+        }
         let current = self.current();
         // The selection as well: a user may have got another number.
         if set.hash() == current.hash() && set.selection() == current.selection() {
@@ -161,11 +164,15 @@ impl PolicyStore {
         // No reload runs meanwhile.
         let _rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
         let (policies, keeping) = central.assemble(candidate, files)?;
-        let refused = |why: String| Refused { issue: policies.order.issue, why };
-        let set = PolicySet::load_with(&self.directory, Trust::of_process(), Some(&policies))
-            .map_err(|errors| refused(format!("its policies cannot be loaded:\n{errors}")))?;
+        let refused = |why: String, passing| Refused { issue: policies.order.issue, why, passing };
+        let loaded = PolicySet::load_with(&self.directory, Trust::of_process(), Some(&policies));
+        let set = loaded.map_err(|errors| {
+            // What is wrong in its own files stays wrong.
+            let passing = PolicySet::is_sound(&policies);
+            refused(format!("its policies cannot be loaded:\n{errors}"), passing)
+        })?;
         let kept = central.keep(policies.clone(), keeping);
-        kept.map_err(|error| refused(format!("it cannot be kept on this host: {error}")))?;
+        kept.map_err(|error| refused(format!("it cannot be kept on this host: {error}"), true))?;
         self.replace(set);
         Ok(())
     }

@@ -11,7 +11,10 @@ use super::central::{Accepts, Candidate, Central, Offer, Offered, Refused};
 use super::origin::{CentralPolicies, PolicyFile, origins};
 use super::*;
 use crate::identity::Subject;
+use crate::mask::copy::{CopyColumn, CopyMasker};
+use crate::mask::{Fired, Format, HashKey, MaskSet, Transform};
 use crate::operation::Protocol;
+use crate::sql::{Copy, CopyFormat};
 
 const HOST: Hash = [7; 32];
 
@@ -161,6 +164,67 @@ fn what_cannot_be_put_in_force_leaves_what_is() {
 }
 
 #[test]
+fn what_was_refused_for_a_passing_cause_is_tried_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (central, _, _) = obeying(directory.path());
+    let (policies, state) = (directory.path().join("policies"), directory.path().join("state"));
+    let mut central = Arc::new(central);
+    let others = std::collections::BTreeSet::new;
+    let store = PolicyStore::load_with(&policies, &state, others(), Some(Arc::clone(&central))).unwrap();
+    let refuse = |store: &PolicyStore, central: &Central, offered: &Offered, came: Vec<Vec<PolicyFile>>| {
+        let (candidate, _) = wanted(central.offer(offered.clone()));
+        let refused = store.obey(central, &candidate, came).unwrap_err();
+        central.refuse(&offered.order, Some(&candidate), refused)
+    };
+    let known =
+        |central: &Central, offered: &Offered| matches!(central.offer(offered.clone()), Ok(Offer::Known));
+
+    // A file of the host that is half written: the order waits, and a reload that works has it tried again.
+    let local = policies.join("half.yaml");
+    std::fs::write(&local, "version: 1\nproces").unwrap();
+    let next = offered(&order(6, Some(named(1, &files(RULE))), None), 1);
+    assert!(refuse(&store, &central, &next, Vec::new()));
+    assert!(central.waits(&next.order) && known(&central, &next), "it is not tried again and again");
+    store.reload().unwrap_err();
+    assert!(known(&central, &next), "nothing is better yet");
+    std::fs::remove_file(&local).unwrap();
+    assert!(!store.reload().unwrap(), "the same policies as before");
+    let (candidate, _) = wanted(central.offer(next.clone()));
+    store.obey(&central, &candidate, Vec::new()).unwrap();
+    assert_eq!((central.status().issue, central.status().refused), (6, None));
+    assert!(!central.waits(&next.order));
+
+    // It cannot be kept. Nothing is reloaded: it is tried again after a time, and told once.
+    let temporary = state.join("central-policies.tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let next = offered(&order(7, None, None), 1);
+    assert!(refuse(&store, &central, &next, Vec::new()));
+    assert!(known(&central, &next));
+    drop(store);
+    Arc::get_mut(&mut central).unwrap().again = std::time::Duration::ZERO;
+    let store = PolicyStore::load_with(&policies, &state, others(), Some(Arc::clone(&central))).unwrap();
+    assert!(!refuse(&store, &central, &next, Vec::new()), "it is told once");
+    std::fs::remove_dir(&temporary).unwrap();
+    let (candidate, _) = wanted(central.offer(next));
+    store.obey(&central, &candidate, Vec::new()).unwrap();
+    assert_eq!(central.status().issue, 7);
+
+    // What is wrong in its own files, or with whose it is, stays wrong.
+    let bad = files("version: 1\nrules: [{name: r, action: refuse}]\n");
+    std::fs::write(&local, "version: 1\nproces").unwrap();
+    let next = offered(&order(8, Some(named(2, &bad)), None), 1);
+    assert!(refuse(&store, &central, &next, vec![bad]));
+    let forged = offered(&order(9, None, None), 2);
+    std::fs::remove_file(&local).unwrap();
+    store.reload().unwrap();
+    assert!(!central.waits(&next.order) && known(&central, &next));
+    let refused = central.offer(forged.clone()).unwrap_err();
+    assert!(central.refuse(&forged.order, None, refused));
+    store.reload().unwrap();
+    assert!(!central.waits(&forged.order) && known(&central, &forged));
+}
+
+#[test]
 fn what_is_kept_is_verified_when_it_is_read() {
     let directory = tempfile::tempdir().unwrap();
     drop(obeying(directory.path()));
@@ -274,6 +338,145 @@ fn what_is_staged_changes_nothing_of_what_happens() {
     // A destination that the host's own policy lets go is looked into, and still goes.
     let elsewhere = together(&format!("{RUN}destinations: [{{port: 7000}}]\n"), "", &strict, true);
     assert_eq!(flow(&elsewhere, 5432).treatment(), Treatment::Detect(Egress::Record));
+}
+
+#[test]
+fn a_file_in_observe_mode_enforces_nothing() {
+    let strict = |mode: &str| {
+        format!(
+            "{mode}{RUN}egress: deny\nresolvers: deny\nplaintext: deny\ndefault: deny\n\
+             destinations: [{{port: 5432, tls: deny}}]\n"
+        )
+    };
+    let (watched, refused) = ("mode: observe\n", Treatment::Egress(Egress::Deny));
+    // By itself: a file of the host, and a set that is ordered to be enforced.
+    for (local, enforce, looked) in [
+        (strict(watched), "".to_owned(), Treatment::Intercept(Protocol::Postgres)),
+        ("".to_owned(), strict(watched), Treatment::Detect(Egress::Record)),
+    ] {
+        let set = together(&local, &enforce, "", true);
+        let here = flow(&set, 5432);
+        assert_eq!((here.treatment(), here.tls()), (looked, TlsTreatment::WhereKnown));
+        assert_eq!(here.refuses_plaintext(), None);
+        assert!(here.decide(&sample_operation(), &Subject::default()).passes());
+        assert_eq!(flow(&set, 6000).treatment(), Treatment::Egress(Egress::Record));
+        assert!(
+            set.selection().entries.iter().all(|entry| entry.resolvers && entry.egress == Egress::Record)
+        );
+    }
+    // The same file enforced.
+    let set = together(&strict(""), "", "", true);
+    assert_eq!((flow(&set, 6000).treatment(), flow(&set, 5432).tls()), (refused, TlsTreatment::Deny));
+    assert!(flow(&set, 5432).refuses_plaintext().is_some());
+    // Nor does it open what another refuses, or read TLS that another leaves unread.
+    let opening = format!("{watched}{RUN}destinations: [{{port: 6000, protocol: postgres}}]\n");
+    assert_eq!(flow(&together(&opening, &strict(""), "", true), 6000).treatment(), refused);
+    let passing = format!("{RUN}destinations: [{{port: 5432, tls: passthrough}}]\n");
+    let reading = format!("{watched}{RUN}destinations: [{{port: 5432, tls: intercept}}]\n");
+    for (local, enforce) in [(&reading, &passing), (&passing, &reading)] {
+        assert_eq!(flow(&together(local, enforce, "", true), 5432).tls(), TlsTreatment::Passthrough);
+    }
+    // What clients do not trust it with it does not read.
+    let unread = format!("{watched}{passing}");
+    assert_eq!(flow(&together(&unread, "", "", true), 5432).tls(), TlsTreatment::Passthrough);
+}
+
+/// What one value of a column becomes in a row and in COPY, of both formats.
+fn shown(masks: &Arc<MaskSet>, column: &str, value: &str) -> Vec<String> {
+    let (text, mask) = (25, masks.column("public", "t", column).cloned());
+    let mut all = Vec::new();
+    for (row, format) in [(Format::Text, CopyFormat::Text), (Format::Binary, CopyFormat::Binary)] {
+        let (mut out, mut fired) = (Vec::new(), Fired::default());
+        match &mask {
+            Some(mask) => {
+                mask.apply(text, -1, row, value.as_bytes(), &mut out);
+            }
+            None => {
+                masks.detect_typed(text, row, value.as_bytes(), &mut out, &mut fired);
+            }
+        }
+        all.push(String::from_utf8(out).unwrap());
+        let copy = Copy {
+            to_client: true,
+            relation: None,
+            columns: Vec::new(),
+            format,
+            delimiter: b'\t',
+            null: "\\N".into(),
+            quote: b'"',
+            escape: b'"',
+            header: false,
+        };
+        let columns = vec![CopyColumn { mask: mask.clone(), type_oid: text, typmod: -1 }];
+        let mut masker = CopyMasker::new(Arc::clone(masks), &copy, columns);
+        let data = if format == CopyFormat::Text {
+            format!("{value}\n").into_bytes()
+        } else {
+            let length = u32::try_from(value.len()).unwrap().to_be_bytes();
+            [b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x01", &length[..], value.as_bytes()].concat()
+        };
+        let mut out = Vec::new();
+        masker.push(&data, &mut out, &mut fired).unwrap();
+        masker.finish(&mut out, &mut fired).unwrap();
+        all.push(String::from_utf8_lossy(&out).into_owned());
+    }
+    all
+}
+
+#[test]
+fn what_a_host_masks_no_collector_shows() {
+    const CARD: &str = "4111111111111111";
+    let detect = format!("{RUN}masks: [{{name: own, detect: payment_card, with: redact}}]\n");
+    let watched = format!("{RUN}masks: [{{name: own, detect: payment_card, with: redact, mode: observe}}]\n");
+    let long = format!("{CARD} {}", "x".repeat(70_000));
+    let all = |with: &str| {
+        format!(
+            "{RUN}masks: [{{name: m, columns: \"*.*.*\", with: {with}}}, \
+             {{name: d, detect: [phone, national_id], with: {with}}}]\n"
+        )
+    };
+    for with in ["{partial: {keep_first: 15}}", "{partial: {keep_first: 65535}}", "hash"] {
+        let (wide, none) = (all(with), "");
+        for (local, enforce, observe) in [
+            (&*detect, &*wide, none),
+            (&*detect, none, &*wide),
+            (&*detect, &*wide, &*wide),
+            (&*watched, &*wide, none),
+        ] {
+            let set = together(local, enforce, observe, true).with_key(HashKey::new(&[3; 32]));
+            let flow = flow(&set, 5432);
+            // Of a mask that is only watched nothing is enforced, and nothing that it finds is stored.
+            let enforced = (local == detect).then(|| flow.masks());
+            for masks in enforced.into_iter().chain([flow.record_masks()]) {
+                for value in [CARD, &long] {
+                    for shown in shown(masks, "card", value) {
+                        let whole = shown.contains("[redacted]") && !shown.contains("4111");
+                        assert!(whole, "{with}: {:?}", shown.get(..shown.len().min(40)));
+                    }
+                }
+                assert_eq!(masks.mask_text(CARD), "[redacted]");
+            }
+        }
+    }
+    // A partial of the host's own: another keeps nothing else of the value.
+    let own = format!("{RUN}masks: [{{name: own, columns: card, with: {{partial: {{keep_last: 4}}}}}}]\n");
+    for with in ["{partial: {keep_first: 4}}", "{partial: {keep_first: 3}}"] {
+        let set = together(&own, &all(with), "", true);
+        let shown = shown(flow(&set, 5432).masks(), "card", CARD);
+        assert!(shown.iter().all(|shown| !shown.contains("411")), "{with}: {shown:?}");
+    }
+    // Stricter ones stay, and so do a collector's where the host itself masks nothing.
+    let set = together(&detect, &all("null"), "", true);
+    let mask = |set: &PolicySet| flow(set, 5432).masks().column("public", "t", "card").unwrap().transform();
+    assert_eq!(mask(&set), Transform::Null);
+    let partial = Transform::Partial { keep_first: 2, keep_last: 0 };
+    assert_eq!(mask(&together(RUN, &all("{partial: {keep_first: 2}}"), "", true)), partial);
+    // The host's own column beside its own detector is as its file says.
+    let both = format!(
+        "{RUN}masks: [{{name: own, detect: payment_card, with: redact}}, \
+         {{name: c, columns: card, with: {{partial: {{keep_first: 2}}}}}}]\n"
+    );
+    assert_eq!(mask(&together(&both, "", "", true)), partial);
 }
 
 #[test]

@@ -17,23 +17,26 @@ use crate::policy::{Candidate, CentralStatus, Offered, PolicyFile};
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
-/// How often files that could not be had are asked for again.
+/// How often files that could not be had are asked for again, and an order is offered again that waits.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Who takes orders. Both block.
 pub(crate) trait Orders: Send + Sync + Debug {
     /// Looks at an order: the sets that are needed for it, if it is to be put in force.
     fn offer(&self, offered: Offered) -> Option<(Box<Candidate>, Vec<Hash>)>;
+    /// It was refused for a cause that may pass: it is to be offered again later.
+    fn waits(&self, order: &[u8]) -> bool;
     /// Puts it in force, or says why not.
     fn obey(&self, order: &[u8], candidate: &Candidate, files: Vec<Vec<PolicyFile>>);
 }
 
-/// An order whose files could not be had yet.
+/// An order whose files could not be had yet, or that could not be taken for a cause that may pass. The
+/// collector tells an order once in a call.
 #[derive(Debug, Default)]
 pub(super) struct Pending(Option<(Instant, PolicyOrder)>);
 
 impl Pending {
-    /// The order, when it is time to ask for its files again.
+    /// The order, when it is time to try it again.
     pub(super) fn due(&mut self) -> Option<PolicyOrder> {
         self.0.take_if(|(tried, _)| tried.elapsed() >= AGAIN).map(|(_, order)| order)
     }
@@ -58,8 +61,12 @@ impl Pending {
             pinned: enrolment.policy_key.clone(),
             authority: enrolment.fingerprint(),
         };
-        let asked = std::sync::Arc::clone(orders);
-        let Some((candidate, missing)) = blocking(move || asked.offer(offered)).await? else { return Ok(()) };
+        let (asked, same) = (std::sync::Arc::clone(orders), bytes.clone());
+        let (wanted, waits) = blocking(move || (asked.offer(offered), asked.waits(&same))).await?;
+        let Some((candidate, missing)) = wanted else {
+            self.0 = waits.then(|| (Instant::now(), order));
+            return Ok(());
+        };
         let mut sets = Vec::new();
         for content in missing {
             match fetch(connection, content).await {
@@ -72,7 +79,12 @@ impl Pending {
             }
         }
         let orders = std::sync::Arc::clone(orders);
-        blocking(move || orders.obey(&bytes, &candidate, sets)).await
+        let obeyed = move || {
+            orders.obey(&bytes, &candidate, sets);
+            orders.waits(&bytes)
+        };
+        self.0 = blocking(obeyed).await?.then(|| (Instant::now(), order));
+        Ok(())
     }
 }
 
