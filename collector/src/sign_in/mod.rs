@@ -75,7 +75,7 @@ pub enum Provider {
     /// By OpenID Connect.
     Oidc(Box<OidcProvider>),
     /// By SAML 2.0.
-    Saml(SamlProvider),
+    Saml(Arc<SamlProvider>),
 }
 
 impl Provider {
@@ -144,7 +144,7 @@ impl Providers {
             all.push(Provider::Oidc(Box::new(OidcProvider::new(provider, url)?)));
         }
         for provider in &config.saml {
-            all.push(Provider::Saml(SamlProvider::new(provider, url)?));
+            all.push(Provider::Saml(Arc::new(SamlProvider::new(provider, url)?)));
         }
         Ok(Self { all: Arc::new(all), local: config.local, token_ns: token_ns(config.token_days) })
     }
