@@ -489,6 +489,8 @@ async fn passwords_can_be_turned_off_and_a_host_can_open_one() {
     let site = site(&fake, "").await;
     site.account("root", Role::Admin).await;
     let local = site.browser("root").await;
+    let program = site.program("root", Role::Admin).await;
+    assert_eq!(site.get("/api/v1/me", &program).await.status, StatusCode::OK);
     let provided = signed_in(&try_with(&site, &fake, |_, _| None).await);
     let token = site.program("okta:admin", Role::Viewer).await;
     let with = |providers| {
@@ -506,6 +508,7 @@ async fn passwords_can_be_turned_off_and_a_host_can_open_one() {
     let config: SignIn = serde_saphyr::from_str(&text).unwrap();
     let only = with(Providers::new(&config, "http://localhost:7480").unwrap());
     assert_eq!(only.get("/api/v1/me", &local).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(only.get("/api/v1/me", &program).await.status, StatusCode::UNAUTHORIZED, "its API token too");
     assert_eq!(only.get("/api/v1/me", &provided).await.status, StatusCode::OK);
     let page = only.get("/sign-in", &Caller::default()).await;
     assert!(
@@ -528,6 +531,9 @@ async fn passwords_can_be_turned_off_and_a_host_can_open_one() {
     assert_eq!(reply.status, StatusCode::SEE_OTHER, "{}", reply.text);
     let recovered = Caller { session: reply.cookie("interlock"), ..Caller::default() };
     assert_eq!(only.get("/api/v1/me", &recovered).await.status, StatusCode::OK);
+    assert_eq!(only.get("/api/v1/me", &program).await.status, StatusCode::UNAUTHORIZED, "a reset takes it");
+    let program = site.program("root", Role::Admin).await;
+    assert_eq!(only.get("/api/v1/me", &program).await.status, StatusCode::OK, "while it is being recovered");
     assert!(crate::web::reset_account(&state, "okta:admin", "root on the host").await.is_err());
 
     // A provider that is configured no longer lets nobody in, and its tokens count no longer.
