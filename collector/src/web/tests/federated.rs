@@ -17,15 +17,16 @@ async fn site(fake: &Fake, more: &str) -> Site {
     let directory = tempfile::tempdir().unwrap();
     let secret = directory.path().join("secret");
     std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
-    let one = |name: &str| {
+    let one = |name: &str, issuer: &str| {
         format!(
-            "  - {{name: {name}, label: 'Okta <b>', issuer: '{}', client_id: interlock, client_secret_file: {}, \
+            "  - {{name: {name}, label: 'Okta <b>', issuer: '{issuer}', client_id: interlock, client_secret_file: {}, \
              roles: {{admin: [sre], auditor: [audit], viewer: [all]}}{more}}}\n",
-            fake.issuer,
             secret.display()
         )
     };
-    let config: SignIn = serde_saphyr::from_str(&format!("oidc:\n{}{}", one("okta"), one("other"))).unwrap();
+    let other = one("other", "https://other.example");
+    let config: SignIn =
+        serde_saphyr::from_str(&format!("oidc:\n{}{other}", one("okta", &fake.issuer))).unwrap();
     config.check(Some("http://localhost:7480")).unwrap();
     let providers = Providers::new(&config, "http://localhost:7480").unwrap();
     Site::with(Config { providers, ..Config::default() }).await

@@ -1,22 +1,28 @@
 //! Signing in by SAML, from the first request to the last. What answers prove is tested with what reads them.
 
 use super::*;
-use crate::sign_in::forge::{Forge, Told, laborious, posted};
+use crate::sign_in::forge::{Forge, ISSUER, Told, laborious, posted};
 use crate::sign_in::{Begun, Providers, SignIn};
 
-async fn site(forge: &Forge) -> Site {
+/// The providers `corp` and `other`, which have the same key; the second's entity id is as given.
+fn providers(forge: &Forge, other: &str) -> anyhow::Result<Providers> {
     let directory = tempfile::tempdir().unwrap();
-    let metadata = directory.path().join("idp.xml");
-    std::fs::write(&metadata, forge.metadata()).unwrap();
-    let one = |name: &str| {
+    let one = |name: &str, issuer: &str| {
+        let metadata = directory.path().join(name);
+        std::fs::write(&metadata, forge.metadata().replace(ISSUER, issuer)).unwrap();
         format!(
             "  - {{name: {name}, metadata_file: {}, roles: {{admin: [sre], viewer: [staff]}}}}\n",
             metadata.display()
         )
     };
-    let config: SignIn = serde_saphyr::from_str(&format!("saml:\n{}{}", one("corp"), one("other"))).unwrap();
+    let text = format!("saml:\n{}{}", one("corp", ISSUER), one("other", other));
+    let config: SignIn = serde_saphyr::from_str(&text).unwrap();
     config.check(Some("http://localhost:7480")).unwrap();
-    let providers = Providers::new(&config, "http://localhost:7480").unwrap();
+    Providers::new(&config, "http://localhost:7480")
+}
+
+async fn site(forge: &Forge) -> Site {
+    let providers = providers(forge, "https://other.example").unwrap();
     Site::with(Config { providers, ..Config::default() }).await
 }
 
@@ -167,4 +173,10 @@ async fn answers_that_are_much_work_are_not_read_and_few_are_read_from_one_addre
     }
     let reply = post_answer(&site, "corp", &forge.answer(&second), &state).await;
     assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS, "{}", reply.text);
+}
+
+#[test]
+fn one_entity_is_no_two_providers() {
+    let error = providers(&Forge::new(), ISSUER).unwrap_err().to_string();
+    assert!(error.contains("other: metadata_file: it is of the entity id of corp too"), "{error}");
 }
