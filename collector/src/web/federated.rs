@@ -265,7 +265,9 @@ pub(super) async fn saml_finish(
         write.commit().await?;
         let proven: Option<Proven> = taken.and_then(|kept| serde_json::from_str(&kept).ok());
         let proven = proven.filter(|proven| {
-            proven.provider == provider.name() && proven.request == SamlProvider::request_id(&begun)
+            proven.provider == provider.name()
+                && proven.identity.issuer == provider.issuer()
+                && proven.request == SamlProvider::request_id(&begun)
         });
         let Some(Proven { identity, .. }) = proven else {
             return refuse(&state, &visitor, provider, NOT_BEGUN).await;

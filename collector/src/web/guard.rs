@@ -330,12 +330,12 @@ fn known_name(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail))
 }
 
-/// Whether the configuration still lets an account in: one of a provider that it has, one of the collector's own
-/// while those sign in or this one is being recovered.
-fn lets_in(providers: &Providers, provider: &str, recovery_until_ns: i64) -> bool {
+/// Whether the configuration still lets an account in: one of a provider that it has, if the name is not
+/// another's by now; one of the collector's own while those sign in or this one is being recovered.
+fn lets_in(providers: &Providers, provider: &str, issuer: &str, recovery_until_ns: i64) -> bool {
     match provider {
         "" => providers.local || recovery_until_ns > now_ns(),
-        provider => providers.get(provider).is_some(),
+        provider => providers.get(provider).is_some_and(|provider| provider.issuer() == issuer),
     }
 }
 
@@ -364,7 +364,7 @@ async fn actor(
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         let providers = &state.config.providers;
-        if !lets_in(providers, &owner.provider, owner.recovery_until_ns) {
+        if !lets_in(providers, &owner.provider, &owner.issuer, owner.recovery_until_ns) {
             return Err(signed_out());
         }
         if !owner.provider.is_empty() {
@@ -387,7 +387,7 @@ async fn actor(
     let hash = sha256(token);
     let Some(sign_in) = state.store.sign_in(&hash, state.idle_ns()).await? else { return Ok((None, None)) };
     // What the configuration no longer lets in is out at once.
-    if !lets_in(&state.config.providers, &sign_in.provider, sign_in.recovery_until_ns) {
+    if !lets_in(&state.config.providers, &sign_in.provider, &sign_in.issuer, sign_in.recovery_until_ns) {
         return Ok((None, None));
     }
     if sign_in.last_used_ns < now_ns() - NOTED_NS {

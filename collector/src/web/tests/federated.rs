@@ -542,6 +542,12 @@ async fn passwords_can_be_turned_off_and_a_host_can_open_one() {
     assert_eq!(without.get("/api/v1/me", &provided).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(without.get("/api/v1/me", &token).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(only.get("/api/v1/me", &token).await.status, StatusCode::OK);
+    // Nor does one that has the name of theirs and is another.
+    let other: SignIn = serde_saphyr::from_str(&text.replace(issuer, "https://other.example")).unwrap();
+    let renamed = with(Providers::new(&other, "http://localhost:7480").unwrap());
+    assert_eq!(renamed.get("/api/v1/me", &provided).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(renamed.get("/api/v1/me", &token).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(only.get("/api/v1/me", &provided).await.status, StatusCode::OK);
     // Nor do those of someone who has not been at the provider for long.
     let mut providers = Providers::new(&config, "http://localhost:7480").unwrap();
     providers.token_ns = 0;
