@@ -167,7 +167,17 @@ impl SignIn {
             }
             roles.check().map_err(|error| format!("sign_in: {name}: {error}"))?;
         }
+        let mut issuers: Vec<(&str, &str)> = Vec::new();
         for provider in &self.oidc {
+            // Whom both know would have one account, with the role that the last one gave.
+            let issuer = provider.issuer.trim_end_matches('/');
+            if let Some((_, other)) = issuers.iter().find(|(known, _)| *known == issuer) {
+                return Err(format!(
+                    "sign_in: {}: issuer: it is that of {other} too; a provider is configured once",
+                    provider.name
+                ));
+            }
+            issuers.push((issuer, &provider.name));
             let url = openidconnect::url::Url::parse(&provider.issuer)
                 .map_err(|error| format!("sign_in: {}: issuer: {error}", provider.name))?;
             if !is_safe(&url) {
@@ -241,6 +251,11 @@ mod tests {
         assert_eq!(SignIn::default().check(None), Ok(()));
         assert_eq!(parse(OKTA).check(url), Ok(()));
         assert_eq!(parse(OKTA).check(Some("http://localhost:7480/")), Ok(()));
+        let two = |issuer: &str| {
+            let more = format!(", {{name: b, issuer: '{issuer}', client_id: d, roles: {{admin: [all]}}}}]");
+            OKTA.trim_end_matches(']').to_owned() + &more
+        };
+        assert_eq!(parse(&two("https://y.okta.com")).check(url), Ok(()));
         let saml = "saml: [{name: okta, metadata_file: /m, roles: {viewer: [all]}}]";
         for (text, url, said) in [
             (OKTA, None, "web.url"),
@@ -252,6 +267,8 @@ mod tests {
             (&OKTA.replace("viewer: [all]", ""), url, "at least one role"),
             (&OKTA.replace("viewer: [all]", "viewer: ['']"), url, "a group has a name"),
             (&format!("{OKTA}\n{saml}"), url, "two providers"),
+            (&two("https://x.okta.com"), url, "it is that of okta too"),
+            (&two("https://x.okta.com/"), url, "it is that of okta too"),
             ("local: false", url, "nobody could sign in"),
             ("hours: 0", url, "hours"),
             ("idle_minutes: 10000", url, "idle_minutes"),

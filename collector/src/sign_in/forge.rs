@@ -167,3 +167,11 @@ impl Forge {
 pub(crate) fn posted(answer: &str) -> String {
     STANDARD.encode(answer)
 }
+
+/// Documents that are no longer than one may be, and much work for who parses them: very many attributes of one
+/// element, and very many namespaces that are in use around very many elements.
+pub(crate) fn laborious() -> (String, String) {
+    let attributes: String = (0..26_000).map(|at| format!(" a{at}=''")).collect();
+    let spaces: String = (0..900).map(|at| format!(" xmlns:n{at}='u:{at}' n{at}:a=''")).collect();
+    (format!("<a{attributes}/>"), format!("<a{spaces}>{}</a>", "<b/>".repeat(4000)))
+}

@@ -75,7 +75,7 @@ pub enum Provider {
     /// By OpenID Connect.
     Oidc(Box<OidcProvider>),
     /// By SAML 2.0.
-    Saml(Box<SamlProvider>),
+    Saml(Arc<SamlProvider>),
 }
 
 impl Provider {
@@ -84,6 +84,14 @@ impl Provider {
         match self {
             Self::Oidc(provider) => &provider.config().name,
             Self::Saml(provider) => &provider.config().name,
+        }
+    }
+
+    /// Who it is, as identities that it proves have it: its issuer, or its entity id.
+    pub fn issuer(&self) -> String {
+        match self {
+            Self::Oidc(provider) => provider.issuer().to_owned(),
+            Self::Saml(provider) => provider.issuer(),
         }
     }
 
@@ -144,7 +152,17 @@ impl Providers {
             all.push(Provider::Oidc(Box::new(OidcProvider::new(provider, url)?)));
         }
         for provider in &config.saml {
-            all.push(Provider::Saml(Box::new(SamlProvider::new(provider, url)?)));
+            let provider = Provider::Saml(Arc::new(SamlProvider::new(provider, url)?));
+            let issuer = provider.issuer();
+            // Whom both know would have one account, with the role that the last one gave.
+            if let Some(other) = all.iter().find(|other: &&Provider| other.issuer() == issuer) {
+                anyhow::bail!(
+                    "sign_in: {}: metadata_file: it is of the entity id of {} too; a provider is configured once",
+                    provider.name(),
+                    other.name()
+                );
+            }
+            all.push(provider);
         }
         Ok(Self { all: Arc::new(all), local: config.local, token_ns: token_ns(config.token_days) })
     }

@@ -201,6 +201,11 @@ impl OidcProvider {
         &self.config
     }
 
+    /// As it stands in identities.
+    pub(super) fn issuer(&self) -> &str {
+        self.issuer.as_str()
+    }
+
     /// Where to send the browser.
     ///
     /// # Errors

@@ -97,6 +97,12 @@ impl SamlProvider {
         &self.config
     }
 
+    /// As it stands in identities. Not the same namespace as issuers of OpenID Connect, which may be called the
+    /// same.
+    pub(super) fn issuer(&self) -> String {
+        format!("saml:{}", self.issuer)
+    }
+
     /// The collector's metadata, for the provider.
     pub fn metadata(&self) -> String {
         format!(
@@ -300,8 +306,7 @@ impl SamlProvider {
             .is_none()
             .then(|| format!("the provider sent no attribute {:?}", self.config.groups_attribute));
         let identity = Identity {
-            // Not the same namespace as issuers of OpenID Connect, which may be called the same.
-            issuer: format!("saml:{}", self.issuer),
+            issuer: self.issuer(),
             subject: format!(
                 "{} {} {called}",
                 format.rsplit(':').next().unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! XML as SAML needs it: parsed strictly, and in its canonical form (exclusive, without comments).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roxmltree::{Document, Node, NodeType, ParsingOptions};
 
@@ -10,8 +10,16 @@ pub(super) const MOST_BYTES: usize = 256 << 10;
 const MOST_NODES: u32 = 20_000;
 /// The deepest nesting.
 const DEEPEST: usize = 60;
-/// The most declarations of namespaces: the parser copies those in force to each element that has its own.
-const MOST_NAMESPACES: usize = 1000;
+/// The most prefixes that namespaces are declared for: the parser copies those in force to each element that
+/// declares its own, and looks through them for each name. Declarations may be more: some providers repeat two of
+/// them for each group.
+const MOST_NAMESPACES: usize = 60;
+/// The longest prefix, in characters.
+const LONGEST_PREFIX: usize = 100;
+/// The most equals signs, and so attributes: the parser compares each with all others of its element.
+const MOST_EQUALS: usize = 2000;
+/// The most tags, opening and closing.
+const MOST_TAGS: usize = 12_000;
 
 /// A document that is not looked at.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +39,14 @@ pub(super) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
     if text.contains("<!DOCTYPE") || text.contains("<!ENTITY") {
         return Err(error("it has a document type declaration"));
     }
-    if text.matches("xmlns").count() > MOST_NAMESPACES {
-        return Err(error("it declares too many namespaces"));
+    let count = |wanted| text.bytes().filter(|byte| *byte == wanted).count();
+    if count(b'=') > MOST_EQUALS {
+        return Err(error("it has too many attributes"));
     }
+    if count(b'<') > MOST_TAGS {
+        return Err(error("it has too many elements"));
+    }
+    check_prefixes(text)?;
     let options = ParsingOptions { allow_dtd: false, nodes_limit: MOST_NODES, entity_resolver: None };
     let document = Document::parse_with_options(text, options)
         .map_err(|wrong| error(format!("it is no XML: {wrong}")))?;
@@ -49,6 +62,24 @@ pub(super) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
         open.extend(node.children().map(|child| (child, depth + 1)));
     }
     Ok(document)
+}
+
+/// Counts the prefixes that follow `xmlns` anywhere, before anything is parsed.
+fn check_prefixes(text: &str) -> Result<(), XmlError> {
+    let mut known = BTreeSet::new();
+    for (at, found) in text.match_indices("xmlns") {
+        let rest = text.get(at + found.len()..).unwrap_or_default();
+        let end = rest
+            .char_indices()
+            .take(LONGEST_PREFIX)
+            .find(|(_, c)| c.is_ascii_whitespace() || *c == '=')
+            .ok_or_else(|| error("a namespace has a very long prefix"))?;
+        known.insert(rest.get(..end.0).unwrap_or_default());
+        if known.len() > MOST_NAMESPACES {
+            return Err(error("it declares too many namespaces"));
+        }
+    }
+    Ok(())
 }
 
 /// The elements directly in `node`.
@@ -96,13 +127,13 @@ pub(super) fn text(node: Node<'_, '_>) -> Result<String, XmlError> {
 
 /// The canonical form of `node` without `but`: exclusive XML canonicalisation 1.0 without comments. `inclusive`
 /// are the prefixes of its InclusiveNamespaces.
-pub(super) fn canonical(
-    node: Node<'_, '_>,
+pub(super) fn canonical<'n>(
+    node: Node<'n, 'n>,
     but: Option<Node<'_, '_>>,
-    inclusive: &[&str],
+    inclusive: &[&'n str],
 ) -> Result<String, XmlError> {
     let mut out = String::new();
-    element(node, but, inclusive, &BTreeMap::new(), &mut out, 0)?;
+    element(node, but, inclusive, &mut BTreeMap::new(), &mut out, 0)?;
     Ok(out)
 }
 
@@ -113,11 +144,13 @@ fn prefix(text: &str) -> &str {
     text.get(..end).and_then(|name| name.split_once(':')).map_or("", |(prefix, _)| prefix)
 }
 
-fn element(
-    node: Node<'_, '_>,
+/// Writes an element. `declared` are the namespaces that are declared around it, and are the same ones after it:
+/// they are not copied for each element.
+fn element<'n>(
+    node: Node<'n, 'n>,
     but: Option<Node<'_, '_>>,
-    inclusive: &[&str],
-    outer: &BTreeMap<String, String>,
+    inclusive: &[&'n str],
+    declared: &mut BTreeMap<&'n str, &'n str>,
     out: &mut String,
     depth: usize,
 ) -> Result<(), XmlError> {
@@ -147,7 +180,7 @@ fn element(
     used.sort_unstable();
     used.dedup();
 
-    let mut declared = outer.clone();
+    let mut before = Vec::new();
     let mut spaces = String::new();
     for prefix in used {
         if prefix == "xml" {
@@ -159,10 +192,10 @@ fn element(
             // Named in InclusiveNamespaces, and not in force here.
             (_, None) => continue,
         };
-        if declared.get(prefix).map_or("", String::as_str) == space {
+        if declared.get(prefix).copied().unwrap_or_default() == space {
             continue;
         }
-        declared.insert(prefix.to_owned(), space.to_owned());
+        before.push((prefix, declared.insert(prefix, space)));
         spaces.push_str(if prefix.is_empty() { " xmlns" } else { " xmlns:" });
         spaces.push_str(prefix);
         spaces.push_str("=\"");
@@ -195,7 +228,7 @@ fn element(
     for child in node.children() {
         match child.node_type() {
             NodeType::Element if but == Some(child) => {}
-            NodeType::Element => element(child, but, inclusive, &declared, out, depth + 1)?,
+            NodeType::Element => element(child, but, inclusive, declared, out, depth + 1)?,
             NodeType::Text => escape(child.text().unwrap_or_default(), false, out),
             NodeType::Comment => {}
             NodeType::PI | NodeType::Root => return Err(error("it has a processing instruction")),
@@ -204,6 +237,12 @@ fn element(
     out.push_str("</");
     tag(out);
     out.push('>');
+    for (prefix, before) in before {
+        match before {
+            Some(space) => declared.insert(prefix, space),
+            None => declared.remove(prefix),
+        };
+    }
     Ok(())
 }
 
@@ -238,6 +277,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::forge::laborious;
     use super::*;
 
     fn of(text: &str, path: &[&str], inclusive: &[&str]) -> String {
@@ -281,6 +321,16 @@ mod tests {
             ),
             "<a xmlns=\"urn:a\"><b xmlns=\"\"><c></c></b><x:d xmlns:x=\"urn:a\"><y:e xmlns:y=\"urn:a\"></y:e></x:d></a>"
         );
+        // What one element has declared is not declared for the next.
+        assert_eq!(
+            of(
+                "<a><p:b xmlns:p='urn:1'/><p:b xmlns:p='urn:2'><p:c xmlns:p='urn:1'/><p:d/></p:b><p:e xmlns:p='urn:1'/></a>",
+                &[],
+                &[]
+            ),
+            "<a><p:b xmlns:p=\"urn:1\"></p:b><p:b xmlns:p=\"urn:2\"><p:c xmlns:p=\"urn:1\"></p:c><p:d></p:d></p:b>\
+             <p:e xmlns:p=\"urn:1\"></p:e></a>"
+        );
         // Text, attributes, line ends, references, sections, comments.
         assert_eq!(
             of(
@@ -296,7 +346,12 @@ mod tests {
     fn hostile_documents_are_not_looked_at() {
         let deep = format!("{}{}", "<a>".repeat(100), "</a>".repeat(100));
         let wide = format!("<a>{}</a>", "<b/>".repeat(30_000));
-        let spaces: String = (0..2000).map(|at| format!(" xmlns:n{at}='urn:{at}'")).collect();
+        let (attributes, spaces) = laborious();
+        assert!(attributes.len() <= MOST_BYTES && spaces.len() <= MOST_BYTES);
+        let long = format!("<a xmlns:{}='urn:a'/>", "p".repeat(200));
+        // Prefixes with the word itself in them.
+        let joined: String =
+            (0..100).map(|at| format!(" xmlns:a{}xmlns{}='urn:a'", at / 10, at % 10)).collect();
         for (text, why) in [
             ("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "document type"),
             ("<!DOCTYPE a><a/>", "document type"),
@@ -310,13 +365,25 @@ mod tests {
             ("<a>", "no XML"),
             ("", "no XML"),
             (&deep, "too deeply"),
-            (&wide, "no XML"),
-            (&format!("<a{spaces}/>"), "too many namespaces"),
+            (&wide, "too many elements"),
+            (&attributes, "too many attributes"),
+            (&spaces, "too many namespaces"),
+            (&format!("<a{joined}/>"), "too many namespaces"),
+            (&long, "very long prefix"),
             (&format!("<a>{}</a>", "x".repeat(MOST_BYTES)), "longer than"),
         ] {
             let error = parse(text).expect_err(&text.chars().take(80).collect::<String>()).to_string();
             assert!(error.contains(why), "{why}: {error}");
         }
+    }
+
+    #[test]
+    fn many_groups_with_declarations_of_their_own_are_read() {
+        let value = "<v xmlns:xs='urn:xs' xmlns:xsi='urn:xsi' xsi:type='xs:string'>group</v>";
+        let document = format!("<a>{}</a>", value.repeat(600));
+        assert_eq!(elements(parse(&document).unwrap().root_element()).count(), 600);
+        let document = format!("<a>{}</a>", "<v>group</v>".repeat(5000));
+        assert_eq!(elements(parse(&document).unwrap().root_element()).count(), 5000);
     }
 
     #[test]

@@ -43,6 +43,10 @@ pub struct TokenOwner {
     pub role: String,
     /// The provider that their account comes from; empty for one of the collector's own.
     pub provider: String,
+    /// The issuer that the account is of; empty for one of the collector's own.
+    pub issuer: String,
+    /// Until when their password counts although passwords are turned off.
+    pub recovery_until_ns: i64,
     /// When they last signed in.
     pub last_sign_in_ns: Option<i64>,
 }
@@ -104,7 +108,8 @@ impl Store {
     pub async fn api_token(&self, token_sha256: &str) -> Result<Option<(ApiToken, TokenOwner)>, StoreError> {
         let row = sqlx::query(
             "SELECT t.id, t.label, t.owner, t.role, t.created_ns, t.expires_ns, t.last_used_ns, t.scopes, \
-             u.role, u.provider, u.last_sign_in_ns FROM api_tokens t JOIN users u ON u.name = t.owner \
+             u.role, u.provider, u.last_sign_in_ns, u.recovery_until_ns, COALESCE(i.issuer, '') \
+             FROM api_tokens t JOIN users u ON u.name = t.owner LEFT JOIN identities i ON i.user_name = u.name \
              WHERE t.token_sha256 = $1 AND t.expires_ns > $2 AND u.state = 'active'",
         )
         .bind(token_sha256)
@@ -116,6 +121,8 @@ impl Store {
                 role: row.try_get(8)?,
                 provider: row.try_get(9)?,
                 last_sign_in_ns: row.try_get(10)?,
+                recovery_until_ns: row.try_get(11)?,
+                issuer: row.try_get(12)?,
             };
             Ok((read(&row)?, owner))
         })

@@ -19,6 +19,9 @@ pub struct SignIn {
     /// The provider that their account comes from; empty for one of the collector's own.
     #[serde(skip)]
     pub provider: String,
+    /// The issuer that the account is of; empty for one of the collector's own.
+    #[serde(skip)]
+    pub issuer: String,
     /// Until when their password counts although passwords are turned off.
     #[serde(skip)]
     pub recovery_until_ns: i64,
@@ -53,7 +56,8 @@ pub struct NewSignIn<'s> {
 }
 
 const COLUMNS: &str = "SELECT substr(s.token_sha256, 1, 16), s.user_name, u.role, s.created_ns, s.expires_ns, \
-     s.last_used_ns, s.address, s.user_agent, u.provider, u.recovery_until_ns FROM sign_ins s JOIN users u ON u.name = s.user_name";
+     s.last_used_ns, s.address, s.user_agent, u.provider, u.recovery_until_ns, COALESCE(i.issuer, '') \
+     FROM sign_ins s JOIN users u ON u.name = s.user_name LEFT JOIN identities i ON i.user_name = u.name";
 
 fn read(row: &sqlx::any::AnyRow) -> Result<SignIn, StoreError> {
     Ok(SignIn {
@@ -67,6 +71,7 @@ fn read(row: &sqlx::any::AnyRow) -> Result<SignIn, StoreError> {
         user_agent: row.try_get(7)?,
         provider: row.try_get(8)?,
         recovery_until_ns: row.try_get(9)?,
+        issuer: row.try_get(10)?,
     })
 }
 

@@ -4,6 +4,8 @@
 //! `Strict` cookie of who is signed in is set at the end, on a page that leads on by itself: a browser would
 //! not send it along a redirection that began elsewhere.
 
+use std::sync::Arc;
+
 use askama::Template;
 use axum::extract::{Path, Request, State as Use};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -29,6 +31,10 @@ const SECOND_NS: i64 = 1_000_000_000;
 const REFUSED: (&str, i64) = ("refused", 60);
 /// So many sign-ins that were begun may fail from one address in 15 minutes: each is asked about at the provider.
 const BEGUN: (&str, i64) = ("begun", 300);
+/// So many answers of SAML providers that prove nothing are read from one address in 15 minutes.
+const ANSWERED: (&str, i64) = ("answered", 300);
+/// So many of them are read at a time, whoever sends them: it is work, and anyone may send some.
+pub(super) const ANSWERS: usize = 2;
 /// The most that a SAML provider's page posts, bytes: base64 of what is parsed at most, as a form has it.
 const MOST_POSTED: usize = 512 << 10;
 /// A browser fetches at once what was proven.
@@ -167,7 +173,7 @@ pub(super) async fn oidc_callback(
     Ok(response)
 }
 
-fn find_saml<'s>(state: &'s State, name: &str) -> Result<(&'s Provider, &'s SamlProvider), Problem> {
+fn find_saml<'s>(state: &'s State, name: &str) -> Result<(&'s Provider, &'s Arc<SamlProvider>), Problem> {
     match find(state, name)? {
         provider @ Provider::Saml(saml) => Ok((provider, saml)),
         Provider::Oidc(_) => Err(Problem::not_found("identity provider")),
@@ -193,6 +199,7 @@ pub(super) async fn saml_consume(
     request: Request,
 ) -> Result<Response, Problem> {
     let (provider, saml) = find_saml(&state, &name)?;
+    let limit = sign_in::count_from(&state, ANSWERED.0, &visitor.address, ANSWERED.1).await?;
     let fields = axum::body::to_bytes(request.into_body(), MOST_POSTED).await.map_err(|_| {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The provider's answer is longer than 512 KiB.")
     })?;
@@ -203,7 +210,15 @@ pub(super) async fn saml_consume(
     let (Some(posted), Some(relayed)) = (field("SAMLResponse"), field("RelayState")) else {
         return refuse(&state, &visitor, provider, NOT_BEGUN).await;
     };
-    let proven = match saml.consume(&posted) {
+    let turn = Arc::clone(&state.answers).acquire_owned().await.map_err(Problem::internal)?;
+    let saml = Arc::clone(saml);
+    // Off the threads that serve everyone. It keeps its turn though nobody waits for it any more.
+    let read = tokio::task::spawn_blocking(move || {
+        let read = saml.consume(&posted);
+        drop(turn);
+        read
+    });
+    let proven = match read.await.map_err(Problem::internal)? {
         Ok(proven) => proven,
         Err(error) => {
             let detail = format!("You are not signed in: {error}.");
@@ -222,6 +237,7 @@ pub(super) async fn saml_consume(
     }
     write.add_proven(&sha256(&handle), &kept, now_ns().saturating_add(FETCHED_NS)).await?;
     write.commit().await?;
+    limit.take_back(&state).await?;
     let query = form_urlencoded::Serializer::new(String::new())
         .append_pair("handle", &handle)
         .append_pair("state", &relayed)
@@ -249,7 +265,9 @@ pub(super) async fn saml_finish(
         write.commit().await?;
         let proven: Option<Proven> = taken.and_then(|kept| serde_json::from_str(&kept).ok());
         let proven = proven.filter(|proven| {
-            proven.provider == provider.name() && proven.request == SamlProvider::request_id(&begun)
+            proven.provider == provider.name()
+                && proven.identity.issuer == provider.issuer()
+                && proven.request == SamlProvider::request_id(&begun)
         });
         let Some(Proven { identity, .. }) = proven else {
             return refuse(&state, &visitor, provider, NOT_BEGUN).await;

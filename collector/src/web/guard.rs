@@ -15,6 +15,7 @@ use super::role::{Role, Roles};
 use super::routes::{Access, Route};
 use super::scope::{Needs, covers, needs};
 use super::{State, secret, sha256};
+use crate::sign_in::Providers;
 use crate::store::now_ns;
 
 /// When a sign-in or a token was last used is written down once in so long.
@@ -329,6 +330,15 @@ fn known_name(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail))
 }
 
+/// Whether the configuration still lets an account in: one of a provider that it has, if the name is not
+/// another's by now; one of the collector's own while those sign in or this one is being recovered.
+fn lets_in(providers: &Providers, provider: &str, issuer: &str, recovery_until_ns: i64) -> bool {
+    match provider {
+        "" => providers.local || recovery_until_ns > now_ns(),
+        provider => providers.get(provider).is_some_and(|provider| provider.issuer() == issuer),
+    }
+}
+
 /// Who asks; and the browser's token, if it was a browser.
 async fn actor(
     state: &State,
@@ -354,10 +364,10 @@ async fn actor(
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         let providers = &state.config.providers;
+        if !lets_in(providers, &owner.provider, &owner.issuer, owner.recovery_until_ns) {
+            return Err(signed_out());
+        }
         if !owner.provider.is_empty() {
-            if providers.get(&owner.provider).is_none() {
-                return Err(signed_out());
-            }
             let since = now_ns().saturating_sub(providers.token_ns);
             if owner.last_sign_in_ns.is_none_or(|last| last < since) {
                 let detail = "The token's owner has not signed in for long, so it is not known whether they still \
@@ -377,11 +387,7 @@ async fn actor(
     let hash = sha256(token);
     let Some(sign_in) = state.store.sign_in(&hash, state.idle_ns()).await? else { return Ok((None, None)) };
     // What the configuration no longer lets in is out at once.
-    let counts = match sign_in.provider.as_str() {
-        "" => state.config.providers.local || sign_in.recovery_until_ns > now_ns(),
-        provider => state.config.providers.get(provider).is_some(),
-    };
-    if !counts {
+    if !lets_in(&state.config.providers, &sign_in.provider, &sign_in.issuer, sign_in.recovery_until_ns) {
         return Ok((None, None));
     }
     if sign_in.last_used_ns < now_ns() - NOTED_NS {

@@ -60,6 +60,7 @@ pub struct State {
     config: Arc<Config>,
     passwords: Arc<password::Passwords>,
     followers: Arc<tokio::sync::Semaphore>,
+    answers: Arc<tokio::sync::Semaphore>,
 }
 
 /// How the pages and the API are served.
@@ -108,6 +109,7 @@ impl State {
             config: Arc::new(config),
             passwords: Arc::new(password::Passwords::new()?),
             followers: Arc::new(tokio::sync::Semaphore::new(follow::MOST)),
+            answers: Arc::new(tokio::sync::Semaphore::new(federated::ANSWERS)),
         })
     }
 

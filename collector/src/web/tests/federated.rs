@@ -17,15 +17,16 @@ async fn site(fake: &Fake, more: &str) -> Site {
     let directory = tempfile::tempdir().unwrap();
     let secret = directory.path().join("secret");
     std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
-    let one = |name: &str| {
+    let one = |name: &str, issuer: &str| {
         format!(
-            "  - {{name: {name}, label: 'Okta <b>', issuer: '{}', client_id: interlock, client_secret_file: {}, \
+            "  - {{name: {name}, label: 'Okta <b>', issuer: '{issuer}', client_id: interlock, client_secret_file: {}, \
              roles: {{admin: [sre], auditor: [audit], viewer: [all]}}{more}}}\n",
-            fake.issuer,
             secret.display()
         )
     };
-    let config: SignIn = serde_saphyr::from_str(&format!("oidc:\n{}{}", one("okta"), one("other"))).unwrap();
+    let other = one("other", "https://other.example");
+    let config: SignIn =
+        serde_saphyr::from_str(&format!("oidc:\n{}{other}", one("okta", &fake.issuer))).unwrap();
     config.check(Some("http://localhost:7480")).unwrap();
     let providers = Providers::new(&config, "http://localhost:7480").unwrap();
     Site::with(Config { providers, ..Config::default() }).await
@@ -489,6 +490,8 @@ async fn passwords_can_be_turned_off_and_a_host_can_open_one() {
     let site = site(&fake, "").await;
     site.account("root", Role::Admin).await;
     let local = site.browser("root").await;
+    let program = site.program("root", Role::Admin).await;
+    assert_eq!(site.get("/api/v1/me", &program).await.status, StatusCode::OK);
     let provided = signed_in(&try_with(&site, &fake, |_, _| None).await);
     let token = site.program("okta:admin", Role::Viewer).await;
     let with = |providers| {
@@ -506,6 +509,7 @@ async fn passwords_can_be_turned_off_and_a_host_can_open_one() {
     let config: SignIn = serde_saphyr::from_str(&text).unwrap();
     let only = with(Providers::new(&config, "http://localhost:7480").unwrap());
     assert_eq!(only.get("/api/v1/me", &local).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(only.get("/api/v1/me", &program).await.status, StatusCode::UNAUTHORIZED, "its API token too");
     assert_eq!(only.get("/api/v1/me", &provided).await.status, StatusCode::OK);
     let page = only.get("/sign-in", &Caller::default()).await;
     assert!(
@@ -528,6 +532,9 @@ async fn passwords_can_be_turned_off_and_a_host_can_open_one() {
     assert_eq!(reply.status, StatusCode::SEE_OTHER, "{}", reply.text);
     let recovered = Caller { session: reply.cookie("interlock"), ..Caller::default() };
     assert_eq!(only.get("/api/v1/me", &recovered).await.status, StatusCode::OK);
+    assert_eq!(only.get("/api/v1/me", &program).await.status, StatusCode::UNAUTHORIZED, "a reset takes it");
+    let program = site.program("root", Role::Admin).await;
+    assert_eq!(only.get("/api/v1/me", &program).await.status, StatusCode::OK, "while it is being recovered");
     assert!(crate::web::reset_account(&state, "okta:admin", "root on the host").await.is_err());
 
     // A provider that is configured no longer lets nobody in, and its tokens count no longer.
@@ -535,6 +542,12 @@ async fn passwords_can_be_turned_off_and_a_host_can_open_one() {
     assert_eq!(without.get("/api/v1/me", &provided).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(without.get("/api/v1/me", &token).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(only.get("/api/v1/me", &token).await.status, StatusCode::OK);
+    // Nor does one that has the name of theirs and is another.
+    let other: SignIn = serde_saphyr::from_str(&text.replace(issuer, "https://other.example")).unwrap();
+    let renamed = with(Providers::new(&other, "http://localhost:7480").unwrap());
+    assert_eq!(renamed.get("/api/v1/me", &provided).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(renamed.get("/api/v1/me", &token).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(only.get("/api/v1/me", &provided).await.status, StatusCode::OK);
     // Nor do those of someone who has not been at the provider for long.
     let mut providers = Providers::new(&config, "http://localhost:7480").unwrap();
     providers.token_ns = 0;

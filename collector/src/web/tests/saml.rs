@@ -1,22 +1,28 @@
 //! Signing in by SAML, from the first request to the last. What answers prove is tested with what reads them.
 
 use super::*;
-use crate::sign_in::forge::{Forge, Told, posted};
+use crate::sign_in::forge::{Forge, ISSUER, Told, laborious, posted};
 use crate::sign_in::{Begun, Providers, SignIn};
 
-async fn site(forge: &Forge) -> Site {
+/// The providers `corp` and `other`, which have the same key; the second's entity id is as given.
+fn providers(forge: &Forge, other: &str) -> anyhow::Result<Providers> {
     let directory = tempfile::tempdir().unwrap();
-    let metadata = directory.path().join("idp.xml");
-    std::fs::write(&metadata, forge.metadata()).unwrap();
-    let one = |name: &str| {
+    let one = |name: &str, issuer: &str| {
+        let metadata = directory.path().join(name);
+        std::fs::write(&metadata, forge.metadata().replace(ISSUER, issuer)).unwrap();
         format!(
             "  - {{name: {name}, metadata_file: {}, roles: {{admin: [sre], viewer: [staff]}}}}\n",
             metadata.display()
         )
     };
-    let config: SignIn = serde_saphyr::from_str(&format!("saml:\n{}{}", one("corp"), one("other"))).unwrap();
+    let text = format!("saml:\n{}{}", one("corp", ISSUER), one("other", other));
+    let config: SignIn = serde_saphyr::from_str(&text).unwrap();
     config.check(Some("http://localhost:7480")).unwrap();
-    let providers = Providers::new(&config, "http://localhost:7480").unwrap();
+    Providers::new(&config, "http://localhost:7480")
+}
+
+async fn site(forge: &Forge) -> Site {
+    let providers = providers(forge, "https://other.example").unwrap();
     Site::with(Config { providers, ..Config::default() }).await
 }
 
@@ -144,4 +150,33 @@ async fn answers_that_prove_nothing_are_told_why_and_counted() {
     // That keeps out nobody who can prove who they are.
     let reply = post_answer(&site, "corp", &forge.answer(&told), &state).await;
     assert_eq!(site.get(reply.location(), &browser).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn answers_that_are_much_work_are_not_read_and_few_are_read_from_one_address() {
+    let forge = Forge::new();
+    let site = site(&forge).await;
+    let (state, request, browser) = begin(&site).await;
+    let (attributes, spaces) = laborious();
+    refused(&post_answer(&site, "corp", &attributes, &state).await, "too many attributes");
+    refused(&post_answer(&site, "corp", &spaces, &state).await, "too many namespaces");
+    let answer = forge.answer(&Told { request, ..Told::default() });
+    let reply = post_answer(&site, "corp", &answer, &state).await;
+    assert_eq!(site.get(reply.location(), &browser).await.status, StatusCode::OK);
+
+    // However right it is, an answer is not read any more from where so many were wrong.
+    let second = Told { assertion: "_second".into(), ..Told::default() };
+    let path = "/sign-in/saml/corp/consume";
+    for _ in 0..300 {
+        let request = site.request(&Method::POST, path, &Caller::default());
+        site.ask(request.body(Body::from("SAMLResponse=Z2FyYmFnZQ&RelayState=a")).unwrap()).await;
+    }
+    let reply = post_answer(&site, "corp", &forge.answer(&second), &state).await;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS, "{}", reply.text);
+}
+
+#[test]
+fn one_entity_is_no_two_providers() {
+    let error = providers(&Forge::new(), ISSUER).unwrap_err().to_string();
+    assert!(error.contains("other: metadata_file: it is of the entity id of corp too"), "{error}");
 }
