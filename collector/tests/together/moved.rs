@@ -136,7 +136,8 @@ async fn everything_is_moved_and_the_source_stays() {
     let entry = interlock_recording::ledger::proto::entry::Body::LedgerStarted(started);
     let error = write.append(vec![entry]).await.expect_err("no entry");
     assert!(error.to_string().contains("was moved to"), "{error}");
-    drop((write, left));
+    drop(write);
+    drop(left);
     assert!(moved.store.fact("migration of all").await.expect("read").is_none());
 
     // Nothing is moved over it.
