@@ -520,12 +520,10 @@ impl OidcProvider {
             }
             Some(_) => None,
         };
-        let called = claims
-            .username
-            .as_deref()
-            .or_else(|| claims.verified_email())
-            .unwrap_or(&claims.subject)
-            .to_owned();
+        // At some providers people can choose what they are called (preferred_username), and so call themselves as
+        // someone else; the provider has made sure of the address.
+        let called =
+            claims.verified_email().or(claims.username.as_deref()).unwrap_or(&claims.subject).to_owned();
         Ok(Identity {
             issuer: self.issuer.to_string(),
             subject: claims.subject,

@@ -35,14 +35,22 @@ async fn people_sign_in_by_openid_connect() {
         assert_eq!(said[..3], ["signed in alice", "signed in bob", "refused mallory"]);
         let trail = trail(&intake).await;
         let count = |text: &str| trail.iter().filter(|line| line.contains(text)).count();
-        assert_eq!(count("okta user.add okta:alice role admin by the group sre of okta"), 1, "{trail:#?}");
-        assert_eq!(count("okta:alice sign_in okta role admin by the group sre of okta"), 2, "{trail:#?}");
         assert_eq!(
-            count("unknown sign_in.refused okta okta:mallory: none of their groups (1)"),
+            count("okta user.add okta:alice@example.com role admin by the group sre of okta"),
             1,
             "{trail:#?}"
         );
-        assert_eq!(count("okta:bob sign_out"), 1);
-        assert!(intake.store.user("okta:mallory").await.unwrap().is_none());
+        assert_eq!(
+            count("okta:alice@example.com sign_in okta role admin by the group sre of okta"),
+            2,
+            "{trail:#?}"
+        );
+        assert_eq!(
+            count("unknown sign_in.refused okta okta:mallory@example.com: none of their groups (1)"),
+            1,
+            "{trail:#?}"
+        );
+        assert_eq!(count("okta:bob@example.com sign_out"), 1);
+        assert!(intake.store.user("okta:mallory@example.com").await.unwrap().is_none());
     }
 }

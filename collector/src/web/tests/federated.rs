@@ -157,6 +157,23 @@ async fn groups_give_roles_and_accounts_are_apart_from_local_ones() {
     let other = signed_in(&other.await);
     assert_eq!(site.get("/api/v1/me", &other).await.json()["name"], "okta:admin~2");
 
+    // An address that the provider has verified comes before what people may have chosen themselves.
+    for (subject, verified, name) in [
+        ("89", true, "okta:bob@example.com"),
+        ("ab", false, "okta:boss"),
+        ("cd", true, "okta:bob@example.com~2"),
+    ] {
+        let reply = try_with(&site, &fake, |claims, _| {
+            claims["sub"] = json!(subject);
+            claims["preferred_username"] = json!("boss");
+            claims["email"] = json!("bob@example.com");
+            claims["email_verified"] = json!(verified);
+            None
+        });
+        let browser = signed_in(&reply.await);
+        assert_eq!(site.get("/api/v1/me", &browser).await.json()["name"], name);
+    }
+
     // No password opens it, and none can be set for it.
     let body = format!(r#"{{"password": "{PASSWORD}"}}"#);
     let reply = site.send(Method::POST, "/api/v1/users/okta:admin/reset", &local, &body).await;
