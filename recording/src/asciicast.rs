@@ -224,7 +224,7 @@ mod tests {
                 json!([0.0, "o", "$ "]),
                 json!([1.5, "i", "ls\r"]),
                 json!([1.6, "o", "\u{1b}[31m"]),
-                json!([1.7, "o", "你\u{fffd}".replace('你', "\u{4f60}")]),
+                json!([1.7, "o", "你\u{fffd}"]),
                 json!([1.7, "r", "500x1"]),
             ]
         );
