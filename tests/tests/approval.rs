@@ -1,6 +1,6 @@
 //! Held commands: approved, denied, expired, withdrawn; by whom, and by whom not.
 
-#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it must be")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
