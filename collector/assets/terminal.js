@@ -18,7 +18,7 @@ async function play(place) {
   let player = null;
   const make = (startAt, autoPlay) => {
     player?.dispose();
-    player = AsciinemaPlayer.create({ data: cast }, screen, place.dataset.worker, {
+    player = AsciinemaPlayer.create({ data: cast }, screen, {
       speed: Number(speed.value),
       startAt,
       autoPlay,

@@ -99,7 +99,7 @@ impl Write<'_> {
     pub async fn note(&mut self, host: &str, kind: &str, detail: &str) -> Result<(), StoreError> {
         let row = sqlx::query(
             "SELECT COUNT(*) FROM (SELECT 1 FROM findings WHERE host = $1 AND kind = $2 \
-             AND acknowledged_ns IS NULL LIMIT $3) AS some",
+             AND acknowledged_ns IS NULL LIMIT $3) AS found",
         )
         .bind(host)
         .bind(kind)

@@ -14,21 +14,13 @@ const SCRIPT: &str = include_str!("../../assets/script.js");
 const ICON: &str = include_str!("../../assets/icon.svg");
 /// What plays recorded terminals: ours, and asciinema-player (Apache License 2.0; see its folder).
 const TERMINAL: &str = include_str!("../../assets/terminal.js");
-const PLAYER: &str = include_str!("../../assets/asciinema-player/asciinema-player-ui.min.js");
+const PLAYER: &str = include_str!("../../assets/asciinema-player/asciinema-player.min.js");
 const PLAYER_STYLE: &str = include_str!("../../assets/asciinema-player/asciinema-player.css");
-const PLAYER_WORKER: &str = include_str!("../../assets/asciinema-player/asciinema-player-worker.min.js");
 const PLAYER_LICENSE: &str = include_str!("../../assets/asciinema-player/LICENSE");
-
-/// The player's terminal is WebAssembly. It runs in a worker, whose policy is the one that comes with the
-/// worker's script: it may compile that, reach nothing, and touch no page. Pages' own policy forbids it.
-const WORKER_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'";
 
 /// Stands in the assets' addresses, so that a new version's are not taken for the ones before.
 pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
-    sha256(&[STYLE, SCRIPT, ICON, TERMINAL, PLAYER, PLAYER_STYLE, PLAYER_WORKER].concat())
-        .chars()
-        .take(12)
-        .collect()
+    sha256(&[STYLE, SCRIPT, ICON, TERMINAL, PLAYER, PLAYER_STYLE].concat()).chars().take(12).collect()
 });
 
 /// One of them.
@@ -39,7 +31,6 @@ pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, Problem>
         "icon.svg" => ("image/svg+xml", ICON),
         "terminal.js" => ("text/javascript; charset=utf-8", TERMINAL),
         "player.js" => ("text/javascript; charset=utf-8", PLAYER),
-        "player-worker.js" => ("text/javascript; charset=utf-8", PLAYER_WORKER),
         "player.css" => ("text/css; charset=utf-8", PLAYER_STYLE),
         "player-license.txt" => ("text/plain; charset=utf-8", PLAYER_LICENSE),
         _ => return Err(Problem::not_found("file")),
@@ -47,9 +38,5 @@ pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, Problem>
     let mut response = ([(header::CONTENT_TYPE, kind)], text).into_response();
     let cache = HeaderValue::from_static("public, max-age=31536000, immutable");
     response.headers_mut().insert(header::CACHE_CONTROL, cache);
-    if name == "player-worker.js" {
-        let policy = HeaderValue::from_static(WORKER_POLICY);
-        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-    }
     Ok(response)
 }

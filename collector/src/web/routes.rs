@@ -219,8 +219,20 @@ pub fn router(state: State) -> axum::Router {
     router.layer(from_fn(move |request, next| finish(secure, request, next))).with_state(state)
 }
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-     connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+macro_rules! policy {
+    ($scripts:literal) => {
+        concat!(
+            "default-src 'none'; script-src 'self'",
+            $scripts,
+            "; style-src 'self'; img-src 'self' data:; \
+     connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        )
+    };
+}
+
+const POLICY: &str = policy!("");
+/// For a page with a recorded terminal: the player's screen is WebAssembly. Scripts are no freer by it.
+pub(super) const PLAYER_POLICY: &str = policy!(" 'wasm-unsafe-eval'");
 
 /// What every response has, and problems as fits what was asked for.
 async fn finish(secure: bool, request: Request, next: Next) -> Response {
@@ -268,7 +280,7 @@ async fn finish(secure: bool, request: Request, next: Next) -> Response {
     if secure {
         put(header::STRICT_TRANSPORT_SECURITY, "max-age=63072000");
     }
-    // Only the player's worker has one of its own.
+    // Only a page with a recorded terminal has one of its own.
     if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
         headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     }

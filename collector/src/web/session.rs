@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Path, State as Use};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use interlock_recording::json;
 use interlock_recording::proto::event::Body;
@@ -20,6 +20,7 @@ use super::params::{Fields, Params};
 use super::problem::Problem;
 use super::prove;
 use super::role::{REVIEW, VALUES};
+use super::routes::PLAYER_POLICY;
 use crate::store::{DeletedSegments, SessionItem};
 
 /// Events on one page.
@@ -496,7 +497,12 @@ pub(super) async fn page(
         unreadable,
         deleted,
     };
-    show(StatusCode::OK, &page)
+    let mut response = show(StatusCode::OK, &page)?;
+    if page.values && page.session.terminal_bytes > 0 {
+        let policy = HeaderValue::from_static(PLAYER_POLICY);
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    Ok(response)
 }
 
 /// `GET /sessions/{id}/events`
