@@ -25,7 +25,8 @@ async function play(place) {
       fit: "width",
       idleTimeLimit: 3,
       preload: true,
-      poster: startAt > 0 ? undefined : "npt:0:1",
+      // What stood there then is shown before it plays on.
+      poster: `npt:${startAt > 0 ? startAt + 0.001 : 1}`,
       terminalFontFamily: "ui-monospace, monospace",
     });
   };
