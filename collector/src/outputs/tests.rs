@@ -204,6 +204,8 @@ async fn all_that_comes_in_is_told_once_and_in_order() {
     write.commit().await.unwrap();
     until("all were told", async || receiver.taken().iter().any(|message| message["kind"] == "finding"))
         .await;
+    // The receiver has it a moment before that is noted.
+    until("it is passed", async || site.state().await.waiting_since_ns.is_none()).await;
     site.stop().await;
 
     let taken = receiver.taken();
@@ -296,6 +298,7 @@ async fn a_receiver_that_fails_stalls_or_hangs_up_loses_nothing() {
     receiver.answer(|_| 200);
     let different = async || receiver.ids().iter().collect::<std::collections::HashSet<_>>().len() == 60;
     until("all were told", different).await;
+    until("it is passed", async || site.state().await.waiting_since_ns.is_none()).await;
     site.stop().await;
     // What came again has the id that it had, and without that it is all there is, in order.
     let mut seen = std::collections::HashSet::new();
@@ -331,6 +334,7 @@ async fn a_message_that_is_refused_is_skipped_only_by_the_rule_and_never_silentl
 
     site.start(&[site.hook(receiver.address, ", kinds: [command], skip_refused_after_hours: 1")]).await;
     until("the others were told", async || receiver.taken().len() == 3).await;
+    until("it is passed", async || site.state().await.waiting_since_ns.is_none()).await;
     site.stop().await;
     let told: Vec<Value> = receiver.taken().iter().map(|message| message["text"].clone()).collect();
     assert_eq!(told, ["SELECT 1", "SELECT 2", "SELECT 3"]);
@@ -381,6 +385,7 @@ async fn what_retention_deleted_is_told_of() {
     site.start(std::slice::from_ref(&hook)).await;
     until("the last is told", async || receiver.taken().iter().any(|message| message["text"] == "SELECT 4"))
         .await;
+    until("it is passed", async || site.state().await.waiting_since_ns.is_none()).await;
     site.stop().await;
     let taken = receiver.taken();
     let deleted: Vec<&Value> = taken.iter().filter(|message| message["kind"] == "deleted").collect();
