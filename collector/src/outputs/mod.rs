@@ -1,4 +1,5 @@
-//! Out to other systems: what the collector takes in is told to webhooks and syslog servers.
+//! Out to other systems: what the collector takes in is told to webhooks, syslog servers,
+//! OpenTelemetry and Kafka.
 //!
 //! Each output goes along the journal (`store/journal.rs`) and keeps its place in the database: nothing is
 //! queued in memory, and one that was away for days goes on where it was. It is moved only after the receiver
@@ -7,6 +8,7 @@
 
 pub mod config;
 mod feed;
+mod kafka;
 pub mod message;
 mod otlp;
 mod run;
@@ -14,6 +16,7 @@ mod send;
 mod syslog;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod webhook;
 
 use std::sync::Arc;
