@@ -247,12 +247,8 @@ pub fn check(outputs: &[Output]) -> Result<(), String> {
 
 impl Output {
     fn check(&self) -> Result<(), String> {
-        let systems = [
-            self.webhook.is_some(),
-            self.syslog.is_some(),
-            self.otlp.is_some(),
-            self.kafka.is_some(),
-        ];
+        let systems =
+            [self.webhook.is_some(), self.syslog.is_some(), self.otlp.is_some(), self.kafka.is_some()];
         if systems.iter().filter(|there| **there).count() != 1 {
             return Err("name one system that is told: webhook, syslog, otlp or kafka".into());
         }
@@ -296,7 +292,9 @@ impl Output {
 
     fn check_kafka(&self, kafka: &Kafka) -> Result<(), String> {
         let Some(first) = kafka.servers.first() else {
-            return Err("kafka.servers: name one broker at least, such as tls://kafka.example.com:9093".into());
+            return Err(
+                "kafka.servers: name one broker at least, such as tls://kafka.example.com:9093".into()
+            );
         };
         let scheme = first.split("://").next();
         for server in &kafka.servers {
@@ -305,7 +303,9 @@ impl Output {
                 return Err("kafka.servers: one has no port: 9092 is usual for tcp, 9093 for tls".into());
             }
             if server.split("://").next() != scheme {
-                return Err("kafka.servers: all are tls:// or all are tcp://, for the other brokers too".into());
+                return Err(
+                    "kafka.servers: all are tls:// or all are tcp://, for the other brokers too".into()
+                );
             }
         }
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');

@@ -1,8 +1,9 @@
-//! Outputs against real receivers: rsyslog over TCP and TLS, an OTLP receiver, an HTTP server; with collector
+//! Outputs against real receivers: rsyslog over TCP and TLS, an OTLP receiver, Kafka, an HTTP server; with collector
 //! and receivers killed in the middle.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
+mod kafka;
 mod receivers;
 
 use std::collections::HashSet;

@@ -128,7 +128,9 @@ impl Connection {
         let (from, to) = range(key::METADATA);
         let metadata = (from..=to).contains(&wire::METADATA_VERSION);
         if self.produce < least.max(*ours.start()) || !metadata {
-            return Err(self.wrong("it does not know the versions of the protocol that Kafka has had since 0.11"));
+            return Err(
+                self.wrong("it does not know the versions of the protocol that Kafka has had since 0.11")
+            );
         }
         Ok(())
     }
@@ -199,10 +201,6 @@ impl Connection {
 pub(super) fn password(sasl: &Sasl) -> anyhow::Result<Zeroizing<String>> {
     let text = secret_file(&sasl.password)?;
     let line = text.lines().next().unwrap_or_default();
-    anyhow::ensure!(
-        !line.is_empty(),
-        "{}: the first line holds no password",
-        sasl.password.display()
-    );
+    anyhow::ensure!(!line.is_empty(), "{}: the first line holds no password", sasl.password.display());
     Ok(Zeroizing::new(line.to_owned()))
 }

@@ -144,7 +144,8 @@ impl Producer {
         self.look().await?;
         let Some((_, layout)) = &self.layout else { return Ok(()) };
         // All there are, with those that have no leader now: a key's partition must not depend on that.
-        let count = layout.leaders.keys().next_back().map_or(0, |last| usize::try_from(*last).map_or(0, |n| n + 1));
+        let count =
+            layout.leaders.keys().next_back().map_or(0, |last| usize::try_from(*last).map_or(0, |n| n + 1));
         let mut waiting: BTreeMap<i32, VecDeque<(&str, Record)>> = BTreeMap::new();
         for message in messages.iter().filter(|message| !self.acknowledged.contains(&message.id)) {
             let record = record(message, &self.collector)
@@ -159,10 +160,7 @@ impl Producer {
     }
 
     /// Sends what is next of each partition. What is acknowledged is taken out of `waiting`.
-    async fn round(
-        &mut self,
-        waiting: &mut BTreeMap<i32, VecDeque<(&str, Record)>>,
-    ) -> Result<(), Trouble> {
+    async fn round(&mut self, waiting: &mut BTreeMap<i32, VecDeque<(&str, Record)>>) -> Result<(), Trouble> {
         let Some((_, layout)) = &self.layout else { return Ok(()) };
         let mut by_leader: BTreeMap<i32, Vec<(i32, Vec<Record>)>> = BTreeMap::new();
         let mut leaderless = None;
@@ -224,7 +222,9 @@ impl Producer {
         leader: i32,
         partitions: &[(i32, Vec<Record>)],
     ) -> Result<BTreeMap<i32, i16>, Trouble> {
-        let Some((_, layout)) = &self.layout else { return Err(Trouble::Moved("it is not known where".into())) };
+        let Some((_, layout)) = &self.layout else {
+            return Err(Trouble::Moved("it is not known where".into()));
+        };
         let (host, port) = layout.brokers.get(&leader).cloned().unwrap_or_default();
         if self.tls.is_none() && !self.plaintext && !config::is_loopback(&host) {
             return Err(Trouble::Later(format!(
@@ -234,9 +234,8 @@ impl Producer {
         }
         let connection = match self.connections.entry(leader) {
             std::collections::hash_map::Entry::Occupied(there) => there.into_mut(),
-            std::collections::hash_map::Entry::Vacant(place) => place.insert(
-                Connection::open(&host, port, self.tls.as_ref(), self.config.sasl.as_ref()).await?,
-            ),
+            std::collections::hash_map::Entry::Vacant(place) => place
+                .insert(Connection::open(&host, port, self.tls.as_ref(), self.config.sasl.as_ref()).await?),
         };
         let partitions: Vec<(i32, &[Record])> =
             partitions.iter().map(|(partition, records)| (*partition, records.as_slice())).collect();

@@ -100,17 +100,15 @@ impl Scram {
     pub(super) fn last(&self, password: &str, server: &[u8]) -> Result<(Vec<u8>, Expected), ScramError> {
         let server = std::str::from_utf8(server).map_err(|_| ScramError::Garbled)?;
         let mut fields = server.split(',');
-        let mut field = |name: &str| {
-            fields.next().and_then(|field| field.strip_prefix(name)).ok_or(ScramError::Garbled)
-        };
+        let mut field =
+            |name: &str| fields.next().and_then(|field| field.strip_prefix(name)).ok_or(ScramError::Garbled);
         let (nonce, salt, rounds) = (field("r=")?, field("s=")?, field("i=")?);
         let salt = STANDARD.decode(salt).map_err(|_| ScramError::Garbled)?;
         let rounds: u32 = rounds.parse().map_err(|_| ScramError::Garbled)?;
         if nonce.len() <= self.nonce.len() || !nonce.starts_with(&self.nonce) {
             return Err(ScramError::Garbled);
         }
-        let Some(count) =
-            NonZeroU32::new(rounds).filter(|_| (LEAST_ROUNDS..=MOST_ROUNDS).contains(&rounds))
+        let Some(count) = NonZeroU32::new(rounds).filter(|_| (LEAST_ROUNDS..=MOST_ROUNDS).contains(&rounds))
         else {
             return Err(ScramError::Rounds(rounds));
         };
@@ -167,7 +165,10 @@ mod tests {
             "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
         );
         assert_eq!(expected.check(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Ok(()));
-        assert_eq!(expected.check(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5="), Err(ScramError::Garbled));
+        assert_eq!(
+            expected.check(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5="),
+            Err(ScramError::Garbled)
+        );
         assert_eq!(expected.check(b"v=AAAA"), Err(ScramError::Forged));
         assert_eq!(expected.check(b"e=other-error"), Err(ScramError::Garbled));
     }
@@ -178,7 +179,10 @@ mod tests {
         assert_eq!(asks(&SERVER.replace("4096", "4000000000")), Err(ScramError::Rounds(4_000_000_000)));
         assert_eq!(asks(&SERVER.replace("4096", "1")), Err(ScramError::Rounds(1)));
         assert_eq!(asks(&SERVER.replace("rOpr", "xOpr")), Err(ScramError::Garbled));
-        assert_eq!(asks("r=rOprNGfwEbeRWgbNEkqO,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"), Err(ScramError::Garbled));
+        assert_eq!(
+            asks("r=rOprNGfwEbeRWgbNEkqO,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"),
+            Err(ScramError::Garbled)
+        );
         assert_eq!(asks("m=ext,r=x"), Err(ScramError::Garbled));
     }
 

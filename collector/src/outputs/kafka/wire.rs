@@ -307,7 +307,11 @@ pub(super) fn ask_produce(
 }
 
 /// The answer to [`ask_produce`]: each partition's error, and for how long nothing more should be sent (ms).
-pub(super) fn produced(answer: &[u8], version: i16, topic: &str) -> Result<(BTreeMap<i32, i16>, u32), Garbled> {
+pub(super) fn produced(
+    answer: &[u8],
+    version: i16,
+    topic: &str,
+) -> Result<(BTreeMap<i32, i16>, u32), Garbled> {
     let mut reader = Reader(answer);
     let mut errors = BTreeMap::new();
     reader.each(|reader| {
@@ -399,7 +403,9 @@ pub(super) mod error {
                 "it was written, and fewer replicas are in sync than min.insync.replicas asks for \
                    (NOT_ENOUGH_REPLICAS_AFTER_APPEND)"
             }
-            29 => "this user may not write to the topic (TOPIC_AUTHORIZATION_FAILED): allow it Describe and Write",
+            29 => {
+                "this user may not write to the topic (TOPIC_AUTHORIZATION_FAILED): allow it Describe and Write"
+            }
             31 => "this user may not use the cluster (CLUSTER_AUTHORIZATION_FAILED)",
             32 => "the time of sending is out of the range that the topic takes (INVALID_TIMESTAMP)",
             33 => "the broker does not know this SASL mechanism (UNSUPPORTED_SASL_MECHANISM)",
@@ -439,9 +445,14 @@ mod tests {
 
     #[test]
     fn numbers_are_in_zigzag() {
-        for (value, bytes) in
-            [(0, vec![0]), (-1, vec![1]), (1, vec![2]), (63, vec![0x7e]), (64, vec![0x80, 1]), (300, vec![0xd8, 4])]
-        {
+        for (value, bytes) in [
+            (0, vec![0]),
+            (-1, vec![1]),
+            (1, vec![2]),
+            (63, vec![0x7e]),
+            (64, vec![0x80, 1]),
+            (300, vec![0xd8, 4]),
+        ] {
             let mut writer = Writer::default();
             writer.varint(value);
             assert_eq!(writer.0, bytes, "{value}");
