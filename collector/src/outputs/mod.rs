@@ -17,6 +17,7 @@ mod syslog;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod view;
 mod webhook;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::store::{OutputState, Store};
 pub use config::Output;
 use run::Runner;
 use send::Sender;
+pub use view::{Configured, OutputView, view};
 
 /// How often what all outputs have passed is removed from the journal.
 const PRUNE: Duration = Duration::from_secs(600);
@@ -121,6 +123,14 @@ pub async fn start(
         tasks.push(tokio::spawn(prune(Arc::clone(store), stopped.clone())));
     }
     Ok(tasks)
+}
+
+/// Opens the files that an output names.
+///
+/// # Errors
+/// One cannot be read, or is of no use; the message names it.
+pub fn check_files(output: &Output) -> anyhow::Result<()> {
+    Sender::new(output, "").map(drop)
 }
 
 /// How the outputs fare, in Prometheus' text format.
