@@ -292,7 +292,8 @@ impl Desk {
         }
         let within = request.terms.within;
         let deadline = Instant::now() + within;
-        let case = Case::new(Arc::clone(&request.terms), request.requester(), request.shape.is_some(), deadline);
+        let case =
+            Case::new(Arc::clone(&request.terms), request.requester(), request.shape.is_some(), deadline);
         let (events, receiver) = mpsc::unbounded_channel();
         inner.bytes += request.bytes;
         inner.open.insert(id, Open { case, request, asked: Timestamp::now(), events, recorded: None });

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use interlock_shipping::{names_of, plain_name};
+
 use crate::identity::Subject;
 use crate::policy::Way;
 
@@ -72,26 +74,14 @@ pub struct Account {
     pub vote: String,
 }
 
-/// A user's name without what says which directory it is from: `CORP\Alice`, `alice@corp.example` and `alice`
-/// are one.
-fn plain(name: &str) -> String {
-    let name = name.rsplit('\\').next().unwrap_or_default();
-    name.split('@').next().unwrap_or_default().trim().to_lowercase()
-}
-
 impl Account {
-    /// A host's user of this name is the same person: by the account's own name (what a provider's account is
-    /// called stands behind the provider's name and a colon, and what tells two of one name apart behind a `~`),
-    /// by what is before the @ of its e-mail address, or by what an administrator has set.
+    fn names(&self) -> Vec<String> {
+        names_of(&self.name, &self.email, &self.logins)
+    }
+
+    /// A host's user of this name is the same person.
     pub fn is_user(&self, name: &str) -> bool {
-        let name = plain(name);
-        if name.is_empty() {
-            return false;
-        }
-        let called = self.name.rsplit(':').next().unwrap_or_default();
-        let called = called.split('~').next().unwrap_or_default();
-        let own = [called, &*self.email].into_iter().chain(self.logins.iter().map(String::as_str));
-        own.into_iter().any(|own| plain(own) == name)
+        self.names().contains(&plain_name(name))
     }
 
     /// The same person has this account too.
@@ -101,9 +91,7 @@ impl Account {
             Some("the same account")
         } else if is_mail(&self.email, &other.email) {
             Some("of the same e-mail address")
-        } else if self.logins.iter().any(|login| other.is_user(login))
-            || other.logins.iter().any(|login| self.is_user(login))
-        {
+        } else if self.names().iter().any(|name| other.is_user(name)) {
             Some("the same user of this host")
         } else {
             None

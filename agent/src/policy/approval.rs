@@ -415,7 +415,10 @@ mod tests {
         assert_eq!(terms.words(), "one of dba");
         assert_eq!((terms.fresh, &*terms.quorums[0].via), (None, &[][..]));
         let terms = decision(&hold("{groups: dba, via: collector, fresh: 10m}")).approval.unwrap();
-        assert_eq!((terms.fresh, terms.words()), (Some(Duration::from_secs(600)), "one of dba at the collector".into()));
+        assert_eq!(
+            (terms.fresh, terms.words()),
+            (Some(Duration::from_secs(600)), "one of dba at the collector".into())
+        );
         assert!(terms.quorums[0].takes(Way::Collector) && !terms.quorums[0].takes(Way::Host));
         let terms = decision(&hold("{groups: [dba, oncall], all_of: true, scopes: shape}")).approval.unwrap();
         assert_eq!(

@@ -67,7 +67,9 @@ impl Approvals {
             Some(match news {
                 News::Request(opened) => Message::ApprovalRequest(request(&opened)),
                 News::Standing(standing) => Message::ApprovalStanding(stands(&standing)),
-                News::All(all) => Message::ApprovalsOpen(ApprovalsOpen { open: all.iter().map(name).collect() }),
+                News::All(all) => {
+                    Message::ApprovalsOpen(ApprovalsOpen { open: all.iter().map(name).collect() })
+                }
             })
         });
         self.pending = next.is_some();
@@ -87,7 +89,12 @@ impl Approvals {
                 match &answer.refused {
                     None => tracing::info!(request, account, approve, "a decision of the collector's counts"),
                     Some(why) => {
-                        tracing::warn!(request, account, approve, "a decision of the collector's does not count: {why}");
+                        tracing::warn!(
+                            request,
+                            account,
+                            approve,
+                            "a decision of the collector's does not count: {why}"
+                        );
                     }
                 }
                 ApprovalAnswer {
@@ -212,6 +219,7 @@ fn request(opened: &Opened) -> ApprovalRequest {
         fresh_seconds: terms.fresh.map_or(0, |fresh| fresh.as_secs()),
         likeness: opened.likeness.to_vec(),
         collector: opened.remote.word().to_owned(),
+        left_ns: ns(opened.deadline).saturating_sub(ns(jiff::Timestamp::now())),
     };
     // What is shown is bounded; who asks names files, whose paths may be long.
     if request.encoded_len() > MAX_APPROVAL {

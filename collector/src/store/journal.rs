@@ -76,6 +76,8 @@ pub enum JournalKind {
     Hold,
     /// Something was done in the collector.
     Audit,
+    /// Something has come of a request for approval.
+    Approval,
 }
 
 impl JournalKind {
@@ -88,6 +90,7 @@ impl JournalKind {
             Self::Finding => "finding",
             Self::Hold => "hold",
             Self::Audit => "audit",
+            Self::Approval => "approval",
         }
     }
 
@@ -100,6 +103,7 @@ impl JournalKind {
             Self::Finding,
             Self::Hold,
             Self::Audit,
+            Self::Approval,
         ];
         all.into_iter()
             .find(|kind| kind.name() == name)
@@ -124,7 +128,8 @@ pub struct JournalRow {
     pub first: i64,
     /// The event after the last.
     pub last: i64,
-    /// The session; of results, `session/number` of each command, with blanks between.
+    /// The session; of results, `session/number` of each command, with blanks between; of approvals, the id and
+    /// what has come of it ([`ApprovalNews`](super::ApprovalNews)).
     pub about: String,
 }
 

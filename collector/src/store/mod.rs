@@ -9,6 +9,7 @@
 
 mod agents;
 mod api_tokens;
+mod approvals;
 mod attempts;
 mod audit;
 mod batch;
@@ -25,6 +26,7 @@ mod journal;
 mod ledger;
 mod moved;
 mod page;
+mod people;
 mod policies;
 mod postgres;
 mod recording;
@@ -50,6 +52,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use agents::{Agent, Enrolment, HealthReport};
 pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
+pub use approvals::{Approval, ApprovalFilter, ApprovalNews, NewVote, Vote, WholeApproval, approval_id};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
 pub use clock::Clock;
@@ -64,6 +67,7 @@ pub(crate) use journal::lease_of;
 pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
 pub use ledger::{LedgerStoreError, StoredEntry};
 pub use page::Page;
+pub use people::OwnerOf;
 pub use policies::{
     Assignment, Former, IssuedOrder, Labels, PolicyStanding, PolicyVersion, VersionName, named,
 };

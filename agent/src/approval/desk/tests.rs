@@ -7,7 +7,14 @@ use super::*;
 use crate::policy::{Quorum, Scope};
 
 fn bounds() -> Bounds {
-    Bounds { held: 5, held_per_user: 3, bytes: 1000, remind: Duration::from_secs(60), remote: Remote::Decide, link: None }
+    Bounds {
+        held: 5,
+        held_per_user: 3,
+        bytes: 1000,
+        remind: Duration::from_secs(60),
+        remote: Remote::Decide,
+        link: None,
+    }
 }
 
 fn request(uid: u32, change: impl FnOnce(&mut Request)) -> Request {

@@ -9,8 +9,14 @@ use crate::policy::{Quorum, Way};
 
 /// What a desk of tests may do.
 pub(crate) fn desk(remote: Remote) -> Arc<Desk> {
-    let bounds =
-        Bounds { held: 50, held_per_user: 50, bytes: 1 << 20, remind: Duration::from_secs(60), remote, link: None };
+    let bounds = Bounds {
+        held: 50,
+        held_per_user: 50,
+        bytes: 1 << 20,
+        remind: Duration::from_secs(60),
+        remote,
+        link: None,
+    };
     Desk::new(bounds)
 }
 
@@ -270,7 +276,9 @@ impl Believer {
                     match standing.outcome {
                         Some((outcome, _)) => {
                             self.open.remove(&id);
-                            assert!(self.over.insert(id, outcome.word()).is_none_or(|was| was == outcome.word()));
+                            assert!(
+                                self.over.insert(id, outcome.word()).is_none_or(|was| was == outcome.word())
+                            );
                         }
                         None => assert!(self.open.insert(id, standing.votes.len()).is_some(), "told before"),
                     }

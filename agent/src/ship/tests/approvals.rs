@@ -33,34 +33,45 @@ async fn a_vote_comes_by_the_call_and_what_became_of_it_goes_back() {
     stage.fake.has().votes = vec![vote.clone(), vote];
     stage.start();
     let answers = |stage: &Stage| {
-        let of = |told| matches!(told, Message::ApprovalAnswer(answer) if answer.counted && answer.missing == 0);
+        let of =
+            |told| matches!(told, Message::ApprovalAnswer(answer) if answer.counted && answer.missing == 0);
         told(stage).into_iter().filter(|told| of(told.clone())).count()
     };
     until("both answers", || answers(&stage) == 2).await;
     let over = std::iter::from_fn(|| ticket.take()).filter(|event| matches!(event, Event::Over(_))).count();
     assert_eq!(over, 1);
     until("how it ended", || {
-        told(&stage).iter().any(|told| matches!(told, Message::ApprovalStanding(now) if now.state == "approved"))
+        told(&stage)
+            .iter()
+            .any(|told| matches!(told, Message::ApprovalStanding(now) if now.state == "approved"))
     })
     .await;
-    assert!(matches!(told(&stage).first(), Some(Message::ApprovalRequest(first)) if first.text == "delete from t"));
+    assert!(
+        matches!(told(&stage).first(), Some(Message::ApprovalRequest(first)) if first.text == "delete from t")
+    );
 
     // Another call begins with all that is open.
     let second = desk.ask(request(Terms::sample())).unwrap();
     desk.recorded(second.id());
-    until("the second", || told(&stage).iter().filter(|told| matches!(told, Message::ApprovalRequest(_))).count() == 2)
-        .await;
+    until("the second", || {
+        told(&stage).iter().filter(|told| matches!(told, Message::ApprovalRequest(_))).count() == 2
+    })
+    .await;
     stage.kill().await;
     stage.fake.has().approvals.clear();
     stage.start();
     until("all that is open", || {
-        told(&stage).iter().any(|told| matches!(told, Message::ApprovalsOpen(all)
-            if all.open.len() == 1 && all.open[0].request == second.id().to_string()))
+        told(&stage).iter().any(|told| {
+            matches!(told, Message::ApprovalsOpen(all)
+            if all.open.len() == 1 && all.open[0].request == second.id().to_string())
+        })
     })
     .await;
     drop(second);
     until("that it was withdrawn", || {
-        told(&stage).iter().any(|told| matches!(told, Message::ApprovalStanding(now) if now.state == "withdrawn"))
+        told(&stage)
+            .iter()
+            .any(|told| matches!(told, Message::ApprovalStanding(now) if now.state == "withdrawn"))
     })
     .await;
     assert!(!matches!(ticket.take(), Some(Event::Over(Outcome::Denied { .. }))));

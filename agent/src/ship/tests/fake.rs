@@ -12,8 +12,8 @@ use interlock_shipping::v1::shipping_server::{Shipping, ShippingServer};
 use interlock_shipping::v1::to_agent::Message as ToAgentMessage;
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{
-    ApprovalVote, Certificate, EndSession, EnrollReply, EnrollRequest, Health, Hello, Live, RenewRequest, SealedPart,
-    Taken, ToAgent, ToCollector,
+    ApprovalVote, Certificate, EndSession, EnrollReply, EnrollRequest, Health, Hello, Live, RenewRequest,
+    SealedPart, Taken, ToAgent, ToCollector,
 };
 use interlock_shipping::{ALPN, MAX_LIVE, MAX_MESSAGE, MAX_PART, Token, enrolment_message};
 use rcgen::{
