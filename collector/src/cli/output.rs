@@ -42,7 +42,11 @@ pub(super) fn log() -> anyhow::Result<()> {
     let terminal = io::stderr().is_terminal();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
-    if std::env::var_os("JOURNAL_STREAM").is_some() { builder.without_time().init() } else { builder.init() }
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.without_time().init()
+    } else {
+        builder.init()
+    }
     Ok(())
 }
 
