@@ -35,6 +35,7 @@ pub use shipped::Kept;
 use crate::approval::Vote;
 use crate::config::Config;
 use encode::Batch;
+pub(crate) use encode::subject_bytes;
 use interlock_recording::order::Order;
 use interlock_recording::{HostKey, fill_random};
 use log::{Class, Limits, Log};

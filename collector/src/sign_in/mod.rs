@@ -35,6 +35,12 @@ pub struct Identity {
     pub called: String,
     /// The groups that they are in.
     pub groups: Vec<String>,
+    /// Their e-mail address, as the provider says.
+    #[serde(default)]
+    pub email: Option<String>,
+    /// When they have shown the provider who they are, nanoseconds since the Unix epoch, if it says.
+    #[serde(default)]
+    pub authenticated_ns: Option<i64>,
     /// Why there may be fewer groups than there should be, for who is refused because of it.
     pub hint: Option<String>,
 }

@@ -72,6 +72,8 @@ pub enum JournalKind {
     Hold,
     /// Something was done in the collector.
     Audit,
+    /// Something has come of a request for approval.
+    Approval,
 }
 
 impl JournalKind {
@@ -84,6 +86,7 @@ impl JournalKind {
             Self::Finding => "finding",
             Self::Hold => "hold",
             Self::Audit => "audit",
+            Self::Approval => "approval",
         }
     }
 
@@ -96,6 +99,7 @@ impl JournalKind {
             Self::Finding,
             Self::Hold,
             Self::Audit,
+            Self::Approval,
         ];
         all.into_iter()
             .find(|kind| kind.name() == name)
@@ -120,7 +124,8 @@ pub struct JournalRow {
     pub first: i64,
     /// The event after the last.
     pub last: i64,
-    /// The session; of results, `session/number` of each command, with blanks between.
+    /// The session; of results, `session/number` of each command, with blanks between; of approvals, the id and
+    /// what has come of it ([`ApprovalNews`](super::ApprovalNews)).
     pub about: String,
 }
 

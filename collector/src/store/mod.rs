@@ -9,6 +9,7 @@
 
 mod agents;
 mod api_tokens;
+mod approvals;
 mod attempts;
 mod audit;
 mod batch;
@@ -26,6 +27,7 @@ mod ledger;
 mod moved;
 mod outputs;
 mod page;
+mod people;
 mod policies;
 mod postgres;
 mod recording;
@@ -52,6 +54,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use agents::{Agent, Enrolment, HealthReport};
 pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
+pub use approvals::{Approval, ApprovalFilter, ApprovalNews, NewVote, Vote, WholeApproval, approval_id};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
 pub use clock::Clock;
@@ -67,6 +70,7 @@ pub use ledger::{LedgerStoreError, StoredEntry};
 pub(crate) use outputs::lease_of;
 pub use outputs::{OutputState, Progress};
 pub use page::Page;
+pub use people::OwnerOf;
 pub use policies::{
     Assignment, Former, IssuedOrder, Labels, PolicyStanding, PolicyVersion, VersionName, named,
 };

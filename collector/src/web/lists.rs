@@ -28,17 +28,17 @@ pub(super) async fn home() -> Response {
 
 /// How a list goes on.
 #[derive(Debug, Default)]
-struct More {
+pub(super) struct More {
     /// The query of the next page; empty on the last.
-    next: String,
+    pub(super) next: String,
     /// The query of the first page, when this is another.
-    first: Option<String>,
+    pub(super) first: Option<String>,
     /// The page is short, and more may follow.
-    searched: bool,
+    pub(super) searched: bool,
 }
 
 impl More {
-    fn new<T>(params: &Params, page: &Page<T>, limit: usize) -> Self {
+    pub(super) fn new<T>(params: &Params, page: &Page<T>, limit: usize) -> Self {
         Self {
             next: page.next.as_deref().map(|cursor| params.with("cursor", cursor)).unwrap_or_default(),
             first: params.get("cursor").map(|_| params.with("cursor", "")),
@@ -49,10 +49,10 @@ impl More {
 
 /// One filter that is in force, and the query without it.
 #[derive(Debug)]
-struct Chip {
-    name: String,
-    value: String,
-    without: String,
+pub(super) struct Chip {
+    pub(super) name: String,
+    pub(super) value: String,
+    pub(super) without: String,
 }
 
 /// Whether there is more than words to look for.
@@ -60,7 +60,7 @@ fn filtered(chips: &[Chip]) -> bool {
     chips.iter().any(|chip| chip.name != "text")
 }
 
-fn chips(params: &Params, known: &[&str]) -> Vec<Chip> {
+pub(super) fn chips(params: &Params, known: &[&str]) -> Vec<Chip> {
     let set = |name: &&&str| params.get(name).is_some();
     let known: Vec<_> = known.iter().filter(set).collect();
     let chip = |name: &&&str| Chip {

@@ -10,8 +10,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use super::problem::Problem;
 use super::role::{ADMIN, ALL, AUDIT, REVIEW, Roles, VALUES};
 use super::{
-    State, account, admin, api, assets, export, federated, follow, guard, health, hosts, lists, page,
-    policies, prove, session, sign_in,
+    State, account, admin, api, approvals, assets, export, federated, follow, guard, health, hosts, inbox,
+    lists, page, policies, prove, session, sign_in,
 };
 
 /// For whom a route is.
@@ -111,6 +111,14 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/sessions/{id}/follow", EVERYONE, || get(follow::follow)),
     Route::page(GET, "/sessions/{id}/end", Access::For(REVIEW), || get(session::end_page)),
     Route::page(POST, "/sessions/{id}/end", Access::For(REVIEW), || post(session::end)),
+    Route::page(GET, "/approvals", EVERYONE, || get(inbox::inbox)),
+    Route::page(GET, "/approvals/list", EVERYONE, || get(inbox::list)),
+    Route::page(GET, "/approvals/follow", EVERYONE, || get(inbox::follow)),
+    Route::page(GET, "/approvals/{id}", EVERYONE, || get(inbox::approval)),
+    Route::page(GET, "/approvals/{id}/standing", EVERYONE, || get(inbox::standing)),
+    Route::page(POST, "/approvals/{id}/approve", EVERYONE, || post(inbox::approve)),
+    Route::page(POST, "/approvals/{id}/deny", EVERYONE, || post(inbox::deny)),
+    Route::page(POST, "/approvals/{id}/review", EVERYONE, || post(inbox::review)),
     Route::page(GET, "/commands", EVERYONE, || get(lists::commands)),
     Route::page(GET, "/hosts", EVERYONE, || get(hosts::list)),
     Route::page(GET, "/hosts/{host}", EVERYONE, || get(hosts::page)),
@@ -130,6 +138,8 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(POST, "/holds/{id}/release", Access::For(AUDIT), || post(lists::release_hold)),
     Route::page(GET, "/audit", Access::For(AUDIT), || get(lists::audit)),
     Route::page(GET, "/account", EVERYONE, || get(account::page)),
+    Route::page(GET, "/account/again", EVERYONE, || get(inbox::again)),
+    Route::page(POST, "/account/again", EVERYONE, || post(inbox::sign_in_again)),
     Route::page(POST, "/account/password", EVERYONE, || post(account::password)),
     Route::page(POST, "/account/codes", EVERYONE, || post(account::propose_codes)),
     Route::page(POST, "/account/codes/confirm", EVERYONE, || post(account::confirm_codes)),
@@ -142,6 +152,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(POST, "/admin/users", Access::For(ADMIN), || post(admin::add_user)),
     Route::page(GET, "/admin/users/{name}", Access::For(ADMIN), || get(admin::user)),
     Route::page(POST, "/admin/users/{name}", Access::For(ADMIN), || post(admin::set_user)),
+    Route::page(POST, "/admin/users/{name}/owner", Access::For(ADMIN), || post(admin::set_owner)),
     Route::page(POST, "/admin/users/{name}/reset", Access::For(ADMIN), || post(admin::reset_user)),
     Route::page(GET, "/admin/tokens", Access::For(ADMIN), || get(admin::tokens)),
     Route::page(POST, "/admin/tokens/{id}/revoke", Access::For(ADMIN), || post(admin::revoke_api_token)),
@@ -158,6 +169,11 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(GET, "/api/v1/sessions/{id}/commands", EVERYONE, || get(api::session_commands)),
     Route::api(GET, "/api/v1/sessions/{id}/events", Access::For(VALUES), || get(api::session_events)),
     Route::api(POST, "/api/v1/sessions/{id}/end", Access::For(REVIEW), || post(api::end_session)),
+    Route::api(GET, "/api/v1/approvals", EVERYONE, || get(approvals::list)),
+    Route::api(GET, "/api/v1/approvals/{id}", EVERYONE, || get(approvals::show)),
+    Route::api(POST, "/api/v1/approvals/{id}/approve", EVERYONE, || post(approvals::approve)),
+    Route::api(POST, "/api/v1/approvals/{id}/deny", EVERYONE, || post(approvals::deny)),
+    Route::api(POST, "/api/v1/approvals/{id}/review", EVERYONE, || post(approvals::review)),
     Route::api(GET, "/api/v1/commands", EVERYONE, || get(api::commands)),
     Route::api(GET, "/api/v1/export", Access::For(AUDIT), || get(export::export)),
     Route::api(GET, "/api/v1/agents", EVERYONE, || get(api::agents)),
@@ -193,6 +209,8 @@ pub(super) static ROUTES: &[Route] = &[
     Route::api(GET, "/api/v1/users", Access::For(ADMIN), || get(api::users)),
     Route::page(POST, "/api/v1/users", Access::For(ADMIN), || post(api::add_user)),
     Route::page(PATCH, "/api/v1/users/{name}", Access::For(ADMIN), || patch(api::set_user)),
+    Route::api(GET, "/api/v1/users/{name}/owner", Access::For(ADMIN), || get(approvals::owner)),
+    Route::page(PATCH, "/api/v1/users/{name}/owner", Access::For(ADMIN), || patch(approvals::set_owner)),
     Route::page(POST, "/api/v1/users/{name}/reset", Access::For(ADMIN), || post(api::reset_user)),
     Route::api(GET, "/api/v1/enrolment-tokens", Access::For(ADMIN), || get(api::enrolment_tokens)),
     Route::api(POST, "/api/v1/enrolment-tokens", Access::For(ADMIN), || post(api::add_enrolment_token)),
