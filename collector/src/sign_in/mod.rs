@@ -173,6 +173,13 @@ impl Providers {
         Ok(Self { all: Arc::new(all), local: config.local, token_ns: token_ns(config.token_days) })
     }
 
+    /// What is wrong with the files that the configuration names, of each provider by itself.
+    pub fn check_files(config: &SignIn, url: &str) -> Vec<anyhow::Error> {
+        let oidc = config.oidc.iter().filter_map(|provider| OidcProvider::new(provider, url).err());
+        let saml = config.saml.iter().filter_map(|provider| SamlProvider::new(provider, url).err());
+        oidc.chain(saml).collect()
+    }
+
     /// The one of this name.
     pub fn get(&self, name: &str) -> Option<&Provider> {
         self.all.iter().find(|provider| provider.name() == name)

@@ -25,6 +25,7 @@ mod index;
 mod journal;
 mod ledger;
 mod moved;
+mod outputs;
 mod page;
 mod people;
 mod policies;
@@ -38,6 +39,7 @@ mod sessions;
 mod shared;
 mod sign_ins;
 mod tokens;
+mod told;
 mod users;
 mod words;
 
@@ -63,9 +65,10 @@ pub use findings::Finding;
 pub use group::{NotTaken, Standing, Take, What};
 pub use holds::{Hold, NewHold};
 pub use identities::KnownIdentity;
-pub(crate) use journal::lease_of;
-pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
+pub use journal::{JournalKind, JournalRow};
 pub use ledger::{LedgerStoreError, StoredEntry};
+pub(crate) use outputs::lease_of;
+pub use outputs::{OutputState, Progress};
 pub use page::Page;
 pub use people::OwnerOf;
 pub use policies::{
@@ -81,6 +84,7 @@ pub use sessions::{SessionFilter, SessionItem};
 pub use shared::Order;
 pub use sign_ins::{NewSignIn, SignIn};
 pub use tokens::{EnrolmentToken, TokenError};
+pub use told::{ToldCommand, ToldHostEvent};
 pub use users::{Credentials, User};
 
 /// The database failed.

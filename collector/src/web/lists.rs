@@ -14,6 +14,7 @@ use super::page::{Layout, Notice, done, show};
 use super::params::{COMMANDS, Fields, PAGING, Params, SESSIONS};
 use super::problem::Problem;
 use super::role::AUDIT;
+use crate::outputs::{self, OutputView};
 use crate::store::{
     AuditEntry, AuditFilter, CommandItem, Finding, Hold, Page, RuleCount, SessionItem, now_ns,
 };
@@ -209,6 +210,26 @@ pub(super) async fn acknowledge(
     let id = id.parse().map_err(|_| Problem::not_found("finding"))?;
     actions::acknowledge(&state, &actor, id).await?;
     Ok(done("/findings", "acknowledged"))
+}
+
+#[derive(Template)]
+#[template(path = "outputs.html")]
+struct OutputsPage {
+    page: Layout,
+    outputs: Vec<OutputView>,
+    now: i64,
+}
+
+/// `GET /outputs`
+pub(super) async fn outputs(
+    Use(state): Use<State>,
+    actor: Actor,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.only(&[])?;
+    let outputs = outputs::view(&state.config.outputs, state.store.outputs().await?);
+    let page = Layout::new(&state, actor, "outputs", "Outputs", None).await?;
+    show(StatusCode::OK, &OutputsPage { page, outputs, now: now_ns() })
 }
 
 #[derive(Template)]
