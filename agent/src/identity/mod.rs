@@ -8,6 +8,7 @@ mod cgroup;
 mod ci;
 pub mod config;
 mod hash;
+pub mod login;
 pub mod oidc;
 mod process;
 mod secrets;
