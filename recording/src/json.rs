@@ -178,8 +178,10 @@ fn body(body: &Body) -> Value {
             "digest": hex(&body.digest),
             "quorums": body.quorums.iter().map(|quorum| json!({
                 "rule": quorum.rule, "groups": quorum.groups, "needed": quorum.needed, "all_of": quorum.all_of,
+                "via": quorum.via,
             })).collect::<Vec<_>>(),
             "within_ns": body.within_ns,
+            "fresh_ns": body.fresh_ns,
         }),
         Body::ApprovalVoted(body) => json!({
             "request": body.request,
@@ -209,6 +211,19 @@ fn body(body: &Body) -> Value {
 }
 
 fn approver(body: &proto::Approver) -> Value {
+    if let Some(account) = &body.account {
+        return json!({
+            "account": body.user,
+            "issuer": account.issuer,
+            "subject": account.subject,
+            "email": account.email,
+            "logins": account.logins,
+            "authenticated": account.authenticated_ns.map(time),
+            "vote": account.vote,
+            "groups": body.groups,
+            "via": body.via,
+        });
+    }
     json!({
         "user": body.user,
         "uid": body.uid,
@@ -386,7 +401,8 @@ fn person(person: &proto::PersonChange) -> Value {
     })
 }
 
-fn subject(subject: &Subject) -> Value {
+/// A subject's object.
+pub fn subject(subject: &Subject) -> Value {
     let ci = subject.ci.as_ref().map(|ci| {
         json!({
             "system": ci.system, "project": ci.project, "pipeline": ci.pipeline, "job": ci.job, "run": ci.run,

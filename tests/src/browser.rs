@@ -31,7 +31,14 @@ impl Browser {
             log.contains(BEFORE_LINK)
         })?;
         let link = log.rsplit_once(BEFORE_LINK).and_then(|(_, link)| link.lines().next());
-        let link = link.map(str::trim).context("no set-up link in the log")?;
+        Self::by_link(link.map(str::trim).context("no set-up link in the log")?)
+    }
+
+    /// Makes the first account, an administrator, by a set-up link.
+    ///
+    /// # Errors
+    /// It is not taken.
+    pub fn by_link(link: &str) -> Result<Self> {
         let from = link.find("/set-up/").context("the set-up link has no path")?;
         let (base, path) = link.split_at(from);
         let browser = Self { base: base.to_owned(), directory: crate::temporary_directory("browser")? };

@@ -301,7 +301,9 @@ impl Agent {
         };
         let (recorder, shipping) = (Arc::clone(&self.recorder), Arc::clone(&self.shipping));
         let orders = Arc::new(orders::Obeying(Arc::downgrade(self)));
-        Shipper::new(enrolment, recorder, shipping, self.config.ship.keep, report).with_orders(orders)
+        Shipper::new(enrolment, recorder, shipping, self.config.ship.keep, report)
+            .with_orders(orders)
+            .with_approvals(Arc::clone(&self.approvals))
     }
 
     /// Does what waits for the kernel or for files off the tasks that serve flows.

@@ -37,6 +37,7 @@ use crate::approval::Vote;
 use crate::config::Config;
 use crate::identity::login::PersonEvent;
 use encode::Batch;
+pub(crate) use encode::subject_bytes;
 use interlock_recording::order::Order;
 use interlock_recording::{HostKey, fill_random};
 use log::{Class, Limits, Log};

@@ -165,7 +165,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = load()?;
     match command {
         Command::Serve => {
-            output::log();
+            output::log()?;
             crate::serve::serve(&config).await?;
             Ok(ExitCode::SUCCESS)
         }

@@ -124,7 +124,7 @@ pub(super) struct Commands {
 
 #[derive(Debug, Args)]
 pub(super) struct Rules {
-    /// On the host with this id alone.
+    /// The host's name, or 8 or more digits of its id.
     #[arg(long)]
     host: Option<String>,
     /// One JSON object a line, as the API gives them.
@@ -334,9 +334,25 @@ pub(super) async fn commands(config: &Config, list: &Commands) -> anyhow::Result
     })
 }
 
+/// The id of the one host of this name, or with an id that begins so.
+async fn one_host(intake: &Intake, name: &str) -> anyhow::Result<String> {
+    let mut hosts = intake.store.hosts_called(name).await?;
+    match (hosts.pop(), hosts.len()) {
+        (Some(host), 0) => Ok(host),
+        (_, others) => anyhow::bail!(
+            "{} hosts are called {name}: `interlock-collector agents list` shows them, and 8 or more digits of an id do",
+            if others == 0 { "no".to_owned() } else { (others + 1).to_string() },
+        ),
+    }
+}
+
 pub(super) async fn rules(config: &Config, list: &Rules) -> anyhow::Result<ExitCode> {
     let intake = open(config).await?;
-    let items = intake.store.rule_counts(list.host.as_deref()).await?;
+    let host = match &list.host {
+        Some(host) => Some(one_host(&intake, host).await?),
+        None => None,
+    };
+    let items = intake.store.rule_counts(host.as_deref()).await?;
     page(&Page { items, next: None }, list.json, &["RULE", "VERDICT", "OBSERVED", "COUNT", "LAST"], |rule| {
         vec![
             cut(&rule.rule, 60),
@@ -389,16 +405,9 @@ pub(super) async fn audit(config: &Config, list: &Audit) -> anyhow::Result<ExitC
 
 pub(super) async fn host_events(config: &Config, list: &HostEvents) -> anyhow::Result<ExitCode> {
     let intake = open(config).await?;
-    let hosts = intake.store.hosts_called(&list.host).await?;
-    let [host] = hosts.as_slice() else {
-        anyhow::bail!(
-            "{} hosts are called {}: `interlock-collector agents list` shows them, and 8 or more digits of an id do",
-            hosts.len(),
-            list.host
-        );
-    };
+    let host = one_host(&intake, &list.host).await?;
     let cursor = cursor(&list.paging)?;
-    let found = intake.store.host_events(host, cursor, usize::from(list.paging.limit)).await?;
+    let found = intake.store.host_events(&host, cursor, usize::from(list.paging.limit)).await?;
     let items = found.items.iter().map(|event| {
         let detail: serde_json::Value = serde_json::from_str(&event.detail).unwrap_or_default();
         serde_json::json!({

@@ -7,6 +7,7 @@ mod account;
 mod actions;
 mod admin;
 mod api;
+mod approvals;
 mod assets;
 mod display;
 mod export;
@@ -16,6 +17,7 @@ mod follow;
 mod guard;
 mod health;
 mod hosts;
+mod inbox;
 mod listen;
 mod lists;
 mod page;
@@ -43,10 +45,11 @@ use zeroize::Zeroizing;
 use crate::administer::By;
 use crate::archive::Archive;
 use crate::intake::{Connected, Intake};
+use crate::outputs::Configured;
 use crate::sign_in::Providers;
 use crate::store::{Store, StoreError, now_ns};
 
-pub use listen::serve;
+pub use listen::{check_files, serve};
 pub use role::Role;
 pub use routes::router;
 
@@ -80,6 +83,8 @@ pub struct Config {
     pub idle: Duration,
     /// A browser is signed out that long after it was signed in.
     pub absolute: Duration,
+    /// The outputs to other systems.
+    pub outputs: Vec<Configured>,
 }
 
 impl Default for Config {
@@ -91,6 +96,7 @@ impl Default for Config {
             providers: Providers::default(),
             idle: Duration::from_secs(60 * 60),
             absolute: Duration::from_secs(12 * 60 * 60),
+            outputs: Vec::new(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod kept;
 mod made;
 mod moved;
 mod outputs;
+mod pages;
 mod process;
 #[path = "../outputs/receivers.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "here only the HTTP server is told")]

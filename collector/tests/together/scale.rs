@@ -329,7 +329,14 @@ async fn a_collector_that_does_not_fit_does_not_start() {
     let again = serve::open(&config).await.expect("opened");
     let keeper = interlock_collector::keeper::Keeper::new(&config.state, None);
     let at_ns = i64::MAX;
-    let sign_in = NewSignIn { token_sha256: "t", user: "u", expires_ns: at_ns, address: "", user_agent: "" };
+    let sign_in = NewSignIn {
+        token_sha256: "t",
+        user: "u",
+        expires_ns: at_ns,
+        address: "",
+        user_agent: "",
+        authenticated_ns: 0,
+    };
     let mut write = door.intake.store.write().await.expect("writes");
     write.add_sign_in(&sign_in).await.expect("added");
     write.commit().await.expect("committed");

@@ -169,6 +169,7 @@ impl Site {
             expires_ns: now_ns() + 3_600_000_000_000,
             address: "127.0.0.1",
             user_agent: "test",
+            authenticated_ns: 0,
         };
         write.add_sign_in(&new).await.unwrap();
         write.commit().await.unwrap();
