@@ -26,6 +26,11 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::PolicyRejected(_)) => "policy_rejected",
         Some(Body::Egress(_)) => "egress",
         Some(Body::Lost(_)) => "lost",
+        Some(Body::PersonSignedIn(_)) => "person_signed_in",
+        Some(Body::PersonSignedOut(_)) => "person_signed_out",
+        Some(Body::PersonExpired(_)) => "person_expired",
+        Some(Body::PersonGroupsChanged(_)) => "person_groups_changed",
+        Some(Body::PersonRefused(_)) => "person_refused",
         Some(Body::FlowStarted(_)) => "flow_started",
         Some(Body::Login(_)) => "login",
         Some(Body::TlsPassed(_)) => "tls_passed",
@@ -96,6 +101,11 @@ fn body(body: &Body) -> Value {
             "count": body.count,
         }),
         Body::Lost(body) => json!({"events": body.events, "reason": body.reason}),
+        Body::PersonSignedIn(body)
+        | Body::PersonSignedOut(body)
+        | Body::PersonExpired(body)
+        | Body::PersonGroupsChanged(body)
+        | Body::PersonRefused(body) => person(body),
         Body::FlowStarted(body) => json!({
             "subject": body.subject.as_ref().map(subject),
             "client": body.client,
@@ -368,6 +378,27 @@ fn statement(statement: &Statement) -> Value {
         put("error", error.as_str().into());
     }
     object
+}
+
+fn person(person: &proto::PersonChange) -> Value {
+    let at = |ns: u64| if ns == 0 { Value::Null } else { time(ns).into() };
+    json!({
+        "issuer_name": person.issuer_name,
+        "issuer": person.issuer,
+        "subject": person.subject,
+        "name": person.name,
+        "groups": person.groups,
+        "groups_before": person.groups_before,
+        "authenticated": at(person.authenticated_ns),
+        "until": at(person.until_ns),
+        "login_session": person.login_session,
+        "login_uid": person.login_uid,
+        "tree_pid": person.tree_pid,
+        "way": person.way,
+        "reason": person.reason,
+        "detail": person.detail,
+        "process": person.process.as_ref().map(subject),
+    })
 }
 
 /// A subject's object.

@@ -45,7 +45,12 @@ impl Batch {
         self.bytes.shrink_to(1 << 20);
     }
 
-    fn event(&mut self, session: Option<SessionId>, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
+    pub(super) fn event(
+        &mut self,
+        session: Option<SessionId>,
+        field: u32,
+        fill: impl FnOnce(&mut Writer<'_>),
+    ) {
         chain::begin(&mut self.bytes, session);
         Writer::new(&mut self.bytes).message(field, fill);
         self.ends.push(self.bytes.len());
@@ -531,7 +536,7 @@ fn write_certificate(writer: &mut Writer<'_>, certificate: &Certificate) {
     writer.uint(5, certificate.not_after.cast_unsigned());
 }
 
-fn subject(writer: &mut Writer<'_>, subject: &Subject) {
+pub(super) fn subject(writer: &mut Writer<'_>, subject: &Subject) {
     writer.uint(1, subject.pid.into());
     writer.uint(2, subject.start_time_ns);
     writer.uint(3, subject.uid.into());
