@@ -121,7 +121,10 @@ fn approved_at_the_collector_the_command_goes_on() {
         || inbox.stage.psql("UPDATE t SET v = 'x';\nSELECT 'after';\n"),
         || {
             let item = inbox.listed(&bob, "pending", 1).remove(0);
-            assert_eq!((&item["text"], &item["rules"]), (&"UPDATE t SET v = 'x';".into(), &"unbounded-write".into()));
+            assert_eq!(
+                (&item["text"], &item["rules"]),
+                (&"UPDATE t SET v = 'x';".into(), &"unbounded-write".into())
+            );
             let id = item["id"].as_str().unwrap().to_owned();
             let page = bob.get(&format!("/approvals/{id}")).unwrap();
             for part in ["What will happen", "no WHERE: every row", "1 of dba", "psql", "Approve", "Refuse"] {
@@ -139,17 +142,24 @@ fn approved_at_the_collector_the_command_goes_on() {
     assert_eq!(inbox.rows(), "0");
     let [voted] = &inbox.events("approval_voted")[..] else { panic!() };
     assert_eq!((&voted["by"]["account"], &voted["by"]["via"]), (&"bob".into(), &"collector".into()));
-    assert_eq!((&voted["reason"], &voted["by"]["groups"]), (&"ticket 17".into(), &serde_json::json!(["dba"])));
+    assert_eq!(
+        (&voted["reason"], &voted["by"]["groups"]),
+        (&"ticket 17".into(), &serde_json::json!(["dba"]))
+    );
     assert!(voted["by"]["authenticated"].is_string() && voted["by"]["uid"].is_null(), "{voted}");
     inbox.listed(&bob, "approved", 1);
     let one: Value = serde_json::from_str(&bob.get(&format!("/api/v1/approvals/{id}")).unwrap()).unwrap();
-    assert_eq!((&one["votes"][0]["vote"], &one["votes"][0]["state"]), (&voted["by"]["vote"], &"counted".into()));
+    assert_eq!(
+        (&one["votes"][0]["vote"], &one["votes"][0]["state"]),
+        (&voted["by"]["vote"], &"counted".into())
+    );
     assert_eq!(one["counted"][0]["by"]["name"], "bob");
     let shown = inbox.collector.json(&["approvals", "show", &id]).unwrap();
     assert_eq!(shown["digest"], one["digest"]);
     // It stands in the ledger, which is whole.
     inbox.collector.run(&["verify"]).unwrap().expect_success();
-    let ledger = inbox.collector.query("SELECT kind FROM ledger_entries WHERE kind = 'approval_given'").unwrap();
+    let ledger =
+        inbox.collector.query("SELECT kind FROM ledger_entries WHERE kind = 'approval_given'").unwrap();
     assert_eq!(ledger.len(), 1);
     // The same again: what was alike is shown beside it.
     let (finished, ()) = during(
@@ -170,15 +180,14 @@ fn what_comes_late_or_is_not_opened_does_not_count() {
     let inbox = Inbox::new(DECIDE);
     let (bob, carol) = (inbox.member("bob"), inbox.member("carol"));
     // After its time.
-    let (finished, id) = during(
-        || inbox.stage.psql("DROP TABLE t;\nSELECT 'lives on';\n"),
-        || inbox.waiting(&bob),
-    );
+    let (finished, id) =
+        during(|| inbox.stage.psql("DROP TABLE t;\nSELECT 'lives on';\n"), || inbox.waiting(&bob));
     assert!(finished.stderr.contains("nobody approved") && finished.stdout.contains("lives on"));
     inbox.listed(&bob, "expired", 1);
     let page = bob.get(&format!("/approvals/{id}")).unwrap();
     assert!(!page.contains("/approve\""), "{page}");
-    let late = bob.submit_to("/account", &format!("/approvals/{id}/approve"), &[("reason", "late")]).unwrap_err();
+    let late =
+        bob.submit_to("/account", &format!("/approvals/{id}/approve"), &[("reason", "late")]).unwrap_err();
     assert!(late.to_string().contains("expired already"), "{late}");
     // A rule that is for the host alone.
     let (finished, ()) = during(

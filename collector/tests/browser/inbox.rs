@@ -31,7 +31,12 @@ fn request(nth: u8, text: &str, user: &str) -> ApprovalRequest {
         script: Some("/srv/jobs/nightly.py".into()),
         argv: vec!["python3".into(), "/srv/jobs/nightly.py".into(), "--all".into()],
         unit: "nightly.service".into(),
-        ci: Some(Ci { system: "gitlab".into(), project: "shop/jobs".into(), job: "nightly".into(), ..Ci::default() }),
+        ci: Some(Ci {
+            system: "gitlab".into(),
+            project: "shop/jobs".into(),
+            job: "nightly".into(),
+            ..Ci::default()
+        }),
         ancestors: vec![Ancestor { pid: 1, exe: "/usr/lib/systemd/systemd".into(), ..Ancestor::default() }],
         ..Subject::default()
     };
@@ -99,7 +104,12 @@ async fn agent(store: Arc<Store>, host: String) {
     loop {
         for vote in store.waiting_votes(&host).await.unwrap() {
             let by = vote.by.clone().unwrap_or_default();
-            let by = ApprovalBy { name: by.name, via: "collector".into(), groups: by.groups, ..ApprovalBy::default() };
+            let by = ApprovalBy {
+                name: by.name,
+                via: "collector".into(),
+                groups: by.groups,
+                ..ApprovalBy::default()
+            };
             let counted = ApprovalCounted {
                 by: Some(by),
                 reason: vote.reason.clone(),
@@ -115,7 +125,10 @@ async fn agent(store: Arc<Store>, host: String) {
             };
             let mut write = store.write().await.unwrap();
             write
-                .answer_vote(&host, &ApprovalAnswer { vote: vote.vote, counted: true, ..ApprovalAnswer::default() })
+                .answer_vote(
+                    &host,
+                    &ApprovalAnswer { vote: vote.vote, counted: true, ..ApprovalAnswer::default() },
+                )
                 .await
                 .unwrap();
             write.take_standing(&host, &standing).await.unwrap();

@@ -94,7 +94,10 @@ async fn a_decision_comes_by_the_call_and_again_by_the_next_one() {
     until(&collector.intake, &id, "pending").await;
     let given = decides(&collector.intake, &id, true).await;
     let first = vote(&mut call).await;
-    assert_eq!((&first.vote, &first.request, &first.digest, first.approve), (&given, &told.request, &told.digest, true));
+    assert_eq!(
+        (&first.vote, &first.request, &first.digest, first.approve),
+        (&given, &told.request, &told.digest, true)
+    );
     let by = first.by.clone().expect("somebody");
     assert_eq!((by.name.as_str(), by.groups.as_slice()), ("bob", &["dba".to_owned()][..]));
     // The connection breaks before the agent has answered: it is told again, and the answer counts once.
@@ -102,7 +105,8 @@ async fn a_decision_comes_by_the_call_and_again_by_the_next_one() {
     let (mut call, _) = collector.call(&identity).await.expect("called");
     assert_eq!(vote(&mut call).await, first);
     // What nobody was told is no answer.
-    let answer = |vote: &str, counted| ApprovalAnswer { vote: vote.into(), counted, ..ApprovalAnswer::default() };
+    let answer =
+        |vote: &str, counted| ApprovalAnswer { vote: vote.into(), counted, ..ApprovalAnswer::default() };
     call.say(Message::ApprovalAnswer(answer("0000", true))).await;
     call.say(Message::ApprovalAnswer(answer(&given, true))).await;
     answered(&collector.intake, &given, "counted").await;
