@@ -149,6 +149,7 @@ impl Agent {
                 "total": count(&self.counts.flows),
                 "commands": count(&self.counts.commands),
                 "refused": count(&self.counts.refused),
+                "tokens_refused": count(&self.counts.tokens_refused),
             },
             "approvals": { "waiting": self.approvals.waiting() },
             "credentials": self.credentials.status(),

@@ -4,6 +4,7 @@ mod control;
 mod copy;
 mod egress;
 mod flow;
+mod identity;
 mod limits;
 mod lock;
 mod notify;
@@ -25,6 +26,8 @@ use crate::config::Config;
 use crate::control::Server;
 use crate::credential::Credentials;
 use crate::identity::Reader;
+use crate::identity::oidc::Issuers;
+use crate::identity::workload::Workloads;
 use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{Central, PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
@@ -65,6 +68,7 @@ pub(crate) struct Agent {
     shipping: Arc<Shipping>,
     approvals: Arc<Desk>,
     identity: Reader,
+    workloads: Workloads,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
     limits: Limits,
@@ -95,6 +99,8 @@ struct Counts {
     open: AtomicU64,
     commands: AtomicU64,
     refused: AtomicU64,
+    /// Tokens that were shown by processes that they are not for.
+    tokens_refused: AtomicU64,
 }
 
 /// Runs the agent until it is told to stop.
@@ -140,6 +146,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let (credentials, warnings) =
         tokio::task::block_in_place(|| Credentials::load(&config.credentials, file))?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let issuers = Arc::new(Issuers::new(&config.identity)?);
     let names = &tls.hosts() | &credentials.host_names();
     let central = Central::open(&config.state, recorder.public_key().fingerprint(), config.central_policies);
     let central = Arc::new(central.context("cannot go by the collector's policies")?);
@@ -159,6 +166,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         shipping: Arc::default(),
         approvals: Desk::new(config.approvals.bounds()),
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
+        workloads: Workloads::new(issuers),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),
