@@ -261,6 +261,7 @@ fn web_config(config: &Config) -> anyhow::Result<web::Config> {
         providers: Providers::new(sign_in, url.trim_end_matches('/'))?,
         idle: Duration::from_secs(u64::from(sign_in.idle_minutes) * 60),
         absolute: Duration::from_secs(u64::from(sign_in.hours) * 3600),
+        outputs: config.outputs.iter().map(outputs::Configured::of).collect(),
     })
 }
 

@@ -209,6 +209,17 @@ pub fn event(
             put("status", &"refused");
             put("detail", &format!("{}: {}", body.issuer_name, body.reason));
         }
+        Some(
+            Body::PersonSignedIn(body)
+            | Body::PersonSignedOut(body)
+            | Body::PersonExpired(body)
+            | Body::PersonGroupsChanged(body)
+            | Body::PersonRefused(body),
+        ) => {
+            put("user", &body.process.clone().unwrap_or_default().user);
+            put("status", &body.reason);
+            put("detail", &format!("{} ({}) {}", body.name, body.issuer_name, body.groups.join(" ")));
+        }
         Some(Body::PolicyLoaded(body)) => put("detail", &body.hash),
         Some(Body::PolicyRejected(body)) => put("detail", &body.reason),
         Some(Body::Recovered(body)) => put("detail", &format!("{} bytes cut off", body.cut_bytes)),

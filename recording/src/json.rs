@@ -26,6 +26,11 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::PolicyRejected(_)) => "policy_rejected",
         Some(Body::Egress(_)) => "egress",
         Some(Body::Lost(_)) => "lost",
+        Some(Body::PersonSignedIn(_)) => "person_signed_in",
+        Some(Body::PersonSignedOut(_)) => "person_signed_out",
+        Some(Body::PersonExpired(_)) => "person_expired",
+        Some(Body::PersonGroupsChanged(_)) => "person_groups_changed",
+        Some(Body::PersonRefused(_)) => "person_refused",
         Some(Body::FlowStarted(_)) => "flow_started",
         Some(Body::Login(_)) => "login",
         Some(Body::TlsPassed(_)) => "tls_passed",
@@ -111,6 +116,11 @@ fn body(body: &Body) -> Value {
             "owner_pid": body.owner_pid,
             "owner_uid": body.owner_uid,
         }),
+        Body::PersonSignedIn(body)
+        | Body::PersonSignedOut(body)
+        | Body::PersonExpired(body)
+        | Body::PersonGroupsChanged(body)
+        | Body::PersonRefused(body) => person(body),
         Body::FlowStarted(body) => json!({
             "subject": body.subject.as_ref().map(subject),
             "client": body.client,
@@ -183,8 +193,10 @@ fn body(body: &Body) -> Value {
             "digest": hex(&body.digest),
             "quorums": body.quorums.iter().map(|quorum| json!({
                 "rule": quorum.rule, "groups": quorum.groups, "needed": quorum.needed, "all_of": quorum.all_of,
+                "via": quorum.via,
             })).collect::<Vec<_>>(),
             "within_ns": body.within_ns,
+            "fresh_ns": body.fresh_ns,
         }),
         Body::ApprovalVoted(body) => json!({
             "request": body.request,
@@ -214,6 +226,19 @@ fn body(body: &Body) -> Value {
 }
 
 fn approver(body: &proto::Approver) -> Value {
+    if let Some(account) = &body.account {
+        return json!({
+            "account": body.user,
+            "issuer": account.issuer,
+            "subject": account.subject,
+            "email": account.email,
+            "logins": account.logins,
+            "authenticated": account.authenticated_ns.map(time),
+            "vote": account.vote,
+            "groups": body.groups,
+            "via": body.via,
+        });
+    }
     json!({
         "user": body.user,
         "uid": body.uid,
@@ -370,7 +395,29 @@ fn statement(statement: &Statement) -> Value {
     object
 }
 
-fn subject(subject: &Subject) -> Value {
+fn person(person: &proto::PersonChange) -> Value {
+    let at = |ns: u64| if ns == 0 { Value::Null } else { time(ns).into() };
+    json!({
+        "issuer_name": person.issuer_name,
+        "issuer": person.issuer,
+        "subject": person.subject,
+        "name": person.name,
+        "groups": person.groups,
+        "groups_before": person.groups_before,
+        "authenticated": at(person.authenticated_ns),
+        "until": at(person.until_ns),
+        "login_session": person.login_session,
+        "login_uid": person.login_uid,
+        "tree_pid": person.tree_pid,
+        "way": person.way,
+        "reason": person.reason,
+        "detail": person.detail,
+        "process": person.process.as_ref().map(subject),
+    })
+}
+
+/// A subject's object.
+pub fn subject(subject: &Subject) -> Value {
     let ci = subject.ci.as_ref().map(|ci| {
         json!({
             "system": ci.system, "project": ci.project, "pipeline": ci.pipeline, "job": ci.job, "run": ci.run,

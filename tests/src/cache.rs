@@ -47,6 +47,11 @@ pub fn otlp() -> PathBuf {
     directory().join("otlp")
 }
 
+/// The virtual environment with receivers of what the collector sends: Kafka, mail.
+pub fn receivers() -> PathBuf {
+    directory().join("receivers")
+}
+
 /// What Go has compiled.
 pub fn go() -> PathBuf {
     directory().join("go")

@@ -57,6 +57,11 @@ impl Handler for Agent {
                 tracing::info!(pid = peer.pid, uid = peer.uid, name, "designated a run");
                 Ok(json!({ "pid": peer.pid, "run": name }))
             }
+            request @ (Request::SignIn { .. }
+            | Request::SignInWait { .. }
+            | Request::SignInBrought { .. }
+            | Request::SignOut
+            | Request::Whoami) => self.sign_in(&peer, request).await,
             request => {
                 // Looked at while the process is there, as is seen afterwards.
                 let login = self.identity.login_by_root(peer.pid);
@@ -118,7 +123,7 @@ impl Agent {
                 desk.break_glass(&id, &by, reason(&why)?).map_err(text)?;
                 json!({ "request": id })
             }
-            Request::Status | Request::Reload | Request::Run { .. } => Value::Null,
+            _ => Value::Null,
         };
         Ok(done)
     }
@@ -152,6 +157,7 @@ impl Agent {
                 "tokens_refused": count(&self.counts.tokens_refused),
             },
             "approvals": { "waiting": self.approvals.waiting() },
+            "people": { "signed_in": self.logins.count(), "issuers": self.logins.names() },
             "credentials": self.credentials.status(),
             "interception": interception,
             "recording": recording,

@@ -43,10 +43,23 @@ pub struct IssuerConfig {
     /// Of people: what is asked for besides `openid`.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// Of people: for how many minutes a sign-in counts, whatever the provider's token says; as long as the
-    /// token when left out.
+    /// Of people: for how many minutes a sign-in counts at most. When left out: 480 where the provider gives a
+    /// refresh token, so that it can be asked whether the sign-in still counts; else as long as its ID token.
     #[serde(default)]
     pub session_minutes: Option<u32>,
+    /// Of people: every how many seconds the provider is asked whether a sign-in still counts, and for the
+    /// person's groups, where it gives a refresh token.
+    #[serde(default = "recheck")]
+    pub recheck_seconds: u32,
+    /// Of people: the claim that must be the name of the user who logged in on this host, such as
+    /// `preferred_username`. Who signs in as somebody else is refused then. That closes what a device code can
+    /// be misused for: having somebody else sign in for one's own session.
+    #[serde(default)]
+    pub user_claim: Option<String>,
+    /// Of people: their groups at this issuer count where a rule says whose approval is needed, by the same name
+    /// as the host's own groups (`dba`) and with the issuer before it (`okta:dba`).
+    #[serde(default)]
+    pub approver_groups: bool,
     /// The claim that holds groups, or a JSON pointer to it (`/realm_access/roles`).
     #[serde(default = "groups_claim")]
     pub groups_claim: String,
@@ -74,7 +87,8 @@ pub struct IssuerConfig {
     /// Seconds that the issuer's clock and this host's may be apart.
     #[serde(default = "clock_skew")]
     pub clock_skew_seconds: u32,
-    /// For how many minutes the issuer's keys still count when it cannot be asked for them.
+    /// For how many minutes the issuer's keys still count when it cannot be asked for them. People's
+    /// sign-ins that it cannot be asked about for so long end.
     #[serde(default = "keys_kept")]
     pub keys_kept_minutes: u32,
 }
@@ -142,6 +156,10 @@ impl Audiences {
 
 fn groups_claim() -> String {
     "groups".to_owned()
+}
+
+fn recheck() -> u32 {
+    180
 }
 
 fn clock_skew() -> u32 {

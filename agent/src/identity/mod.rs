@@ -9,6 +9,7 @@ mod ci;
 pub mod config;
 mod hash;
 mod live;
+pub mod login;
 pub mod oidc;
 mod process;
 mod secrets;

@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use crate::operation::{Operation, Protocol};
 use crate::sql::{Class, Kind, Limit, Script, Statement};
 
-pub use approval::{Quorum, Scope, Terms};
+pub use approval::{Quorum, Scope, Terms, Way};
 pub use central::{Accepts, CentralError, CentralStatus};
 pub(crate) use central::{Candidate, Central, Offer, Offered, Refused};
 pub use check::check;

@@ -13,7 +13,7 @@ use super::event::{
     FlowStart, Login, Notice, Outcome, Status, Step, TlsPassed, TokenRefused,
 };
 use super::rows::ResultBuilder;
-use crate::approval::{Approver, Outcome as Ended, Vote, Withdrawal};
+use crate::approval::{Approver, Outcome as Ended, Vote, Who, Withdrawal};
 use crate::identity::{Ci, Subject, Verified};
 use crate::policy::Scope;
 use crate::sql::{Script, Statement};
@@ -45,7 +45,12 @@ impl Batch {
         self.bytes.shrink_to(1 << 20);
     }
 
-    fn event(&mut self, session: Option<SessionId>, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
+    pub(super) fn event(
+        &mut self,
+        session: Option<SessionId>,
+        field: u32,
+        fill: impl FnOnce(&mut Writer<'_>),
+    ) {
         chain::begin(&mut self.bytes, session);
         Writer::new(&mut self.bytes).message(field, fill);
         self.ends.push(self.bytes.len());
@@ -262,9 +267,11 @@ impl Batch {
                     quorum.groups.iter().for_each(|group| field.always_string(2, group));
                     field.uint(3, quorum.needed as u64);
                     field.bool(4, quorum.all_of);
+                    quorum.via.iter().for_each(|way| field.string(50, way.word()));
                 });
             }
             body.uint(11, nanoseconds(asked.terms.within));
+            body.uint(50, asked.terms.fresh.map_or(0, nanoseconds));
         });
     }
 
@@ -392,16 +399,37 @@ fn word(writer: &mut Writer<'_>, field: u32, value: impl Serialize) {
 
 fn approver(writer: &mut Writer<'_>, by: &Approver) {
     writer.string(1, &by.name);
-    writer.uint(2, by.person.uid.into());
-    if let Some(login) = by.person.login() {
-        writer.always_uint(3, login.into());
-    }
-    writer.string(4, &by.login);
-    if let Some(session) = by.person.session() {
-        writer.always_uint(5, session.into());
+    if let Who::Host(person) = &by.who {
+        writer.uint(2, person.uid.into());
+        if let Some(login) = person.login() {
+            writer.always_uint(3, login.into());
+        }
+        writer.string(4, &by.login);
+        if let Some(session) = person.session() {
+            writer.always_uint(5, session.into());
+        }
     }
     by.groups.iter().for_each(|group| writer.always_string(6, group));
-    writer.string(7, by.via);
+    writer.string(7, by.way().word());
+    if let Who::Account(account) = &by.who {
+        writer.message(50, |field| {
+            field.string(1, &account.issuer);
+            field.string(2, &account.subject);
+            field.string(3, &account.email);
+            account.logins.iter().for_each(|login| field.always_string(4, login));
+            if let Some(authenticated) = account.authenticated_ns {
+                field.always_fixed64(5, authenticated);
+            }
+            field.string(6, &account.vote);
+        });
+    }
+}
+
+/// A subject's bytes.
+pub(crate) fn subject_bytes(of: &Subject) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    subject(&mut Writer::new(&mut bytes), of);
+    bytes
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -531,7 +559,7 @@ fn write_certificate(writer: &mut Writer<'_>, certificate: &Certificate) {
     writer.uint(5, certificate.not_after.cast_unsigned());
 }
 
-fn subject(writer: &mut Writer<'_>, subject: &Subject) {
+pub(super) fn subject(writer: &mut Writer<'_>, subject: &Subject) {
     writer.uint(1, subject.pid.into());
     writer.uint(2, subject.start_time_ns);
     writer.uint(3, subject.uid.into());

@@ -9,6 +9,7 @@ mod encode;
 mod event;
 mod files;
 mod log;
+mod person;
 mod rows;
 mod shipped;
 #[cfg(test)]
@@ -36,7 +37,9 @@ pub use shipped::Kept;
 use crate::approval::Vote;
 use crate::config::Config;
 use crate::identity::Subject;
+use crate::identity::login::PersonEvent;
 use encode::Batch;
+pub(crate) use encode::subject_bytes;
 use interlock_recording::order::Order;
 use interlock_recording::{HostKey, fill_random};
 use log::{Class, Limits, Log};
@@ -256,6 +259,14 @@ impl Recorder {
     /// As for [`Session::command`].
     pub fn policy_rejected(&self, reason: &str) -> Result<(), RecordError> {
         self.host(|batch| batch.policy_rejected(reason))
+    }
+
+    /// Records that a person has signed in or out. The event is on disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; nobody may be signed in then.
+    pub fn person(&self, event: &PersonEvent<'_>) -> Result<(), RecordError> {
+        append(&self.log, None, Class::Command, |batch| batch.person(event)).map_err(|(error, _)| error)
     }
 
     /// Records a connection that is not redirected. Buffered.

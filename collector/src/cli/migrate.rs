@@ -21,7 +21,7 @@ pub(super) struct Migrate {
 }
 
 pub(super) async fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<ExitCode> {
-    output::log();
+    output::log()?;
     let Some(file) = &arguments.to else {
         let place = migrate::undo(config, &actor()).await?;
         output::print(&format!(

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 
+use anyhow::Context as _;
 use interlock_recording::text::printable;
 use tracing_subscriber::EnvFilter;
 
@@ -22,12 +23,31 @@ pub(super) fn complain(message: fmt::Arguments<'_>) {
 }
 
 /// Has the log go to standard error: systemd passes it on to the journal, with times of its own.
-pub(super) fn log() {
-    let filter = EnvFilter::try_from_env("INTERLOCK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+///
+/// # Errors
+/// `INTERLOCK_LOG` is no filter.
+pub(super) fn log() -> anyhow::Result<()> {
+    let filter = match std::env::var_os("INTERLOCK_LOG").filter(|filter| !filter.is_empty()) {
+        Some(filter) => {
+            let filter = filter.to_string_lossy();
+            EnvFilter::try_new(&filter).with_context(|| {
+                format!(
+                    "INTERLOCK_LOG={filter} is no filter; write a level such as `debug`, or \
+                     `info,interlock_collector::intake=debug`"
+                )
+            })?
+        }
+        None => EnvFilter::new("info"),
+    };
     let terminal = io::stderr().is_terminal();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
-    if std::env::var_os("JOURNAL_STREAM").is_some() { builder.without_time().init() } else { builder.init() }
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.without_time().init()
+    } else {
+        builder.init()
+    }
+    Ok(())
 }
 
 /// A table: left-aligned columns, two blanks between them.

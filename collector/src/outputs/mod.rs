@@ -1,4 +1,5 @@
-//! Out to other systems: what the collector takes in is told to webhooks and syslog servers.
+//! Out to other systems: what the collector takes in is told to webhooks, syslog servers,
+//! OpenTelemetry and Kafka.
 //!
 //! Each output goes along the journal (`store/journal.rs`) and keeps its place in the database: nothing is
 //! queued in memory, and one that was away for days goes on where it was. It is moved only after the receiver
@@ -7,6 +8,7 @@
 
 pub mod config;
 mod feed;
+mod kafka;
 pub mod message;
 mod otlp;
 mod run;
@@ -14,6 +16,8 @@ mod send;
 mod syslog;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod view;
 mod webhook;
 
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use crate::store::{OutputState, Store};
 pub use config::Output;
 use run::Runner;
 use send::Sender;
+pub use view::{Configured, OutputView, view};
 
 /// How often what all outputs have passed is removed from the journal.
 const PRUNE: Duration = Duration::from_secs(600);
@@ -118,6 +123,14 @@ pub async fn start(
         tasks.push(tokio::spawn(prune(Arc::clone(store), stopped.clone())));
     }
     Ok(tasks)
+}
+
+/// Opens the files that an output names.
+///
+/// # Errors
+/// One cannot be read, or is of no use; the message names it.
+pub fn check_files(output: &Output) -> anyhow::Result<()> {
+    Sender::new(output, "").map(drop)
 }
 
 /// How the outputs fare, in Prometheus' text format.

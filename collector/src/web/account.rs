@@ -33,7 +33,7 @@ struct AccountPage {
     made: Option<Made>,
     /// The roles that a token of this account can have.
     roles: Vec<Role>,
-    scopes: [Scope; 8],
+    scopes: [Scope; 9],
 }
 
 /// What a page shows once.

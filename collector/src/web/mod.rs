@@ -7,6 +7,7 @@ mod account;
 mod actions;
 mod admin;
 mod api;
+pub(crate) mod approvals;
 mod assets;
 mod display;
 mod export;
@@ -16,6 +17,7 @@ mod follow;
 mod guard;
 mod health;
 mod hosts;
+mod inbox;
 mod listen;
 mod lists;
 mod page;
@@ -43,10 +45,11 @@ use zeroize::Zeroizing;
 use crate::administer::By;
 use crate::archive::Archive;
 use crate::intake::{Connected, Intake};
+use crate::outputs::Configured;
 use crate::sign_in::Providers;
 use crate::store::{Store, StoreError, now_ns};
 
-pub use listen::serve;
+pub use listen::{check_files, serve};
 pub use role::Role;
 pub use routes::router;
 
@@ -80,6 +83,8 @@ pub struct Config {
     pub idle: Duration,
     /// A browser is signed out that long after it was signed in.
     pub absolute: Duration,
+    /// The outputs to other systems.
+    pub outputs: Vec<Configured>,
 }
 
 impl Default for Config {
@@ -91,6 +96,7 @@ impl Default for Config {
             providers: Providers::default(),
             idle: Duration::from_secs(60 * 60),
             absolute: Duration::from_secs(12 * 60 * 60),
+            outputs: Vec::new(),
         }
     }
 }
@@ -136,6 +142,24 @@ pub async fn reset_account(state: &State, name: &str, who: &str) -> anyhow::Resu
     write.set_recovery(name, now_ns().saturating_add(RECOVERY_NS)).await?;
     write.commit().await?;
     Ok(password)
+}
+
+/// Sets what is known of an account's owner, for a command on the collector's host.
+///
+/// # Errors
+/// There is no such account, something cannot be so, or the database fails.
+pub async fn set_owner(
+    state: &State,
+    name: &str,
+    who: &str,
+    groups: Option<Vec<String>>,
+    logins: Option<Vec<String>>,
+    email: Option<String>,
+) -> anyhow::Result<()> {
+    let by = By { who, address: "" };
+    actions::owner(state, by, name, groups, logins, email)
+        .await
+        .map_err(|problem| anyhow::anyhow!("{name}: {}", problem.detail))
 }
 
 /// How long a set-up link counts.

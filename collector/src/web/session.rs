@@ -355,23 +355,23 @@ fn identity(identity: &proto::VerifiedIdentity) -> String {
 
 /// A process above the one that connected.
 #[derive(Debug)]
-struct Process {
-    pid: u32,
-    uid: u32,
-    line: String,
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) uid: u32,
+    pub(super) line: String,
     exe: String,
-    depth: usize,
+    pub(super) depth: usize,
 }
 
 /// Who is behind the session.
 #[derive(Debug)]
-struct Identity {
-    facts: Vec<(&'static str, String)>,
-    processes: Vec<Process>,
+pub(super) struct Identity {
+    pub(super) facts: Vec<(&'static str, String)>,
+    pub(super) processes: Vec<Process>,
 }
 
 impl Identity {
-    fn new(subject: &Subject) -> Self {
+    pub(super) fn new(subject: &Subject) -> Self {
         let text = |text: &str| display::beginning(text, 2000);
         let mut facts = vec![("user", format!("{} (uid {})", subject.user, subject.uid))];
         let mut put = |name, value: String| {

@@ -67,6 +67,9 @@ pub struct Endpoints {
     /// Which methods of PKCE it knows (RFC 7636).
     #[serde(default)]
     pub code_challenge_methods_supported: Option<Vec<String>>,
+    /// What can be asked for, as far as it says.
+    #[serde(default)]
+    pub scopes_supported: Option<Vec<String>>,
     /// Answers say which provider they come from (RFC 9207).
     #[serde(default)]
     pub authorization_response_iss_parameter_supported: bool,

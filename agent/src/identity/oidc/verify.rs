@@ -191,6 +191,26 @@ impl Issuer {
         Ok(Times { expires, authenticated: time("auth_time")? })
     }
 
+    /// The same person with what the provider says of them besides (its userinfo): what is signed counts
+    /// before that.
+    pub(in crate::identity) fn with_more(
+        &self,
+        person: &Verified,
+        more: impl IntoIterator<Item = (String, Value)>,
+    ) -> Verified {
+        let mut claims = person.claims.clone();
+        for (name, value) in more {
+            claims.entry(name).or_insert(value);
+        }
+        let times = Times { expires: person.expires, authenticated: person.authenticated };
+        Verified { token_hash: person.token_hash.clone(), ..self.verified(claims, times) }
+    }
+
+    /// The text of a claim, by its name or a JSON pointer; empty where there is none.
+    pub(in crate::identity) fn claim_of(person: &Verified, claim: &str) -> String {
+        word(person.claim(claim))
+    }
+
     fn verified(&self, claims: Claims, times: Times) -> Verified {
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
         let job = job(self.config.provider, &claims);

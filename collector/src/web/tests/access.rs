@@ -290,7 +290,7 @@ fn pages_are_for_the_roles_that_the_docs_say() {
             (["assets" | "sign-in" | "set-up" | "healthz" | "readyz", ..], _) => None,
             (["admin", ..] | ["hosts", _, "revoke"], _) => Some(ADMIN),
             (["audit" | "holds", ..], _) => Some(AUDIT),
-            (["findings", ..] | ["policies", ..], &Method::GET) => Some(VALUES),
+            (["findings" | "policies" | "outputs", ..], &Method::GET) => Some(VALUES),
             (["policies", ..] | ["hosts", _, "labels"], _) => Some(ADMIN),
             (["findings", ..], _) => Some(AUDIT),
             (["sessions", _, "end"], _) => Some(REVIEW),
