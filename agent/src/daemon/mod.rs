@@ -4,6 +4,7 @@ mod control;
 mod copy;
 mod egress;
 mod flow;
+mod identity;
 mod limits;
 mod lock;
 mod login;
@@ -28,6 +29,7 @@ use crate::credential::Credentials;
 use crate::identity::Reader;
 use crate::identity::login::Logins;
 use crate::identity::oidc::Issuers;
+use crate::identity::workload::Workloads;
 use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{Central, PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
@@ -68,6 +70,7 @@ pub(crate) struct Agent {
     shipping: Arc<Shipping>,
     approvals: Arc<Desk>,
     identity: Reader,
+    workloads: Workloads,
     /// People who have signed in.
     logins: Arc<Logins>,
     /// Itself, for tasks that outlive a request.
@@ -102,6 +105,8 @@ struct Counts {
     open: AtomicU64,
     commands: AtomicU64,
     refused: AtomicU64,
+    /// Tokens that were shown by processes that they are not for.
+    tokens_refused: AtomicU64,
 }
 
 /// Runs the agent until it is told to stop.
@@ -155,8 +160,8 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let events = interceptor.events().context("the kernel's reports are taken already")?;
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
+    let issuers = Arc::new(Issuers::new(&config.identity)?);
     let logins = {
-        let issuers = Issuers::new(&config.identity)?;
         let recorder = Arc::clone(&recorder);
         Logins::new(
             &issuers,
@@ -175,6 +180,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         shipping: Arc::default(),
         approvals: Desk::new(config.approvals.bounds()),
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
+        workloads: Workloads::new(issuers),
         logins,
         me: Weak::clone(me),
         tls,

@@ -8,13 +8,16 @@ mod cgroup;
 mod ci;
 pub mod config;
 mod hash;
+mod live;
 pub mod login;
 pub mod oidc;
 mod process;
 mod secrets;
 pub mod users;
 mod verified;
+pub mod workload;
 
+pub use live::LiveSubject;
 pub use process::{Known, ProgramOf, Reader};
 pub use verified::{IdentityKind, Job, Verified};
 

@@ -17,6 +17,7 @@ fn verified(subject: &str, claims: Value) -> Verified {
         groups: vec!["dba".to_owned()],
         job: Default::default(),
         claims,
+        recorded: std::collections::BTreeMap::new(),
         expires: Timestamp::now() + Duration::from_secs(3600),
         authenticated: None,
         token_hash: String::new(),
