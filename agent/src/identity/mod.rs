@@ -8,6 +8,7 @@ mod cgroup;
 mod ci;
 pub mod config;
 mod hash;
+mod live;
 pub mod login;
 pub mod oidc;
 mod process;
@@ -15,6 +16,7 @@ mod secrets;
 pub mod users;
 mod verified;
 
+pub use live::LiveSubject;
 pub use process::{Known, ProgramOf, Reader};
 pub use verified::{IdentityKind, Job, Verified};
 

@@ -381,10 +381,9 @@ impl Logins {
             }
             inner.serial += 1;
             bound.serial = inner.serial;
-            let before = inner.bound.insert(caller.place, bound);
-            self.changed();
-            before
+            inner.bound.insert(caller.place, bound)
         };
+        self.changed(caller.place);
         let mut replaced = Value::Null;
         if let Some(before) = before {
             if !PersonKey::of(&before.person).is(&PersonKey::of(&person)) {

@@ -60,7 +60,8 @@ fn bind(logins: &Logins, place: Place, person: Verified, seconds: i64) {
         person: Arc::new(person),
     };
     inner.bound.insert(place, bound);
-    logins.changed();
+    drop(inner);
+    logins.changed(place);
 }
 
 #[test]
