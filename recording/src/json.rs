@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::keys::hex;
 use crate::proto::event::Body;
-use crate::proto::{self, Column, Event, Rows, Statement, Subject};
+use crate::proto::{self, Column, Event, Rows, Statement, Subject, VerifiedIdentity};
 
 type Object = Map<String, Value>;
 
@@ -46,6 +46,8 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::ApprovalRequested(_)) => "approval_requested",
         Some(Body::ApprovalVoted(_)) => "approval_voted",
         Some(Body::ApprovalDecided(_)) => "approval_decided",
+        Some(Body::IdentityChanged(_)) => "identity_changed",
+        Some(Body::TokenRefused(_)) => "token_refused",
         None => "unknown",
     }
 }
@@ -106,6 +108,19 @@ fn body(body: &Body) -> Value {
         | Body::PersonExpired(body)
         | Body::PersonGroupsChanged(body)
         | Body::PersonRefused(body) => person(body),
+        Body::IdentityChanged(body) => json!({
+            "person": body.person.as_ref().map(verified),
+            "workload": body.workload.as_ref().map(verified),
+            "missing": body.missing,
+        }),
+        Body::TokenRefused(body) => json!({
+            "subject": body.subject.as_ref().map(subject),
+            "issuer_name": body.issuer_name,
+            "token_hash": body.token_hash,
+            "reason": body.reason,
+            "owner_pid": body.owner_pid,
+            "owner_uid": body.owner_uid,
+        }),
         Body::FlowStarted(body) => json!({
             "subject": body.subject.as_ref().map(subject),
             "client": body.client,
@@ -421,7 +436,7 @@ pub fn subject(subject: &Subject) -> Value {
         .iter()
         .map(|parent| json!({"pid": parent.pid, "uid": parent.uid, "exe": parent.exe, "argv": parent.argv}))
         .collect();
-    json!({
+    let mut object = json!({
         "pid": subject.pid,
         "start_time_ns": subject.start_time_ns,
         "uid": subject.uid,
@@ -442,6 +457,32 @@ pub fn subject(subject: &Subject) -> Value {
         "ancestors": ancestors,
         "ci": ci,
         "missing": subject.missing,
+    });
+    for (key, identity) in [("person", &subject.person), ("workload", &subject.workload)] {
+        if let Some(identity) = identity {
+            object[key] = verified(identity);
+        }
+    }
+    object
+}
+
+fn verified(identity: &VerifiedIdentity) -> Value {
+    let seconds = |at: u64| (at > 0).then(|| time(at.saturating_mul(1_000_000_000)));
+    json!({
+        "kind": identity.kind,
+        "issuer_name": identity.issuer_name,
+        "issuer": identity.issuer,
+        "subject": identity.subject,
+        "name": identity.name,
+        "groups": identity.groups,
+        "project": identity.project,
+        "branch": identity.branch,
+        "environment": identity.environment,
+        "actor": identity.actor,
+        "claims": identity.claims,
+        "expires": seconds(identity.expires),
+        "authenticated": seconds(identity.authenticated),
+        "token_hash": identity.token_hash,
     })
 }
 

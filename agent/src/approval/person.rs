@@ -304,17 +304,15 @@ mod tests {
 
     fn verified(issuer: &str, subject: &str, email: Option<&str>) -> Arc<Verified> {
         let mut person = Verified {
-            kind: crate::identity::IdentityKind::Person,
             issuer_name: "okta".into(),
             issuer: issuer.into(),
             subject: subject.to_owned(),
             name: subject.to_owned(),
             groups: vec!["dba".to_owned()],
-            job: Default::default(),
             claims: Default::default(),
             expires: jiff::Timestamp::MAX,
             authenticated: None,
-            token_hash: String::new(),
+            ..Verified::example(crate::identity::IdentityKind::Person)
         };
         if let Some(email) = email {
             person.claims.insert("email".to_owned(), email.into());

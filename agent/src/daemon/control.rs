@@ -163,6 +163,7 @@ impl Agent {
                 "total": count(&self.counts.flows),
                 "commands": count(&self.counts.commands),
                 "refused": count(&self.counts.refused),
+                "tokens_refused": count(&self.counts.tokens_refused),
             },
             "approvals": { "waiting": self.approvals.waiting() },
             "people": { "signed_in": self.logins.count(), "issuers": self.logins.names() },

@@ -4,6 +4,7 @@ mod control;
 mod copy;
 mod egress;
 mod flow;
+mod identity;
 mod limits;
 mod lock;
 mod login;
@@ -28,6 +29,7 @@ use crate::credential::Credentials;
 use crate::identity::Reader;
 use crate::identity::login::Logins;
 use crate::identity::oidc::Issuers;
+use crate::identity::workload::Workloads;
 use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{Central, PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
@@ -72,6 +74,7 @@ pub(crate) struct Agent {
     logins: Arc<Logins>,
     /// Itself, for tasks that outlive a request.
     me: Weak<Self>,
+    workloads: Workloads,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
     limits: Limits,
@@ -102,6 +105,8 @@ struct Counts {
     open: AtomicU64,
     commands: AtomicU64,
     refused: AtomicU64,
+    /// Tokens that were shown by processes that they are not for.
+    tokens_refused: AtomicU64,
 }
 
 /// Runs the agent until it is told to stop.
@@ -147,6 +152,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let (credentials, warnings) =
         tokio::task::block_in_place(|| Credentials::load(&config.credentials, file))?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let issuers = Arc::new(Issuers::new(&config.identity)?);
     let names = &tls.hosts() | &credentials.host_names();
     let central = Central::open(&config.state, recorder.public_key().fingerprint(), config.central_policies);
     let central = Arc::new(central.context("cannot go by the collector's policies")?);
@@ -156,7 +162,6 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
     let logins = {
-        let issuers = Issuers::new(&config.identity)?;
         let recorder = Arc::clone(&recorder);
         Logins::new(
             &issuers,
@@ -177,6 +182,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
         logins,
         me: Weak::clone(me),
+        workloads: Workloads::new(issuers),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),

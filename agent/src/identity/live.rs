@@ -103,3 +103,38 @@ fn next(subject: &Subject) -> i64 {
     let both = subject.person.iter().chain(&subject.workload);
     both.map(|identity| identity.expires.as_millisecond()).min().unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn until(kind: IdentityKind, expires: Timestamp) -> Arc<Verified> {
+        Arc::new(Verified { expires, ..Verified::example(kind) })
+    }
+
+    #[test]
+    fn what_has_expired_is_gone_with_the_next_look() {
+        let now = Timestamp::now();
+        let soon = now.checked_add(jiff::SignedDuration::from_hours(1)).unwrap();
+        let subject = Subject {
+            person: Some(until(IdentityKind::Person, soon)),
+            workload: Some(until(IdentityKind::Workload, now)),
+            ..Subject::default()
+        };
+        let live = LiveSubject::new(Arc::new(subject));
+        assert_eq!(live.generation(), 1);
+        let current = live.current();
+        assert!(current.workload.is_none() && current.person.is_some());
+        assert_eq!(current.missing, ["workload: what example says has expired"]);
+        assert_eq!(live.generation(), 1, "nothing has changed since");
+
+        live.set(IdentityKind::Workload, Some(until(IdentityKind::Workload, soon)), &[]);
+        assert_eq!(live.generation(), 2);
+        assert!(live.current().missing.is_empty());
+        let same = live.current().workload.clone();
+        live.set(IdentityKind::Workload, same, &[]);
+        assert_eq!(live.generation(), 2, "the same is no change");
+        live.set(IdentityKind::Person, None, &["person: signed out".to_owned()]);
+        assert_eq!((live.generation(), live.current().missing.len()), (3, 1));
+    }
+}

@@ -15,6 +15,7 @@ mod process;
 mod secrets;
 pub mod users;
 mod verified;
+pub mod workload;
 
 pub use live::LiveSubject;
 pub use process::{Known, ProgramOf, Reader};

@@ -10,6 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// The claims of a token.
+pub(super) type Claims = BTreeMap<String, Value>;
+
 /// What an issuer vouches for.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
@@ -51,7 +54,9 @@ pub struct Verified {
     /// The job, where the issuer is one of a CI system; empty texts else.
     pub job: Job,
     /// All claims of the token, at most [`MAX_TOKEN`](super::oidc::MAX_TOKEN) bytes of JSON.
-    pub claims: BTreeMap<String, Value>,
+    pub claims: Claims,
+    /// Those of them that are recorded, as texts; few and short.
+    pub recorded: BTreeMap<String, String>,
     /// From when on it counts no more: what the token says (`exp`), with the difference between clocks that
     /// is allowed for.
     #[serde(serialize_with = "shown")]
@@ -78,9 +83,47 @@ pub struct Job {
 }
 
 impl Verified {
+    /// One that never expires, to try policies on.
+    pub(crate) fn example(kind: IdentityKind) -> Self {
+        Self {
+            kind,
+            issuer_name: "example".into(),
+            issuer: "https://id.example".into(),
+            subject: "example".to_owned(),
+            name: "example".to_owned(),
+            groups: Vec::new(),
+            job: Job::default(),
+            claims: Claims::new(),
+            recorded: BTreeMap::new(),
+            expires: Timestamp::MAX,
+            authenticated: None,
+            token_hash: String::new(),
+        }
+    }
+
+    /// A claim by its name, or by a JSON pointer.
+    pub fn claim(&self, name: &str) -> Option<&Value> {
+        claim(&self.claims, name)
+    }
+
     /// Whether it counts at `now`.
     pub fn is_current(&self, now: Timestamp) -> bool {
         now < self.expires
+    }
+}
+
+/// A claim by its name, or by a JSON pointer (RFC 6901). A claim whose name is written out comes first:
+/// `https://example.com/groups` is one.
+pub(super) fn claim<'c>(claims: &'c Claims, name: &str) -> Option<&'c Value> {
+    if let Some(value) = claims.get(name) {
+        return Some(value);
+    }
+    let rest = name.strip_prefix('/')?;
+    let (first, rest) = rest.split_once('/').map_or((rest, None), |(first, rest)| (first, Some(rest)));
+    let value = claims.get(&first.replace("~1", "/").replace("~0", "~"))?;
+    match rest {
+        Some(rest) => value.pointer(&format!("/{rest}")),
+        None => Some(value),
     }
 }
 

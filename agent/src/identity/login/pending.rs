@@ -17,7 +17,6 @@ use super::{
     provider::Browser,
 };
 use crate::identity::Verified;
-use crate::identity::oidc::Issuer;
 
 /// Sign-ins of one user under way at once, and of all. More are refused.
 const PER_USER: usize = 4;
@@ -333,7 +332,8 @@ impl Logins {
         let refused = |reason: String| (reason, Some(Box::new(person.clone())));
         let config = provider.issuer().config();
         if let Some(claim) = &config.user_claim {
-            let (said, user) = (Issuer::claim_of(&person, claim), user(caller));
+            let said = person.claim(claim).and_then(Value::as_str).unwrap_or_default();
+            let user = user(caller);
             if said.is_empty() || said != user {
                 return Err(refused(format!(
                     "{} signed in as {said:?} ({claim}), and who logged in on this host is {user:?}: people sign in \

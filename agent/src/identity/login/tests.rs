@@ -9,17 +9,15 @@ use crate::identity::config::IdentityConfig;
 fn verified(subject: &str, claims: Value) -> Verified {
     let claims: BTreeMap<String, Value> = serde_json::from_value(claims).unwrap();
     Verified {
-        kind: IdentityKind::Person,
         issuer_name: "okta".into(),
         issuer: "https://id.example".into(),
         subject: subject.to_owned(),
         name: subject.to_owned(),
         groups: vec!["dba".to_owned()],
-        job: Default::default(),
         claims,
         expires: Timestamp::now() + Duration::from_secs(3600),
         authenticated: None,
-        token_hash: String::new(),
+        ..Verified::example(IdentityKind::Person)
     }
 }
 

@@ -139,6 +139,16 @@ impl Keys {
         Ok((!Arc::ptr_eq(&set, than)).then_some(set))
     }
 
+    /// Has time pass for what was fetched.
+    #[cfg(test)]
+    pub(super) fn age(&self, by: Duration) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let earlier = |at: Instant| at.checked_sub(by).unwrap();
+        state.set = state.set.take().map(|(set, at)| (set, earlier(at)));
+        state.failed = state.failed.take().map(|(error, at)| (error, earlier(at)));
+        state.anew = state.anew.map(earlier);
+    }
+
     /// Fetches them; where that fails those of before count as long as they may.
     fn fetch(&self, state: &mut State, means: Means<'_>) -> Result<Arc<KeySet>, KeysError> {
         let fetched = match &state.failed {

@@ -18,6 +18,11 @@ mod metadata;
 mod token;
 mod verify;
 
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -159,6 +164,26 @@ impl Issuer {
                 "`keys_kept_minutes` is more than a week",
                 "a key that the issuer has withdrawn would count for so long; write less, or `jwks_file`",
             ));
+        }
+        let place = &config.token;
+        let somewhere = place.variable.is_some() || place.file_variable.is_some() || place.file.is_some();
+        let github = config.provider == Provider::GithubActions;
+        match config.kind {
+            IdentityKind::Person if somewhere || !place.request_hosts.is_empty() => {
+                return Err(wrong("people have no `token`", "leave `token` out: they run `interlock login`"));
+            }
+            IdentityKind::Workload if github && !somewhere && place.request_hosts.is_empty() => {
+                let advice = "write `token: {request_hosts: [\"*.actions.githubusercontent.com\"]}`";
+                return Err(wrong("no host may be asked for a job's token", advice));
+            }
+            IdentityKind::Workload if !github && !somewhere => {
+                let advice = "write `token: {variable: NAME}`, `file_variable: NAME` or `file: PATH`";
+                return Err(wrong("nothing says where a job has its token", advice));
+            }
+            _ => {}
+        }
+        if place.file.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return Err(wrong("`token.file` is no absolute path", "write it as the job sees it"));
         }
         let of_http = |error: HttpError| wrong(&error.to_string(), "write `https://HOST/…`");
         let http = Http::new(config.ca.as_deref());

@@ -6,6 +6,7 @@ use openidconnect::core::CoreJwsSigningAlgorithm as Alg;
 use serde_json::{Map, Value};
 
 use super::{MAX_TOKEN, json};
+use crate::identity::verified::Claims;
 
 /// The longest signature, in bytes: RSA with 8192 bits.
 const MAX_SIGNATURE: usize = 1024;
@@ -51,7 +52,7 @@ pub(super) struct Parts<'t> {
     /// What is signed.
     pub(super) signed: &'t [u8],
     pub(super) signature: Vec<u8>,
-    pub(super) claims: Map<String, Value>,
+    pub(super) claims: Claims,
 }
 
 /// The algorithms that count: with a public key, and only those that the library verifies.
@@ -94,7 +95,13 @@ impl<'t> Parts<'t> {
             return Err(TokenError::NoJwt);
         }
         let claims = json::object(&decode(claims)?).map_err(|_| TokenError::Json("claims"))?;
-        Ok(Self { algorithm, key_id, signed: signed.as_bytes(), signature, claims })
+        Ok(Self {
+            algorithm,
+            key_id,
+            signed: signed.as_bytes(),
+            signature,
+            claims: claims.into_iter().collect(),
+        })
     }
 }
 

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::super::config::Provider;
-use super::super::verified::{IdentityKind, Job, Verified};
+use super::super::config::{IssuerConfig, Provider};
+use super::super::verified::{Claims, IdentityKind, Job, Verified, claim};
 use super::Issuer;
 use super::keys::{KeySet, KeysError, Means};
 use super::token::{Parts, TokenError};
@@ -20,6 +20,10 @@ const MAX_SUBJECT: usize = 2048;
 
 /// The longest name, group or word of a job that is taken, in bytes.
 const MAX_WORD: usize = 512;
+
+/// The longest claim that is recorded, in characters, and how many claims.
+const MAX_RECORDED: usize = 300;
+const MAX_RECORDED_CLAIMS: usize = 32;
 
 /// Why a token does not count. What it shows of the token's claims is cut short and printable.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -100,7 +104,7 @@ impl Issuer {
         Means { http: &self.http, discovery: self.discovery.as_ref(), kept, purpose }
     }
 
-    fn check_issuer(&self, claims: &Map<String, Value>) -> Result<(), VerifyError> {
+    fn check_issuer(&self, claims: &Claims) -> Result<(), VerifyError> {
         let said = match claims.get("iss") {
             Some(Value::String(said)) => said.as_str(),
             // JWT-SVIDs need not name one: the trust domain does.
@@ -125,7 +129,7 @@ impl Issuer {
         if newer.is_some_and(|set| signed(&set)) { Ok(()) } else { Err(VerifyError::Signature) }
     }
 
-    fn check_claims(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Times, VerifyError> {
+    fn check_claims(&self, claims: &Claims, now: Timestamp) -> Result<Times, VerifyError> {
         let wrong = |claim, problem| VerifyError::Claim { claim, problem };
         let audiences: Vec<&str> = match claims.get("aud") {
             Some(Value::String(one)) => vec![one],
@@ -194,7 +198,7 @@ impl Issuer {
         person: &Verified,
         more: impl IntoIterator<Item = (String, Value)>,
     ) -> Verified {
-        let mut claims: Map<String, Value> = person.claims.clone().into_iter().collect();
+        let mut claims = person.claims.clone();
         for (name, value) in more {
             claims.entry(name).or_insert(value);
         }
@@ -202,17 +206,11 @@ impl Issuer {
         Verified { token_hash: person.token_hash.clone(), ..self.verified(claims, times) }
     }
 
-    /// The text of a claim, by its name or a JSON pointer; empty where there is none.
-    pub(in crate::identity) fn claim_of(person: &Verified, claim: &str) -> String {
-        let claims: Map<String, Value> = person.claims.clone().into_iter().collect();
-        word(found(&claims, claim))
-    }
-
-    fn verified(&self, claims: Map<String, Value>, times: Times) -> Verified {
+    fn verified(&self, claims: Claims, times: Times) -> Verified {
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
         let job = job(self.config.provider, &claims);
         let name = match &self.config.name_claim {
-            Some(claim) => word(found(&claims, claim)),
+            Some(name) => word(claim(&claims, name)),
             None => name(self.config.provider, &claims, &job),
         };
         Verified {
@@ -221,14 +219,80 @@ impl Issuer {
             issuer: self.id.clone(),
             name: if name.is_empty() { subject.clone() } else { name },
             subject,
-            groups: groups(found(&claims, &self.config.groups_claim)),
+            groups: groups(claim(&claims, &self.config.groups_claim)),
             job,
             token_hash: hash(&self.id, &claims),
-            claims: claims.into_iter().collect::<BTreeMap<_, _>>(),
+            recorded: recorded(&self.config, &claims),
+            claims,
             expires: times.expires,
             authenticated: times.authenticated,
         }
     }
+}
+
+/// The claims that are recorded, as texts.
+fn recorded(config: &IssuerConfig, claims: &Claims) -> BTreeMap<String, String> {
+    let known: &[&str] = match config.provider {
+        Provider::GithubActions => &[
+            "repository",
+            "repository_id",
+            "repository_owner",
+            "ref",
+            "ref_type",
+            "sha",
+            "workflow_ref",
+            "job_workflow_ref",
+            "run_id",
+            "run_attempt",
+            "environment",
+            "actor",
+            "event_name",
+        ],
+        Provider::Gitlab => &[
+            "project_path",
+            "project_id",
+            "ref",
+            "ref_type",
+            "ref_protected",
+            "sha",
+            "pipeline_id",
+            "pipeline_source",
+            "job_id",
+            "environment",
+            "user_login",
+        ],
+        Provider::Buildkite => &[
+            "organization_slug",
+            "pipeline_slug",
+            "build_number",
+            "build_branch",
+            "build_tag",
+            "build_commit",
+            "step_key",
+            "job_id",
+            "agent_id",
+        ],
+        Provider::Kubernetes => &[
+            "/kubernetes.io/namespace",
+            "/kubernetes.io/serviceaccount/name",
+            "/kubernetes.io/pod/name",
+            "/kubernetes.io/pod/uid",
+            "/kubernetes.io/node/name",
+        ],
+        Provider::Oidc => &["email", "acr", "amr"],
+        Provider::Spiffe => &[],
+    };
+    let names = known.iter().copied().chain(config.record_claims.iter().map(String::as_str));
+    let text = |name: &str| {
+        let value = match claim(claims, name)? {
+            Value::Null => return None,
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let value: String = value.chars().filter(|c| !c.is_control()).take(MAX_RECORDED).collect();
+        Some((name.to_owned(), value))
+    };
+    names.filter_map(text).take(MAX_RECORDED_CLAIMS).collect()
 }
 
 struct Times {
@@ -237,10 +301,10 @@ struct Times {
 }
 
 /// Tells a token from every other. Not of its text: a signature can be written in more than one way.
-fn hash(issuer: &str, claims: &Map<String, Value>) -> String {
+fn hash(issuer: &str, claims: &Claims) -> String {
     let once = match claims.get("jti") {
         Some(Value::String(id)) if !id.is_empty() => format!("jti {id}"),
-        _ => Value::Object(claims.clone()).to_string(),
+        _ => serde_json::json!(claims).to_string(),
     };
     let mut hasher = Sha256::new();
     hasher.update((issuer.len() as u64).to_be_bytes());
@@ -270,21 +334,6 @@ fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-/// A claim by its name, or by a JSON pointer (RFC 6901). A claim whose name is written out comes first:
-/// `https://example.com/groups` is one.
-fn found<'c>(claims: &'c Map<String, Value>, claim: &str) -> Option<&'c Value> {
-    if let Some(value) = claims.get(claim) {
-        return Some(value);
-    }
-    let rest = claim.strip_prefix('/')?;
-    let (first, rest) = rest.split_once('/').map_or((rest, None), |(first, rest)| (first, Some(rest)));
-    let value = claims.get(&first.replace("~1", "/").replace("~0", "~"))?;
-    match rest {
-        Some(rest) => value.pointer(&format!("/{rest}")),
-        None => Some(value),
-    }
-}
-
 /// A text that is fit to be matched and shown; empty where there is none.
 fn word(value: Option<&Value>) -> String {
     match value.and_then(Value::as_str) {
@@ -307,7 +356,7 @@ fn groups(value: Option<&Value>) -> Vec<String> {
 }
 
 /// The job that a CI system's claims name. A tag is no branch, whatever it is called.
-fn job(provider: Provider, claims: &Map<String, Value>) -> Job {
+fn job(provider: Provider, claims: &Claims) -> Job {
     let claim = |name: &str| word(claims.get(name));
     match provider {
         Provider::GithubActions => Job {
@@ -353,7 +402,7 @@ fn job(provider: Provider, claims: &Map<String, Value>) -> Job {
 }
 
 /// A name to read.
-fn name(provider: Provider, claims: &Map<String, Value>, job: &Job) -> String {
+fn name(provider: Provider, claims: &Claims, job: &Job) -> String {
     match provider {
         Provider::GithubActions | Provider::Gitlab | Provider::Buildkite => job.project.clone(),
         Provider::Kubernetes => {
