@@ -7,7 +7,7 @@ mod account;
 mod actions;
 mod admin;
 mod api;
-mod approvals;
+pub(crate) mod approvals;
 mod assets;
 mod display;
 mod export;
@@ -150,6 +150,24 @@ pub async fn reset_account(state: &State, name: &str, who: &str) -> anyhow::Resu
     write.set_recovery(name, now_ns().saturating_add(RECOVERY_NS)).await?;
     write.commit().await?;
     Ok(password)
+}
+
+/// Sets what is known of an account's owner, for a command on the collector's host.
+///
+/// # Errors
+/// There is no such account, something cannot be so, or the database fails.
+pub async fn set_owner(
+    state: &State,
+    name: &str,
+    who: &str,
+    groups: Option<Vec<String>>,
+    logins: Option<Vec<String>>,
+    email: Option<String>,
+) -> anyhow::Result<()> {
+    let by = By { who, address: "" };
+    actions::owner(state, by, name, groups, logins, email)
+        .await
+        .map_err(|problem| anyhow::anyhow!("{name}: {}", problem.detail))
 }
 
 /// How long a set-up link counts.

@@ -1,6 +1,7 @@
 //! The pages and the API as browsers and programs meet them, without a network between.
 
 mod access;
+mod approvals;
 mod exported;
 mod fake;
 mod federated;
