@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use super::config::Ask;
 use super::hook::Hook;
 use super::mail::Mail;
@@ -72,14 +74,18 @@ impl Sender {
             (Self::Slack(slack), None) => slack.post(shown).await.map(Some),
             (Self::Slack(slack), Some(sent)) => slack.update(shown, sent).await.map(|()| None),
             // Cards cannot be changed and mail cannot be taken back: only the end is told, in another message.
-            (Self::Teams(_) | Self::Mail(_), Some(_)) if shown.pending() => Ok(None),
-            (Self::Teams(teams), _) => teams.post(shown).await.map(|()| Some(told())),
-            (Self::Mail(mail), sent) => mail.send(shown, sent.is_some()).await.map(|()| Some(told())),
+            // When one row of the journal was late, the next tells the same: it is told once.
+            (Self::Teams(_) | Self::Mail(_), Some(sent)) if shown.pending() || *sent == told(shown) => {
+                Ok(None)
+            }
+            (Self::Teams(teams), _) => teams.post(shown).await.map(|()| Some(told(shown))),
+            (Self::Mail(mail), sent) => mail.send(shown, sent.is_some()).await.map(|()| Some(told(shown))),
         }
     }
 }
 
-/// That something was told, where nothing is needed to change it.
-fn told() -> SentMessage {
-    SentMessage { place: String::new(), reference: String::new() }
+/// How a request stood when it was told of, where nothing can be changed by it.
+fn told(shown: &Shown) -> SentMessage {
+    let stood = Sha256::digest(format!("{} {}", shown.state, shown.outcome).as_bytes());
+    SentMessage { place: String::new(), reference: interlock_recording::hex(&stood) }
 }

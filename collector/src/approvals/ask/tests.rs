@@ -86,13 +86,13 @@ impl Fake {
     pub(crate) async fn until(&self, count: usize) -> Vec<Asked> {
         for _ in 0..3000 {
             let asked = self.asked();
-            assert!(asked.len() <= count, "{asked:?}");
+            assert!(asked.len() <= count, "{} of {count} came", asked.len());
             if asked.len() == count {
                 return asked;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{:?} came", self.asked());
+        panic!("{} of {count} came", self.asked().len());
     }
 }
 
