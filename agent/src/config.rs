@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::approval::{Bounds, Remote};
 use crate::credential::CredentialConfig;
+use crate::identity::config::IdentityConfig;
 use crate::policy::Accepts;
 use crate::tls::TlsConfig;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// What the agent logs in with on scripts' behalf (docs/credentials.md).
     pub credentials: Vec<CredentialConfig>,
+    /// Who may say who people and workloads are (docs/identity.md).
+    pub identity: IdentityConfig,
 }
 
 /// Limits of the recording.
@@ -165,6 +168,7 @@ impl Default for Config {
             approvals: Approvals::default(),
             tls: TlsConfig::default(),
             credentials: Vec::new(),
+            identity: IdentityConfig::default(),
         }
     }
 }

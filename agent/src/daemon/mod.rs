@@ -4,15 +4,17 @@ mod control;
 mod copy;
 mod egress;
 mod flow;
+mod identity;
 mod limits;
 mod lock;
+mod login;
 mod notify;
 mod orders;
 mod selection;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +27,9 @@ use crate::config::Config;
 use crate::control::Server;
 use crate::credential::Credentials;
 use crate::identity::Reader;
+use crate::identity::login::Logins;
+use crate::identity::oidc::Issuers;
+use crate::identity::workload::Workloads;
 use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{Central, PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
@@ -65,6 +70,11 @@ pub(crate) struct Agent {
     shipping: Arc<Shipping>,
     approvals: Arc<Desk>,
     identity: Reader,
+    workloads: Workloads,
+    /// People who have signed in.
+    logins: Arc<Logins>,
+    /// Itself, for tasks that outlive a request.
+    me: Weak<Self>,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
     limits: Limits,
@@ -95,6 +105,8 @@ struct Counts {
     open: AtomicU64,
     commands: AtomicU64,
     refused: AtomicU64,
+    /// Tokens that were shown by processes that they are not for.
+    tokens_refused: AtomicU64,
 }
 
 /// Runs the agent until it is told to stop.
@@ -148,9 +160,18 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let events = interceptor.events().context("the kernel's reports are taken already")?;
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
+    let issuers = Arc::new(Issuers::new(&config.identity)?);
+    let logins = {
+        let recorder = Arc::clone(&recorder);
+        Logins::new(
+            &issuers,
+            Box::new(move |event| recorder.person(event).map_err(|error| error.to_string())),
+        )?
+    };
+
     refresh_trust(&config);
     let (shutdown, stopping) = watch::channel(false);
-    let agent = Arc::new(Agent {
+    let agent = Arc::new_cyclic(|me| Agent {
         interceptor,
         policies,
         central,
@@ -159,6 +180,9 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         shipping: Arc::default(),
         approvals: Desk::new(config.approvals.bounds()),
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
+        workloads: Workloads::new(issuers),
+        logins,
+        me: Weak::clone(me),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),
@@ -194,6 +218,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let upkeep = [
         tokio::spawn(Arc::clone(&agent).reload_on(changes, signal(SignalKind::hangup())?)),
         tokio::spawn(Arc::clone(&agent).keep_fresh()),
+        tokio::spawn(Arc::clone(&agent.logins).keep()),
     ];
     let mut flows = JoinSet::new();
     tracing::info!(

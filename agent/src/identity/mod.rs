@@ -6,15 +6,24 @@
 mod ancestors;
 mod cgroup;
 mod ci;
+pub mod config;
 mod hash;
+mod live;
+pub mod login;
+pub mod oidc;
 mod process;
 mod secrets;
 pub mod users;
+mod verified;
+pub mod workload;
 
+pub use live::LiveSubject;
 pub use process::{Known, ProgramOf, Reader};
+pub use verified::{IdentityKind, Job, Verified};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -66,6 +75,10 @@ pub struct Subject {
     pub ancestors: Vec<Ancestor>,
     /// The CI job, if it runs in one.
     pub ci: Ci,
+    /// The person who signed in, if a verified one stands behind it.
+    pub person: Option<Arc<Verified>>,
+    /// The job or service, if a verified token of its own names it.
+    pub workload: Option<Arc<Verified>>,
     /// What could not be found out or verified, if anything, and why.
     pub missing: Vec<String>,
 }
