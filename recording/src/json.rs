@@ -247,6 +247,12 @@ fn approver(body: &proto::Approver) -> Value {
         "login_session": body.login_session,
         "groups": body.groups,
         "via": body.via,
+        "person": (!body.person_subject.is_empty()).then(|| json!({
+            "issuer_name": body.person_issuer_name,
+            "issuer": body.person_issuer,
+            "subject": body.person_subject,
+            "name": body.person_name,
+        })),
     })
 }
 

@@ -301,8 +301,10 @@ impl Case {
         let what = match (&by.who, by.signed_in) {
             (Who::Account(_), Some(_)) => "sign in again",
             (Who::Account(_), None) => "sign in again, with a browser",
-            (Who::Host(_), _) => {
-                "it is not known when you have shown who you are on this host; approve it at the collector"
+            (Who::Host(_), Some(_)) => "sign in again at your provider, and here with `interlock login`",
+            (Who::Host(_), None) => {
+                "it is not known when you have shown who you are on this host; sign in with `interlock login`, or \
+                 approve it at the collector"
             }
         };
         Err(NotCounted::Stale(span(fresh), what))

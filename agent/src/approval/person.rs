@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use interlock_shipping::{names_of, plain_name};
 
-use crate::identity::Subject;
+use crate::identity::login::PersonKey;
+use crate::identity::{Subject, Verified};
 use crate::policy::Way;
 
 /// Who somebody is on this host: two that have anything of it in common are one, as far as that keeps somebody
@@ -125,12 +126,33 @@ pub struct Approver {
     pub groups: Box<[Arc<str>]>,
     /// How long ago they showed who they are, where that is known.
     pub signed_in: Option<Duration>,
+    /// The person as an identity provider has verified them, where they have signed in on this host.
+    pub verified: Option<Arc<Verified>>,
 }
 
 impl Approver {
     /// Somebody on this host.
     pub fn on_host(person: Person, name: Arc<str>, login: Arc<str>, groups: Box<[Arc<str>]>) -> Self {
-        Self { who: Who::Host(person), name, login, groups, signed_in: None }
+        Self { who: Who::Host(person), name, login, groups, signed_in: None, verified: None }
+    }
+
+    /// The same with whom an identity provider has verified behind them. With `groups` their groups there count
+    /// too: by name, and by name with the issuer before it.
+    #[must_use]
+    pub fn verified(mut self, person: Arc<Verified>, groups: bool) -> Self {
+        self.signed_in = person.authenticated.and_then(|at| {
+            let now = jiff::Timestamp::now();
+            // One to come is none, but for clocks that are a little apart.
+            let ahead = at.duration_since(now).as_secs();
+            (ahead <= 60).then(|| Duration::try_from(now.duration_since(at)).unwrap_or_default())
+        });
+        if groups {
+            let both =
+                |group: &String| [group.as_str().into(), format!("{}:{group}", person.issuer_name).into()];
+            self.groups = self.groups.into_iter().chain(person.groups.iter().flat_map(both)).collect();
+        }
+        self.verified = Some(person);
+        self
     }
 
     /// Who they are on this host.
@@ -151,6 +173,9 @@ impl Approver {
 
     /// What may make `other` the same person.
     pub fn same(&self, other: &Self) -> Option<&'static str> {
+        if is_verified(self.verified.as_deref(), other) || is_verified(other.verified.as_deref(), self) {
+            return Some(SAME_VERIFIED);
+        }
         let names = |by: &Self, account: &Account| {
             let known = account.is_user(&by.name) || account.is_user(&by.login);
             known.then_some("the same user of this host")
@@ -164,6 +189,24 @@ impl Approver {
     }
 }
 
+/// What is said where two are one by what their identity provider says.
+const SAME_VERIFIED: &str = "the same verified person";
+
+/// Whether an approver is a person whom an identity provider has verified, by whichever user, login session or
+/// account.
+fn is_verified(person: Option<&Verified>, by: &Approver) -> bool {
+    let Some(person) = person else { return false };
+    let other = by.verified.as_deref().is_some_and(|other| PersonKey::of(person).is(&PersonKey::of(other)));
+    let account = match &by.who {
+        Who::Account(account) => {
+            let subject = *person.issuer == *account.issuer && person.subject == account.subject;
+            subject || PersonKey::of(person).has_address(account.email.trim())
+        }
+        Who::Host(_) => false,
+    };
+    other || account
+}
+
 /// Who asks.
 #[derive(Debug, Clone)]
 pub struct Requester {
@@ -171,6 +214,8 @@ pub struct Requester {
     pub person: Person,
     /// Names of the user and of the login user; empty ones where there is none.
     pub names: [String; 2],
+    /// The person as an identity provider has verified them.
+    pub verified: Option<Arc<Verified>>,
 }
 
 impl Requester {
@@ -179,11 +224,15 @@ impl Requester {
         let Subject { uid, login_uid, login_session, .. } = *subject;
         // The subject has only what is confirmed.
         let person = Person { uid, login_uid, login_session, confirmed: true };
-        Self { person, names: [subject.user.clone(), subject.login_user.clone()] }
+        let names = [subject.user.clone(), subject.login_user.clone()];
+        Self { person, names, verified: subject.person.clone() }
     }
 
     /// What may make an approver the same person.
     pub fn same(&self, by: &Approver) -> Option<&'static str> {
+        if is_verified(self.verified.as_deref(), by) {
+            return Some(SAME_VERIFIED);
+        }
         match &by.who {
             Who::Host(person) => self.person.same(person),
             Who::Account(account) => {
@@ -251,5 +300,73 @@ mod tests {
         assert_eq!(one.same(&two), None);
         // Accounts without a provider have no subject in common.
         assert_eq!(account("a", "", &[]).same(&account("b", "", &[])), None);
+    }
+
+    fn verified(issuer: &str, subject: &str, email: Option<&str>) -> Arc<Verified> {
+        let mut person = Verified {
+            issuer_name: "okta".into(),
+            issuer: issuer.into(),
+            subject: subject.to_owned(),
+            name: subject.to_owned(),
+            groups: vec!["dba".to_owned()],
+            claims: Default::default(),
+            expires: jiff::Timestamp::MAX,
+            authenticated: None,
+            ..Verified::example(crate::identity::IdentityKind::Person)
+        };
+        if let Some(email) = email {
+            person.claims.insert("email".to_owned(), email.into());
+            person.claims.insert("email_verified".to_owned(), true.into());
+        }
+        Arc::new(person)
+    }
+
+    fn host(uid: u32, person: Option<Arc<Verified>>) -> Approver {
+        let of = Person { uid, login_uid: Some(uid), login_session: Some(uid), confirmed: true };
+        let by = Approver::on_host(of, format!("u{uid}").into(), "".into(), Box::default());
+        match person {
+            Some(person) => by.verified(person, false),
+            None => by,
+        }
+    }
+
+    #[test]
+    fn a_verified_person_is_one_by_whichever_user_or_account() {
+        let alice = || verified("https://id", "7", Some("alice@corp.example"));
+        let subject = Subject { uid: 1, person: Some(alice()), ..Subject::default() };
+        let asks = Requester::of(&subject);
+        // Another user, another login session, the same person; by another provider too, where it has verified the
+        // same address.
+        assert_eq!(asks.same(&host(2, Some(alice()))), Some("the same verified person"));
+        let elsewhere = verified("https://other", "x", Some("Alice@corp.example"));
+        assert_eq!(asks.same(&host(2, Some(elsewhere))), Some("the same verified person"));
+        assert_eq!(host(2, Some(alice())).same(&host(3, Some(alice()))), Some("the same verified person"));
+        assert_eq!(asks.same(&host(2, Some(verified("https://id", "8", None)))), None);
+        assert_eq!(asks.same(&host(2, Some(verified("https://other", "7", None)))), None);
+        assert_eq!(asks.same(&host(2, None)), None);
+        // Their account of the collector.
+        let account = |issuer: &str, subject: &str, email: &str| {
+            let of = Account { issuer: issuer.into(), subject: subject.into(), ..account("x", email, &[]) };
+            Approver { who: Who::Account(Box::new(of)), ..host(9, None) }
+        };
+        assert!(asks.same(&account("https://id", "7", "")).is_some());
+        assert!(asks.same(&account("", "", "ALICE@corp.example")).is_some());
+        assert!(asks.same(&account("https://id", "8", "bob@corp.example")).is_none());
+        assert!(host(2, Some(alice())).same(&account("https://id", "7", "")).is_some());
+        assert!(account("https://id", "7", "").same(&host(2, Some(alice()))).is_some());
+    }
+
+    #[test]
+    fn groups_of_a_provider_count_only_where_that_is_said() {
+        let by = || host(2, None);
+        let silent = by().verified(verified("https://id", "7", None), false);
+        assert!(silent.groups.is_empty() && silent.signed_in.is_none());
+        let told = by().verified(verified("https://id", "7", None), true);
+        assert_eq!(told.groups.iter().map(|group| &**group).collect::<Vec<_>>(), ["dba", "okta:dba"]);
+        let mut person = Verified::clone(&verified("https://id", "7", None));
+        person.authenticated = Some(jiff::Timestamp::now());
+        assert!(by().verified(Arc::new(person.clone()), false).signed_in.unwrap() < Duration::from_secs(60));
+        person.authenticated = Some(jiff::Timestamp::MAX);
+        assert!(by().verified(Arc::new(person), false).signed_in.is_none());
     }
 }

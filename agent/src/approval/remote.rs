@@ -320,6 +320,7 @@ impl Desk {
             groups,
             signed_in: account.authenticated_ns.and_then(|ns| ago(ns, Timestamp::now())),
             who: Who::Account(Box::new(account)),
+            verified: None,
         };
         let remote = self.bounds.remote;
         let decided = self.decide(&request, &by, |open| {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::approval::{self, Approver, REASON, Vote};
 use crate::control::{Handler, Peer, Request};
+use crate::identity::login::Seat;
 
 /// How long the name service may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,7 +66,15 @@ impl Handler for Agent {
             request => {
                 // Looked at while the process is there, as is seen afterwards.
                 let login = self.identity.login_by_root(peer.pid);
+                let verified = Seat::of(peer.pid, login).ok().and_then(|seat| self.logins.person(&seat));
                 let by = person(peer, login).await?;
+                let by = match verified {
+                    Some(person) => {
+                        let groups = self.logins.approver_groups(&person.issuer_name);
+                        by.verified(person, groups)
+                    }
+                    None => by,
+                };
                 self.approval(by, request)
             }
         }

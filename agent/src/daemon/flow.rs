@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::{Agent, copy};
+use super::{Agent, copy, login};
 use crate::identity::{Known, LiveSubject, Subject};
 use crate::intercept;
 use crate::operation::Protocol;
@@ -90,6 +90,7 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
         return copy::reset(&client);
     };
     agent.find_workload(&known, &mut subject).await;
+    agent.find_person(&known, &mut subject);
     let destination =
         Destination { address: original, hosts: agent.policies.hosts().names_of(original.ip()) };
     let subject = Arc::new(subject);
@@ -249,6 +250,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
     };
     let Flow { client, subject, destination, entries, known, .. } = flow;
     let live = Arc::new(LiveSubject::new(Arc::clone(&subject)));
+    let told = agent.logins.watch(login::seat(&known, &subject), &live);
     let keeper = agent.keep_identity(known, &live);
     let credentials = agent.credentials.for_flow(&entries, &destination, agent.policies.hosts());
     let handle = {
@@ -283,7 +285,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
         }
         Err(error) => tracing::warn!(%error, destination = %address, "a flow was cut off"),
     }
-    drop((registered, keeper));
+    drop((registered, keeper, told));
 }
 
 /// Passes TLS on as it is, recorded as not inspected.

@@ -7,12 +7,27 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::control::{Peer, Request};
 use crate::identity::login::{Caller, Place, Seat};
-use crate::identity::{Subject, Verified};
+use crate::identity::{IdentityKind, Known, Subject, Verified};
 
 /// Where the kernel says which processes may steer others of the same user (Yama).
 const PTRACE_SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
 
+/// Where a process that has connected sits.
+pub(super) fn seat(known: &Known, subject: &Subject) -> Seat {
+    Seat::noted(known.pid, known.start_time_ns, subject.login_session.zip(subject.login_uid))
+}
+
 impl Agent {
+    /// Puts the person who has signed in where a process belongs into its subject, or why there is none.
+    pub(super) fn find_person(&self, known: &Known, subject: &mut Subject) {
+        if !self.logins.is_offered() {
+            return;
+        }
+        let person = self.logins.person(&seat(known, subject));
+        let why = self.logins.why_nobody(person.is_some());
+        subject.put(IdentityKind::Person, person, &why);
+    }
+
     /// What concerns people's sign-ins.
     pub(super) async fn sign_in(&self, peer: &Peer, request: Request) -> Result<Value, String> {
         let logins = &self.logins;
@@ -62,7 +77,9 @@ impl Agent {
         let login = self.identity.login_by_root(peer.pid);
         let seat = Seat::of(peer.pid, login).map_err(|_| gone(peer))?;
         let agent = self.me.upgrade().ok_or("the agent is stopping")?;
-        let subject = agent.identify(known).await.ok_or("your process cannot be looked at")?;
+        let mut subject = agent.identify(known.clone()).await.ok_or("your process cannot be looked at")?;
+        agent.find_workload(&known, &mut subject).await;
+        agent.find_person(&known, &mut subject);
         if peer.is_there() { Ok((seat, Arc::new(subject))) } else { Err(gone(peer)) }
     }
 
@@ -114,6 +131,10 @@ impl Agent {
                 put("notes", json!(notes()));
             }
             None => put("no_person", no_person(&self.logins.names(), &subject).into()),
+        }
+        let why = subject.missing.iter().find(|missing| missing.starts_with("workload: "));
+        if let Some(why) = why.filter(|_| subject.workload.is_none()) {
+            put("no_workload", format!("none: {}", why.trim_start_matches("workload: ")).into());
         }
         Ok(answer)
     }

@@ -411,6 +411,12 @@ fn approver(writer: &mut Writer<'_>, by: &Approver) {
     }
     by.groups.iter().for_each(|group| writer.always_string(6, group));
     writer.string(7, by.way().word());
+    if let Some(person) = &by.verified {
+        writer.string(65, &person.issuer_name);
+        writer.string(66, &person.issuer);
+        writer.string(67, &person.subject);
+        writer.string(68, &person.name);
+    }
     if let Who::Account(account) = &by.who {
         writer.message(50, |field| {
             field.string(1, &account.issuer);

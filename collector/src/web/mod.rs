@@ -31,6 +31,7 @@ mod routes;
 mod scope;
 mod session;
 mod sign_in;
+mod slack;
 #[cfg(test)]
 mod tests;
 mod totp;
@@ -43,6 +44,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::administer::By;
+use crate::approvals::ask::slack::Slack;
 use crate::archive::Archive;
 use crate::intake::{Connected, Intake};
 use crate::outputs::Configured;
@@ -83,8 +85,12 @@ pub struct Config {
     pub idle: Duration,
     /// A browser is signed out that long after it was signed in.
     pub absolute: Duration,
-    /// The outputs to other systems.
+    /// The outputs to other systems, and ways to ask approvers.
     pub outputs: Vec<Configured>,
+    /// The apps of Slack whose buttons are answered to.
+    pub slack: Vec<Slack>,
+    /// The address that people use, without a slash at the end.
+    pub url: String,
 }
 
 impl Default for Config {
@@ -97,6 +103,8 @@ impl Default for Config {
             idle: Duration::from_secs(60 * 60),
             absolute: Duration::from_secs(12 * 60 * 60),
             outputs: Vec::new(),
+            slack: Vec::new(),
+            url: "http://localhost:7480".into(),
         }
     }
 }

@@ -318,7 +318,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Bulky<T> {
 /// The most that is sent to the collector by browsers and programs, but for sets of policies.
 pub(super) const MOST_BYTES: usize = 64 << 10;
 
-async fn body(request: Request, most: usize) -> Result<axum::body::Bytes, Problem> {
+pub(super) async fn body(request: Request, most: usize) -> Result<axum::body::Bytes, Problem> {
     axum::body::to_bytes(request.into_body(), most).await.map_err(|_| {
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

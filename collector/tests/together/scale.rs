@@ -8,7 +8,9 @@ use std::time::Duration;
 use interlock_collector::store::NewSignIn;
 use interlock_collector::{audit, serve};
 use interlock_recording::{HostKey, SessionId, hex};
+use interlock_shipping::v1::ApprovalAnswer;
 use interlock_shipping::v1::to_agent::Message as FromCollector;
+use interlock_shipping::v1::to_collector::Message;
 use rustix::process::Signal;
 
 use crate::intake::{open, sealed};

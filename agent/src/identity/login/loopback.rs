@@ -255,7 +255,7 @@ mod tests {
             ("/signed-in?state=a", 400),
             ("/signed-in?state=a&state=b&code=c", 400),
             ("/signed-in?state=a&code=c&code=d", 400),
-            ("nonsense", 400),
+            ("nonsense", 404),
         ] {
             assert_eq!(parse(&get(target), 7), Err(status), "{target}");
         }

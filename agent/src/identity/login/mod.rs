@@ -14,6 +14,7 @@ mod loopback;
 mod pending;
 mod place;
 mod provider;
+mod watch;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,6 +35,7 @@ use provider::Provider;
 pub use pending::{Begun, Brought, Way};
 pub use place::{NoSession, Place, PlaceError, Seat};
 pub use provider::SignInError;
+pub use watch::Watched;
 
 /// For how long a sign-in counts where agent.yaml does not say.
 const SESSION: Duration = Duration::from_secs(8 * 3600);
@@ -132,12 +134,20 @@ struct Inner {
     serial: u64,
 }
 
+/// Flows that are told of changes, by number.
+#[derive(Debug, Default)]
+struct Watches {
+    all: HashMap<u64, Arc<watch::Watch>>,
+    last: u64,
+}
+
 /// All who are signed in on this host.
 pub struct Logins {
     providers: Vec<Arc<Provider>>,
     inner: Mutex<Inner>,
     /// Counted up whenever [`Logins::person`] may answer something else.
-    generation: Arc<AtomicU64>,
+    generation: AtomicU64,
+    watches: Mutex<Watches>,
     journal: Journal,
 }
 
@@ -183,15 +193,6 @@ impl Bound {
 impl PersonKey {
     /// Of somebody whom an issuer has verified.
     pub fn of(person: &Verified) -> Self {
-        let digest = |kind: &str, parts: [&str; 2]| {
-            let mut hasher = Sha256::new();
-            hasher.update(kind);
-            for part in parts {
-                hasher.update((part.len() as u64).to_be_bytes());
-                hasher.update(part);
-            }
-            hasher.finalize().into()
-        };
         // Only an address that the provider has verified: any other is a claim.
         let verified = person
             .claims
@@ -203,9 +204,28 @@ impl PersonKey {
             .and_then(Value::as_str)
             .filter(|email| verified && email.contains('@'));
         Self {
-            subject: digest("subject", [&person.issuer, &person.subject]),
-            email: email.map(|email| digest("email", [&email.to_lowercase(), ""])),
+            subject: Self::digest("subject", [&person.issuer, &person.subject]),
+            email: email.map(Self::address),
         }
+    }
+
+    fn address(email: &str) -> [u8; 32] {
+        Self::digest("email", [&email.trim().to_lowercase(), ""])
+    }
+
+    fn digest(kind: &str, parts: [&str; 2]) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        hasher.update(kind);
+        for part in parts {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        hasher.finalize().into()
+    }
+
+    /// Whether the provider has verified that they have this e-mail address.
+    pub fn has_address(&self, email: &str) -> bool {
+        email.contains('@') && self.email == Some(Self::address(email))
     }
 
     /// Whether both are one person: the same subject of the same issuer, or the same verified address.
@@ -240,7 +260,8 @@ impl Logins {
     pub fn new(issuers: &Issuers, journal: Journal) -> anyhow::Result<Arc<Self>> {
         let providers = issuers.of_kind(IdentityKind::Person).map(|issuer| Provider::new(Arc::clone(issuer)));
         let providers = providers.map(|provider| provider.map(Arc::new)).collect::<anyhow::Result<_>>()?;
-        Ok(Arc::new(Self { providers, inner: Mutex::default(), generation: Arc::default(), journal }))
+        let (inner, generation, watches) = (Mutex::default(), AtomicU64::new(0), Mutex::default());
+        Ok(Arc::new(Self { providers, inner, generation, watches, journal }))
     }
 
     /// People can sign in at all.
@@ -251,6 +272,12 @@ impl Logins {
     /// The names of the providers that people can sign in at.
     pub fn names(&self) -> Vec<Arc<str>> {
         self.providers.iter().map(|provider| Arc::clone(provider.name())).collect()
+    }
+
+    /// Groups of this issuer's count for approvals.
+    pub fn approver_groups(&self, issuer_name: &str) -> bool {
+        let of = |provider: &&Arc<Provider>| **provider.name() == *issuer_name;
+        self.providers.iter().find(of).is_some_and(|provider| provider.issuer().config().approver_groups)
     }
 
     /// Counted up whenever somebody signs in or out, or is in other groups. Read it before
@@ -327,13 +354,16 @@ impl Logins {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn changed(&self) {
+    /// Who is signed in at a place has changed. Running flows know when this returns. Not to be called under the
+    /// lock.
+    fn changed(&self, place: Place) {
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.tell(place);
     }
 
     /// Records that a sign-in has ended, which it has by now.
     fn ended(&self, place: Place, bound: &Bound, what: &What<'_>) -> Result<(), String> {
-        self.changed();
+        self.changed(place);
         let told = self.told(place, bound, what);
         if let Err(error) = &told {
             tracing::error!(error, "cannot record that a sign-in has ended");

@@ -17,7 +17,6 @@ use super::{
     provider::Browser,
 };
 use crate::identity::Verified;
-use crate::identity::oidc::Issuer;
 
 /// Sign-ins of one user under way at once, and of all. More are refused.
 const PER_USER: usize = 4;
@@ -333,7 +332,8 @@ impl Logins {
         let refused = |reason: String| (reason, Some(Box::new(person.clone())));
         let config = provider.issuer().config();
         if let Some(claim) = &config.user_claim {
-            let (said, user) = (Issuer::claim_of(&person, claim), user(caller));
+            let said = person.claim(claim).and_then(Value::as_str).unwrap_or_default();
+            let user = user(caller);
             if said.is_empty() || said != user {
                 return Err(refused(format!(
                     "{} signed in as {said:?} ({claim}), and who logged in on this host is {user:?}: people sign in \
@@ -381,10 +381,9 @@ impl Logins {
             }
             inner.serial += 1;
             bound.serial = inner.serial;
-            let before = inner.bound.insert(caller.place, bound);
-            self.changed();
-            before
+            inner.bound.insert(caller.place, bound)
         };
+        self.changed(caller.place);
         let mut replaced = Value::Null;
         if let Some(before) = before {
             if !PersonKey::of(&before.person).is(&PersonKey::of(&person)) {

@@ -9,18 +9,16 @@ use crate::identity::config::IdentityConfig;
 fn verified(subject: &str, claims: Value) -> Verified {
     let claims: BTreeMap<String, Value> = serde_json::from_value(claims).unwrap();
     Verified {
-        kind: IdentityKind::Person,
         issuer_name: "okta".into(),
         issuer: "https://id.example".into(),
         subject: subject.to_owned(),
         name: subject.to_owned(),
         groups: vec!["dba".to_owned()],
-        job: Default::default(),
         claims,
         recorded: std::collections::BTreeMap::new(),
         expires: Timestamp::now() + Duration::from_secs(3600),
         authenticated: None,
-        token_hash: String::new(),
+        ..Verified::example(IdentityKind::Person)
     }
 }
 
@@ -61,7 +59,8 @@ fn bind(logins: &Logins, place: Place, person: Verified, seconds: i64) {
         person: Arc::new(person),
     };
     inner.bound.insert(place, bound);
-    logins.changed();
+    drop(inner);
+    logins.changed(place);
 }
 
 #[test]

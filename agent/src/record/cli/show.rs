@@ -392,7 +392,12 @@ fn approver(by: Option<&proto::Approver>) -> String {
     } else {
         format!(", logged in as {}", by.login_user)
     };
-    printable(&format!("{} (uid {}{login})", by.user, by.uid)).into_owned()
+    let person = if by.person_subject.is_empty() {
+        String::new()
+    } else {
+        format!(", {} at {}", by.person_name, by.person_issuer_name)
+    };
+    printable(&format!("{} (uid {}{login}{person})", by.user, by.uid)).into_owned()
 }
 
 /// A reason behind what it is for, if there is one.

@@ -9,6 +9,7 @@ mod policies;
 mod saml;
 mod shown;
 mod sign_in;
+mod slack;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -35,7 +35,11 @@ impl Shell {
 
     /// The first line that a command says.
     fn run(&mut self, command: &str) -> String {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{command} || echo failed").unwrap();
+        self.line(&format!("{command} || echo failed"))
+    }
+
+    fn line(&mut self, command: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{command}").unwrap();
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim().to_owned()
@@ -43,7 +47,7 @@ impl Shell {
 
     /// Starts something that stays for as long as the shell does; its process id.
     fn start(&mut self, command: &str) -> u32 {
-        let pid = self.run(command).parse().unwrap();
+        let pid = self.line(command).parse().unwrap();
         // Until it is what was asked for.
         while Seat::of(pid, None).is_err() {}
         pid
