@@ -193,17 +193,6 @@ pub fn event(
             put("destination", &body.destination);
             put("verdict", &body.verdict);
         }
-        Some(
-            Body::PersonSignedIn(body)
-            | Body::PersonSignedOut(body)
-            | Body::PersonExpired(body)
-            | Body::PersonGroupsChanged(body)
-            | Body::PersonRefused(body),
-        ) => {
-            put("user", &body.process.clone().unwrap_or_default().user);
-            put("status", &body.reason);
-            put("detail", &format!("{} ({}) {}", body.name, body.issuer_name, body.groups.join(" ")));
-        }
         Some(Body::IdentityChanged(body)) => {
             let subject = Subject {
                 person: body.person.clone(),
@@ -219,6 +208,17 @@ pub fn event(
             put("exe", &subject.exe);
             put("status", &"refused");
             put("detail", &format!("{}: {}", body.issuer_name, body.reason));
+        }
+        Some(
+            Body::PersonSignedIn(body)
+            | Body::PersonSignedOut(body)
+            | Body::PersonExpired(body)
+            | Body::PersonGroupsChanged(body)
+            | Body::PersonRefused(body),
+        ) => {
+            put("user", &body.process.clone().unwrap_or_default().user);
+            put("status", &body.reason);
+            put("detail", &format!("{} ({}) {}", body.name, body.issuer_name, body.groups.join(" ")));
         }
         Some(Body::PolicyLoaded(body)) => put("detail", &body.hash),
         Some(Body::PolicyRejected(body)) => put("detail", &body.reason),

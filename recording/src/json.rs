@@ -103,11 +103,6 @@ fn body(body: &Body) -> Value {
             "count": body.count,
         }),
         Body::Lost(body) => json!({"events": body.events, "reason": body.reason}),
-        Body::PersonSignedIn(body)
-        | Body::PersonSignedOut(body)
-        | Body::PersonExpired(body)
-        | Body::PersonGroupsChanged(body)
-        | Body::PersonRefused(body) => person(body),
         Body::IdentityChanged(body) => json!({
             "person": body.person.as_ref().map(verified),
             "workload": body.workload.as_ref().map(verified),
@@ -121,6 +116,11 @@ fn body(body: &Body) -> Value {
             "owner_pid": body.owner_pid,
             "owner_uid": body.owner_uid,
         }),
+        Body::PersonSignedIn(body)
+        | Body::PersonSignedOut(body)
+        | Body::PersonExpired(body)
+        | Body::PersonGroupsChanged(body)
+        | Body::PersonRefused(body) => person(body),
         Body::FlowStarted(body) => json!({
             "subject": body.subject.as_ref().map(subject),
             "client": body.client,

@@ -47,6 +47,16 @@ impl Browser {
         Ok(browser)
     }
 
+    /// Signs in to another account at the same collector.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn another(&self, name: &str, password: &str) -> Result<Self> {
+        let browser = Self { base: self.base.clone(), directory: crate::temporary_directory("browser")? };
+        browser.submit("/sign-in", &[("name", name), ("password", password)])?;
+        Ok(browser)
+    }
+
     fn curl(&self, path: &str, arguments: &[String]) -> Result<Finished> {
         let jar = self.directory.path().join("cookies");
         let mut command = Command::new("curl");
@@ -69,7 +79,15 @@ impl Browser {
     /// # Errors
     /// The page has no form, or it is refused.
     pub fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Result<String> {
-        let page = self.get(path)?;
+        self.submit_to(path, path, fields)
+    }
+
+    /// Fills in a form of a page that is sent elsewhere.
+    ///
+    /// # Errors
+    /// The page has no form, or it is refused: the error has what was answered.
+    pub fn submit_to(&self, page: &str, path: &str, fields: &[(&str, &str)]) -> Result<String> {
+        let page = self.get(page)?;
         let secret = page.split_once(r#"name="csrf" value=""#).and_then(|(_, rest)| rest.split_once('"'));
         let (secret, _) = secret.with_context(|| format!("no form on {path}: {page}"))?;
         let mut arguments = vec!["--data-urlencode".to_owned(), format!("csrf={secret}")];

@@ -70,11 +70,11 @@ pub(crate) struct Agent {
     shipping: Arc<Shipping>,
     approvals: Arc<Desk>,
     identity: Reader,
+    workloads: Workloads,
     /// People who have signed in.
     logins: Arc<Logins>,
     /// Itself, for tasks that outlive a request.
     me: Weak<Self>,
-    workloads: Workloads,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
     limits: Limits,
@@ -152,7 +152,6 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let (credentials, warnings) =
         tokio::task::block_in_place(|| Credentials::load(&config.credentials, file))?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let issuers = Arc::new(Issuers::new(&config.identity)?);
     let names = &tls.hosts() | &credentials.host_names();
     let central = Central::open(&config.state, recorder.public_key().fingerprint(), config.central_policies);
     let central = Arc::new(central.context("cannot go by the collector's policies")?);
@@ -161,6 +160,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let events = interceptor.events().context("the kernel's reports are taken already")?;
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
+    let issuers = Arc::new(Issuers::new(&config.identity)?);
     let logins = {
         let recorder = Arc::clone(&recorder);
         Logins::new(
@@ -180,9 +180,9 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         shipping: Arc::default(),
         approvals: Desk::new(config.approvals.bounds()),
         identity: Reader::new(Box::new(move |pid| programs.of(pid))),
+        workloads: Workloads::new(issuers),
         logins,
         me: Weak::clone(me),
-        workloads: Workloads::new(issuers),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),

@@ -7,6 +7,8 @@
 //!
 //! The host checks everything again, and has the last word: [`answer`] waits for it.
 
+pub mod ask;
+
 use std::time::Duration;
 
 use interlock_recording::ledger::proto::entry::Body;

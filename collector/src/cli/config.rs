@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::output;
+use crate::approvals::ask;
 use crate::config::Config;
 use crate::sign_in::Providers;
 use crate::storage::{Database, Segments};
@@ -31,6 +32,10 @@ fn check_files(config: &Config) -> Vec<anyhow::Error> {
     for output in &config.outputs {
         let error = outputs::check_files(output).err();
         wrong.extend(error.map(|error| error.context(format!("outputs: {}", output.name))));
+    }
+    for ask in &config.approvals.ask {
+        let error = ask::check_files(ask).err();
+        wrong.extend(error.map(|error| error.context(format!("approvals: {}", ask.name()))));
     }
     if let Some(directory) = &config.checkpoints
         && !directory.is_dir()

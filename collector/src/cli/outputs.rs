@@ -27,7 +27,7 @@ pub(super) enum Command {
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     let parts = serve::open_existing(config).await?;
     let store = &parts.intake.store;
-    let configured: Vec<Configured> = config.outputs.iter().map(Configured::of).collect();
+    let configured: Vec<Configured> = Configured::all(config);
     match command {
         Command::List { json: true } => {
             for item in outputs::view(&configured, store.outputs().await?) {
@@ -58,7 +58,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
         }
         Command::Remove { name } => {
             anyhow::ensure!(
-                !config.outputs.iter().any(|configured| configured.name == name),
+                !Configured::all(config).iter().any(|configured| configured.name() == name),
                 "{name} is configured: take it out of `outputs:` first, and start the collector anew"
             );
             let mut write = store.write().await?;

@@ -21,16 +21,16 @@ const EVENTS: usize = 200;
 
 /// What pages a list.
 #[derive(Debug, Args)]
-struct Paging {
+pub(super) struct Paging {
     /// At most so many, 1 to 500.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
-    limit: u16,
+    pub(super) limit: u16,
     /// From where the list before this one ended.
     #[arg(long)]
     cursor: Option<String>,
     /// One JSON object a line, as the API gives them.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -168,22 +168,22 @@ pub(super) struct HostEvents {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
-fn refused(problem: Problem) -> anyhow::Error {
+pub(super) fn refused(problem: Problem) -> anyhow::Error {
     anyhow::anyhow!("{}", problem.detail)
 }
 
 /// What was given, by the names that the API calls it by.
-fn params(given: &[(&str, &Option<String>)]) -> Params {
+pub(super) fn params(given: &[(&str, &Option<String>)]) -> Params {
     let given = given.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value).clone()?)));
     Params(given.collect())
 }
 
-async fn open(config: &Config) -> anyhow::Result<std::sync::Arc<Intake>> {
+pub(super) async fn open(config: &Config) -> anyhow::Result<std::sync::Arc<Intake>> {
     Ok(serve::open_existing(config).await?.intake)
 }
 
 /// One object a line, safe to print.
-fn line(value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn line(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = Vec::new();
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, SafeJson))?;
     text.push(b'\n');
@@ -193,7 +193,7 @@ fn line(value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// Prints a page, and on standard error how to go on from it.
-fn page<T: Serialize>(
+pub(super) fn page<T: Serialize>(
     page: &Page<T>,
     json: bool,
     head: &[&str],
@@ -213,7 +213,7 @@ fn page<T: Serialize>(
     Ok(ExitCode::SUCCESS)
 }
 
-fn cut(text: &str, length: usize) -> String {
+pub(super) fn cut(text: &str, length: usize) -> String {
     let line = text.replace(['\n', '\r', '\t'], " ");
     if line.chars().count() <= length { line } else { line.chars().take(length).chain(['…']).collect() }
 }
@@ -424,7 +424,7 @@ pub(super) async fn host_events(config: &Config, list: &HostEvents) -> anyhow::R
     })
 }
 
-fn cursor(paging: &Paging) -> anyhow::Result<Option<i64>> {
+pub(super) fn cursor(paging: &Paging) -> anyhow::Result<Option<i64>> {
     let cursor = paging.cursor.as_deref().map(str::parse).transpose();
     cursor.map_err(|_| anyhow::anyhow!("--cursor is what the list before this one ended with, a number"))
 }

@@ -188,14 +188,14 @@ fn default_message_bytes() -> usize {
 
 /// Scheme, host and port of a URL.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    pub(super) scheme: String,
-    pub(super) host: String,
-    pub(super) port: Option<u16>,
+pub(crate) struct Server {
+    pub(crate) scheme: String,
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
 }
 
 /// Takes a URL apart; `None` when it is none. What is after the port is left out.
-pub(super) fn server(url: &str) -> Option<Server> {
+pub(crate) fn server(url: &str) -> Option<Server> {
     let (scheme, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') || url.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -220,7 +220,7 @@ pub(super) fn server(url: &str) -> Option<Server> {
 }
 
 /// Whether it is this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 

@@ -101,9 +101,20 @@ impl Sender {
 }
 
 /// When the receiver wants to be asked again.
-pub(super) fn later(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn later(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+/// Reads a secret from a file that is not for everyone: its first line.
+///
+/// # Errors
+/// As [`secret_file`], or the line is empty.
+pub(crate) fn secret_line(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let text = secret_file(path)?;
+    let line = text.lines().next().unwrap_or_default().trim();
+    anyhow::ensure!(!line.is_empty(), "{}: the first line holds no secret", path.display());
+    Ok(Zeroizing::new(line.to_owned()))
 }
 
 /// Reads a secret from a file that is not for everyone.

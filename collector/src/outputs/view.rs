@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use super::config::{Output, server};
+use crate::approvals::ask::Ask;
+use crate::config::Config;
 use crate::store::OutputState;
 
 /// What is shown of an output's configuration.
@@ -18,7 +20,7 @@ pub struct Configured {
 pub struct OutputView {
     /// How it fares, in a word or two: `well`, `failing`, `refused` or `not configured`.
     pub state: &'static str,
-    /// webhook, syslog, otlp, kafka; empty when it is not configured.
+    /// webhook, syslog, otlp, kafka, or how approvers are asked; empty when it is not configured.
     pub kind: &'static str,
     /// Where to, without what can be secret; empty when it is not configured.
     pub to: String,
@@ -36,6 +38,34 @@ fn bare(url: &str) -> String {
 }
 
 impl Configured {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is shown of a way to ask approvers.
+    pub fn asking(ask: &Ask) -> Self {
+        let to = match ask {
+            Ask::Slack(slack) => format!("channel {}", slack.channel),
+            Ask::Teams(_) => String::new(),
+            Ask::Email(email) => email.to.join(", "),
+            Ask::Webhook(webhook) => bare(&webhook.url),
+        };
+        let kind = match ask.kind() {
+            "slack" => "asks in Slack",
+            "teams" => "asks in Teams",
+            "email" => "asks by mail",
+            _ => "asks by webhook",
+        };
+        Self { name: ask.place(), kind, to }
+    }
+
+    /// All outputs of a configuration, and all ways to ask.
+    pub fn all(config: &Config) -> Vec<Self> {
+        let asks = config.approvals.ask.iter().map(Self::asking);
+        config.outputs.iter().map(Self::of).chain(asks).collect()
+    }
+
     /// What is shown of `output`.
     pub fn of(output: &Output) -> Self {
         let (kind, to) = if let Some(webhook) = &output.webhook {

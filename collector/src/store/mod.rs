@@ -10,6 +10,7 @@
 mod agents;
 mod api_tokens;
 mod approvals;
+mod asks;
 mod attempts;
 mod audit;
 mod batch;
@@ -55,6 +56,7 @@ use tokio::sync::{Mutex, MutexGuard};
 pub use agents::{Agent, Enrolment, HealthReport};
 pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
 pub use approvals::{Approval, ApprovalFilter, ApprovalNews, NewVote, Vote, WholeApproval, approval_id};
+pub use asks::{ChatLink, Person, SentMessage};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
 pub use clock::Clock;

@@ -13,6 +13,7 @@ pub(super) const STEPS: &[&str] = &[
     SIGN_IN,
     ORDER,
     super::approvals::TABLES,
+    super::asks::TABLES,
 ];
 
 /// Full-text search, which the two databases do in different ways.

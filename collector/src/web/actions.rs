@@ -281,8 +281,11 @@ pub(super) async fn reset(
     let codes = write.remove_totp(name).await?;
     write.end_sign_ins(name, "").await?;
     let tokens = write.revoke_api_tokens(name).await?;
-    let detail =
-        format!("{}{tokens} API tokens revoked", if codes { "one-time codes removed, " } else { "" });
+    let links = write.unlink_chats(name).await?;
+    let detail = format!(
+        "{}{tokens} API tokens revoked, {links} users in chats unlinked",
+        if codes { "one-time codes removed, " } else { "" }
+    );
     write.audit(by.who, "user.reset", name, &detail, by.address).await?;
     Ok(write.commit().await?)
 }

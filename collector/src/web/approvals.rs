@@ -16,19 +16,12 @@ use super::State;
 use super::actions;
 use super::api::{Answer, answer, done, ok};
 use super::guard::{Actor, By};
-use super::params::{Json, PAGING, Params};
+use super::params::{APPROVALS, Json, PAGING, Params};
 use super::problem::Problem;
 use super::role::VALUES;
 use crate::administer;
 use crate::approvals::{self, Account, DecideError, Decision};
-use crate::store::{Approval, ApprovalFilter, Vote, WholeApproval};
-
-/// The filters of requests.
-pub(super) const FILTERS: &[&str] = &["state", "text", "host", "user", "rule", "since", "until"];
-
-/// What `state` can be.
-const STATES: [&str; 8] =
-    ["pending", "decided", "unreviewed", "approved", "broken_glass", "denied", "expired", "withdrawn"];
+use crate::store::{Approval, Vote, WholeApproval};
 
 impl From<DecideError> for Problem {
     fn from(error: DecideError) -> Self {
@@ -79,39 +72,10 @@ pub(super) async fn find(
     if actor.may(VALUES) || !account.entitled(&found).is_empty() { Ok(found) } else { Err(missing()) }
 }
 
-/// The requests that are asked for.
-pub(super) async fn filter(
-    state: &State,
-    params: &Params,
-    groups: Option<Vec<String>>,
-) -> Result<ApprovalFilter, Problem> {
-    let wanted = params.get("state").map(str::to_owned);
-    if let Some(wanted) = &wanted
-        && !STATES.contains(&wanted.as_str())
-    {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, format!("state is one of {}.", STATES.join(", "))));
-    }
-    let hosts = match params.get("host") {
-        None => None,
-        Some(host) => Some(state.store.hosts_called(host).await?),
-    };
-    let text = |name| params.get(name).map(str::to_owned);
-    Ok(ApprovalFilter {
-        groups,
-        state: wanted,
-        text: text("text"),
-        hosts,
-        user: text("user"),
-        rule: text("rule"),
-        since_ns: params.time("since")?,
-        until_ns: params.time("until")?,
-    })
-}
-
 pub(super) async fn list(Use(state): Use<State>, actor: Actor, params: Params) -> Answer {
-    params.only(&[FILTERS, PAGING])?;
+    params.only(&[APPROVALS, PAGING])?;
     let account = account(&state, &actor).await?;
-    let filter = filter(&state, &params, sees(&actor, &account)).await?;
+    let filter = params.approvals(&state.store, sees(&actor, &account)).await?;
     ok(&state.store.approvals(&filter, params.number("cursor")?, params.limit()?).await?)
 }
 
@@ -122,10 +86,10 @@ fn by(by: Option<&ApprovalBy>) -> Value {
     )
 }
 
-/// All of a request.
-pub(super) fn whole(
+/// All of a request; `account` is whoever looks at it.
+pub(crate) fn whole(
     one: &WholeApproval,
-    account: &Account,
+    account: Option<&Account>,
     votes: &[Vote],
     alike: &[Approval],
 ) -> Result<Value, Problem> {
@@ -173,7 +137,9 @@ pub(super) fn whole(
         "scope": standing.scope,
         "votes": votes,
         "alike": alike,
-        "may_decide": item.state == "pending" && !account.entitled(one).is_empty() && !account.asks(one),
+        "may_decide": account.is_some_and(|account| {
+            item.state == "pending" && !account.entitled(one).is_empty() && !account.asks(one)
+        }),
     });
     if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
         value.extend(more);
@@ -187,7 +153,7 @@ pub(super) async fn show(Use(state): Use<State>, actor: Actor, Path(id): Path<St
     actions::noted(&state, &actor, "approval.view", &one.item.id, "").await?;
     let votes = state.store.approval_votes(&one.item.id).await?;
     let alike = state.store.approvals_alike(&one, sees(&actor, &account).as_deref()).await?;
-    ok(&whole(&one, &account, &votes, &alike)?)
+    ok(&whole(&one, Some(&account), &votes, &alike)?)
 }
 
 #[derive(Deserialize)]

@@ -334,7 +334,7 @@ fn known_name(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Whether the configuration still lets an account in: one of a provider that it has, if the name is not
 /// another's by now; one of the collector's own while those sign in or this one is being recovered.
-fn lets_in(providers: &Providers, provider: &str, issuer: &str, recovery_until_ns: i64) -> bool {
+pub(super) fn lets_in(providers: &Providers, provider: &str, issuer: &str, recovery_until_ns: i64) -> bool {
     match provider {
         "" => providers.local || recovery_until_ns > now_ns(),
         provider => providers.get(provider).is_some_and(|provider| provider.issuer() == issuer),

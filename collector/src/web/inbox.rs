@@ -17,12 +17,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use zeroize::Zeroizing;
 
 use super::State;
-use super::approvals::{FILTERS, account, decide, filter, find, reviewed, sees};
+use super::approvals::{account, decide, find, reviewed, sees};
 use super::filters;
 use super::guard::Actor;
 use super::lists::{Chip, More, chips};
 use super::page::{Layout, Notice, done, show};
-use super::params::{Fields, PAGING, Params};
+use super::params::{APPROVAL_STATES, APPROVALS, Fields, PAGING, Params};
 use super::problem::Problem;
 use super::session::Identity;
 use super::sign_in;
@@ -90,8 +90,8 @@ impl InboxPart {
 }
 
 async fn listed(state: &State, actor: &Actor, account: &Account, params: &Params) -> Result<Listed, Problem> {
-    params.only(&[FILTERS, PAGING, &["done"]])?;
-    let mut filter = filter(state, params, sees(actor, account)).await?;
+    params.only(&[APPROVALS, PAGING, &["done"]])?;
+    let mut filter = params.approvals(&state.store, sees(actor, account)).await?;
     filter.state.get_or_insert_with(|| "pending".to_owned());
     let limit = params.limit()?;
     let page: Page<Approval> = state.store.approvals(&filter, params.number("cursor")?, limit).await?;
@@ -103,14 +103,13 @@ async fn listed(state: &State, actor: &Actor, account: &Account, params: &Params
 pub(super) async fn inbox(Use(state): Use<State>, actor: Actor, params: Params) -> Result<Response, Problem> {
     let account = account(&state, &actor).await?;
     let listed = listed(&state, &actor, &account, &params).await?;
-    let chips = chips(&params, FILTERS);
+    let chips = chips(&params, APPROVALS);
     let all = sees(&actor, &account).is_none();
     let query = Params(params.0.iter().filter(|(key, _)| key != "done").cloned().collect()).with("", "");
     let notice = Notice::done(params.get("done"));
     let layout = Layout::new(&state, actor, "approvals", "Approvals", notice).await?;
     let groups = account.owner.groups;
-    let states =
-        ["pending", "decided", "unreviewed", "approved", "broken_glass", "denied", "expired", "withdrawn"];
+    let states = APPROVAL_STATES;
     let page = InboxPage { page: layout, params: &params, listed, chips, groups, all, query, states };
     show(StatusCode::OK, &page)
 }

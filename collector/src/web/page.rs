@@ -44,6 +44,8 @@ impl Notice {
             "totp" => "From now on you need a one-time code to sign in.",
             "totp-removed" => "One-time codes are no longer needed to sign in.",
             "signed-out" => "That browser is signed out.",
+            "linked" => "It is linked: you can decide from there.",
+            "unlinked" => "It is linked no more. It counts at once.",
             "others-signed-out" => "All other browsers are signed out.",
             "token-revoked" => "The token is revoked. It counts no longer.",
             "user-added" => "The account is added.",

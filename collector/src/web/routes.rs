@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::role::{ADMIN, ALL, AUDIT, REVIEW, Roles, VALUES};
 use super::{
     State, account, admin, api, approvals, assets, export, federated, follow, guard, health, hosts, inbox,
-    lists, page, policies, prove, session, sign_in,
+    lists, page, policies, prove, session, sign_in, slack,
 };
 
 /// For whom a route is.
@@ -95,6 +95,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/sign-in/saml/{provider}/metadata", OPEN, || get(federated::saml_metadata)),
     Route::from_elsewhere("/sign-in/saml/{provider}/consume", || post(federated::saml_consume)),
     Route::page(GET, "/sign-in/saml/{provider}/finish", OPEN, || get(federated::saml_finish)),
+    Route::from_elsewhere("/hooks/slack", || post(slack::hook)),
     Route::page(GET, "/set-up/{token}", OPEN, || get(sign_in::set_up_page)),
     Route::page(POST, "/set-up/{token}", OPEN, || post(sign_in::set_up)),
     Route::page(GET, "/healthz", OPEN, || get(health::alive)),
@@ -140,6 +141,9 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(GET, "/account", EVERYONE, || get(account::page)),
     Route::page(GET, "/account/again", EVERYONE, || get(inbox::again)),
     Route::page(POST, "/account/again", EVERYONE, || post(inbox::sign_in_again)),
+    Route::page(GET, "/account/link/{token}", EVERYONE, || get(slack::link_page)),
+    Route::page(POST, "/account/link/{token}", EVERYONE, || post(slack::confirm_link)),
+    Route::page(POST, "/account/links/end", EVERYONE, || post(slack::end_link)),
     Route::page(POST, "/account/password", EVERYONE, || post(account::password)),
     Route::page(POST, "/account/codes", EVERYONE, || post(account::propose_codes)),
     Route::page(POST, "/account/codes/confirm", EVERYONE, || post(account::confirm_codes)),

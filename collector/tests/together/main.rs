@@ -1,6 +1,8 @@
 //! Collectors that share PostgreSQL and S3: what one collector with a directory does, they do too.
 #![expect(clippy::panic, reason = "a test fails by it")]
 
+#[path = "../taken/approvals.rs"]
+mod approvals;
 #[path = "../taken/evidence.rs"]
 mod evidence;
 #[path = "../taken/hostile.rs"]

@@ -19,7 +19,9 @@ const PAGES: usize = 400;
 async fn fill(intake: &Intake) {
     let store = &intake.store;
     let mut host = SampleHost::enrol(store, "bastion", 5).await.expect("enrolled");
-    let mut other = SampleHost::enrol(store, HOSTILE, 6).await.expect("enrolled");
+    // Names of hosts are looked at when they enrol.
+    let name = HOSTILE.replace('\0', "");
+    let mut other = SampleHost::enrol(store, &name, 6).await.expect("enrolled");
     for number in 0..60 {
         let session = SampleSession {
             started_ns: now_ns() - 1_000_000_000 * (1000 - number),
@@ -86,13 +88,13 @@ async fn walk(intake: Arc<Intake>) -> BTreeSet<String> {
     let link = if setup.starts_with('/') { format!("{base}{setup}") } else { setup };
     let walked = tokio::task::spawn_blocking(move || {
         let browser = Browser::by_link(&link).expect("set up");
-        let mut ahead: Vec<String> = vec!["/".into()];
+        let mut ahead: Vec<String> = vec!["/sessions".into()];
         let document: serde_json::Value =
             serde_json::from_str(&browser.get("/api/v1/openapi.json").expect("the document")).expect("JSON");
         let paths = document["paths"].as_object().expect("paths");
-        // What needs more than its address is reached by links or not at all.
+        // What needs more than its address is reached by links or not at all, and nobody has signed checkpoints here.
         let plain = paths.iter().filter(|(path, about)| !path.contains('{') && about.get("get").is_some());
-        let needs_more = ["/api/v1/ledger/consistency"];
+        let needs_more = ["/api/v1/ledger/consistency", "/api/v1/ledger/checkpoint"];
         ahead.extend(plain.map(|(path, _)| path.clone()).filter(|path| !needs_more.contains(&path.as_str())));
         let (mut met, mut seen) = (BTreeSet::new(), BTreeSet::new());
         while let Some(path) = ahead.pop() {
@@ -131,7 +133,8 @@ async fn every_page_is_the_same_on_both_databases() {
     let (embedded, shared) = (walk(embedded).await, walk(shared).await);
     let apart: Vec<_> = embedded.symmetric_difference(&shared).collect();
     assert!(apart.is_empty(), "{apart:#?}");
-    for page in ["/ None", "/findings None", "/rules None", "/admin/users None", "/api/v1/sessions Some(50)"]
+    for page in
+        ["/sessions None", "/findings None", "/rules None", "/admin/users None", "/api/v#/sessions Some(50)"]
     {
         assert!(shared.contains(page), "{page} is not among {shared:#?}");
     }

@@ -15,6 +15,7 @@ fn verified(subject: &str, claims: Value) -> Verified {
         name: subject.to_owned(),
         groups: vec!["dba".to_owned()],
         claims,
+        recorded: std::collections::BTreeMap::new(),
         expires: Timestamp::now() + Duration::from_secs(3600),
         authenticated: None,
         ..Verified::example(IdentityKind::Person)

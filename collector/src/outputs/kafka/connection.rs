@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::scram::{Hash, Scram};
 use super::wire::{self, Garbled, Reader, Writer, error, key};
 use crate::outputs::config::{Sasl, SaslMechanism};
-use crate::outputs::send::secret_file;
+use crate::outputs::send::secret_line;
 
 /// For connecting, and for the TLS handshake.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -136,7 +136,7 @@ impl Connection {
     }
 
     async fn sign_in(&mut self, sasl: &Sasl) -> Result<(), BrokerError> {
-        let password = password(sasl).map_err(|error| self.wrong(format_args!("{error:#}")))?;
+        let password = secret_line(&sasl.password).map_err(|error| self.wrong(format_args!("{error:#}")))?;
         let name = match sasl.mechanism {
             SaslMechanism::Plain => "PLAIN",
             SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
@@ -195,12 +195,4 @@ impl Connection {
         }
         Ok(bytes)
     }
-}
-
-/// The password: the first line of its file.
-pub(super) fn password(sasl: &Sasl) -> anyhow::Result<Zeroizing<String>> {
-    let text = secret_file(&sasl.password)?;
-    let line = text.lines().next().unwrap_or_default();
-    anyhow::ensure!(!line.is_empty(), "{}: the first line holds no password", sasl.password.display());
-    Ok(Zeroizing::new(line.to_owned()))
 }

@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::config::{self, Kafka};
 use super::message::Message;
-use super::send::Failure;
+use super::send::{Failure, secret_line};
 use super::tls;
 use crate::store::now_ns;
 use connection::{BrokerError, Connection};
@@ -77,7 +77,7 @@ impl From<BrokerError> for Trouble {
 impl Producer {
     pub(super) fn new(config: &Kafka, plaintext: bool, collector: &str) -> anyhow::Result<Self> {
         if let Some(sasl) = &config.sasl {
-            connection::password(sasl)?;
+            secret_line(&sasl.password)?;
         }
         let encrypted = config.servers.first().is_some_and(|server| server.starts_with("tls://"));
         let shown = config.certificate.as_ref().zip(config.key.as_ref());

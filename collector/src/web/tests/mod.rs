@@ -1,6 +1,7 @@
 //! The pages and the API as browsers and programs meet them, without a network between.
 
 mod access;
+mod approvals;
 mod exported;
 mod fake;
 mod federated;
@@ -8,6 +9,7 @@ mod policies;
 mod saml;
 mod shown;
 mod sign_in;
+mod slack;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
