@@ -14,6 +14,7 @@ pub(super) const STEPS: &[&str] = &[
     ORDER,
     APPROVALS,
     super::asks::TABLES,
+    IDENTITY,
 ];
 
 /// Full-text search, which the two databases do in different ways.
@@ -147,6 +148,12 @@ ALTER TABLE agents ADD COLUMN clock_set_event BIGINT;
 ALTER TABLE agents ADD COLUMN indexed_index BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE agents ADD COLUMN indexed_hash {blob};
 CREATE INDEX agents_inactive ON agents (host) WHERE state <> 'active';
+";
+
+/// Who is proven to stand behind sessions.
+const IDENTITY: &str = "
+-- The verified person and workload when the session began: name, subject and issuer; empty when there are none.
+ALTER TABLE sessions ADD COLUMN identity TEXT NOT NULL DEFAULT '';
 ";
 
 /// Accounts from identity providers, and tokens that may do a part of what their role may.
