@@ -89,9 +89,9 @@ pub(super) async fn set_owner(
     state: &State,
     actor: &Actor,
     name: &str,
-    groups: Option<Vec<String>>,
-    logins: Option<Vec<String>>,
-    email: Option<String>,
+    groups: Option<&[String]>,
+    logins: Option<&[String]>,
+    email: Option<&str>,
 ) -> Result<(), Problem> {
     if name == actor.name {
         return Err(Problem::invalid(
@@ -107,9 +107,9 @@ pub(super) async fn owner(
     state: &State,
     by: By<'_>,
     name: &str,
-    groups: Option<Vec<String>>,
-    logins: Option<Vec<String>>,
-    email: Option<String>,
+    groups: Option<&[String]>,
+    logins: Option<&[String]>,
+    email: Option<&str>,
 ) -> Result<(), Problem> {
     let known = state.store.user(name).await?.ok_or_else(|| Problem::not_found("account"))?;
     if !known.provider.is_empty() && (groups.is_some() || email.is_some()) {
@@ -119,8 +119,8 @@ pub(super) async fn owner(
             known.provider
         )));
     }
-    let email = email.map(|email| email.trim().to_owned());
-    if let Some(groups) = &groups
+    let email = email.map(str::trim);
+    if let Some(groups) = groups
         && (groups.len() > 100 || !groups.iter().all(|group| is_group(group)))
     {
         return Err(Problem::invalid(
@@ -131,25 +131,25 @@ pub(super) async fn owner(
     let plain = |login: &String| {
         (1..=100).contains(&login.len()) && !login.contains(|c: char| c.is_whitespace() || c.is_control())
     };
-    if logins.as_ref().is_some_and(|logins| logins.len() > 50 || !logins.iter().all(plain)) {
+    if logins.is_some_and(|logins| logins.len() > 50 || !logins.iter().all(plain)) {
         return Err(Problem::invalid(
             "Login names have up to 100 characters and no blanks; 50 of them at most.",
         ));
     }
-    if email.as_ref().is_some_and(|email| email.len() > 254 || email.contains(char::is_control)) {
+    if email.is_some_and(|email| email.len() > 254 || email.contains(char::is_control)) {
         return Err(Problem::invalid("An e-mail address has up to 254 characters."));
     }
     let mut detail = Vec::new();
     let mut write = state.store.write().await?;
-    if let Some(groups) = &groups {
+    if let Some(groups) = groups {
         write.set_groups(name, groups).await?;
         detail.push(format!("groups {}", groups.join(" ")));
     }
-    if let Some(logins) = &logins {
+    if let Some(logins) = logins {
         write.set_logins(name, logins).await?;
         detail.push(format!("logins {}", logins.join(" ")));
     }
-    if let Some(email) = &email {
+    if let Some(email) = email {
         write.set_email(name, email).await?;
         detail.push(format!("e-mail {email}"));
     }

@@ -109,8 +109,11 @@ pub(super) async fn set_owner(
         |text: &str| text.split([' ', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect();
     let field = |name: &str| fields.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let (groups, logins, email) = (field("groups"), field("logins"), field("email"));
-    let (groups, logins) = (groups.as_deref().map(words), logins.as_deref().map(words));
-    match actions::set_owner(&state, &actor, &name, groups, logins, email).await {
+    let (groups, logins): (Option<Vec<String>>, Option<Vec<String>>) =
+        (groups.as_deref().map(words), logins.as_deref().map(words));
+    match actions::set_owner(&state, &actor, &name, groups.as_deref(), logins.as_deref(), email.as_deref())
+        .await
+    {
         Ok(()) => Ok(done("/admin/users", "user-owner")),
         Err(problem) if problem.is_theirs() => {
             user_page(&state, actor, &name, Some(Notice::bad(&problem))).await

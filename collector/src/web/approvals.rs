@@ -273,6 +273,6 @@ pub(super) async fn set_owner(
     Json(given): Json<Owner>,
 ) -> Answer {
     let Owner { groups, logins, email } = given;
-    actions::set_owner(&state, &actor, &name, groups, logins, email).await?;
+    actions::set_owner(&state, &actor, &name, groups.as_deref(), logins.as_deref(), email.as_deref()).await?;
     done()
 }

@@ -165,7 +165,7 @@ pub async fn set_owner(
     email: Option<String>,
 ) -> anyhow::Result<()> {
     let by = By { who, address: "" };
-    actions::owner(state, by, name, groups, logins, email)
+    actions::owner(state, by, name, groups.as_deref(), logins.as_deref(), email.as_deref())
         .await
         .map_err(|problem| anyhow::anyhow!("{name}: {}", problem.detail))
 }
