@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
-use std::time::Duration;
-
 use interlock_tests::people::{People, Shell};
 use interlock_tests::process::LIMIT;
 use interlock_tests::{Postgres, Stage, client, wait_for};
@@ -161,7 +159,9 @@ fn a_person_stands_behind_their_login_session_alone() {
     let left: Vec<_> =
         std::fs::read_dir(scene.stage.agent.run()).unwrap().flatten().map(|e| e.file_name()).collect();
     assert!(
-        left.iter().all(|name| ["control.sock", "lock"].iter().any(|known| name.to_str() == Some(known))),
+        left.iter().all(|name| ["control.sock", "agent.lock", "authority.pem", "trust"]
+            .iter()
+            .any(|known| name.to_str() == Some(known))),
         "{left:?}"
     );
     let verified = scene.stage.agent.interlock(&["sessions", "verify"]).unwrap();
@@ -211,7 +211,7 @@ fn with_a_browser() {
 fn who_does_not_prove_it_is_not_signed_in() {
     let scene = Scene::new("", "default: allow");
     let mut shell = scene.session(ALICE);
-    let mut refused = |shell: &mut Shell, why: &str| {
+    let refused = |shell: &mut Shell, why: &str| {
         let (said, code) = shell.end().unwrap();
         assert!(code == 1 && said.contains(why), "{why}: {said}");
         assert_eq!(name(shell, ""), None);
@@ -314,5 +314,176 @@ fn a_code_is_of_use_to_whoever_is_meant_alone() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert!(ask("0123456789abcdef").contains("no such sign-in under way"));
-    std::thread::sleep(Duration::ZERO);
+}
+
+/// psql that is told one command after the other, in one connection.
+struct Psql {
+    directory: tempfile::TempDir,
+}
+
+impl Psql {
+    /// Started by `shell`, with `prefix` before it.
+    fn start(shell: &mut Shell, prefix: &str) -> Self {
+        let directory = interlock_tests::temporary_directory("psql").unwrap();
+        let at = directory.path().display();
+        let (said, code) = shell
+            .run(&format!(
+                "mkfifo {at}/in && touch {at}/out && chmod 666 {at}/*; \
+                 {prefix} psql -X -A -t -q -v VERBOSITY=verbose \"$PGURL\" < {at}/in > {at}/out 2>&1 & exec {{keep}}> {at}/in"
+            ))
+            .unwrap();
+        assert_eq!(code, 0, "{said}");
+        Self { directory }
+    }
+
+    /// Runs SQL; what it said about it.
+    fn ask(&self, sql: &str) -> String {
+        let out = self.directory.path().join("out");
+        let before = std::fs::read_to_string(&out).unwrap().len();
+        let mark = format!("mark {before}");
+        std::fs::write(self.directory.path().join("in"), format!("{sql}\n\\echo {mark}\n")).unwrap();
+        let mut said = String::new();
+        wait_for("psql's answer", LIMIT, || {
+            said = std::fs::read_to_string(&out).unwrap()[before..].to_owned();
+            said.contains(&mark)
+        })
+        .unwrap_or_else(|error| panic!("{error}: {said}"));
+        said
+    }
+}
+
+const RULES: &str = "rules:
+  - {name: people, match: {sql: {}}, action: allow, require_identity: person}
+  - {name: dba-alone-writes, match: {sql: {kind: insert}, not_identity: {groups: dba}}, action: deny, message: Only a dba writes.}
+";
+
+#[test]
+fn a_connection_has_the_person_as_they_come_and_go() {
+    let scene = Scene::new(", recheck_seconds: 1", RULES);
+    scene.stage.postgres.admin("CREATE TABLE t (v text)").unwrap();
+    let mut shell = scene.session(ALICE);
+    let psql = Psql::start(&mut shell, "");
+    // Whatever is made of the user.
+    let sudoed = Psql::start(&mut shell, "sudo -n --preserve-env=PGURL -u games");
+    let mut other = scene.session(ALICE);
+    let others = Psql::start(&mut other, "");
+    let select = "SELECT 'passes';";
+    for psql in [&psql, &sudoed, &others] {
+        let said = psql.ask(select);
+        assert!(said.contains("42501") && said.contains("run `interlock login`"), "{said}");
+    }
+    scene.sign_in(&mut shell, "alice");
+    for psql in [&psql, &sudoed] {
+        let said = psql.ask("SELECT 'passes'; INSERT INTO t VALUES ('x');");
+        assert!(said.contains("passes") && !said.contains("ERROR"), "{said}");
+    }
+    let said = others.ask(select);
+    assert!(said.contains("42501"), "{said}");
+    // One that begins now has the person too.
+    let (said, _) = shell.run("psql -X -A -t \"$PGURL\" -c 'SELECT 41 + 1'").unwrap();
+    assert!(said.contains("42"), "{said}");
+    // Out of the group: from the next command on.
+    scene.people.steer(&json!({"groups": {"alice": ["staff"]}})).unwrap();
+    wait_for("other groups", LIMIT, || psql.ask("INSERT INTO t VALUES ('y');").contains("Only a dba writes"))
+        .unwrap();
+    assert!(psql.ask(select).contains("passes"));
+    let (said, code) = shell.run("interlock logout").unwrap();
+    assert_eq!(code, 0, "{said}");
+    for psql in [&psql, &sudoed] {
+        let said = psql.ask(select);
+        assert!(said.contains("42501") && said.contains("run `interlock login`"), "{said}");
+    }
+    scene.sign_in(&mut shell, "bob");
+    assert!(psql.ask(select).contains("passes"));
+    let said = psql.ask("INSERT INTO t VALUES ('z');");
+    assert!(said.contains("Only a dba writes"), "{said}");
+    drop((psql, sudoed, others));
+    let names: Vec<_> = scene
+        .events("identity_changed")
+        .iter()
+        .map(|event| event["person"]["name"].as_str().unwrap_or("nobody").to_owned())
+        .collect();
+    for name in ["alice", "bob", "nobody"] {
+        assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
+    }
+}
+
+#[test]
+fn a_person_does_not_approve_what_they_asked_for_as_another_user() {
+    let scene = Scene::new(
+        ", approver_groups: true",
+        "rules:\n  - name: writes\n    match: {sql: {kind: insert}}\n    action: hold\n    approval: {groups: [\"okta:dba\"], fresh: 10m}\n",
+    );
+    scene.stage.postgres.admin("CREATE TABLE t (v text)").unwrap();
+    let (mut asks, mut same, mut other) = (scene.session(ALICE), scene.session(5), scene.session(BOB));
+    scene.people.steer(&json!({"groups": {"bob": ["dba"]}})).unwrap();
+    scene.sign_in(&mut asks, "alice");
+    let psql = Psql::start(&mut asks, "");
+    let waiting = || scene.stage.agent.json(&["approvals", "list", "--json"]).unwrap();
+    let approve = |shell: &mut Shell, uid: u32, id: &str| {
+        // Each as a user of their own: two of one user are one person anyway.
+        shell
+            .run(&format!(
+                "setpriv --reuid={uid} --regid={uid} --init-groups interlock approvals approve {id}"
+            ))
+            .unwrap()
+    };
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| psql.ask("INSERT INTO t VALUES ('x');"));
+        let mut id = String::new();
+        wait_for("the request", LIMIT, || {
+            id = waiting().first().and_then(|one| one["id"].as_str()).unwrap_or_default().to_owned();
+            !id.is_empty()
+        })
+        .unwrap();
+        // Not before they have signed in: the group is the provider's.
+        let (said, code) = approve(&mut other, 1, &id);
+        assert!(code == 1 && said.contains("there is no request"), "{said}");
+        scene.sign_in(&mut same, "alice");
+        let (said, code) = approve(&mut same, 5, &id);
+        assert!(code == 1 && said.contains("the same verified person"), "{said}");
+        scene.sign_in(&mut other, "bob");
+        let (said, code) = approve(&mut other, 1, &id);
+        assert!(code == 0 && said.contains("is approved"), "{said}");
+        assert!(!asked.join().unwrap().contains("ERROR"));
+    });
+    let [voted] = &scene.events("approval_voted")[..] else { panic!() };
+    assert_eq!((&voted["by"]["person"]["subject"], &voted["by"]["uid"]), (&"bob".into(), &1.into()));
+    assert!(voted["by"]["groups"].as_array().unwrap().contains(&"okta:dba".into()), "{voted}");
+}
+
+#[test]
+fn who_steers_a_process_of_the_session_from_outside_is_not_the_person() {
+    let scene = Scene::new("", RULES);
+    let mut shell = scene.session(ALICE);
+    scene.sign_in(&mut shell, "alice");
+    // A process of the session that connects when it is told to.
+    let directory = interlock_tests::temporary_directory("traced").unwrap();
+    let at = directory.path().display();
+    let (said, _) = shell
+        .run(&format!(
+            "bash -c 'until [ -e {at}/go ]; do sleep 0.05; done; interlock whoami > {at}/said 2>&1; touch {at}/done' \
+             > /dev/null 2>&1 & echo $!"
+        ))
+        .unwrap();
+    // Of the same user, in another session.
+    let tracer = "import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+pid, at = int(sys.argv[1]), sys.argv[2]
+# PTRACE_SEIZE, and along with all that it starts.
+if libc.ptrace(0x4206, pid, None, 0x6 | 0x8) != 0: print('not traced'); sys.exit()
+open(at + '/go', 'w').close()
+while not os.path.exists(at + '/done'):
+    got, status = os.waitpid(-1, 0x40000000 | 1)
+    if got and os.WIFSTOPPED(status):
+        signal = os.WSTOPSIG(status)
+        libc.ptrace(7, got, None, 0 if signal == 5 or status >> 16 else signal)
+    time.sleep(0.001)
+print('traced')";
+    let mut other = scene.session(ALICE);
+    let (traced, _) = other.run(&format!("python3 -c \"{tracer}\" {} {at}", said.trim())).unwrap();
+    assert_eq!(traced.trim(), "traced", "this host lets nobody trace");
+    let seen = std::fs::read_to_string(directory.path().join("said")).unwrap();
+    assert!(seen.contains("nobody has signed in") && !seen.contains("alice at okta"), "{seen}");
+    assert_eq!(name(&mut shell, "").as_deref(), Some("alice"));
 }

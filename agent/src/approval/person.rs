@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use interlock_shipping::{names_of, plain_name};
 
-use crate::identity::login::PersonKey;
+use crate::identity::login::{PersonKey, signed_in_ago};
 use crate::identity::{Subject, Verified};
 use crate::policy::Way;
 
@@ -140,12 +140,7 @@ impl Approver {
     /// too: by name, and by name with the issuer before it.
     #[must_use]
     pub fn verified(mut self, person: Arc<Verified>, groups: bool) -> Self {
-        self.signed_in = person.authenticated.and_then(|at| {
-            let now = jiff::Timestamp::now();
-            // One to come is none, but for clocks that are a little apart.
-            let ahead = at.duration_since(now).as_secs();
-            (ahead <= 60).then(|| Duration::try_from(now.duration_since(at)).unwrap_or_default())
-        });
+        self.signed_in = signed_in_ago(&person, jiff::Timestamp::now());
         if groups {
             let both =
                 |group: &String| [group.as_str().into(), format!("{}:{group}", person.issuer_name).into()];

@@ -121,8 +121,9 @@ checked_text! {
         Ok(message.to_owned())
     };
     /// A group of approvers.
-    GroupName(String) "The name of a group of this host.",
-    |node| name_of(node, "a group", 32, |_| false);
+    GroupName(String) "The name of a group of this host, or ISSUER:GROUP for one of an identity provider's.",
+    // No group of a host has a colon in its name.
+    |node| name_of(node, "a group", 128, |c| c == ':');
     /// A systemd unit's name.
     UnitName(String) "A systemd unit with its suffix: `gitlab-runner.service`.",
     |node| unit(node, &[".service", ".scope", ".slice", ".socket", ".mount"]);

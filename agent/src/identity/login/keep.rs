@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::provider::{Provider, Refreshed, SignInError};
@@ -15,6 +16,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Every how many looks it is seen whether login sessions are still there.
 const SESSIONS: u32 = 5;
+
+/// Sign-ins that providers are asked about at once: other work waits for the same threads.
+const AT_ONCE: usize = 8;
 
 /// A provider that did not answer is asked again after this, or as often as it would be anyway.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -32,6 +36,7 @@ impl Logins {
     /// Does so until it is dropped.
     pub async fn keep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for round in 0_u32.. {
             ticks.tick().await;
@@ -39,8 +44,12 @@ impl Logins {
             let sessions = round.is_multiple_of(SESSIONS);
             let due = tokio::task::spawn_blocking(move || logins.look(sessions)).await.unwrap_or_default();
             for due in due {
-                let logins = Arc::clone(&self);
-                tokio::task::spawn_blocking(move || logins.ask_again(&due));
+                let (logins, turns) = (Arc::clone(&self), Arc::clone(&turns));
+                tokio::spawn(async move {
+                    let turn = turns.acquire_owned().await;
+                    let _ = tokio::task::spawn_blocking(move || logins.ask_again(&due)).await;
+                    drop(turn);
+                });
             }
         }
     }

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::oidc::Issuers;
@@ -234,14 +235,12 @@ impl PersonKey {
     }
 }
 
-/// Whether a person has proved who they are within `within` before `now`. Without a time in the provider's
-/// token (`auth_time`) nobody can tell, and it is taken as too long ago.
-pub fn is_fresh(person: &Verified, within: Duration, now: Timestamp) -> bool {
-    person.authenticated.is_some_and(|at| {
-        // A clock that runs ahead by a little is none of the person's doing.
-        let ahead = at.duration_since(now).as_secs();
-        ahead <= 60 && (ahead > 0 || now.duration_since(at).unsigned_abs() <= within)
-    })
+/// How long before `now` a person has proved who they are, as their provider says (`auth_time`): what a rule that
+/// asks for a fresh sign-in goes by. `None` where it does not say, or names a time to come.
+pub fn signed_in_ago(person: &Verified, now: Timestamp) -> Option<Duration> {
+    let ago = now.duration_since(person.authenticated?);
+    // A clock that runs ahead by a little is none of the person's doing.
+    (ago.as_secs() >= -60).then(|| Duration::try_from(ago).unwrap_or_default())
 }
 
 // === impl Logins ===
@@ -416,13 +415,15 @@ impl<'a> What<'a> {
 
 /// Gives the refresh token of a sign-in that has ended back to the provider, as far as it answers.
 fn give_back(bound: Bound) {
-    if let Some(token) = bound.refresh {
-        let provider = bound.provider;
-        // Nobody waits for it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(move || provider.revoke(&token));
-        }
-    }
+    /// Few at once: other work waits for the same threads.
+    static TURNS: Semaphore = Semaphore::const_new(4);
+    let (Some(token), Ok(runtime)) = (bound.refresh, tokio::runtime::Handle::try_current()) else { return };
+    let provider = bound.provider;
+    // Nobody waits for it.
+    runtime.spawn(async move {
+        let _turn = TURNS.acquire().await;
+        let _ = tokio::task::spawn_blocking(move || provider.revoke(&token)).await;
+    });
 }
 
 #[cfg(test)]

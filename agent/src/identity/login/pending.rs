@@ -368,6 +368,14 @@ impl Logins {
             serial: 0,
             witness,
         };
+        {
+            let inner = self.inner();
+            if inner.bound.len() >= MOST && !inner.bound.contains_key(&caller.place) {
+                drop(inner);
+                give_back(bound);
+                return Err(("as many people are signed in on this host as may be".to_owned(), None));
+            }
+        }
         // On disk before it counts.
         let what = What::SignedIn { way: way.word() };
         if let Err(error) = self.told(caller.place, &bound, &what) {
@@ -376,9 +384,6 @@ impl Logins {
         }
         let before = {
             let mut inner = self.inner();
-            if inner.bound.len() >= MOST && !inner.bound.contains_key(&caller.place) {
-                return Err(("as many people are signed in on this host as may be".to_owned(), None));
-            }
             inner.serial += 1;
             bound.serial = inner.serial;
             inner.bound.insert(caller.place, bound)

@@ -42,6 +42,12 @@ const OLDEST: Duration = Duration::from_secs(10 * 60);
 /// The longest that a device code is waited for, whatever the provider says.
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 
+/// Groups of one person that are looked at; nobody is signed in with more, rather than with a part of them.
+const MOST_GROUPS: usize = 2000;
+
+/// The longest answer about a person that is read, in bytes.
+const MAX_USERINFO: usize = 128 << 10;
+
 /// Between two questions after a device code, at least and at most, whatever the provider says.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -265,7 +271,7 @@ impl Provider {
     ///
     /// # Errors
     /// Nobody did, or it does not prove who.
-    pub(super) async fn finish_device(self: &Arc<Self>, mut device: Device) -> Result<SignedIn, SignInError> {
+    pub(super) async fn finish_device(self: &Arc<Self>, device: Device) -> Result<SignedIn, SignInError> {
         let lasts = device.lasts();
         let interval = device.details.interval().clamp(INTERVAL.0, INTERVAL.1);
         let provider = Arc::clone(self);
@@ -298,9 +304,6 @@ impl Provider {
             },
             error => self.broken(error),
         })?;
-        // The code is of no more use.
-        device = Device { details: device.details };
-        drop(device);
         let provider = Arc::clone(self);
         blocking(move || provider.accept(tokens, None)).await
     }
@@ -409,6 +412,7 @@ impl Provider {
         if incomplete && let Some(more) = self.userinfo(&endpoints, known, tokens.access_token().secret())? {
             person = Some(more);
         }
+        person.as_ref().map_or(Ok(()), |person| self.check_groups(person))?;
         // Refreshing is no sign-in.
         let person = person.map(|person| Verified { authenticated: before.authenticated, ..person });
         Ok(Refreshed { person, refresh })
@@ -512,6 +516,7 @@ impl Provider {
         } else {
             person
         };
+        self.check_groups(&person)?;
         let refresh = tokens.refresh_token().map(|token| Zeroizing::new(token.secret().clone()));
         Ok(SignedIn { person, refresh })
     }
@@ -538,6 +543,15 @@ impl Provider {
         let half = URL_SAFE_NO_PAD.encode(digest.get(..digest.len() / 2).unwrap_or_default());
         let same = said.as_str().is_some_and(|said| constant_time(said.trim_end_matches('='), &half));
         if same { Ok(()) } else { Err(wrong()) }
+    }
+
+    fn check_groups(&self, person: &Verified) -> Result<(), SignInError> {
+        if person.groups.len() > MOST_GROUPS {
+            return Err(self.untrusted(&format!(
+                "it names more than {MOST_GROUPS} groups of the person: have it name those that concern Interlock"
+            )));
+        }
+        Ok(())
     }
 
     /// The token does not say in which groups they are.
@@ -568,6 +582,9 @@ impl Provider {
                 return Err(SignInError::Revoked(Arc::clone(self.name()), word));
             }
             status => return Err(unavailable(format!("it answers with status {status}"))),
+        }
+        if answer.body().len() > MAX_USERINFO {
+            return Err(self.untrusted("what it says of the person is too long"));
         }
         let more: BTreeMap<String, Value> = serde_json::from_slice(answer.body())
             .map_err(|_| self.untrusted("what it says of the person is no JSON object"))?;
