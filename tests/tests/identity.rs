@@ -195,8 +195,8 @@ fn a_newer_token_in_the_jobs_file_goes_on() {
         std::fs::write(dir.path().join("new"), token).unwrap();
         std::fs::rename(dir.path().join("new"), &file).unwrap();
     };
-    put(&issuer.token("job:1", "main", 8));
     let stage = stage(&issuer, NEEDED, &format!(", file: '{}'", file.display()));
+    put(&issuer.token("job:1", "main", 12));
     std::thread::scope(|scope| {
         let stop_text = stop.to_str().unwrap();
         let running = scope.spawn(|| shell(&stage, &[("STOP", stop_text)], ASKING));
