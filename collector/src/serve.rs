@@ -459,7 +459,7 @@ pub async fn enter_heads(intake: &Intake) -> Result<(), LedgerStoreError> {
 /// leads does it.
 async fn chores(intake: Arc<Intake>, rules: Vec<Retention>, lead: Arc<Lead>) {
     let mut swept = false;
-    let (mut retained, mut checked) = (None, None);
+    let (mut retained, mut checked, mut pruned) = (None, None, None);
     loop {
         if lead.is_held() {
             if !swept {
@@ -475,6 +475,11 @@ async fn chores(intake: Arc<Intake>, rules: Vec<Retention>, lead: Arc<Lead>) {
                     Err(error) => tracing::error!("retention: {error}"),
                 }
             }
+            if is_due(&intake, "approvals", &mut pruned, HOUR).await
+                && let Err(error) = prune_approvals(&intake).await
+            {
+                tracing::error!("requests for approval that are too old cannot be removed: {error}");
+            }
             if is_due(&intake, "check", &mut checked, 24 * HOUR).await
                 && let Err(error) = audit::watch(&intake).await
             {
@@ -482,6 +487,19 @@ async fn chores(intake: Arc<Intake>, rules: Vec<Retention>, lead: Arc<Lead>) {
             }
         }
         tokio::time::sleep(CHECKPOINT).await;
+    }
+}
+
+/// Removes requests for approval whose session's recording is gone.
+async fn prune_approvals(intake: &Intake) -> Result<(), StoreError> {
+    loop {
+        let mut write = intake.store.write().await?;
+        let gone = write.prune_approvals().await?;
+        write.commit().await?;
+        if gone == 0 {
+            return Ok(());
+        }
+        tracing::info!("{gone} old requests for approval were removed");
     }
 }
 

@@ -244,6 +244,7 @@ fn identities(subject: &Subject) -> String {
 /// An approver's user, with the login user where that is somebody else.
 fn user(by: Option<&Approver>) -> String {
     match by {
+        Some(by) if by.account.is_some() => format!("{} (collector)", by.user),
         Some(by) if by.login_user.is_empty() || by.login_user == by.user => by.user.clone(),
         Some(by) => format!("{} ({})", by.user, by.login_user),
         None => String::new(),

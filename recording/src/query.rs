@@ -118,8 +118,8 @@ impl Filter {
 /// Most identities of one session that are told.
 const MAX_IDENTITIES: usize = 64;
 
-/// What identities are found by.
-fn identities(person: Option<&VerifiedIdentity>, workload: Option<&VerifiedIdentity>) -> Vec<String> {
+/// What identities are found by: name, subject and issuer.
+pub fn identities(person: Option<&VerifiedIdentity>, workload: Option<&VerifiedIdentity>) -> Vec<String> {
     let both = person.into_iter().chain(workload);
     let text = |one: &VerifiedIdentity| match one.name == one.subject {
         true => format!("{} of {}", one.subject, one.issuer_name),

@@ -23,11 +23,11 @@ rules:
   - name: brief
     match: {sql: {kind: drop_table}}
     action: hold
-    approval: {groups: dba, within: 4s}
+    approval: {groups: dba, within: 15s}
   - name: here-only
     match: {sql: {kind: create_table}}
     action: hold
-    approval: {groups: dba, via: host, within: 20s}
+    approval: {groups: dba, via: host}
 "#;
 
 const DECIDE: &str = "approvals: {collector: decide, link: \"https://interlock.example\"}";

@@ -566,7 +566,7 @@ fn ensure_receivers() -> Result<()> {
     Ok(())
 }
 
-/// node-postgres, Playwright and an OpenID provider, in a directory of their own.
+/// node-postgres, Playwright and OpenID providers, in a directory of their own.
 fn ensure_node_driver() -> Result<()> {
     let directory = cache::node();
     let missing: Vec<_> = [
@@ -574,6 +574,7 @@ fn ensure_node_driver() -> Result<()> {
         ("playwright-core", "Playwright, which drives Chromium"),
         // Version 9 needs a newer Node.js than Debian's.
         ("oidc-provider@8.8.1", "an OpenID provider to sign in with"),
+        ("oauth2-mock-server@7.2.1", "an OpenID provider that makes tokens for jobs"),
     ]
     .into_iter()
     .filter(|(package, _)| {

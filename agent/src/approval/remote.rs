@@ -24,7 +24,7 @@ use crate::policy::{Scope, Terms};
 const ENDED: usize = 512;
 /// What became of votes is remembered for so many: a vote that is told again later is one of its request, which
 /// is over by then.
-const ANSWERED: usize = 4096;
+const ANSWERED: usize = 1024;
 /// A collector's clock may be ahead by so much.
 const AHEAD: Duration = Duration::from_secs(60);
 

@@ -171,4 +171,6 @@ mod tests;
 #[cfg(test)]
 mod tests_central;
 #[cfg(test)]
+mod tests_identity;
+#[cfg(test)]
 mod tests_tools;

@@ -102,6 +102,12 @@ mod tests {
                 );
             }
         }
+        for field in super::super::facts::IDENTITY_FIELDS {
+            assert!(
+                reference.contains(&format!("`{field}`")),
+                "docs/policy.md does not name subject.person.{field}"
+            );
+        }
         for field in super::super::facts::CI_FIELDS {
             assert!(
                 reference.contains(&format!("`{field}`")),

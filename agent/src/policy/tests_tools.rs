@@ -234,8 +234,17 @@ fn subjects_are_made_of_pairs() {
     assert!(subject([("ci.brnch", "x")]).unwrap_err().contains("did you mean `ci.branch`"));
     assert!(subject([("uid", "root")]).unwrap_err().contains("number"));
     // Every field of the expressions can be given, and so tried out.
-    for field in super::facts::VARIABLES[0].1.iter().filter(|field| **field != "ci") {
+    for field in
+        super::facts::VARIABLES[0].1.iter().filter(|field| !["ci", "person", "workload"].contains(*field))
+    {
         assert!(subject([(*field, "1")]).is_ok(), "{field}");
+    }
+    for field in
+        super::facts::IDENTITY_FIELDS.iter().filter(|field| !["claims", "authenticated"].contains(*field))
+    {
+        for kind in ["person", "workload"] {
+            assert!(subject([(format!("{kind}.{field}").as_str(), "1")]).is_ok(), "{field}");
+        }
     }
     for field in super::facts::CI_FIELDS.iter().filter(|field| **field != "variables") {
         assert!(subject([(format!("ci.{field}").as_str(), "1")]).is_ok(), "{field}");

@@ -15,7 +15,7 @@ use interlock_recording::ledger::proto::entry::Body;
 use interlock_recording::ledger::proto::{ApprovalGiven, GlassReviewed};
 use interlock_recording::{fill_random, hex};
 use interlock_shipping::v1::{ApprovalAccount, ApprovalVote};
-use interlock_shipping::{MAX_REASON, names_of, plain_name};
+use interlock_shipping::{MAX_NAMES, MAX_REASON, names_of, plain_name};
 use sha2::{Digest as _, Sha256};
 
 use crate::administer::By;
@@ -201,7 +201,8 @@ pub async fn decide(
     fill_random(&mut random)?;
     let vote = hex(&random);
     let owner = &account.owner;
-    let groups = account.entitled(&approval);
+    let mut groups = account.entitled(&approval);
+    groups.truncate(MAX_NAMES);
     let authenticated_ns = account.authenticated_ns.and_then(|ns| u64::try_from(ns).ok()).unwrap_or(0);
     let seconds =
         if decision.scope == "shape" { decision.minutes.map_or(0, |m| u64::from(m) * 60) } else { 0 };

@@ -64,6 +64,9 @@ pub(super) struct SessionList {
     /// The host user.
     #[arg(long)]
     user: Option<String>,
+    /// Part of what the verified person or workload is called: name, subject or issuer.
+    #[arg(long)]
+    identity: Option<String>,
     /// The database user.
     #[arg(long)]
     db_user: Option<String>,
@@ -231,6 +234,7 @@ pub(super) async fn sessions(config: &Config, command: Sessions) -> anyhow::Resu
         ("until", &list.until),
         ("host", &list.host),
         ("user", &list.user),
+        ("identity", &list.identity),
         ("db_user", &list.db_user),
         ("database", &list.database),
         ("exe", &list.exe),

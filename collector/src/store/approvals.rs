@@ -15,117 +15,10 @@ use super::journal::NewRow;
 use super::page::{Sql, containing, rfc3339, rfc3339_or_null};
 use super::{JournalKind, Page, Store, StoreError, Write, now_ns, plain};
 
-/// The tables of this module, and of `people`.
-pub(super) const TABLES: &str = "
--- Commands that wait for approval, or have. Texts are masked.
-CREATE TABLE approvals (
-    number {serial},
-    id TEXT NOT NULL UNIQUE,
-    host TEXT NOT NULL,
-    -- Its name on the host.
-    request TEXT NOT NULL,
-    digest {blob} NOT NULL,
-    likeness TEXT NOT NULL,
-    session TEXT NOT NULL,
-    -- By the host's clock; the others are by this one.
-    asked_ns BIGINT NOT NULL,
-    received_ns BIGINT NOT NULL,
-    deadline_ns BIGINT NOT NULL,
-    -- pending, approved, broken_glass, denied, expired or withdrawn
-    state TEXT NOT NULL,
-    ended_ns BIGINT,
-    user_name TEXT NOT NULL,
-    login_user TEXT NOT NULL,
-    exe TEXT NOT NULL,
-    destination TEXT NOT NULL,
-    database_name TEXT NOT NULL,
-    db_user TEXT NOT NULL,
-    rules TEXT NOT NULL,
-    needs TEXT NOT NULL,
-    -- Its beginning.
-    text TEXT NOT NULL,
-    -- What the host lets a collector do: show or decide.
-    collector TEXT NOT NULL,
-    -- All that the host told (interlock.shipping.v1.ApprovalRequest, ApprovalStanding).
-    told {blob} NOT NULL,
-    standing {blob} NOT NULL,
-    -- When anything of it last changed.
-    changed_ns BIGINT NOT NULL,
-    -- Of one that went through unapproved: who has looked into it.
-    reviewed_by TEXT,
-    reviewed_ns BIGINT,
-    review TEXT
-);
-CREATE INDEX approvals_open ON approvals (host) WHERE state = 'pending';
-CREATE INDEX approvals_pending ON approvals (deadline_ns) WHERE state = 'pending';
-CREATE INDEX approvals_unreviewed ON approvals (number) WHERE state = 'broken_glass' AND reviewed_ns IS NULL;
-CREATE INDEX approvals_alike ON approvals (likeness, number);
-CREATE INDEX approvals_by_name ON approvals (request);
-CREATE INDEX approvals_by_state ON approvals (state, number);
-CREATE INDEX approvals_by_change ON approvals (changed_ns);
-CREATE INDEX approvals_by_age ON approvals (received_ns);
-
--- The groups that may decide on each.
-CREATE TABLE approval_groups (
-    group_name TEXT NOT NULL,
-    approval TEXT NOT NULL,
-    PRIMARY KEY (group_name, approval)
-);
-CREATE INDEX approval_groups_of ON approval_groups (approval);
-
--- What was decided here.
-CREATE TABLE approval_votes (
-    vote TEXT PRIMARY KEY,
-    approval TEXT NOT NULL,
-    host TEXT NOT NULL,
-    account TEXT NOT NULL,
-    -- 1: approved, 0: refused.
-    approve BIGINT NOT NULL,
-    scope TEXT NOT NULL,
-    seconds BIGINT NOT NULL,
-    reason TEXT NOT NULL,
-    -- By which way it came here, such as web, api.
-    via TEXT NOT NULL,
-    given_ns BIGINT NOT NULL,
-    -- interlock.shipping.v1.ApprovalVote.
-    told {blob} NOT NULL,
-    -- given: the host has not answered; counted, refused.
-    state TEXT NOT NULL,
-    why TEXT NOT NULL,
-    missing BIGINT NOT NULL,
-    answered_ns BIGINT
-);
-CREATE INDEX approval_votes_of ON approval_votes (approval, given_ns);
-CREATE INDEX approval_votes_waiting ON approval_votes (host, given_ns) WHERE state = 'given';
--- Nobody says the same twice.
-CREATE UNIQUE INDEX approval_votes_once ON approval_votes (approval, account, approve) WHERE state <> 'refused';
-
--- The groups of accounts: of the collector's own as administrators set them, of providers' as their sign-ins said.
-CREATE TABLE account_groups (
-    user_name TEXT NOT NULL,
-    group_name TEXT NOT NULL,
-    PRIMARY KEY (user_name, group_name)
-);
-CREATE INDEX account_groups_of ON account_groups (group_name);
-
--- Who the owner of an account is elsewhere: by this nobody decides on their own requests.
-CREATE TABLE account_people (
-    user_name TEXT PRIMARY KEY,
-    email TEXT NOT NULL,
-    -- Login names on hosts, with blanks between.
-    logins TEXT NOT NULL
-);
-
--- When whoever signed in has shown who they are; 0: not known.
-ALTER TABLE sign_ins ADD COLUMN authenticated_ns BIGINT NOT NULL DEFAULT 0;
-";
-
 /// Characters of a text that lists show and searches read.
 const TEXT: usize = 2000;
 /// Bytes of a name.
 const NAME: usize = 256;
-/// Votes are told to hosts for so long: no request is open for longer than a day.
-const TOLD_NS: i64 = 25 * 3600 * 1_000_000_000;
 /// Requests of the past that are shown beside one that is alike.
 const ALIKE: i64 = 8;
 /// Requests that have ended are kept at least so long, and as long as their session's recording is.
@@ -251,51 +144,6 @@ pub struct ApprovalFilter {
     pub until_ns: Option<i64>,
 }
 
-/// Something that was decided here.
-#[derive(Debug, Clone, Serialize)]
-pub struct Vote {
-    /// Its own name.
-    pub vote: String,
-    /// The account.
-    pub account: String,
-    /// Approved; else refused.
-    pub approve: bool,
-    /// What it is to cover.
-    pub scope: String,
-    /// A shape for so long; 0 for as long as the rules allow.
-    pub seconds: i64,
-    /// Why.
-    pub reason: String,
-    /// By which way it came.
-    pub via: String,
-    /// When.
-    #[serde(rename = "given", serialize_with = "rfc3339")]
-    pub given_ns: i64,
-    /// `given` until the host has answered; then `counted` or `refused`.
-    pub state: String,
-    /// Why it did not count.
-    pub why: String,
-    /// How many more approvals were needed after it.
-    pub missing: i64,
-}
-
-/// Something to be kept that was decided here.
-#[derive(Debug)]
-pub struct NewVote<'v> {
-    /// Its own name.
-    pub vote: &'v str,
-    /// The request's id.
-    pub approval: &'v str,
-    /// The host's id.
-    pub host: &'v str,
-    /// The account.
-    pub account: &'v str,
-    /// By which way it came.
-    pub via: &'v str,
-    /// As the host is told it.
-    pub told: &'v interlock_shipping::v1::ApprovalVote,
-}
-
 /// The id of a host's request here.
 pub fn approval_id(host: &str, request: &str, digest: &[u8]) -> String {
     let mut hash = Sha256::new();
@@ -344,25 +192,6 @@ fn read(row: &AnyRow) -> Result<Approval, StoreError> {
         reviewed_ns: row.try_get(20)?,
         review: row.try_get(21)?,
         needs: row.try_get(22)?,
-    })
-}
-
-const VOTE: &str = "SELECT vote, account, approve, scope, seconds, reason, via, given_ns, state, why, missing \
-     FROM approval_votes";
-
-fn read_vote(row: &AnyRow) -> Result<Vote, StoreError> {
-    Ok(Vote {
-        vote: row.try_get(0)?,
-        account: row.try_get(1)?,
-        approve: row.try_get::<i64, _>(2)? != 0,
-        scope: row.try_get(3)?,
-        seconds: row.try_get(4)?,
-        reason: row.try_get(5)?,
-        via: row.try_get(6)?,
-        given_ns: row.try_get(7)?,
-        state: row.try_get(8)?,
-        why: row.try_get(9)?,
-        missing: row.try_get(10)?,
     })
 }
 
@@ -521,64 +350,6 @@ impl Store {
         Ok(sql.optional(self.searchers()).await?.is_some())
     }
 
-    /// What was decided here on a request, in order.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn approval_votes(&self, id: &str) -> Result<Vec<Vote>, StoreError> {
-        let text = format!("{VOTE} WHERE approval = $1 ORDER BY given_ns, vote LIMIT 500");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(text)).bind(id).fetch_all(self.pool()).await?;
-        rows.iter().map(read_vote).collect()
-    }
-
-    /// Something that was decided here, by its name.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn approval_vote(&self, vote: &str) -> Result<Option<Vote>, StoreError> {
-        let text = format!("{VOTE} WHERE vote = $1");
-        let row = sqlx::query(sqlx::AssertSqlSafe(text)).bind(vote).fetch_optional(self.pool()).await?;
-        row.as_ref().map(read_vote).transpose()
-    }
-
-    /// What a host is to be told, at most 256.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn waiting_votes(
-        &self,
-        host: &str,
-    ) -> Result<Vec<interlock_shipping::v1::ApprovalVote>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT told FROM approval_votes WHERE host = $1 AND state = 'given' AND given_ns > $2 \
-             ORDER BY given_ns LIMIT 256",
-        )
-        .bind(host)
-        .bind(now_ns() - TOLD_NS)
-        .fetch_all(self.pool())
-        .await?;
-        let vote = |row: &AnyRow| {
-            let told: Vec<u8> = row.try_get(0)?;
-            interlock_shipping::v1::ApprovalVote::decode(&*told)
-                .map_err(|_| StoreError::Damaged("a decision that is none"))
-        };
-        rows.iter().map(vote).collect()
-    }
-
-    /// The hosts that there is something to be told.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn hosts_with_votes(&self) -> Result<Vec<String>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT DISTINCT host FROM approval_votes WHERE state = 'given' AND given_ns > $1 LIMIT 10000",
-        )
-        .bind(now_ns() - TOLD_NS)
-        .fetch_all(self.pool())
-        .await?;
-        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
-    }
-
     /// Differs when anything of any request has changed.
     ///
     /// # Errors
@@ -675,7 +446,7 @@ impl Write<'_> {
         .execute(self.on())
         .await?;
         if added.rows_affected() == 0 {
-            // What the host lets the collector do may be something else since its agent was started anew.
+            // Told before.
             return Ok(false);
         }
         let mut groups: Vec<&String> = told.quorums.iter().flat_map(|quorum| &quorum.groups).collect();
@@ -746,78 +517,6 @@ impl Write<'_> {
             closed += 1;
         }
         Ok(closed)
-    }
-
-    /// Keeps what was decided here, to be told the host; `false` when the account has said the same before.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn add_vote(&mut self, new: &NewVote<'_>) -> Result<bool, StoreError> {
-        let added = sqlx::query(
-            "INSERT INTO approval_votes (vote, approval, host, account, approve, scope, seconds, reason, via, given_ns, \
-             told, state, why, missing) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'given', '', 0) \
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(new.vote)
-        .bind(new.approval)
-        .bind(new.host)
-        .bind(new.account)
-        .bind(i64::from(new.told.approve))
-        .bind(&new.told.scope)
-        .bind(i64::try_from(new.told.seconds).unwrap_or(i64::MAX))
-        .bind(plain(&new.told.reason).as_ref())
-        .bind(new.via)
-        .bind(now_ns())
-        .bind(new.told.encode_to_vec())
-        .execute(self.on())
-        .await?;
-        if added.rows_affected() == 0 {
-            return Ok(false);
-        }
-        self.approval_touched(new.approval).await?;
-        Ok(true)
-    }
-
-    async fn approval_touched(&mut self, id: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE approvals SET changed_ns = $2 WHERE id = $1")
-            .bind(id)
-            .bind(now_ns())
-            .execute(self.on())
-            .await?;
-        Ok(())
-    }
-
-    /// Keeps what became of a vote; whether it waited for that.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn answer_vote(
-        &mut self,
-        host: &str,
-        answer: &interlock_shipping::v1::ApprovalAnswer,
-    ) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE approval_votes SET state = $3, why = $4, missing = $5, answered_ns = $6 \
-             WHERE vote = $1 AND host = $2 AND state = 'given'",
-        )
-        .bind(&answer.vote)
-        .bind(host)
-        .bind(if answer.counted { "counted" } else { "refused" })
-        .bind(clip(&answer.why, 1000))
-        .bind(i64::from(answer.missing))
-        .bind(now_ns())
-        .execute(self.on())
-        .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        let row = sqlx::query("SELECT approval FROM approval_votes WHERE vote = $1")
-            .bind(&answer.vote)
-            .fetch_one(self.on())
-            .await?;
-        let approval: String = row.try_get(0)?;
-        self.approval_touched(&approval).await?;
-        Ok(true)
     }
 
     /// Notes that somebody has looked into one that went through unapproved; whether nobody had.

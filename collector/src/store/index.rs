@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use interlock_recording::SessionId;
+use interlock_recording::query::identities;
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, AssertSqlSafe, Row as _};
@@ -249,8 +250,8 @@ impl Write<'_> {
             "INSERT INTO sessions (id, host, started_ns, ended_ns, end_reason, first_segment, last_segment, \
              first_event, last_event, pid, user_name, login_user, exe, command_line, unit, destination, host_names, \
              protocol, db_user, database_name, policy_hash, commands, denied, held, observed, masked_values, \
-             rows_returned, next_sequence, terminal_bytes) VALUES {rows}",
-            29,
+             rows_returned, next_sequence, terminal_bytes, identity) VALUES {rows}",
+            30,
             sessions,
             |query, (host, id, change)| {
                 let (started_ns, start) =
@@ -259,6 +260,7 @@ impl Write<'_> {
                 let subject = start.subject.unwrap_or_default();
                 let exe = subject.script.as_deref().unwrap_or(&subject.exe);
                 let (user, database) = change.login.clone().unwrap_or_default();
+                let (person, workload) = (&subject.person, &subject.workload);
                 query
                     .bind(id.to_string())
                     .bind((*host).to_owned())
@@ -289,6 +291,7 @@ impl Write<'_> {
                     .bind(change.rows)
                     .bind(change.due.map_or(-1, int))
                     .bind(change.terminal)
+                    .bind(clip(&identities(person.as_ref(), workload.as_ref()).join("; ")))
             },
         )
         .await

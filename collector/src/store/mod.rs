@@ -42,6 +42,7 @@ mod sign_ins;
 mod tokens;
 mod told;
 mod users;
+mod votes;
 mod words;
 
 use std::borrow::Cow;
@@ -55,7 +56,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use agents::{Agent, Enrolment, HealthReport};
 pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
-pub use approvals::{Approval, ApprovalFilter, ApprovalNews, NewVote, Vote, WholeApproval, approval_id};
+pub use approvals::{Approval, ApprovalFilter, ApprovalNews, WholeApproval, approval_id};
 pub use asks::{ChatLink, Person, SentMessage};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
@@ -88,6 +89,7 @@ pub use sign_ins::{NewSignIn, SignIn};
 pub use tokens::{EnrolmentToken, TokenError};
 pub use told::{ToldCommand, ToldHostEvent};
 pub use users::{Credentials, User};
+pub use votes::{NewVote, Vote};
 
 /// The database failed.
 #[derive(Debug, thiserror::Error)]

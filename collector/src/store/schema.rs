@@ -12,8 +12,9 @@ pub(super) const STEPS: &[&str] = &[
     super::policies::TABLES,
     SIGN_IN,
     ORDER,
-    super::approvals::TABLES,
+    APPROVALS,
     super::asks::TABLES,
+    IDENTITY,
 ];
 
 /// Full-text search, which the two databases do in different ways.
@@ -29,6 +30,111 @@ END;
 INSERT INTO command_search(command_search, rank) VALUES ('secure-delete', 1);
 ";
 
+/// Requests for approval, what was decided on them here, and the groups of accounts.
+const APPROVALS: &str = "
+-- Commands that wait for approval, or have. Texts are masked.
+CREATE TABLE approvals (
+    number {serial},
+    id TEXT NOT NULL UNIQUE,
+    host TEXT NOT NULL,
+    -- Its name on the host.
+    request TEXT NOT NULL,
+    digest {blob} NOT NULL,
+    likeness TEXT NOT NULL,
+    session TEXT NOT NULL,
+    -- By the host's clock; the others are by this one.
+    asked_ns BIGINT NOT NULL,
+    received_ns BIGINT NOT NULL,
+    deadline_ns BIGINT NOT NULL,
+    -- pending, approved, broken_glass, denied, expired or withdrawn
+    state TEXT NOT NULL,
+    ended_ns BIGINT,
+    user_name TEXT NOT NULL,
+    login_user TEXT NOT NULL,
+    exe TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    database_name TEXT NOT NULL,
+    db_user TEXT NOT NULL,
+    rules TEXT NOT NULL,
+    needs TEXT NOT NULL,
+    -- Its beginning.
+    text TEXT NOT NULL,
+    -- What the host lets a collector do: show or decide.
+    collector TEXT NOT NULL,
+    -- All that the host told (interlock.shipping.v1.ApprovalRequest, ApprovalStanding).
+    told {blob} NOT NULL,
+    standing {blob} NOT NULL,
+    -- When anything of it last changed.
+    changed_ns BIGINT NOT NULL,
+    -- Of one that went through unapproved: who has looked into it.
+    reviewed_by TEXT,
+    reviewed_ns BIGINT,
+    review TEXT
+);
+CREATE INDEX approvals_open ON approvals (host) WHERE state = 'pending';
+CREATE INDEX approvals_pending ON approvals (deadline_ns) WHERE state = 'pending';
+CREATE INDEX approvals_unreviewed ON approvals (number) WHERE state = 'broken_glass' AND reviewed_ns IS NULL;
+CREATE INDEX approvals_alike ON approvals (likeness, number);
+CREATE INDEX approvals_by_name ON approvals (request);
+CREATE INDEX approvals_by_state ON approvals (state, number);
+CREATE INDEX approvals_by_change ON approvals (changed_ns);
+CREATE INDEX approvals_by_age ON approvals (received_ns);
+
+-- The groups that may decide on each.
+CREATE TABLE approval_groups (
+    group_name TEXT NOT NULL,
+    approval TEXT NOT NULL,
+    PRIMARY KEY (group_name, approval)
+);
+CREATE INDEX approval_groups_of ON approval_groups (approval);
+
+-- What was decided here.
+CREATE TABLE approval_votes (
+    vote TEXT PRIMARY KEY,
+    approval TEXT NOT NULL,
+    host TEXT NOT NULL,
+    account TEXT NOT NULL,
+    -- 1: approved, 0: refused.
+    approve BIGINT NOT NULL,
+    scope TEXT NOT NULL,
+    seconds BIGINT NOT NULL,
+    reason TEXT NOT NULL,
+    -- By which way it came here, such as web, api.
+    via TEXT NOT NULL,
+    given_ns BIGINT NOT NULL,
+    -- interlock.shipping.v1.ApprovalVote.
+    told {blob} NOT NULL,
+    -- given: the host has not answered; counted, refused.
+    state TEXT NOT NULL,
+    why TEXT NOT NULL,
+    missing BIGINT NOT NULL,
+    answered_ns BIGINT
+);
+CREATE INDEX approval_votes_of ON approval_votes (approval, given_ns);
+CREATE INDEX approval_votes_waiting ON approval_votes (host, given_ns) WHERE state = 'given';
+-- Nobody says the same twice.
+CREATE UNIQUE INDEX approval_votes_once ON approval_votes (approval, account, approve) WHERE state <> 'refused';
+
+-- The groups of accounts: of the collector's own as administrators set them, of providers' as their sign-ins said.
+CREATE TABLE account_groups (
+    user_name TEXT NOT NULL,
+    group_name TEXT NOT NULL,
+    PRIMARY KEY (user_name, group_name)
+);
+CREATE INDEX account_groups_of ON account_groups (group_name);
+
+-- Who the owner of an account is elsewhere: by this nobody decides on their own requests.
+CREATE TABLE account_people (
+    user_name TEXT PRIMARY KEY,
+    email TEXT NOT NULL,
+    -- Login names on hosts, with blanks between.
+    logins TEXT NOT NULL
+);
+
+-- When whoever signed in has shown who they are; 0: not known.
+ALTER TABLE sign_ins ADD COLUMN authenticated_ns BIGINT NOT NULL DEFAULT 0;
+";
+
 /// What is needed to judge the order of events, and to index large segments in parts.
 const ORDER: &str = "
 -- The number of the event that is due; negative when it is not known, or none is.
@@ -42,6 +148,12 @@ ALTER TABLE agents ADD COLUMN clock_set_event BIGINT;
 ALTER TABLE agents ADD COLUMN indexed_index BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE agents ADD COLUMN indexed_hash {blob};
 CREATE INDEX agents_inactive ON agents (host) WHERE state <> 'active';
+";
+
+/// Who is proven to stand behind sessions.
+const IDENTITY: &str = "
+-- The verified person and workload when the session began: name, subject and issuer; empty when there are none.
+ALTER TABLE sessions ADD COLUMN identity TEXT NOT NULL DEFAULT '';
 ";
 
 /// Accounts from identity providers, and tokens that may do a part of what their role may.

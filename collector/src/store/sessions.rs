@@ -32,6 +32,8 @@ pub struct SessionFilter {
     pub hosts: Option<Vec<String>>,
     /// The host user.
     pub user: Option<String>,
+    /// A part of what the verified person or workload is called: name, subject or issuer.
+    pub identity: Option<String>,
     /// The database user.
     pub db_user: Option<String>,
     /// The database.
@@ -273,6 +275,10 @@ impl Store {
         let residual = |sql: &mut Sql| {
             if let Some(hosts) = filter.hosts.as_deref().filter(|hosts| hosts.len() > 1) {
                 sql.and("(s.host || '')").one_of(hosts);
+            }
+            if let Some(part) = &filter.identity {
+                let pattern = containing(&part.to_lowercase());
+                sql.and("LOWER(s.identity) LIKE ").text(&pattern).push(" ESCAPE '\\'");
             }
             if let Some(part) = &exe {
                 sql.and("LOWER(s.exe) LIKE ").text(&containing(part)).push(" ESCAPE '\\'");

@@ -243,6 +243,7 @@ pub(super) async fn set_user(
     }
     if !active {
         write.end_sign_ins(name, "").await?;
+        write.unlink_chats(name).await?;
     }
     let state_word = if active { "active" } else { "disabled" };
     write

@@ -328,6 +328,7 @@ fn line(body: &Body) -> What {
 /// Who decided, with the login user where that is somebody else.
 fn approver(by: Option<&proto::Approver>) -> String {
     match by {
+        Some(by) if by.account.is_some() => format!("{} (at the collector)", by.user),
         Some(by) if by.login_user.is_empty() || by.login_user == by.user => by.user.clone(),
         Some(by) => format!("{} (logged in as {})", by.user, by.login_user),
         None => String::new(),

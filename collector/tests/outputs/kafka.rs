@@ -107,7 +107,7 @@ async fn told(store: &Store, host: &mut SampleHost, texts: &[String]) {
 }
 
 /// Waits until the output's error holds `says`.
-async fn fails(store: &Store, says: &str, collector: &Collector) -> String {
+pub(crate) async fn fails(store: &Store, says: &str, collector: &Collector) -> String {
     for _ in 0..LIMIT.as_millis() / 50 {
         let outputs = store.outputs().await.unwrap();
         if let Some(output) = outputs.iter().find(|output| output.error.contains(says)) {
@@ -182,7 +182,7 @@ async fn a_topic_has_what_came_in_order_of_each_host_though_brokers_and_collecto
 }
 
 /// A certificate for localhost, and its key.
-fn certificate(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+pub(crate) fn certificate(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let (certificate, key) = (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
     fs::write(&certificate, made.cert.pem()).unwrap();
@@ -190,7 +190,7 @@ fn certificate(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
     (certificate, key)
 }
 
-fn secret(path: &Path, text: &str) {
+pub(crate) fn secret(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
 mod kafka;
+mod mail;
 mod receivers;
 
 use std::collections::HashSet;
@@ -29,9 +30,14 @@ struct Collector {
 
 impl Collector {
     fn new(directory: &Path, outputs: &str) -> Self {
+        Self::with(directory, "", &format!("\n{outputs}"))
+    }
+
+    /// `web` is what `web:` has in addition; `outputs` begins after that word.
+    fn with(directory: &Path, web: &str, outputs: &str) -> Self {
         let config = format!(
-            "name: collector.test\nstate: {}\nagents: {{listen: '127.0.0.1:0'}}\nweb: {{listen: '127.0.0.1:0'}}\n\
-             outputs:\n{outputs}",
+            "name: collector.test\nstate: {}\nagents: {{listen: '127.0.0.1:0'}}\nweb: {{listen: '127.0.0.1:0'{web}}}\n\
+             outputs: {outputs}",
             directory.join("state").display()
         );
         fs::write(directory.join("collector.yaml"), config).unwrap();

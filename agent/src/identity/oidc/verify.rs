@@ -206,11 +206,6 @@ impl Issuer {
         Verified { token_hash: person.token_hash.clone(), ..self.verified(claims, times) }
     }
 
-    /// The text of a claim, by its name or a JSON pointer; empty where there is none.
-    pub(in crate::identity) fn claim_of(person: &Verified, claim: &str) -> String {
-        word(person.claim(claim))
-    }
-
     fn verified(&self, claims: Claims, times: Times) -> Verified {
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
         let job = job(self.config.provider, &claims);

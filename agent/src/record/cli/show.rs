@@ -387,6 +387,9 @@ impl Timeline {
 
 fn approver(by: Option<&proto::Approver>) -> String {
     let Some(by) = by else { return String::new() };
+    if by.account.is_some() {
+        return printable(&format!("{} (at the collector)", by.user)).into_owned();
+    }
     let login = if by.login_user.is_empty() || by.login_user == by.user {
         String::new()
     } else {

@@ -340,7 +340,8 @@ fn message(shown: &Shown) -> Value {
 
 /// What a signed request is remembered by.
 pub(crate) fn digest(signature: &str) -> String {
-    interlock_recording::hex(&Sha256::digest(signature.as_bytes()))
+    // Of one spelling: digits of a signature can be written in two ways.
+    interlock_recording::hex(&Sha256::digest(signature.to_ascii_lowercase().as_bytes()))
 }
 
 /// How long a person has to confirm that an account is theirs.

@@ -1,0 +1,186 @@
+//! Tests of rules about verified identities.
+
+use std::sync::Arc;
+
+use super::tests::set;
+use super::*;
+use crate::identity::Subject;
+
+fn who(pairs: &[(&str, &str)]) -> Subject {
+    subject(pairs.iter().copied()).unwrap()
+}
+
+fn destination() -> Destination {
+    Destination { address: "10.0.0.5:5432".parse().unwrap(), hosts: Vec::new() }
+}
+
+fn flow(text: &str, subject: &Subject) -> FlowPolicy {
+    set(&format!("version: 1\nprocesses: [{{run: x}}]\n{text}")).flow_of_all(subject, &destination())
+}
+
+fn decide(text: &str, subject: &Subject) -> Decision {
+    flow(text, subject).decide(&sample_operation(), subject)
+}
+
+/// The verdicts on somebody who is nobody, and on each of these.
+fn verdicts(text: &str, subjects: &[&[(&str, &str)]]) -> Vec<Verdict> {
+    let all = [Subject::default()].into_iter().chain(subjects.iter().map(|pairs| who(pairs)));
+    all.map(|subject| decide(text, &subject).verdict).collect()
+}
+
+const MAIN: &[(&str, &str)] = &[
+    ("workload.issuer", "github"),
+    ("workload.subject", "repo:shop/api:ref:refs/heads/main"),
+    ("workload.project", "shop/api"),
+    ("workload.branch", "main"),
+    ("workload.claims.ref", "refs/heads/main"),
+];
+const OTHER: &[(&str, &str)] =
+    &[("workload.issuer", "github"), ("workload.project", "shop/api"), ("workload.branch", "feature")];
+const TAG: &[(&str, &str)] = &[("workload.issuer", "github"), ("workload.project", "shop/api")];
+const PERSON: &[(&str, &str)] = &[
+    ("person.issuer", "corp"),
+    ("person.subject", "ann"),
+    ("person.groups", "dba"),
+    ("person.groups", "dev"),
+];
+
+use Verdict::{Allow, Deny};
+
+#[test]
+fn identities_match_by_all_keys_of_one() {
+    let rule = |matcher: &str| {
+        let text =
+            format!("default: deny\nrules: [{{name: a, match: {{identity: {matcher}}}, action: allow}}]");
+        verdicts(&text, &[MAIN, OTHER, TAG, PERSON])
+    };
+    assert_eq!(rule("{issuer: github, branch: main}"), [Deny, Allow, Deny, Deny, Deny]);
+    assert_eq!(rule("{project: shop/*}"), [Deny, Allow, Allow, Allow, Deny]);
+    assert_eq!(rule("{branch: '*'}"), [Deny, Allow, Allow, Deny, Deny], "a tag has no branch");
+    assert_eq!(rule("{claims: {ref: refs/heads/main}}"), [Deny, Allow, Deny, Deny, Deny]);
+    assert_eq!(rule("{kind: person}"), [Deny, Deny, Deny, Deny, Allow]);
+    assert_eq!(rule("{groups: [admin, dba]}"), [Deny, Deny, Deny, Deny, Allow]);
+    assert_eq!(rule("{}"), [Deny, Allow, Allow, Allow, Allow], "nobody is not anybody");
+    // Keys of two identities do not make one.
+    let both: Vec<_> = MAIN.iter().chain(PERSON).copied().collect();
+    let text =
+        "default: deny\nrules: [{name: a, match: {identity: {branch: main, groups: dba}}, action: allow}]";
+    assert_eq!(decide(text, &who(&both)).verdict, Deny);
+}
+
+/// Who hides who they are gains nothing by it.
+#[test]
+fn absent_is_unknown() {
+    let deny = |matcher: &str| {
+        let text = format!("rules: [{{name: d, match: {{{matcher}}}, action: deny}}]");
+        verdicts(&text, &[MAIN, OTHER, PERSON])
+    };
+    assert_eq!(deny("identity: {branch: feature}"), [Deny, Allow, Deny, Allow]);
+    assert_eq!(deny("not_identity: {branch: main}"), [Deny, Allow, Deny, Deny]);
+    let allow = |matcher: &str| {
+        let text = format!("default: deny\nrules: [{{name: a, match: {{{matcher}}}, action: allow}}]");
+        verdicts(&text, &[MAIN, OTHER, PERSON])
+    };
+    assert_eq!(allow("not_identity: {branch: feature}"), [Deny, Allow, Deny, Allow]);
+    let when = |when: &str, action: &str| {
+        let text = format!(
+            "default: {}\nrules: [{{name: w, when: '{when}', action: {action}}}]",
+            if action == "allow" { "deny" } else { "allow" }
+        );
+        verdicts(&text, &[MAIN, OTHER, PERSON])
+    };
+    assert_eq!(when("subject.workload.branch == \"main\"", "allow"), [Deny, Allow, Deny, Deny]);
+    assert_eq!(when("subject.workload.branch != \"main\"", "deny"), [Deny, Allow, Deny, Deny]);
+    assert_eq!(when("subject.workload.claims.ref != \"refs/heads/main\"", "deny"), [Deny, Allow, Deny, Deny]);
+    assert_eq!(when("subject.person == null", "deny"), [Deny, Deny, Deny, Allow]);
+    assert_eq!(when("\"dba\" in subject.person.groups", "allow"), [Deny, Deny, Deny, Allow]);
+}
+
+#[test]
+fn a_policy_can_need_an_identity() {
+    let text =
+        "require_identity: {kind: workload, issuer: github, message: 'add `permissions: {id-token: write}`'}";
+    assert_eq!(verdicts(text, &[MAIN, TAG, PERSON]), [Deny, Allow, Allow, Deny]);
+    let nobody = decide(text, &Subject::default());
+    assert_eq!(nobody.rule.as_deref(), Some(IDENTITY_RULE));
+    assert_eq!(nobody.message.as_deref(), Some("add `permissions: {id-token: write}`"));
+    let other = who(&[("workload.issuer", "gitlab")]);
+    assert_eq!(decide(text, &other).verdict, Deny);
+    assert!(flow(text, &other).refuses_subject(&other).unwrap().contains("interlock.identity"));
+    assert_eq!(flow(text, &who(MAIN)).refuses_subject(&who(MAIN)), None);
+    // What was wrong with what it has is told.
+    let mut expired = Subject::default();
+    expired.put(
+        crate::identity::IdentityKind::Workload,
+        None,
+        &["workload: github: the token has expired".into()],
+    );
+    expired.missing.push("exe: gone".into());
+    let told = decide("require_identity: workload", &expired).message.unwrap();
+    assert!(told.contains("(workload: github: the token has expired)"), "{told}");
+    assert_eq!(verdicts("require_identity: any", &[MAIN, PERSON]), [Deny, Allow, Allow]);
+    assert_eq!(verdicts("require_identity: person", &[MAIN, PERSON]), [Deny, Deny, Allow]);
+    // Only watched.
+    let watched = decide("mode: observe\nrequire_identity: any", &Subject::default());
+    assert!(watched.verdict == Allow && !watched.enforced);
+    assert_eq!(
+        flow("mode: observe\nrequire_identity: any", &Subject::default())
+            .refuses_subject(&Subject::default()),
+        None
+    );
+}
+
+#[test]
+fn a_rule_can_need_an_identity() {
+    for action in ["allow", "hold", "deny"] {
+        let text = format!(
+            "rules: [{{name: r, match: {{sql: {{class: read}}}}, require_identity: workload, action: {action}}}]"
+        );
+        let nobody = decide(&text, &Subject::default());
+        assert_eq!((nobody.verdict, nobody.rule.as_deref()), (Deny, Some("r")), "{action}");
+        assert!(nobody.message.unwrap().contains("needs a job with a token"));
+    }
+    let text = "rules: [{name: r, match: {sql: {class: write}}, require_identity: workload, action: allow}]";
+    assert_eq!(verdicts(text, &[MAIN]), [Allow, Allow], "it is about writes alone");
+    // One that allows is no way around `default: deny` without it.
+    let text = "default: deny\nrules: [{name: r, require_identity: workload, action: allow}]";
+    assert_eq!(verdicts(text, &[MAIN, PERSON]), [Deny, Allow, Deny]);
+}
+
+#[test]
+fn what_is_no_identity_is_told() {
+    let error = |text: &str| {
+        let text = format!("version: 1\nprocesses: [{{run: x}}]\n{text}");
+        parse_str("p.yaml", &text).map(drop).unwrap_err().to_string()
+    };
+    assert!(error("require_identity: human").contains("kind of identity"));
+    assert!(error("require_identity: {kinds: person}").contains("did you mean `kind`"));
+    assert!(
+        error("rules: [{name: a, match: {identity: {branches: main}}, action: deny}]")
+            .contains("did you mean `branch`")
+    );
+    assert!(error("rules: [{name: a, match: {identity: {claims: {}}}, action: deny}]").contains("claims"));
+    assert!(
+        error("rules: [{name: a, match: {identity: {claims: {x: [1]}}}, action: deny}]")
+            .contains("expected text")
+    );
+    assert!(
+        error("rules: [{name: a, when: 'subject.person.mail == \"x\"', action: deny}]")
+            .contains("no field `mail`")
+    );
+    assert!(subject([("workload.branche", "x")]).unwrap_err().contains("did you mean `branch`"));
+}
+
+/// What this host's files need no policy of a collector's takes back.
+#[test]
+fn what_one_policy_needs_another_does_not_take_back() {
+    let needs = "version: 1\nprocesses: [{run: x}]\nrequire_identity: workload\n";
+    let allows = "version: 1\nprocesses: [{run: x}]\nrules: [{name: all, action: allow}]\n";
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("10.yaml"), needs).unwrap();
+    std::fs::write(dir.path().join("20.yaml"), allows).unwrap();
+    let set = PolicySet::load_trusting(dir.path(), super::load::Trust::Anyone).unwrap();
+    let nobody = Subject::default();
+    let decision = set.flow_of_all(&nobody, &destination()).decide(&sample_operation(), &nobody);
+    assert_eq!((decision.verdict, decision.rule), (Deny, Some(Arc::from(IDENTITY_RULE))));
+}

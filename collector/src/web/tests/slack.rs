@@ -1,0 +1,312 @@
+//! People who decide in Slack.
+
+use axum::http::header::CONTENT_TYPE;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use interlock_shipping::v1::ApprovalRequest;
+use sha2::Sha256;
+
+use super::*;
+use crate::approvals::ask::tests::{Asked, Fake, SIGNING, request};
+use crate::approvals::ask::{Approvals, slack_apps};
+use crate::store::approval_id;
+
+/// A collector with an app of Slack, and Slack.
+struct Chat {
+    site: Site,
+    slack: Fake,
+    host: SampleHost,
+    _secrets: TempDir,
+}
+
+impl Chat {
+    async fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (slack, secrets) = (Fake::new(), tempfile::tempdir().unwrap());
+        let secret = |name: &str, text: &str| {
+            let path = secrets.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            path.display().to_string()
+        };
+        let (token, signing) = (secret("token", "xoxb-7"), secret("signing", SIGNING));
+        let approvals: Approvals = serde_saphyr::from_str(&format!(
+            "{{ask: [{{kind: slack, name: chat, channel: C0123456789, token: {token}, signing_secret: {signing}, \
+             api: 'http://{}'}}]}}",
+            slack.address
+        ))
+        .unwrap();
+        let config = Config {
+            slack: slack_apps(&approvals).unwrap(),
+            url: "https://collector.example".into(),
+            ..Config::default()
+        };
+        let site = Site::with(config).await;
+        let host = SampleHost::enrol(&site.intake.store, "runner-3", 1).await.unwrap();
+        Self { site, slack, host, _secrets: secrets }
+    }
+
+    async fn take(&self, told: &ApprovalRequest) -> String {
+        let mut write = self.site.intake.store.write().await.unwrap();
+        assert!(write.take_approval(&self.host.id, told).await.unwrap());
+        write.commit().await.unwrap();
+        approval_id(&self.host.id, &told.request, &told.digest)
+    }
+
+    /// An account in these groups.
+    async fn member(&self, name: &str, groups: &[&str]) {
+        self.site.account(name, Role::Viewer).await;
+        let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+        let mut write = self.site.intake.store.write().await.unwrap();
+        write.set_groups(name, &groups).await.unwrap();
+        write.commit().await.unwrap();
+    }
+
+    /// What Slack sends, signed with `secret` at `at`, seconds.
+    async fn sent(&self, payload: &Value, secret: &str, at: i64) -> StatusCode {
+        let (body, signed) = signed(payload, secret, at);
+        self.raw(&body, &at.to_string(), &signed).await
+    }
+
+    async fn raw(&self, body: &str, at: &str, signature: &str) -> StatusCode {
+        let request = self
+            .site
+            .request(&Method::POST, "/hooks/slack", &Caller::default())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header("x-slack-request-timestamp", at)
+            .header("x-slack-signature", signature);
+        self.site.ask(request.body(Body::from(body.to_owned())).unwrap()).await.status
+    }
+
+    async fn slack_sends(&self, payload: &Value) {
+        assert_eq!(self.sent(payload, SIGNING, seconds()).await, StatusCode::OK);
+    }
+
+    /// Somebody clicks; what Slack is asked for next.
+    async fn clicks(&self, person: &str, button: &str, id: &str) -> Asked {
+        let before = self.slack.asked().len();
+        self.slack_sends(&click(person, button, id)).await;
+        self.slack.until(before + 1).await.pop().unwrap()
+    }
+
+    /// Somebody links their user in Slack to an account.
+    async fn links(&self, person: &str, account: &str, id: &str) {
+        let token = token(&self.clicks(person, "approve", id).await);
+        let browser = self.fresh(account).await;
+        let reply = self.site.post(&format!("/account/link/{token}"), &browser, &[]).await;
+        assert_eq!(reply.location(), "/account?done=linked", "{}", reply.text);
+    }
+
+    /// A browser that has signed in just now.
+    async fn fresh(&self, account: &str) -> Caller {
+        let token = super::super::secret().unwrap();
+        let mut write = self.site.intake.store.write().await.unwrap();
+        let new = NewSignIn {
+            token_sha256: &sha256(&token),
+            user: account,
+            expires_ns: now_ns() + 3_600_000_000_000,
+            address: "127.0.0.1",
+            user_agent: "test",
+            authenticated_ns: now_ns(),
+        };
+        write.add_sign_in(&new).await.unwrap();
+        write.commit().await.unwrap();
+        Caller { session: Some(token), ..Caller::default() }
+    }
+
+    async fn votes(&self, id: &str) -> Vec<(String, bool, String)> {
+        let votes = self.site.intake.store.approval_votes(id).await.unwrap();
+        votes.into_iter().map(|vote| (vote.account, vote.approve, vote.via)).collect()
+    }
+}
+
+/// A body of Slack's, and its signature.
+fn signed(payload: &Value, secret: &str, at: i64) -> (String, String) {
+    let body =
+        form_urlencoded::Serializer::new(String::new()).append_pair("payload", &payload.to_string()).finish();
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(format!("v0:{at}:{body}").as_bytes());
+    let signed = format!("v0={}", interlock_recording::hex(&mac.finalize().into_bytes()));
+    (body, signed)
+}
+
+fn seconds() -> i64 {
+    now_ns() / 1_000_000_000
+}
+
+/// A click; each has another trigger, so that none is a repetition.
+fn click(person: &str, button: &str, id: &str) -> Value {
+    serde_json::json!({
+        "type": "block_actions", "team": {"id": "T1"}, "user": {"id": person, "username": "<b>al\u{202e}ice", "team_id": "T1"},
+        "trigger_id": super::super::secret().unwrap(), "channel": {"id": "C0123456789"},
+        "actions": [{"action_id": button, "value": id}],
+    })
+}
+
+/// The token in the link that somebody is given.
+fn token(asked: &Asked) -> String {
+    assert_eq!(asked.path, "/chat.postEphemeral");
+    let text = asked.json().to_string();
+    let rest =
+        text.split("https://collector.example/account/link/").nth(1).unwrap_or_else(|| panic!("{text}"));
+    rest.split('"').next().unwrap().to_owned()
+}
+
+/// What somebody is told, that nobody else sees.
+fn whisper(asked: &Asked) -> String {
+    assert_eq!(asked.path, "/chat.postEphemeral");
+    asked.json()["blocks"][0]["text"]["text"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_slack_did_not_sign_just_now_is_refused() {
+    let chat = Chat::new().await;
+    let id = chat.take(&request("aaaaaaaa")).await;
+    let payload = click("U1", "approve", &id);
+    for (secret, at) in [("another", seconds()), (SIGNING, seconds() - 301), (SIGNING, seconds() + 310)] {
+        assert_eq!(chat.sent(&payload, secret, at).await, StatusCode::UNAUTHORIZED);
+    }
+    for (at, signature) in [("", ""), ("now", "v0=00"), ("1", "v0=")] {
+        assert_eq!(chat.raw("payload=%7B%7D", at, signature).await, StatusCode::UNAUTHORIZED);
+    }
+    // Once, and not again.
+    let at = seconds();
+    assert_eq!(chat.sent(&payload, SIGNING, at).await, StatusCode::OK);
+    assert_eq!(chat.sent(&payload, SIGNING, at).await, StatusCode::UNAUTHORIZED);
+    // Nor written otherwise.
+    let (body, signed) = signed(&payload, SIGNING, at);
+    assert_eq!(
+        chat.raw(&body, &at.to_string(), &signed.to_uppercase().replace("V0", "v0")).await,
+        StatusCode::UNAUTHORIZED
+    );
+    chat.slack.until(1).await;
+    // Signed, and nonsense.
+    assert_eq!(chat.sent(&Value::Null, SIGNING, seconds()).await, StatusCode::OK);
+    let long = "x".repeat(300 << 10);
+    assert_eq!(chat.raw(&long, &seconds().to_string(), "v0=00").await, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(chat.votes(&id).await.is_empty());
+    // A collector that has no app takes nothing.
+    let without = Site::new().await;
+    let request = without.request(&Method::POST, "/hooks/slack", &Caller::default());
+    assert_eq!(without.ask(request.body(Body::empty()).unwrap()).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn only_who_has_confirmed_an_account_decides_and_as_that_account() {
+    let chat = Chat::new().await;
+    let id = chat.take(&request("aaaaaaaa")).await;
+    chat.member("alice", &["dba"]).await;
+    chat.member("mallory", &[]).await;
+    let path = format!("/account/link/{}", token(&chat.clicks("U1", "approve", &id).await));
+    assert!(chat.votes(&id).await.is_empty());
+
+    // Signed in not long ago.
+    assert!(chat.site.get(&path, &Caller::default()).await.location().starts_with("/sign-in?back="));
+    let stale = chat.site.browser("alice").await;
+    for reply in [chat.site.get(&path, &stale).await, chat.site.post(&path, &stale, &[]).await] {
+        assert!(reply.location().starts_with("/account/again?back=%2Faccount%2Flink%2F"), "{}", reply.text);
+    }
+    let alice = chat.fresh("alice").await;
+    let page = chat.site.get(&path, &alice).await.text;
+    assert!(page.contains("<strong><bdi>&#60;b&#62;al\\u{202e}ice</bdi></strong>"), "{page}");
+    assert_eq!(chat.site.post(&path, &alice, &[]).await.location(), "/account?done=linked");
+    // Once; nor by somebody else, nor with a token that was replaced.
+    let mallory = chat.fresh("mallory").await;
+    for caller in [&alice, &mallory] {
+        assert_eq!(chat.site.post(&path, caller, &[]).await.status, StatusCode::NOT_FOUND);
+        assert_eq!(chat.site.get(&path, caller).await.status, StatusCode::NOT_FOUND);
+    }
+    let first = token(&chat.clicks("U2", "approve", &id).await);
+    let second = token(&chat.clicks("U2", "approve", &id).await);
+    let first = chat.site.post(&format!("/account/link/{first}"), &alice, &[]).await;
+    assert_eq!(first.status, StatusCode::NOT_FOUND);
+    let second = chat.site.post(&format!("/account/link/{second}"), &mallory, &[]).await;
+    assert_eq!(second.location(), "/account?done=linked");
+
+    // Mallory is in none of the groups, whatever the button says.
+    for button in ["approve", "deny"] {
+        let said = whisper(&chat.clicks("U2", button, &id).await);
+        assert!(said.contains("members of dba"), "{said}");
+    }
+    assert!(chat.votes(&id).await.is_empty());
+    let said = whisper(&chat.clicks("U1", "approve", &id).await);
+    assert!(said.contains("has not answered yet"), "{said}");
+    assert_eq!(chat.votes(&id).await, [("alice".to_owned(), true, "slack".to_owned())]);
+    let said = whisper(&chat.clicks("U1", "approve", &id).await);
+    assert!(said.contains("already"), "{said}");
+    assert!(chat.site.trail().await.contains(&(
+        "alice via slack".into(),
+        "approval.approve".into(),
+        id.clone()
+    )));
+
+    // Unlinked, it counts no longer.
+    let shown = chat.site.get("/account", &alice).await.text;
+    assert!(shown.contains("<code>U1</code> of <code>T1</code>"), "{shown}");
+    let fields = [("chat", "slack"), ("team", "T1"), ("person", "U1")];
+    // It is for its own account alone.
+    let other = chat.site.post("/account/links/end", &mallory, &fields).await;
+    assert_eq!(other.status, StatusCode::NOT_FOUND);
+    let ended = chat.site.post("/account/links/end", &alice, &fields).await;
+    assert_eq!(ended.location(), "/account?done=unlinked");
+    token(&chat.clicks("U1", "deny", &id).await);
+}
+
+#[tokio::test]
+async fn who_refuses_says_why_and_what_asks_for_more_leads_to_the_page() {
+    let chat = Chat::new().await;
+    let id = chat.take(&request("aaaaaaaa")).await;
+    chat.member("alice", &["dba"]).await;
+    chat.member("carol", &["dba"]).await;
+    chat.links("U1", "alice", &id).await;
+    chat.links("U3", "carol", &id).await;
+
+    let modal = chat.clicks("U1", "deny", &id).await;
+    assert_eq!(modal.path, "/views.open");
+    let view = modal.json()["view"].clone();
+    let submit = |person: &str, reason: &str| {
+        serde_json::json!({
+            "type": "view_submission", "team": {"id": "T1"}, "user": {"id": person, "team_id": "T1"},
+            "view": {
+                "callback_id": view["callback_id"], "private_metadata": view["private_metadata"],
+                "state": {"values": {"why": {"reason": {"value": reason}}}},
+            },
+        })
+    };
+    let before = chat.slack.asked().len();
+    chat.slack_sends(&submit("U1", "  ")).await;
+    let said = whisper(&chat.slack.until(before + 1).await[before]);
+    assert!(said.contains("Say why"), "{said}");
+    // Another's modal is no right.
+    chat.slack_sends(&submit("U9", "because")).await;
+    token(&chat.slack.until(before + 2).await[before + 1]);
+    chat.slack_sends(&submit("U1", "not today\u{202e}")).await;
+    chat.slack.until(before + 3).await;
+    assert_eq!(chat.votes(&id).await, [("alice".to_owned(), false, "slack".to_owned())]);
+
+    // Carol signed in on the host to ask for it.
+    let said = whisper(&chat.clicks("U3", "approve", &id).await);
+    assert!(said.contains("own request"), "{said}");
+
+    let fresh = ApprovalRequest { fresh_seconds: 900, ..request("bbbbbbbb") };
+    let fresh = chat.take(&fresh).await;
+    let asked = chat.clicks("U1", "approve", &fresh).await;
+    assert!(whisper(&asked).contains("sign in again"), "{asked:?}");
+    assert!(asked.json().to_string().contains(&format!("https://collector.example/approvals/{fresh}")));
+    let why = ApprovalRequest { reason_required: true, ..request("cccccccc") };
+    let why = chat.take(&why).await;
+    assert_eq!(chat.clicks("U1", "approve", &why).await.path, "/views.open");
+    let shown = ApprovalRequest { collector: "show".into(), ..request("dddddddd") };
+    let shown = chat.take(&shown).await;
+    assert!(whisper(&chat.clicks("U1", "approve", &shown).await).contains("takes no approvals"));
+    for id in [&fresh, &why, &shown] {
+        assert!(chat.votes(id).await.is_empty());
+    }
+    // A disabled account, and one whose password was reset, decide nothing.
+    chat.site.account("boss", Role::Admin).await;
+    let admin = chat.fresh("boss").await;
+    let fields = [("role", "viewer")];
+    let reply = chat.site.post("/admin/users/alice", &admin, &fields).await;
+    assert_eq!(reply.location(), "/admin/users?done=user-changed", "{}", reply.text);
+    token(&chat.clicks("U1", "approve", &why).await);
+    assert!(chat.votes(&why).await.is_empty());
+}
