@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::provider::{Provider, Refreshed, SignInError};
+use super::fault::SignInError;
+use super::provider::{Provider, Refreshed};
 use super::{Logins, Place, What, give_back};
 use crate::identity::Verified;
 

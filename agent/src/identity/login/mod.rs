@@ -9,6 +9,7 @@
 //! audit sessions are counted from one.
 
 pub mod cli;
+mod fault;
 mod keep;
 mod loopback;
 mod pending;
@@ -33,9 +34,9 @@ use super::{IdentityKind, Subject, Verified};
 use pending::Pending;
 use provider::Provider;
 
+pub use fault::SignInError;
 pub use pending::{Begun, Brought, Way};
 pub use place::{NoSession, Place, PlaceError, Seat};
-pub use provider::SignInError;
 pub use watch::Watched;
 
 /// For how long a sign-in counts where agent.yaml does not say.

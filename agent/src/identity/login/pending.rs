@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
-use super::provider::{self, Provider, SignInError, SignedIn, blocking};
+use super::fault::{self, SignInError};
+use super::provider::{self, Provider, SignedIn, blocking};
 use super::{
     Bound, Caller, Logins, MOST, PersonEvent, PersonKey, Place, SESSION, Seat, What, give_back,
     provider::Browser,
@@ -243,7 +244,7 @@ impl Logins {
         let name = Arc::clone(provider.name());
         let signed_in = match brought.error {
             Some(word) if word == "access_denied" => Err(SignInError::Denied(name)),
-            Some(word) => Err(SignInError::Refused(name, provider::said(&word))),
+            Some(word) => Err(SignInError::Refused(name, fault::said(&word))),
             None => {
                 let answer =
                     provider::Brought { state, code: Zeroizing::new(brought.code), iss: brought.iss };
@@ -281,7 +282,7 @@ impl Logins {
             (None, _) => Err(format!("say where to sign in, with --issuer: {}", names())),
             (Some(name), all) => {
                 all.iter().find(|provider| **provider.name() == *name).cloned().ok_or_else(|| {
-                    format!("people cannot sign in at {:?} here, but at {}", provider::said(name), names())
+                    format!("people cannot sign in at {:?} here, but at {}", fault::said(name), names())
                 })
             }
         }
@@ -338,7 +339,7 @@ impl Logins {
                 return Err(refused(format!(
                     "{} signed in as {said:?} ({claim}), and who logged in on this host is {user:?}: people sign in \
                      for themselves here",
-                    provider::said(&person.name)
+                    fault::said(&person.name)
                 )));
             }
         }
@@ -394,7 +395,7 @@ impl Logins {
             if !PersonKey::of(&before.person).is(&PersonKey::of(&person)) {
                 replaced = before.person.name.as_str().into();
             }
-            let detail = format!("{} signed in at the same place", provider::said(&person.name));
+            let detail = format!("{} signed in at the same place", fault::said(&person.name));
             // What was replaced counts no more, recorded or not.
             let what = What::SignedOut { reason: "replaced", detail: &detail };
             let _ = self.ended(caller.place, &before, &what);

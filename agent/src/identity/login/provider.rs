@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use interlock_recording::text::printable;
 use jiff::Timestamp;
 use oauth2::basic::{
     BasicErrorResponse, BasicErrorResponseType, BasicRevocationErrorResponse,
@@ -28,6 +27,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
+use super::fault::{SignInError, said, said_of};
 use crate::identity::Verified;
 use crate::identity::oidc::http::HttpError;
 use crate::identity::oidc::{Endpoints, Issuer};
@@ -50,46 +50,6 @@ const MAX_USERINFO: usize = 128 << 10;
 
 /// Between two questions after a device code, at least and at most, whatever the provider says.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// Why nobody is signed in.
-#[derive(Debug, thiserror::Error)]
-pub enum SignInError {
-    /// The provider cannot be asked.
-    #[error("{0} cannot be asked: {1}")]
-    Unavailable(Arc<str>, String),
-    /// It does not offer this way.
-    #[error("{0} {1}")]
-    NotOffered(Arc<str>, &'static str),
-    /// Whoever was asked said no.
-    #[error("the sign-in was denied at {0}")]
-    Denied(Arc<str>),
-    /// Nobody has signed in in time.
-    #[error("nobody signed in at {0} in time: run `interlock login` again")]
-    Expired(Arc<str>),
-    /// A sign-in, or what it can be refreshed with, counts no more.
-    #[error("{0} has ended this sign-in: {1}")]
-    Revoked(Arc<str>, String),
-    /// The provider refused.
-    #[error("{0} refused: {1}")]
-    Refused(Arc<str>, String),
-    /// What it said does not prove who it is.
-    #[error("the answer of {0} cannot be trusted: {1}")]
-    Untrusted(Arc<str>, String),
-}
-
-impl SignInError {
-    /// The provider might be asked again with more success.
-    pub(super) fn is_passing(&self) -> bool {
-        match self {
-            Self::Unavailable(..) => true,
-            // RFC 6749, section 4.1.2.1; some say so at the token endpoint too.
-            Self::Refused(_, why) => ["server_error", "temporarily_unavailable", "slow_down"]
-                .iter()
-                .any(|word| why.starts_with(word)),
-            _ => false,
-        }
-    }
-}
 
 /// What a token endpoint adds to RFC 6749.
 #[derive(Default, Serialize, Deserialize)]
@@ -651,19 +611,6 @@ fn constant_time(a: &str, b: &str) -> bool {
 
 fn unfit(c: char) -> bool {
     interlock_recording::text::is_unprintable(c)
-}
-
-/// Text of a provider's, to be shown: short, and nothing that turns or hides text.
-pub(super) fn said(text: &str) -> String {
-    printable(&text.chars().take(300).collect::<String>()).into_owned()
-}
-
-fn said_of<T>(answer: &oauth2::StandardErrorResponse<T>) -> String
-where
-    T: oauth2::ErrorResponseType + AsRef<str>,
-{
-    let more = answer.error_description().map(String::as_str).unwrap_or_default();
-    said(format!("{} {more}", answer.error().as_ref()).trim())
 }
 
 /// Runs what blocks.
