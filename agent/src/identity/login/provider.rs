@@ -265,7 +265,7 @@ impl Provider {
             error => self.broken(error),
         })?;
         let provider = Arc::clone(self);
-        blocking(move || provider.accept(tokens, None)).await
+        blocking(move || provider.accept(&tokens, None)).await
     }
 
     /// Where to send a browser, which comes back to `redirect` on this host. Blocks.
@@ -331,7 +331,7 @@ impl Provider {
             .set_pkce_verifier(PkceCodeVerifier::new(browser.verifier.to_string()))
             .request(&|request| self.send(request))
             .map_err(|error| self.failed(error))?;
-        self.accept(tokens, Some(&browser.nonce))
+        self.accept(&tokens, Some(&browser.nonce))
     }
 
     /// Asks whether a sign-in still counts, and for the groups of now. Blocks.
@@ -451,7 +451,7 @@ impl Provider {
     }
 
     /// Who the tokens are about.
-    fn accept(&self, tokens: Tokens, nonce: Option<&str>) -> Result<SignedIn, SignInError> {
+    fn accept(&self, tokens: &Tokens, nonce: Option<&str>) -> Result<SignedIn, SignInError> {
         let Some(id_token) = &tokens.extra_fields().id_token else {
             return Err(self.untrusted("it has no ID token: is the scope openid allowed?"));
         };
