@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use zeroize::Zeroizing;
 
+use super::ahead::Ahead;
 use super::case::{Approver, Case, NotCounted, Outcome, Person, Vote, Withdrawal};
 use super::listed::{Listed, Shown, Similar, decided_by};
 use crate::identity::Subject;
@@ -96,6 +97,9 @@ pub enum DeskError {
     /// By their size.
     #[error("what waits for approval takes as much memory as it may")]
     Bytes,
+    /// This user asks beforehand more often than they may.
+    #[error("{0} approvals were asked for beforehand within an hour: wait, and ask for less at a time")]
+    TooOften(usize),
     /// It is not the time for it.
     #[error("approvals cannot be asked for at this time of day")]
     Closed,
@@ -226,6 +230,7 @@ struct Inner {
 pub struct Desk {
     bounds: Bounds,
     inner: Mutex<Inner>,
+    ahead: Ahead,
 }
 
 /// A flow's own end of its request. Dropped, the request is withdrawn.
@@ -242,12 +247,17 @@ pub struct Ticket {
 impl Desk {
     /// An empty one.
     pub fn new(bounds: Bounds) -> Arc<Self> {
-        Arc::new(Self { bounds, inner: Mutex::default() })
+        Arc::new(Self { bounds, inner: Mutex::default(), ahead: Ahead::default() })
     }
 
     /// How often a client that waits is told so.
     pub fn remind(&self) -> Duration {
         self.bounds.remind
+    }
+
+    /// What was asked for before it was sent.
+    pub fn ahead(&self) -> &Ahead {
+        &self.ahead
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -289,7 +299,7 @@ impl Desk {
     }
 
     /// Works on an open request; takes it off the desk if it is decided then.
-    fn with<R>(&self, id: Id, work: impl FnOnce(&mut Open) -> R) -> Option<R> {
+    pub(super) fn with<R>(&self, id: Id, work: impl FnOnce(&mut Open) -> R) -> Option<R> {
         let mut inner = self.inner();
         let open = inner.open.get_mut(&id)?;
         let result = work(open);

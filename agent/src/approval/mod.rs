@@ -8,6 +8,7 @@
 //!
 //! Nothing here is kept over the agent's end: flows end with it, and what they held never went on.
 
+pub mod ahead;
 pub mod case;
 pub mod cli;
 mod desk;
@@ -18,5 +19,5 @@ pub use case::{Approver, NotCounted, Outcome, Person, Vote, Withdrawal};
 pub use desk::{
     Bounds, CancelKey, Covered, Desk, DeskError, Event, Grant, Id, REASON, Request, Shape, Ticket,
 };
-pub use listed::{Does, Listed, Shown};
+pub use listed::{Beforehand, Does, Listed, Shown};
 pub use peer::approver;

@@ -57,6 +57,12 @@ impl Handler for Agent {
                 tracing::info!(pid = peer.pid, uid = peer.uid, name, "designated a run");
                 Ok(json!({ "pid": peer.pid, "run": name }))
             }
+            Request::Explain { command } => self.explain(&peer, command).await,
+            Request::AskAhead { command, reason: why } => {
+                self.ask_ahead(&peer, command, &reason(&why)?).await
+            }
+            Request::AskedAhead { id } => self.asked_ahead(&peer, id).await,
+            Request::CallOff { id } => self.call_off(&peer, &id).await,
             request => {
                 // Looked at while the process is there, as is seen afterwards.
                 let login = self.identity.login_by_root(peer.pid);
@@ -118,7 +124,13 @@ impl Agent {
                 desk.break_glass(&id, &by, reason(&why)?).map_err(text)?;
                 json!({ "request": id })
             }
-            Request::Status | Request::Reload | Request::Run { .. } => Value::Null,
+            Request::Status
+            | Request::Reload
+            | Request::Run { .. }
+            | Request::Explain { .. }
+            | Request::AskAhead { .. }
+            | Request::AskedAhead { .. }
+            | Request::CallOff { .. } => Value::Null,
         };
         Ok(done)
     }

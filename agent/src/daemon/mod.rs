@@ -1,5 +1,6 @@
 //! The running agent: it puts the stages together and keeps them going.
 
+mod ahead;
 mod control;
 mod copy;
 mod egress;
@@ -64,12 +65,13 @@ pub(crate) struct Agent {
     recorder: Arc<Recorder>,
     shipping: Arc<Shipping>,
     approvals: Arc<Desk>,
-    identity: Reader,
+    identity: Arc<Reader>,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
     limits: Limits,
     counts: Counts,
     readers: Readers,
+    questions: ahead::Questions,
     applied: Mutex<Applied>,
     /// Connections that the kernel side reports cannot be recorded.
     egress_fails: AtomicBool,
@@ -158,12 +160,13 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         recorder,
         shipping: Arc::default(),
         approvals: Desk::new(config.approvals.bounds()),
-        identity: Reader::new(Box::new(move |pid| programs.of(pid))),
+        identity: Arc::new(Reader::new(Box::new(move |pid| programs.of(pid)))),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),
         counts: Counts::default(),
         readers: Readers::default(),
+        questions: ahead::Questions::default(),
         applied: Mutex::new(Applied { last, ..Applied::default() }),
         egress_fails: AtomicBool::new(false),
         shutdown,

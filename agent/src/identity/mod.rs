@@ -11,6 +11,8 @@ mod process;
 mod secrets;
 pub mod users;
 
+pub(crate) use ancestors::Stat;
+pub(crate) use process::TICK_NS;
 pub use process::{Known, ProgramOf, Reader};
 
 use std::collections::BTreeMap;
@@ -75,6 +77,9 @@ pub struct Subject {
 pub struct Ancestor {
     /// Process id.
     pub pid: u32,
+    /// When it started, nanoseconds since boot, as exact as /proc tells: a hundredth of a second.
+    #[serde(skip)]
+    pub start_time_ns: u64,
     /// Real user id.
     pub uid: u32,
     /// Executable; empty where it could not be verified, as for [`Subject::exe`].

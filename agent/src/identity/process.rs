@@ -31,7 +31,7 @@ const MOUNTS: Duration = Duration::from_secs(1);
 const MAX_PROGRAMS: usize = 8192;
 
 /// Nanoseconds per clock tick of /proc/PID/stat's start time.
-pub(super) const TICK_NS: u64 = 1_000_000_000 / 100;
+pub(crate) const TICK_NS: u64 = 1_000_000_000 / 100;
 
 /// What the kernel side noted when the process called connect(). It is there even if the process is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -109,6 +109,22 @@ impl Reader {
         let now = (self.kernel)(pid)?;
         let stat = Stat::of(i32::try_from(pid).ok()?).ok()?;
         now.login.filter(|_| stat.start == now.start_time_ns / TICK_NS)
+    }
+
+    /// What is known of the process that has this id now; `None` when there is none.
+    pub fn known(&self, pid: u32) -> Option<Known> {
+        let id = i32::try_from(pid).ok()?;
+        let stat = Stat::of(id).ok()?;
+        let status = Process::new(id).ok()?.status().ok()?;
+        let program = (self.kernel)(pid).filter(|program| program.start_time_ns / TICK_NS == stat.start);
+        Some(Known {
+            pid,
+            start_time_ns: program
+                .map_or(stat.start.saturating_mul(TICK_NS), |program| program.start_time_ns),
+            uid: status.ruid,
+            gid: status.rgid,
+            exec_id: program.map_or(0, |program| program.exec_id),
+        })
     }
 
     /// What the kernel side knows of the program of a process.

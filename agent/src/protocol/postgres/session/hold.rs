@@ -4,6 +4,7 @@
 //! reached the server. Once its request is decided it is judged again like any other, so that the newest
 //! policies count, and only then goes on by what was decided.
 
+mod ahead;
 mod operation;
 mod surroundings;
 
@@ -28,11 +29,12 @@ use crate::approval::{
 use crate::policy::{Decision, Destination, Scope, Terms, Verdict};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
+use crate::protocol::postgres::request::OWN;
 use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
 use crate::tls::Stream;
 
 pub(super) use self::operation::Operation;
-use self::operation::{OWN, not_shown};
+use self::operation::not_shown;
 use self::surroundings::Surroundings;
 
 /// A flow's part in it.
@@ -219,8 +221,12 @@ impl Core {
                 by: grant.by.to_vec(),
                 scope,
                 earlier: true,
+                beforehand: false,
             };
             return Holding::Pass(Arc::new(Approved { recorded, terms: Arc::clone(terms) }));
+        }
+        if let Some(approved) = self.asked_beforehand(operation, terms) {
+            return Holding::Pass(approved);
         }
         let Some(shown) = self.shown(operation) else { return Holding::Refuse(not_shown(), None) };
         self.holds.to_hold = Some(Box::new(approval::Request {
@@ -435,6 +441,7 @@ impl Held {
             by,
             scope,
             earlier: false,
+            beforehand: false,
         };
         let pass = |recorded| Holding::Pass(Arc::new(Approved { recorded, terms: Arc::clone(&self.terms) }));
         let rule = || decision.rule.as_deref().unwrap_or("interlock").to_owned();
