@@ -47,6 +47,11 @@ pub fn otlp() -> PathBuf {
     directory().join("otlp")
 }
 
+/// The directory whose `node_modules` has MCP's inspector, a client of that protocol.
+pub fn mcp() -> PathBuf {
+    directory().join("mcp")
+}
+
 /// What Go has compiled.
 pub fn go() -> PathBuf {
     directory().join("go")

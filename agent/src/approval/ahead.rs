@@ -213,9 +213,10 @@ impl Ahead {
         self.all().iter_mut().find_map(|entry| entry.take(command, now))
     }
 
-    /// It is approved by these, and may be used. It is recorded by now.
+    /// It is approved by these, and may be used, unless it was called off meanwhile. It is recorded by now.
     pub fn approved(&self, id: Id, scope: Scope, seconds: u64, by: Vec<Arc<str>>) {
-        if let Some(entry) = self.all().iter_mut().find(|entry| entry.id == id) {
+        let open = |entry: &&mut Entry| entry.id == id && matches!(entry.state, State::Open);
+        if let Some(entry) = self.all().iter_mut().find(open) {
             let lasts = match scope {
                 Scope::Shape => Duration::from_secs(seconds),
                 Scope::Once | Scope::Session => entry.terms.within,
@@ -272,11 +273,11 @@ impl Ahead {
         own.map(|entry| entry.status(now)).collect()
     }
 
-    /// Gives up what was approved and not used. Says whether there was such a one.
+    /// Nothing is to come of it any more. Says whether anything still could.
     fn give_up(&self, id: Id, why: &Arc<str>) -> bool {
         let mut all = self.all();
-        let usable = |entry: &&mut Entry| entry.id == id && matches!(entry.state, State::Usable(..));
-        let found = all.iter_mut().find(usable);
+        let alive = |entry: &&mut Entry| entry.id == id && !matches!(entry.state, State::Over(..));
+        let found = all.iter_mut().find(alive);
         found.is_some_and(|entry| {
             entry.state = State::Over("withdrawn", Arc::clone(why));
             true
@@ -423,11 +424,10 @@ impl Desk {
         let id = Id::parse(id).ok_or_else(unknown)?;
         let status = self.ahead().status(id, asker).ok_or_else(unknown)?;
         let why: Arc<str> = "who asked has called it off".into();
-        let withdrawn = || {
-            let why = Withdrawal::Because(Arc::clone(&why));
-            self.with(id, |open| open.case.withdraw(why, Instant::now())) == Some(true)
-        };
-        if withdrawn() || self.ahead().give_up(id, &why) {
+        if self.ahead().give_up(id, &why) {
+            // Whether it is decided by now or not.
+            let why = Withdrawal::Because(why);
+            self.with(id, |open| open.case.withdraw(why, Instant::now()));
             return Ok(());
         }
         Err(super::case::NotCounted::Over(status.state).into())

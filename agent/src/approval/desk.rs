@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -125,6 +126,8 @@ pub struct CancelKey {
     pub server: SocketAddr,
     /// Process id and secret, as in BackendKeyData.
     pub key: Zeroizing<Box<[u8]>>,
+    /// The server is at work on what the session sent before.
+    pub running: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for CancelKey {
@@ -376,15 +379,19 @@ impl Desk {
         self.decide(id, by, |open| open.case.break_glass(by.clone(), reason, Instant::now()))
     }
 
-    /// A cancel request came. Says whether it was for a session whose command is held: that one is
-    /// withdrawn.
+    /// A cancel request came. One for a session whose command is held withdraws that. Says whether that was all
+    /// of it: where the server is at work on what came before, it is to get the request too.
     pub fn cancel(&self, server: SocketAddr, key: &[u8]) -> bool {
         let held = |open: &Open| {
             open.request.cancel.as_ref().is_some_and(|cancel| cancel.server == server && **cancel.key == *key)
         };
-        let id = self.inner().open.iter().find(|(_, open)| held(open)).map(|(id, _)| *id);
+        let found = self.inner().open.iter().find(|(_, open)| held(open)).map(|(id, open)| {
+            let running = open.request.cancel.as_ref().is_some_and(|key| key.running.load(Ordering::Relaxed));
+            (*id, running)
+        });
+        let Some((id, running)) = found else { return false };
         let withdraw = |open: &mut Open| open.case.withdraw(Withdrawal::Cancelled, Instant::now());
-        id.and_then(|id| self.with(id, withdraw)).unwrap_or(false)
+        self.with(id, withdraw).unwrap_or(false) && !running
     }
 
     /// Puts an approval in force that covers more than its own command. It is recorded by now.

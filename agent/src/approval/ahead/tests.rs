@@ -207,8 +207,9 @@ async fn only_ones_own_and_not_too_many() {
     assert_eq!(desk.ahead().of(&asker()).len(), OPEN_PER_USER);
     desk.call_off(&id.to_string(), &asker()).unwrap();
     assert!(matches!(tickets[3].take(), Some(Event::Over(Outcome::Withdrawn(_)))));
-    // The one that sees to it has told by then.
-    desk.ahead().over(id, &Outcome::Withdrawn(Withdrawal::Because("x".into())));
+    // Too late.
+    desk.ahead().approved(id, Scope::Once, 0, Vec::new());
+    assert!(!passes(&desk, "3", |_, _, _, _| ()));
     let same = desk.ask_ahead(asker(), wanted("4"), Arc::new(Terms::sample()), request()).unwrap();
     assert!(matches!(same, Opened::Known(id) if id == tickets[4].id()));
     tickets.remove(3);

@@ -80,6 +80,10 @@ impl Core {
         if self.waits() {
             return Ok(());
         }
+        // What waited for a look at the server is asked for now.
+        if self.holds.to_hold.is_some() && !self.begin_holding(pipe) {
+            return Ok(());
+        }
         if self.phase == Phase::Ready && self.from_client.left == 0 {
             self.refresh_policy();
             // Commands that waited for the catalog go on now, whether it could be read or not.

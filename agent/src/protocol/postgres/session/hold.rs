@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::cancel::Cancel;
+use super::look::Look;
 use super::pipe::Pipe;
 use super::refusal::Refusal;
 use super::{Core, Phase};
@@ -48,13 +50,42 @@ pub(super) struct Holds {
     pub(super) held: Option<Held>,
     /// What may change what texts mean.
     pub(super) surroundings: Surroundings,
+    /// The server is asked for the client's time limit before a command is held.
+    looks: bool,
+    /// It is being asked.
+    pub(super) looking: Option<Box<Look>>,
+    /// What it said: `None` where there is no limit, or none is known.
+    pub(super) looked: Option<Option<Duration>>,
+    /// The server is at work on what came before what is held.
+    running: Arc<AtomicBool>,
 }
 
 impl Holds {
     /// For a flow to `server` that begins with these parameters.
     pub(super) fn new(desk: Arc<Desk>, server: Destination, parameters: &[(String, String)]) -> Box<Self> {
         let surroundings = Surroundings::new(parameters);
-        Box::new(Self { desk, server, to_hold: None, held: None, surroundings })
+        Box::new(Self {
+            desk,
+            server,
+            to_hold: None,
+            held: None,
+            surroundings,
+            looks: false,
+            looking: None,
+            looked: None,
+            running: Arc::default(),
+        })
+    }
+
+    /// The server is asked for the client's time limit.
+    pub(super) fn looks(&self) -> bool {
+        self.looks
+    }
+
+    /// Asks the server for the client's time limit before it holds a command.
+    pub(super) fn looking(mut self: Box<Self>) -> Box<Self> {
+        self.looks = true;
+        self
     }
 }
 
@@ -74,6 +105,10 @@ pub(super) struct Held {
     remind: Pin<Box<Sleep>>,
     /// Tells when the client goes: its bytes are not read while it waits.
     client: Option<TcpStream>,
+    /// When the client's `statement_timeout` is over.
+    timeout: Option<Pin<Box<Sleep>>>,
+    /// It is withdrawn for that.
+    timed_out: bool,
 }
 
 enum State {
@@ -120,6 +155,8 @@ impl Held {
             notice: None,
             remind: Box::pin(tokio::time::sleep(remind)),
             client: None,
+            timeout: None,
+            timed_out: false,
         }
     }
 
@@ -183,7 +220,8 @@ fn span(time: Duration) -> String {
 impl Core {
     /// A command waits for approval.
     pub(super) fn waits(&self) -> bool {
-        self.holds.held.as_ref().is_some_and(|held| matches!(held.state, State::Waiting(_)))
+        self.holds.looking.is_some()
+            || self.holds.held.as_ref().is_some_and(|held| matches!(held.state, State::Waiting(_)))
     }
 
     /// What becomes of an operation that `decision` holds.
@@ -242,6 +280,7 @@ impl Core {
             cancel: self.cancel.as_deref().map(|cancel: &Cancel| CancelKey {
                 server: self.holds.server.address,
                 key: cancel.key().clone(),
+                running: Arc::clone(&self.holds.running),
             }),
             bytes: 0,
         }));
@@ -256,12 +295,16 @@ impl Core {
     /// Asks for what is to be held, everything before it being recorded and on its way. Says whether that
     /// is decided already.
     pub(super) fn begin_holding(&mut self, pipe: &mut Pipe) -> bool {
-        let Some(mut request) = self.holds.to_hold.take() else { return false };
+        let Some(request) = self.holds.to_hold.take() else { return false };
+        let Some(mut request) = self.look(pipe, request) else { return false };
+        let timeout = self.holds.looked.take().flatten();
         let length = Header::read(pipe.undecided()).ok().flatten().map_or(0, Header::total);
         request.bytes = length.saturating_add(OWN);
         let (shown, digest) = (request.shown.clone(), request.digest);
         let (terms, remind) = (Arc::clone(&request.terms), self.holds.desk.remind());
         let mut held = Held::new(&request, State::Failed(unrecorded()), remind);
+        held.timeout = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
+        self.holds.running.store(self.pending.len() > 0, Ordering::Relaxed);
         match self.holds.desk.ask(*request) {
             Err(error) => held.state = State::Failed(not_asked(&error, &held.rules())),
             Ok(ticket) => {
@@ -297,6 +340,12 @@ impl Core {
         let Some(held) = &mut self.holds.held else { return Poll::Pending };
         let State::Waiting(waits) = &mut held.state else { return Poll::Pending };
         let mut ticket = waits;
+        self.holds.running.store(self.pending.len() > 0, Ordering::Relaxed);
+        if held.timeout.as_mut().is_some_and(|timeout| timeout.as_mut().poll(cx).is_ready()) {
+            held.timeout = None;
+            held.timed_out = true;
+            ticket.withdraw(because("the client's statement_timeout is over"));
+        }
         if self.pending.skips() {
             ticket.withdraw(because("an earlier command of the pipeline failed"));
         } else if gone(cx, client, &mut held.client) {
@@ -470,6 +519,10 @@ impl Held {
             Outcome::Withdrawn(Withdrawal::Cancelled) => {
                 // The server's own words for it.
                 let message = "canceling statement due to user request".to_owned();
+                Holding::Refuse(because("57014", message, None), Some(recorded(Vec::new(), "")))
+            }
+            Outcome::Withdrawn(_) if self.timed_out => {
+                let message = "canceling statement due to statement timeout".to_owned();
                 Holding::Refuse(because("57014", message, None), Some(recorded(Vec::new(), "")))
             }
             Outcome::Withdrawn(Withdrawal::Because(reason)) => {

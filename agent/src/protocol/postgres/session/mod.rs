@@ -16,6 +16,7 @@ mod judge;
 mod lexing;
 mod log;
 mod login;
+mod look;
 mod made;
 mod masking;
 mod notice;

@@ -21,7 +21,7 @@ impl Core {
             return None;
         }
         let [prepared] = operation.statements else { return None };
-        let utf8 = self.holds.surroundings.utf8();
+        let utf8 = self.lexing.is_utf8();
         if !utf8 && !prepared.text.is_ascii() {
             return None;
         }

@@ -15,8 +15,6 @@ pub(in super::super) struct Surroundings {
     /// The digest at the start, where texts mean there what they do in any session of this user in this
     /// database.
     usual: Option<[u8; 32]>,
-    /// The client has said that it speaks UTF-8.
-    utf8: bool,
     /// Something was changed, and its transaction may not be over.
     altered: bool,
     /// It is not answered yet: it may fail.
@@ -36,14 +34,9 @@ impl Surroundings {
             hash.text(value);
         }
         let digest = hash.finish();
-        let utf8 = |name: &str, value: &str| {
-            name == "client_encoding"
-                && matches!(value.to_ascii_lowercase().as_str(), "utf8" | "utf-8" | "unicode")
-        };
         Self {
             digest,
             usual: parameters.iter().all(|(name, value)| is_usual(name, value)).then_some(digest),
-            utf8: parameters.iter().any(|(name, value)| utf8(name, value)),
             altered: false,
             unanswered: false,
             failed: false,
@@ -60,11 +53,6 @@ impl Surroundings {
     /// asked for without a session means the same here.
     pub(super) fn unchanged(&self) -> bool {
         !self.unanswered && self.usual == Some(self.digest)
-    }
-
-    /// The client has said that it speaks UTF-8.
-    pub(super) fn utf8(&self) -> bool {
-        self.utf8
     }
 
     fn mix(&mut self, what: &str, text: &str, own: Option<&(String, u64)>) {

@@ -1,7 +1,5 @@
 //! Commands that were approved before they were sent.
 
-use std::time::Duration;
-
 use super::held::{bind, done, query};
 use super::*;
 use crate::approval::ahead::{Asker, Opened, Tree, Wanted};
@@ -22,6 +20,8 @@ fn core(bench: &Bench, text: &str, params: &[&str], scope: Scope) -> (Core, Id, 
     core.subject = subject();
     core.holds.surroundings =
         hold::Holds::new(Arc::clone(&core.holds.desk), destination(), &[utf8()]).surroundings;
+    // As it was read when it was judged.
+    core.scripts.analyze(text);
     let wanted = Wanted {
         server: destination().address,
         database: "d".into(),
@@ -190,10 +190,12 @@ async fn not_in_a_session_that_changed_what_texts_mean() {
             hold::Holds::new(Arc::clone(&core.holds.desk), destination(), &parameters).surroundings;
         assert_eq!(passes(&mut core, &query(text)), usual, "{name}={value}");
     }
-    // Bytes beyond ASCII mean nothing as long as the client does not say which encoding it speaks.
+    // Bytes beyond ASCII mean something else in another encoding.
     let (mut core, _, _ticket) = core(&bench, "delete from held where a = 'é'", &[], Scope::Once);
-    core.holds.surroundings = hold::Holds::new(Arc::clone(&core.holds.desk), destination(), &[]).surroundings;
+    core.lexing.reported(b"client_encoding", b"LATIN1");
     assert!(!passes(&mut core, &query("delete from held where a = 'é'")));
+    core.lexing.reported(b"client_encoding", b"UTF8");
+    assert!(passes(&mut core, &query("delete from held where a = 'é'")));
 }
 
 #[tokio::test]
@@ -232,7 +234,6 @@ async fn a_session_begins_with_it_and_a_shape_has_its_time() {
         assert!(passes(&mut shape, &query(text)), "{text}");
     }
     assert!(!passes(&mut shape, &query("delete from held where b = 1")));
-    shape.holds.desk.ahead().approved(id, Scope::Shape, 0, Vec::new());
-    std::thread::sleep(Duration::from_millis(1));
+    shape.holds.desk.call_off(&id.to_string(), &Asker { subject: subject(), tree: TREE }).unwrap();
     assert!(!passes(&mut shape, &query("delete from held where a = 1")));
 }
