@@ -232,6 +232,9 @@ fn requested(body: &proto::ApprovalRequested) -> Value {
             "rule": quorum.rule, "groups": quorum.groups, "needed": quorum.needed, "all_of": quorum.all_of,
         })).collect::<Vec<_>>(),
         "within_ns": body.within_ns,
+        "estimate": body.estimate.as_ref().map(|estimate| json!({
+            "rows": estimate.known.then_some(estimate.rows), "why_not": estimate.why_not,
+        })),
     })
 }
 

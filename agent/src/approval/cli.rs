@@ -301,6 +301,13 @@ fn whole(one: &Value) -> String {
         }
         field(&format!("statement {nth}"), &what);
     }
+    if let Some(estimate) = one.get("estimate").filter(|told| told.is_object()) {
+        let told = match estimate["rows"].as_u64() {
+            Some(rows) => format!("about {rows} rows, by the server's planner"),
+            None => format!("no estimate: {}", text(estimate, "why_not")),
+        };
+        field("estimate", &told);
+    }
     for (nth, param) in (1..).zip(one["params"].as_array().into_iter().flatten()) {
         field(&format!("${nth}"), param.as_str().unwrap_or("NULL"));
     }
@@ -349,6 +356,7 @@ mod tests {
             "subject": {"user": evil, "exe": evil, "argv": [evil], "ci": {"job": evil}, "unit": evil,
                 "ancestors": [{"pid": 1, "exe": evil}]},
             "statements": [{"kinds": [evil], "reads": [evil], "where": evil, "unparsed": evil}],
+            "estimate": {"why_not": evil},
             "beforehand": {"reason": evil, "tree_exe": evil, "tree_pid": 1},
             "similar": [{"asked": evil, "user": evil, "outcome": evil, "by": [evil]}],
         });

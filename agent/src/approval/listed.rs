@@ -40,9 +40,23 @@ pub struct Shown {
     pub command: u64,
     /// The rule's own words; may be empty.
     pub message: String,
+    /// How many rows the server expects it to touch, where a rule has that asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// It was asked for before the command is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beforehand: Option<Beforehand>,
+}
+
+/// What the server's planner expects of a statement.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Rows that it reads, or changes.
+    pub rows: Option<u64>,
+    /// What that would cost, in the planner's own measure.
+    pub cost: Option<f64>,
+    /// Why there is none; empty when there is one.
+    pub why_not: String,
 }
 
 /// What is told of a request for a command that is not sent yet.

@@ -19,5 +19,5 @@ pub use case::{Approver, NotCounted, Outcome, Person, Vote, Withdrawal};
 pub use desk::{
     Bounds, CancelKey, Covered, Desk, DeskError, Event, Grant, Id, REASON, Request, Shape, Ticket,
 };
-pub use listed::{Beforehand, Does, Listed, Shown};
+pub use listed::{Beforehand, Does, Estimate, Listed, Shown};
 pub use peer::approver;

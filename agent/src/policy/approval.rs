@@ -88,6 +88,9 @@ record! {
         /// `true`: whoever asks may let the command through without approval, with a reason. It is recorded as
         /// such and needs a review.
         break_glass: Option<bool>,
+        /// `true`: approvers are shown how many rows the server expects a statement to touch. It is asked to plan
+        /// the statement, which runs nothing of it but can run functions that are said to be immutable.
+        estimate: Option<bool>,
     }
 }
 
@@ -208,6 +211,7 @@ impl Approval {
             shape_for: self.shape_for.map_or(SHAPE_FOR, |span| span.0),
             hours: self.hours.map(|hours| Box::new([hours.0.into()]) as Box<[Hours]>).unwrap_or_default(),
             break_glass: self.break_glass == Some(true),
+            estimate: self.estimate == Some(true),
         }
     }
 }
@@ -248,6 +252,8 @@ pub struct Terms {
     pub(crate) hours: Box<[Hours]>,
     /// Whoever asks may let it through unapproved.
     pub break_glass: bool,
+    /// Approvers are shown how many rows the server expects it to touch.
+    pub estimate: bool,
 }
 
 fn seconds<S: serde::Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -267,6 +273,7 @@ impl Terms {
             shape_for: self.shape_for.min(other.shape_for),
             hours: self.hours.iter().chain(others_hours).cloned().collect(),
             break_glass: self.break_glass && other.break_glass,
+            estimate: self.estimate || other.estimate,
         }
     }
 
@@ -317,6 +324,7 @@ impl Terms {
             shape_for: SHAPE_FOR,
             hours: Box::default(),
             break_glass: false,
+            estimate: false,
         }
     }
 }

@@ -401,6 +401,13 @@ fn requested(body: &mut Writer<'_>, asked: &ApprovalRequested<'_>) {
         });
     }
     body.uint(11, nanoseconds(asked.terms.within));
+    if let Some(estimate) = &shown.estimate {
+        body.message(70, |field| {
+            field.bool(1, estimate.rows.is_some());
+            field.uint(2, estimate.rows.unwrap_or_default());
+            field.string(3, &estimate.why_not);
+        });
+    }
 }
 
 fn approver(writer: &mut Writer<'_>, by: &Approver) {

@@ -296,7 +296,7 @@ impl Core {
             return Ok(Verdict::Drop);
         }
         if matches!(entry.what, What::Own { .. }) {
-            self.looked();
+            self.look_ended();
             return Ok(Verdict::Drop);
         }
         if let (What::Function, Some(run)) = (&entry.what, &entry.run)
@@ -348,7 +348,7 @@ impl Core {
             return Ok(Verdict::Drop);
         }
         if matches!(self.pending.front().map(|front| &front.what), Some(What::Own { sync: true })) && !fatal {
-            self.look_failed();
+            self.look_failed(body);
             return Ok(Verdict::Drop);
         }
         let replaced = self.replace_notice(b'E', body, &context);

@@ -77,6 +77,7 @@ impl Core {
             pipe.discard_undecided();
             return Ok(());
         }
+        self.look_further(pipe);
         if self.waits() {
             return Ok(());
         }

@@ -26,7 +26,8 @@ use super::pipe::Pipe;
 use super::refusal::Refusal;
 use super::{Core, Phase};
 use crate::approval::{
-    self, CancelKey, Covered, Desk, DeskError, Event, Grant, Outcome, Shape, Shown, Ticket, Withdrawal,
+    self, CancelKey, Covered, Desk, DeskError, Estimate, Event, Grant, Outcome, Shape, Shown, Ticket,
+    Withdrawal,
 };
 use crate::policy::{Decision, Destination, Scope, Terms, Verdict};
 use crate::protocol::SessionError;
@@ -298,6 +299,10 @@ impl Core {
         let Some(request) = self.holds.to_hold.take() else { return false };
         let Some(mut request) = self.look(pipe, request) else { return false };
         let timeout = self.holds.looked.take().flatten();
+        if request.terms.estimate && request.shown.estimate.is_none() {
+            let why_not = "the server could not be asked, for it is at work on what came before".to_owned();
+            request.shown.estimate = Some(Estimate { why_not, ..Estimate::default() });
+        }
         let length = Header::read(pipe.undecided()).ok().flatten().map_or(0, Header::total);
         request.bytes = length.saturating_add(OWN);
         let (shown, digest) = (request.shown.clone(), request.digest);

@@ -11,9 +11,12 @@ use std::time::Duration;
 use interlock_recording::{fill_random, hex};
 
 use super::Core;
+use super::estimate;
+use super::judge::IDLE;
+use super::log::lossy;
 use super::pending::{Entry, What};
 use super::pipe::Pipe;
-use crate::approval::Request;
+use crate::approval::{Estimate, Request};
 use crate::protocol::postgres::codec;
 
 /// What is asked.
@@ -25,9 +28,27 @@ const CLOSES: u8 = 2;
 pub(super) struct Look {
     /// What is to be held.
     request: Box<Request>,
+    /// The name of what it makes.
+    name: Vec<u8>,
     /// What the server said.
     answer: Option<Duration>,
     closed: u8,
+    stage: Stage,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The time limit is asked for.
+    Limit,
+    /// So is the plan.
+    Plan,
+    /// The transaction that the plan was made in is to be ended, for it has failed.
+    Undo,
+    /// It is being ended.
+    Undone,
+    /// The next of these is to be asked for.
+    Next,
 }
 
 impl Core {
@@ -40,38 +61,13 @@ impl Core {
         if !possible || self.status == b'E' || !(sync || self.pending.only_prepares()) {
             return Some(request);
         }
-        let mut random = [0; 12];
-        if fill_random(&mut random).is_err() {
-            return Some(request);
-        }
-        let name = format!("interlock {}", hex(&random));
-        let name = name.as_bytes();
+        let Some(name) = own_name() else { return Some(request) };
         let mut message = Vec::new();
-        codec::put_message(&mut message, b'P', |out| {
-            codec::put_cstr(out, name);
-            codec::put_cstr(out, TEXT);
-            out.extend([0, 0]);
-        });
-        codec::put_message(&mut message, b'B', |out| {
-            codec::put_cstr(out, name);
-            codec::put_cstr(out, name);
-            // No formats, no parameters, no formats of results: text.
-            out.extend([0; 6]);
-        });
-        codec::put_message(&mut message, b'E', |out| {
-            codec::put_cstr(out, name);
-            out.extend([0; 4]);
-        });
-        for kind in [b'P', b'S'] {
-            codec::put_message(&mut message, b'C', |out| {
-                out.push(kind);
-                codec::put_cstr(out, name);
-            });
-        }
+        put_run(&mut message, &name, TEXT, &[], &[]);
         codec::put_message(&mut message, if sync { b'S' } else { b'H' }, |_| {});
         pipe.insert(&message);
         self.pending.push(Entry::new(What::Own { sync }));
-        self.holds.looking = Some(Box::new(Look { request, answer: None, closed: 0 }));
+        self.holds.looking = Some(Box::new(Look { request, name, answer: None, closed: 0, stage: Stage::Limit }));
         None
     }
 
@@ -85,8 +81,65 @@ impl Core {
     /// The row that says it.
     pub(super) fn look_row(&mut self, body: &[u8]) {
         let value = codec::values(body).ok().and_then(|mut values| values.next()?.ok()?);
-        if let (Some(look), Some(value)) = (&mut self.holds.looking, value) {
-            look.answer = std::str::from_utf8(value).ok().and_then(limit);
+        let (Some(look), Some(value)) = (&mut self.holds.looking, value) else { return };
+        match look.stage {
+            Stage::Limit => look.answer = std::str::from_utf8(value).ok().and_then(limit),
+            Stage::Plan => look.request.shown.estimate = Some(estimate::read(value)),
+            Stage::Undo | Stage::Undone | Stage::Next => {}
+        }
+    }
+
+    /// ReadyForQuery came behind it.
+    pub(super) fn look_ended(&mut self) {
+        let idle = self.status == IDLE;
+        let Some(look) = &mut self.holds.looking else { return };
+        match look.stage {
+            Stage::Limit if look.request.terms.estimate => look.stage = Stage::Next,
+            Stage::Plan if !idle => look.stage = Stage::Undo,
+            _ => self.looked(),
+        }
+    }
+
+    /// Asks for what comes next of it.
+    pub(super) fn look_further(&mut self, pipe: &mut Pipe) {
+        let stage = match &self.holds.looking {
+            Some(look) if !self.pending.busy() => look.stage,
+            _ => return,
+        };
+        let mut message = Vec::new();
+        match stage {
+            Stage::Next => {
+                let asked = match self.status {
+                    IDLE => self.ask_plan(pipe.undecided()),
+                    _ => Err("it stands in a transaction"),
+                };
+                match asked {
+                    Ok(plan) => message = plan,
+                    Err(why) => {
+                        self.no_estimate(why);
+                        return self.looked();
+                    }
+                }
+                if let Some(look) = &mut self.holds.looking {
+                    look.stage = Stage::Plan;
+                }
+            }
+            Stage::Undo => {
+                if let Some(look) = &mut self.holds.looking {
+                    put_run(&mut message, &look.name, b"ROLLBACK", &[], &[]);
+                    look.stage = Stage::Undone;
+                }
+                codec::put_message(&mut message, b'S', |_| {});
+            }
+            Stage::Limit | Stage::Plan | Stage::Undone => return,
+        }
+        pipe.insert(&message);
+        self.pending.push(Entry::new(What::Own { sync: true }));
+    }
+
+    fn no_estimate(&mut self, why: &str) {
+        if let Some(look) = &mut self.holds.looking {
+            look.request.shown.estimate = Some(Estimate { why_not: why.to_owned(), ..Estimate::default() });
         }
     }
 
@@ -98,18 +151,70 @@ impl Core {
         }
     }
 
-    /// The server does not say.
-    pub(super) fn look_failed(&mut self) {
-        if let Some(look) = &mut self.holds.looking {
-            look.answer = None;
+    /// The server does not say. Why stands in its own words, which may quote values: only the code is kept.
+    pub(super) fn look_failed(&mut self, body: &[u8]) {
+        let code = codec::notice_fields(body).find(|&(code, _)| code == b'C').map(|(_, text)| lossy(text));
+        let code: String =
+            code.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).take(5).collect();
+        if self.holds.looking.as_ref().is_some_and(|look| look.stage == Stage::Plan) {
+            self.no_estimate(&format!("the server does not plan it (SQLSTATE {code})"));
         }
     }
 
     /// Where the server has skipped it, for what came before has failed, nothing is known.
     pub(super) fn look_skipped(&mut self) {
-        if self.holds.looking.is_some() && !self.pending.has_own() {
+        let asked = self.holds.looking.as_ref().is_some_and(|look| look.stage == Stage::Limit);
+        if asked && !self.pending.has_own() {
             self.looked();
         }
+    }
+}
+
+/// A name that nobody else has.
+pub(super) fn own_name() -> Option<Vec<u8>> {
+    let mut random = [0; 12];
+    fill_random(&mut random).ok()?;
+    Some(format!("interlock {}", hex(&random)).into_bytes())
+}
+
+/// Prepares a text, binds parameters (format and value) to it, runs it, and closes both.
+pub(super) fn put_run(
+    message: &mut Vec<u8>,
+    name: &[u8],
+    text: &[u8],
+    types: &[u32],
+    params: &[(i16, Option<&[u8]>)],
+) {
+    codec::put_message(message, b'P', |out| {
+        codec::put_cstr(out, name);
+        codec::put_cstr(out, text);
+        out.extend(u16::try_from(types.len()).unwrap_or(0).to_be_bytes());
+        types.iter().for_each(|kind| out.extend(kind.to_be_bytes()));
+    });
+    codec::put_message(message, b'B', |out| {
+        codec::put_cstr(out, name);
+        codec::put_cstr(out, name);
+        let count = u16::try_from(params.len()).unwrap_or(0).to_be_bytes();
+        out.extend(count);
+        params.iter().for_each(|(format, _)| out.extend(format.to_be_bytes()));
+        out.extend(count);
+        for (_, value) in params {
+            let length = value.map_or(Ok(-1), |value| i32::try_from(value.len()));
+            out.extend(length.unwrap_or(-1).to_be_bytes());
+            out.extend(value.unwrap_or_default());
+        }
+        // Results as text.
+        out.extend([0, 0]);
+    });
+    codec::put_message(message, b'E', |out| {
+        codec::put_cstr(out, name);
+        out.extend([0; 4]);
+    });
+    for kind in [b'P', b'S'] {
+        codec::put_message(message, b'C', |out| {
+            out.push(kind);
+            codec::put_cstr(out, name);
+        });
     }
 }
 

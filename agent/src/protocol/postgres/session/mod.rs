@@ -10,6 +10,7 @@ mod cancel;
 mod catalog;
 mod copy;
 mod encrypt;
+mod estimate;
 mod frontend;
 mod hold;
 mod judge;
