@@ -69,7 +69,7 @@ def psql(text, *more, env={}):
                           capture_output=True, text=True, timeout=60)
 def approve(id, *more):
     # As somebody else, from elsewhere: the test does it when it reads this.
-    print("approve", id, *more, flush=True); assert sys.stdin.readline() == "done\n"
+    print("@approve", id, *more, flush=True); assert sys.stdin.readline() == "done\n"
 def held(text, *more, env={}):
     "Whether psql has to wait: it is left there."
     p = subprocess.Popen(["psql", "-X", "-q", os.environ["PGURL"], *more, "-c", text], env={**os.environ, **env},
@@ -79,7 +79,7 @@ def held(text, *more, env={}):
     return "waits for approval" in line
 "#;
 
-/// Runs an AI agent, and decides as it says on its output: `approve ID …`, `deny ID …`, `reload …`.
+/// Runs an AI agent, and decides as it says on its output: `@approve ID …`, `@deny ID …`, `@policy GROUP`.
 fn agent(stage: &Stage, script: &str) -> String {
     use std::io::{BufRead as _, Write as _};
     use std::process::Stdio;
@@ -99,11 +99,12 @@ fn agent(stage: &Stage, script: &str) -> String {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
-            ["approve" | "deny", ..] => {
+            ["@approve" | "@deny", ..] => {
+                let words: Vec<_> = words.iter().map(|word| word.trim_start_matches('@')).collect();
                 by(stage, GAMES, &words).expect_success();
                 stdin.write_all(b"done\n").unwrap();
             }
-            ["policy", rest @ ..] => {
+            ["@policy", rest @ ..] => {
                 stage.write_policy(&RULES.replace("games", &rest.join(" "))).unwrap();
                 assert!(stage.agent.reload().unwrap().success());
                 stdin.write_all(b"done\n").unwrap();
@@ -202,7 +203,7 @@ approve(id)
 wait = lambda id: m.tool("approval_status", id=id, wait_seconds=30)["request"]["state"]
 assert wait(id) == "approved"
 # Out of the tree: its parent has gone.
-out = subprocess.run(["sh", "-c", "(sleep 0.5; psql -X -q \"$PGURL\" -c '" + text + "' 2>&1 | head -1 > \"$OUT\") & exit"],
+out = subprocess.run(["sh", "-c", "(sleep 0.5; psql -X -q \"$PGURL\" -c '" + text + "' 2>&1 | head -1 > \"$OUT\") >/dev/null 2>&1 </dev/null & exit"],
                      env={**os.environ, "OUT": "/tmp/mcp-out-%d" % os.getpid()})
 path = "/tmp/mcp-out-%d" % os.getpid()
 while not os.path.exists(path) or not os.path.getsize(path): time.sleep(0.1)
@@ -249,12 +250,12 @@ for change in ("SET search_path = pg_temp, public", "SET ROLE NONE", "CREATE TEM
         assert told, change
 assert held("DELETE FROM t", "-d", os.environ["PGURL"].replace("/" + os.environ["PGDATABASE"], "/other"))
 # Other terms.
-print("policy daemon", flush=True); sys.stdin.readline()
+print("@policy daemon", flush=True); sys.stdin.readline()
 assert held("DELETE FROM t")
-print("policy games", flush=True); sys.stdin.readline()
+print("@policy games", flush=True); sys.stdin.readline()
 # Denied, and called off.
 d = m.ask("DELETE FROM t -- 2")["request"]["id"]
-print("deny", d, "--reason", "no", flush=True); sys.stdin.readline()
+print("@deny", d, "--reason", "no", flush=True); sys.stdin.readline()
 print(wait(d), m.tool("approval_status", id=d)["request"]["reason"])
 assert held("DELETE FROM t -- 2")
 k = m.ask("DELETE FROM t -- 3")["request"]["id"]

@@ -59,6 +59,8 @@ pub(super) struct Holds {
     pub(super) looked: Option<Option<Duration>>,
     /// The server is at work on what came before what is held.
     running: Arc<AtomicBool>,
+    /// Something has begun to wait that was not looked at yet.
+    pub(super) began: bool,
 }
 
 impl Holds {
@@ -75,6 +77,7 @@ impl Holds {
             looking: None,
             looked: None,
             running: Arc::default(),
+            began: false,
         })
     }
 
@@ -333,6 +336,7 @@ impl Core {
         }
         let waits = matches!(held.state, State::Waiting(_));
         self.holds.held = Some(held);
+        self.holds.began = true;
         if waits && self.pending.len() > 0 {
             // So that what came before it is answered while it waits.
             codec_flush(pipe);

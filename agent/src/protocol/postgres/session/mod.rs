@@ -136,6 +136,8 @@ impl Relay {
             }
             if !self.up.undecided().is_empty() {
                 self.core.client(&mut self.up)?;
+                // What has begun to wait is looked at, so that it wakes this task.
+                moved |= std::mem::take(&mut self.core.holds.began);
             }
             if self.up.wants_drain() {
                 match self.up.poll_drain(cx, &mut self.upstream) {
