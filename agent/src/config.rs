@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::approval::Bounds;
+use crate::approval::{Bounds, Remote};
 use crate::credential::CredentialConfig;
+use crate::identity::config::IdentityConfig;
 use crate::policy::Accepts;
 use crate::tls::TlsConfig;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// What the agent logs in with on scripts' behalf (docs/credentials.md).
     pub credentials: Vec<CredentialConfig>,
+    /// Who may say who people and workloads are (docs/identity.md).
+    pub identity: IdentityConfig,
 }
 
 /// Limits of the recording.
@@ -97,11 +100,25 @@ pub struct Approvals {
     pub max_held_bytes: u64,
     /// Every how many seconds a client that waits is told so again.
     pub notice_seconds: u64,
+    /// What the collector that this host ships to may do: `off`, it is not told what waits; `show`, it is, and
+    /// its refusals count; `decide`, its approvals count too: who is in which group is then the collector's
+    /// word as well.
+    pub collector: Remote,
+    /// The address of the collector's pages, such as `https://interlock.example.com`: clients that wait are told
+    /// it. `collector` says whether what waits is there.
+    pub link: Option<String>,
 }
 
 impl Default for Approvals {
     fn default() -> Self {
-        Self { max_held: 1000, max_held_per_user: 250, max_held_bytes: 256 << 20, notice_seconds: 60 }
+        Self {
+            max_held: 1000,
+            max_held_per_user: 250,
+            max_held_bytes: 256 << 20,
+            notice_seconds: 60,
+            collector: Remote::Show,
+            link: None,
+        }
     }
 }
 
@@ -113,6 +130,8 @@ impl Approvals {
             held_per_user: self.max_held_per_user,
             bytes: usize::try_from(self.max_held_bytes).unwrap_or(usize::MAX),
             remind: Duration::from_secs(self.notice_seconds),
+            remote: self.collector,
+            link: self.link.as_deref().map(|link| link.trim_end_matches('/').into()),
         }
     }
 }
@@ -149,6 +168,7 @@ impl Default for Config {
             approvals: Approvals::default(),
             tls: TlsConfig::default(),
             credentials: Vec::new(),
+            identity: IdentityConfig::default(),
         }
     }
 }
@@ -205,6 +225,8 @@ mod tests {
             ("record: {max_bytes: 0}", ": `record.max_bytes: 0` leaves no room"),
             ("record: {segment_seconds: 0}", ": `record.segment_seconds: 0`"),
             ("approvals: {notice_seconds: 0}", ": `approvals.notice_seconds: 0`"),
+            ("approvals: {collector: approve}", ":1:24: "),
+            ("approvals: {link: 'http://a b'}", ": `approvals.link"),
             ("run: relative", ": `run: relative` must be an absolute path, such as /relative"),
             ("cgroup: a/b", ": `cgroup: a/b` must be"),
         ] {

@@ -93,3 +93,92 @@ function add(events, event) {
   localTimes(event);
   events.append(event);
 }
+
+// How long is left, counted down; at its end the page looks again.
+function countDown() {
+  for (const left of document.querySelectorAll("[data-until]")) {
+    const seconds = Math.floor((new Date(left.dataset.until) - Date.now()) / 1000);
+    if (Number.isNaN(seconds)) continue;
+    const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor((seconds % 3600) / 60)];
+    const text =
+      seconds <= 0 ? "its time is over"
+      : seconds < 60 ? `${seconds} s left`
+      : hours > 0 ? `${hours} h ${minutes} min left`
+      : `${minutes} min ${seconds % 60} s left`;
+    if (left.textContent !== text) left.textContent = text;
+    left.classList.toggle("soon", seconds < 60);
+  }
+}
+if (document.querySelector("[data-until], #inbox")) {
+  countDown();
+  setInterval(countDown, 1000);
+}
+
+// A part of a page that others change: it is fetched anew, and put in the place of what was there.
+function keepFresh(place, address, changed) {
+  let busy = Promise.resolve();
+  const fetchNew = async () => {
+    const answer = await fetch(address, { redirect: "error" });
+    if (!answer.ok) return;
+    const part = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector(".part");
+    const old = place.querySelector(".part");
+    if (!part || !old || part.isEqualNode(old)) return;
+    changed(old, part);
+    localTimes(place);
+    countDown();
+  };
+  const look = () => {
+    busy = busy.then(fetchNew).catch(() => {});
+  };
+  const source = new EventSource(place.dataset.follow);
+  source.addEventListener("changed", look);
+  // What was missed while the connection was away.
+  source.addEventListener("open", look);
+}
+
+const inbox = document.getElementById("inbox");
+if (inbox && "EventSource" in window) {
+  keepFresh(inbox, inbox.dataset.list, (old, part) => {
+    // Who is at a request with the keyboard stays there.
+    const at = document.activeElement?.closest?.(".request")?.id;
+    const known = new Set(Array.from(old.querySelectorAll(".request"), (request) => request.id));
+    const fresh = Array.from(part.querySelectorAll(".request")).filter((request) => !known.has(request.id));
+    old.replaceWith(part);
+    if (at) document.getElementById(at)?.querySelector(".open")?.focus();
+    const news = document.getElementById("news");
+    if (news && fresh.length > 0) news.textContent = `${fresh.length} new`;
+    const waiting = document.getElementById("waiting");
+    if (waiting) {
+      waiting.textContent = part.dataset.open;
+      waiting.hidden = part.dataset.open === "0";
+    }
+    const count = part.dataset.open === "0" ? "" : `(${part.dataset.open}) `;
+    document.title = count + document.title.replace(/^\(\d+\) /, "");
+  });
+}
+
+const standing = document.getElementById("standing");
+if (standing && "EventSource" in window) {
+  keepFresh(standing, standing.dataset.standing, (old, part) => {
+    old.replaceWith(part);
+    // What can no longer be done goes.
+    if (part.dataset.state !== "pending") document.getElementById("decide")?.remove();
+  });
+}
+
+// Keys: j and k go through the inbox; a and d to the reasons for approving and refusing.
+document.addEventListener("keydown", (event) => {
+  const typing = event.target instanceof Element && event.target.closest("input, select, textarea");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const reason = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  if (reason) {
+    event.preventDefault();
+    reason.focus();
+    return;
+  }
+  const step = { j: 1, k: -1 }[event.key];
+  const links = Array.from(document.querySelectorAll("#inbox .open"));
+  if (!step || links.length === 0) return;
+  const at = links.indexOf(document.activeElement);
+  links[Math.min(Math.max(at + step, 0), links.length - 1)].focus();
+});

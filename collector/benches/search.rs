@@ -1,7 +1,8 @@
 //! How long lists and searches take with a million sessions and three million commands.
 //!
-//! `cargo bench -p interlock-collector --bench search [-- SESSIONS]`. The database is made once, in the
-//! target directory, and used again.
+//! `cargo bench -p interlock-collector --bench search [-- SESSIONS] [postgres]`. The SQLite database is made once, in
+//! the target directory, and used again. With `postgres` all of it is copied into a throwaway PostgreSQL as
+//! `migrate` does it, and asked there as well.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench")]
 
@@ -9,7 +10,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use interlock_collector::sample::SampleHost;
-use interlock_collector::store::{CommandFilter, SessionFilter, Store, now_ns};
+use interlock_collector::store::{CommandFilter, Server, SessionFilter, Store, now_ns};
+use interlock_tests::Postgres;
+use interlock_tests::postgres::{Auth, DATABASE, PASSWORD, USER};
 use sqlx::any::AnyPoolOptions;
 
 /// Sessions and their commands, spread over a year, as SQLite makes them by itself. A thousand hosts' worth
@@ -85,6 +88,15 @@ fn summary(mut times: Vec<f64>) -> String {
     format!("{:>8.1} {:>8.1} {:>8.1}", at(0), at(times.len() / 2), at(times.len() - 1))
 }
 
+/// Copies everything into an empty database of PostgreSQL.
+async fn copy(from: &Store, to: &Store) {
+    for table in from.tables().await.unwrap() {
+        println!("copying {}", table.name);
+        while from.copy_rows(&table, to).await.unwrap() > 0 {}
+        to.end_copy(&table).await.unwrap();
+    }
+}
+
 #[tokio::main]
 async fn main() {
     let count = std::env::args().filter_map(|word| word.parse::<i64>().ok()).next().unwrap_or(1_000_000);
@@ -96,7 +108,31 @@ async fn main() {
         let host = SampleHost::enrol(&store, "bastion", 1).await.unwrap();
         fill(&path, &host.id, count).await;
     }
-    println!("{:.1} GiB", std::fs::metadata(&path).unwrap().len() as f64 / f64::from(1 << 30));
+    println!("SQLite: {:.1} GiB", std::fs::metadata(&path).unwrap().len() as f64 / f64::from(1 << 30));
+    measure(&store).await;
+    if std::env::args().any(|word| word == "postgres") {
+        let settings =
+            ["log_statement=none", "synchronous_commit=off", "shared_buffers=1GB", "max_wal_size=4GB"];
+        let server = Postgres::start_with(Auth::Scram, &settings).unwrap();
+        let at = Server {
+            url: format!("postgres://{USER}@127.0.0.1:{}/{DATABASE}", server.port()),
+            password: Some(PASSWORD.to_owned().into()),
+            connections: 4,
+        };
+        let shared = Store::open_server(&at, false).await.unwrap();
+        copy(&store, &shared).await;
+        server.admin("VACUUM ANALYZE").unwrap();
+        println!(
+            "PostgreSQL: {}",
+            server.admin("SELECT pg_size_pretty(pg_database_size(current_database()))").unwrap()
+        );
+        measure(&shared).await;
+        shared.close().await;
+    }
+}
+
+/// Asks everything, 11 times each.
+async fn measure(store: &Store) {
     println!("{:<60} {:>6} {:>8} {:>8} {:>8}", "", "found", "least", "middle", "most, ms");
 
     let some = |text: &str| Some(text.to_owned());
@@ -184,7 +220,8 @@ async fn main() {
     }
     // The last page of all, by its cursor: no page costs more than the first.
     let start = Instant::now();
-    let page = store.sessions(&SessionFilter::default(), Some("0190000000007000"), 50).await.unwrap();
+    let far = format!("{:012x}7000", (now_ns() - 300 * day) / 1_000_000);
+    let page = store.sessions(&SessionFilter::default(), Some(&far), 50).await.unwrap();
     println!(
         "{:<60} {:>6} {:>8.1}",
         "sessions, from a cursor far back",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::approvals::ask::{self, Approvals};
 use crate::outputs::{self, Output};
 use crate::sign_in::SignIn;
 use crate::storage::{Database, Segments};
@@ -43,6 +44,8 @@ pub struct Config {
     pub keys: Option<PathBuf>,
     /// Other systems that are told what the collector takes in.
     pub outputs: Vec<Output>,
+    /// Approvals of commands that hosts hold.
+    pub approvals: Approvals,
 }
 
 /// A rule of retention.
@@ -110,6 +113,7 @@ impl Default for Config {
             segments: None,
             keys: None,
             outputs: Vec::new(),
+            approvals: Approvals::default(),
         }
     }
 }
@@ -188,6 +192,7 @@ impl Config {
             }
         }
         outputs::config::check(&self.outputs)?;
+        ask::config::check(&self.approvals, self.web.url.as_deref())?;
         self.sign_in.check(self.web.url.as_deref())?;
         if !self.web.listen.ip().is_loopback() && self.web.tls.is_none() {
             return Err(format!(

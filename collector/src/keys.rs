@@ -25,6 +25,15 @@ const POLICIES: &str = "policies key";
 /// The files that are the keys.
 const FILES: [&str; 4] = ["ledger.key", "policies.key", "authority.key", "authority.crt"];
 
+/// What is wrong with the files of a directory that all collectors have the same of.
+pub(crate) fn check_files(directory: &Path) -> Vec<anyhow::Error> {
+    let open = |file: &str| {
+        let path = directory.join(file);
+        std::fs::File::open(&path).with_context(|| format!("keys: cannot read {}", path.display())).err()
+    };
+    FILES.into_iter().filter_map(open).collect()
+}
+
 /// The keys.
 pub(crate) struct Keys {
     /// Of the ledger's checkpoints.

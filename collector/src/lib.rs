@@ -4,6 +4,7 @@
 //! and the `archive` (segment files as they came). `docs/collector.md` describes the whole.
 
 pub mod administer;
+pub mod approvals;
 pub mod archive;
 pub mod audit;
 pub mod authority;

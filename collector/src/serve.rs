@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::approvals::ask;
 use crate::archive::Archive;
 use crate::config::{Config, Retention};
 use crate::intake::{self, Connected, Intake};
@@ -261,6 +262,9 @@ fn web_config(config: &Config) -> anyhow::Result<web::Config> {
         providers: Providers::new(sign_in, url.trim_end_matches('/'))?,
         idle: Duration::from_secs(u64::from(sign_in.idle_minutes) * 60),
         absolute: Duration::from_secs(u64::from(sign_in.hours) * 3600),
+        outputs: outputs::Configured::all(config),
+        slack: ask::slack_apps(&config.approvals)?,
+        url: web_url(config, config.web.listen),
     })
 }
 
@@ -315,6 +319,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let outputs =
         outputs::start(&config.outputs, &parts.name, &intake.store, &intake.connected, &stopped, timing)
             .await?;
+    let base = web_url(config, config.web.listen);
+    let (store, connected) = (&intake.store, &intake.connected);
+    let asks = ask::start(&config.approvals, &parts.name, &base, store, connected, &stopped, timing).await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
     if config.sign_in.local
         && let Some(path) = web::setup_link(&parts.intake.store).await?
@@ -344,7 +351,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         if !agents.is_finished() {
             let _ = agents.await;
         }
-        for output in outputs {
+        for output in outputs.into_iter().chain(asks) {
             let _ = output.await;
         }
     })

@@ -80,6 +80,11 @@ pub(crate) fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(line.to_owned()))
 }
 
+fn readable(path: &Path) -> anyhow::Result<()> {
+    let file = std::fs::read(path);
+    file.map(drop).map_err(|error| anyhow::anyhow!("cannot read {}: {error}", path.display()))
+}
+
 impl Database {
     /// Checks what the types do not say.
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -88,6 +93,15 @@ impl Database {
             return Err("store.connections: 2 to 200".into());
         }
         Ok(())
+    }
+
+    /// What is wrong with the files that it names.
+    pub(crate) fn check_files(&self) -> Vec<anyhow::Error> {
+        let password = self.password_file.as_deref().and_then(|path| secret(path).err());
+        let query = self.database.split_once('?').map_or("", |(_, query)| query);
+        let root = query.split('&').find_map(|pair| pair.strip_prefix("sslrootcert="));
+        let root = root.and_then(|path| readable(Path::new(path)).err());
+        password.into_iter().chain(root).map(|error| error.context("store")).collect()
     }
 
     /// What to connect to.
@@ -101,6 +115,13 @@ impl Database {
 }
 
 impl Segments {
+    /// What is wrong with the files that it names.
+    pub(crate) fn check_files(&self) -> Vec<anyhow::Error> {
+        let key = self.s3.secret_key_file.as_deref().and_then(|path| secret(path).err());
+        let authority = self.s3.authority.as_deref().and_then(|path| readable(path).err());
+        key.into_iter().chain(authority).map(|error| error.context("segments.s3")).collect()
+    }
+
     /// Checks what the types do not say.
     pub(crate) fn check(&self) -> Result<(), String> {
         let s3 = &self.s3;

@@ -87,6 +87,9 @@ pub(crate) async fn relay(intake: Arc<Intake>) {
 }
 
 async fn pass_on(intake: &Intake) -> Result<(), StoreError> {
+    for host in intake.store.hosts_with_votes().await? {
+        intake.connected.tell_votes(&host);
+    }
     for order in intake.store.orders().await? {
         if !intake.connected.is_there(&order.host) {
             continue;

@@ -6,10 +6,10 @@ use std::io::{self, Write};
 use crate::SessionId;
 use crate::json;
 use crate::proto::event::Body;
-use crate::proto::{Approver, BindParameter, Event, TerminalInput, TerminalOutput};
+use crate::proto::{Approver, BindParameter, Event, Subject, TerminalInput, TerminalOutput};
 use crate::query::Summary;
 
-const HEADER: [&str; 35] = [
+const HEADER: [&str; 36] = [
     "index",
     "time",
     "session",
@@ -45,6 +45,7 @@ const HEADER: [&str; 35] = [
     "duration_ns",
     "rows",
     "detail",
+    "identity",
 ];
 
 /// Writes the line with the columns' names.
@@ -203,17 +204,56 @@ pub fn event(
             let subject = body.subject.clone().unwrap_or_default();
             put("user", &subject.user);
             put("exe", &subject.exe);
+            put("identity", &identities(&subject));
             put("destination", &body.destination);
             put("verdict", &body.verdict);
+        }
+        Some(Body::IdentityChanged(body)) => {
+            let subject = Subject {
+                person: body.person.clone(),
+                workload: body.workload.clone(),
+                ..Subject::default()
+            };
+            put("identity", &identities(&subject));
+            put("detail", &body.missing.join("; "));
+        }
+        Some(Body::TokenRefused(body)) => {
+            let subject = body.subject.clone().unwrap_or_default();
+            put("user", &subject.user);
+            put("exe", &subject.exe);
+            put("status", &"refused");
+            put("detail", &format!("{}: {}", body.issuer_name, body.reason));
+        }
+        Some(
+            Body::PersonSignedIn(body)
+            | Body::PersonSignedOut(body)
+            | Body::PersonExpired(body)
+            | Body::PersonGroupsChanged(body)
+            | Body::PersonRefused(body),
+        ) => {
+            put("user", &body.process.clone().unwrap_or_default().user);
+            put("status", &body.reason);
+            put("detail", &format!("{} ({}) {}", body.name, body.issuer_name, body.groups.join(" ")));
         }
         Some(Body::PolicyLoaded(body)) => put("detail", &body.hash),
         Some(Body::PolicyRejected(body)) => put("detail", &body.reason),
         Some(Body::Recovered(body)) => put("detail", &format!("{} bytes cut off", body.cut_bytes)),
         Some(Body::Lost(body)) => put("detail", &format!("{} events: {}", body.events, body.reason)),
         Some(Body::AgentStarted(body)) => put("detail", &body.version),
-        Some(Body::FlowStarted(_) | Body::Login(_) | Body::TlsPassed(_) | Body::AgentStopped(_)) | None => {}
+        Some(Body::FlowStarted(body)) => {
+            put("identity", &identities(&body.subject.clone().unwrap_or_default()));
+        }
+        Some(Body::Login(_) | Body::TlsPassed(_) | Body::AgentStopped(_)) | None => {}
     }
     record(output, HEADER.iter().map(|name| fields.remove(name)).collect())
+}
+
+/// The verified identities behind it, each with its issuer.
+fn identities(subject: &Subject) -> String {
+    let both = subject.person.iter().chain(&subject.workload);
+    let named =
+        both.map(|identity| format!("{} ({} of {})", identity.name, identity.subject, identity.issuer_name));
+    named.collect::<Vec<_>>().join("; ")
 }
 
 /// An approver's user, with the login user where that is somebody else.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::keys::hex;
 use crate::proto::event::Body;
-use crate::proto::{self, Column, Event, Rows, Statement, Subject};
+use crate::proto::{self, Column, Event, Rows, Statement, Subject, VerifiedIdentity};
 
 type Object = Map<String, Value>;
 
@@ -26,6 +26,11 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::PolicyRejected(_)) => "policy_rejected",
         Some(Body::Egress(_)) => "egress",
         Some(Body::Lost(_)) => "lost",
+        Some(Body::PersonSignedIn(_)) => "person_signed_in",
+        Some(Body::PersonSignedOut(_)) => "person_signed_out",
+        Some(Body::PersonExpired(_)) => "person_expired",
+        Some(Body::PersonGroupsChanged(_)) => "person_groups_changed",
+        Some(Body::PersonRefused(_)) => "person_refused",
         Some(Body::FlowStarted(_)) => "flow_started",
         Some(Body::Login(_)) => "login",
         Some(Body::TlsPassed(_)) => "tls_passed",
@@ -43,6 +48,8 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::ApprovalDecided(_)) => "approval_decided",
         Some(Body::ApprovalAsked(_)) => "approval_asked",
         Some(Body::PolicyExplained(_)) => "policy_explained",
+        Some(Body::IdentityChanged(_)) => "identity_changed",
+        Some(Body::TokenRefused(_)) => "token_refused",
         None => "unknown",
     }
 }
@@ -98,6 +105,24 @@ fn body(body: &Body) -> Value {
             "count": body.count,
         }),
         Body::Lost(body) => json!({"events": body.events, "reason": body.reason}),
+        Body::IdentityChanged(body) => json!({
+            "person": body.person.as_ref().map(verified),
+            "workload": body.workload.as_ref().map(verified),
+            "missing": body.missing,
+        }),
+        Body::TokenRefused(body) => json!({
+            "subject": body.subject.as_ref().map(subject),
+            "issuer_name": body.issuer_name,
+            "token_hash": body.token_hash,
+            "reason": body.reason,
+            "owner_pid": body.owner_pid,
+            "owner_uid": body.owner_uid,
+        }),
+        Body::PersonSignedIn(body)
+        | Body::PersonSignedOut(body)
+        | Body::PersonExpired(body)
+        | Body::PersonGroupsChanged(body)
+        | Body::PersonRefused(body) => person(body),
         Body::FlowStarted(body) => json!({
             "subject": body.subject.as_ref().map(subject),
             "client": body.client,
@@ -230,8 +255,10 @@ fn requested(body: &proto::ApprovalRequested) -> Value {
         "digest": hex(&body.digest),
         "quorums": body.quorums.iter().map(|quorum| json!({
             "rule": quorum.rule, "groups": quorum.groups, "needed": quorum.needed, "all_of": quorum.all_of,
+            "via": quorum.via,
         })).collect::<Vec<_>>(),
         "within_ns": body.within_ns,
+        "fresh_ns": body.fresh_ns,
         "estimate": body.estimate.as_ref().map(|estimate| json!({
             "rows": estimate.known.then_some(estimate.rows), "why_not": estimate.why_not,
         })),
@@ -239,6 +266,19 @@ fn requested(body: &proto::ApprovalRequested) -> Value {
 }
 
 fn approver(body: &proto::Approver) -> Value {
+    if let Some(account) = &body.account {
+        return json!({
+            "account": body.user,
+            "issuer": account.issuer,
+            "subject": account.subject,
+            "email": account.email,
+            "logins": account.logins,
+            "authenticated": account.authenticated_ns.map(time),
+            "vote": account.vote,
+            "groups": body.groups,
+            "via": body.via,
+        });
+    }
     json!({
         "user": body.user,
         "uid": body.uid,
@@ -247,6 +287,12 @@ fn approver(body: &proto::Approver) -> Value {
         "login_session": body.login_session,
         "groups": body.groups,
         "via": body.via,
+        "person": (!body.person_subject.is_empty()).then(|| json!({
+            "issuer_name": body.person_issuer_name,
+            "issuer": body.person_issuer,
+            "subject": body.person_subject,
+            "name": body.person_name,
+        })),
     })
 }
 
@@ -396,7 +442,29 @@ fn statement(statement: &Statement) -> Value {
     object
 }
 
-fn subject(subject: &Subject) -> Value {
+fn person(person: &proto::PersonChange) -> Value {
+    let at = |ns: u64| if ns == 0 { Value::Null } else { time(ns).into() };
+    json!({
+        "issuer_name": person.issuer_name,
+        "issuer": person.issuer,
+        "subject": person.subject,
+        "name": person.name,
+        "groups": person.groups,
+        "groups_before": person.groups_before,
+        "authenticated": at(person.authenticated_ns),
+        "until": at(person.until_ns),
+        "login_session": person.login_session,
+        "login_uid": person.login_uid,
+        "tree_pid": person.tree_pid,
+        "way": person.way,
+        "reason": person.reason,
+        "detail": person.detail,
+        "process": person.process.as_ref().map(subject),
+    })
+}
+
+/// A subject's object.
+pub fn subject(subject: &Subject) -> Value {
     let ci = subject.ci.as_ref().map(|ci| {
         json!({
             "system": ci.system, "project": ci.project, "pipeline": ci.pipeline, "job": ci.job, "run": ci.run,
@@ -409,7 +477,7 @@ fn subject(subject: &Subject) -> Value {
         .iter()
         .map(|parent| json!({"pid": parent.pid, "uid": parent.uid, "exe": parent.exe, "argv": parent.argv}))
         .collect();
-    json!({
+    let mut object = json!({
         "pid": subject.pid,
         "start_time_ns": subject.start_time_ns,
         "uid": subject.uid,
@@ -430,6 +498,32 @@ fn subject(subject: &Subject) -> Value {
         "ancestors": ancestors,
         "ci": ci,
         "missing": subject.missing,
+    });
+    for (key, identity) in [("person", &subject.person), ("workload", &subject.workload)] {
+        if let Some(identity) = identity {
+            object[key] = verified(identity);
+        }
+    }
+    object
+}
+
+fn verified(identity: &VerifiedIdentity) -> Value {
+    let seconds = |at: u64| (at > 0).then(|| time(at.saturating_mul(1_000_000_000)));
+    json!({
+        "kind": identity.kind,
+        "issuer_name": identity.issuer_name,
+        "issuer": identity.issuer,
+        "subject": identity.subject,
+        "name": identity.name,
+        "groups": identity.groups,
+        "project": identity.project,
+        "branch": identity.branch,
+        "environment": identity.environment,
+        "actor": identity.actor,
+        "claims": identity.claims,
+        "expires": seconds(identity.expires),
+        "authenticated": seconds(identity.authenticated),
+        "token_hash": identity.token_hash,
     })
 }
 

@@ -113,6 +113,8 @@ fn sound(entry: &Entry) -> Result<(), LedgerError> {
         Some(Body::PolicyVersionAdded(body)) => &[&body.content_sha256],
         Some(Body::PolicyOrdered(body)) => &[&body.host, &body.order_sha256],
         Some(Body::HostLabelled(body)) => &[&body.host],
+        Some(Body::ApprovalGiven(body)) => &[&body.host, &body.digest],
+        Some(Body::GlassReviewed(body)) => &[&body.host, &body.digest],
         Some(Body::HoldSet(_) | Body::HoldReleased(_) | Body::BundleMade(_) | Body::PolicyAssigned(_))
         | None => &[],
     };

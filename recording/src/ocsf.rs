@@ -112,6 +112,12 @@ impl Ocsf {
                 made.push(self.network(host, event, &known, 1, "Open", true));
                 self.sessions.insert(session, known);
             }
+            (Some(Body::IdentityChanged(body)), Some(session)) => {
+                let known = self.sessions.entry(session).or_default();
+                known.subject.person.clone_from(&body.person);
+                known.subject.workload.clone_from(&body.workload);
+                made.push(self.orphan(host, event));
+            }
             (Some(Body::Login(body)), Some(session)) => {
                 let known = self.sessions.entry(session).or_default();
                 known.db_user.clone_from(&body.user);
@@ -456,7 +462,16 @@ fn actor(subject: &Subject) -> Value {
             }),
         );
     }
-    let mut actor = json!({"process": process, "user": user});
+    // Who is proven to stand behind it before what the process runs as.
+    let identity = subject.person.as_ref().or(subject.workload.as_ref());
+    let proven = identity.map(|identity| {
+        let groups: Vec<_> = identity.groups.iter().map(|group| json!({"name": group})).collect();
+        json!({"name": or_unknown(&identity.name), "uid": identity.subject, "groups": groups})
+    });
+    let mut actor = json!({"process": process, "user": proven.unwrap_or(user)});
+    if let Some(identity) = identity {
+        put(&mut actor, "idp", json!({"name": identity.issuer_name, "uid": identity.issuer}));
+    }
     if !subject.unit.is_empty() {
         put(&mut actor, "invoked_by", subject.unit.as_str().into());
     }

@@ -9,7 +9,7 @@ use crate::SessionId;
 use crate::json;
 use crate::log::{Entry, ReadError, Reader, SegmentFile};
 use crate::proto::event::Body;
-use crate::proto::{Command, EgressConnection, Event};
+use crate::proto::{Command, EgressConnection, Event, VerifiedIdentity};
 
 /// What to look for. Every field that is given must hold; texts are compared without regard to case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Filter {
     pub until: Option<u64>,
     /// The host user's name or number.
     pub user: Option<String>,
+    /// Part of what a verified person or workload behind it is called: name, subject or issuer.
+    pub identity: Option<String>,
     /// The database user.
     pub db_user: Option<String>,
     /// The database.
@@ -46,7 +48,7 @@ impl Filter {
 
     /// Whether it looks at who and where to.
     pub fn by_session(&self) -> bool {
-        [&self.user, &self.db_user, &self.database, &self.exe, &self.destination]
+        [&self.user, &self.identity, &self.db_user, &self.database, &self.exe, &self.destination]
             .iter()
             .any(|key| key.is_some())
     }
@@ -62,6 +64,7 @@ impl Filter {
         let about_commands = [&self.db_user, &self.database, &self.rule, &self.observed, &self.text];
         let subject = egress.subject.clone().unwrap_or_default();
         let who = Summary {
+            identities: identities(subject.person.as_ref(), subject.workload.as_ref()),
             user: subject.user,
             uid: subject.uid,
             exe: subject.exe,
@@ -87,7 +90,9 @@ impl Filter {
         };
         let hosts: Vec<_> =
             summary.hosts.iter().map(String::as_str).chain([summary.destination.as_str()]).collect();
+        let identities: Vec<_> = summary.identities.iter().map(String::as_str).collect();
         same(&self.user, &[&summary.user, &summary.uid.to_string()])
+            && part(&self.identity, &identities)
             && same(&self.db_user, &[&summary.db_user])
             && same(&self.database, &[&summary.database])
             && part(&self.exe, &[&summary.exe, summary.script.as_deref().unwrap_or_default()])
@@ -110,6 +115,19 @@ impl Filter {
     }
 }
 
+/// Most identities of one session that are told.
+const MAX_IDENTITIES: usize = 64;
+
+/// What identities are found by.
+fn identities(person: Option<&VerifiedIdentity>, workload: Option<&VerifiedIdentity>) -> Vec<String> {
+    let both = person.into_iter().chain(workload);
+    let text = |one: &VerifiedIdentity| match one.name == one.subject {
+        true => format!("{} of {}", one.subject, one.issuer_name),
+        false => format!("{} ({}) of {}", one.name, one.subject, one.issuer_name),
+    };
+    both.map(text).collect()
+}
+
 fn contains(text: &str, part: &str) -> bool {
     text.to_lowercase().contains(&part.to_lowercase())
 }
@@ -129,6 +147,9 @@ pub struct Summary {
     pub user: String,
     /// Its number.
     pub uid: u32,
+    /// The verified people and workloads that stood behind it: name, subject and issuer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<String>,
     /// The process.
     pub pid: u32,
     /// Its executable.
@@ -182,6 +203,15 @@ impl Summary {
         filter.session(self) && (self.matched || !filter.by_command())
     }
 
+    /// Those that are not there yet; of a session that goes on for ever not without end.
+    fn add_identities(&mut self, identities: Vec<String>) {
+        for identity in identities {
+            if self.identities.len() < MAX_IDENTITIES && !self.identities.contains(&identity) {
+                self.identities.push(identity);
+            }
+        }
+    }
+
     fn take(&mut self, entry: &Entry, filter: &Filter) {
         let event = &entry.event;
         if self.session.is_empty() {
@@ -197,6 +227,7 @@ impl Summary {
                 if let Some(subject) = &body.subject {
                     self.user.clone_from(&subject.user);
                     self.uid = subject.uid;
+                    self.add_identities(identities(subject.person.as_ref(), subject.workload.as_ref()));
                     self.pid = subject.pid;
                     self.exe.clone_from(&subject.exe);
                     self.script.clone_from(&subject.script);
@@ -204,6 +235,9 @@ impl Summary {
                 self.protocol.clone_from(&body.protocol);
                 self.destination.clone_from(&body.destination);
                 self.hosts.clone_from(&body.hosts);
+            }
+            Some(Body::IdentityChanged(body)) => {
+                self.add_identities(identities(body.person.as_ref(), body.workload.as_ref()));
             }
             Some(Body::Login(body)) => {
                 self.db_user.clone_from(&body.user);

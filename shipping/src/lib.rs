@@ -7,8 +7,10 @@
 pub mod v1 {
     tonic::include_proto!("interlock.shipping.v1");
 }
+mod person;
 mod token;
 
+pub use person::{names_of, plain_name};
 pub use token::{ParseTokenError, Token};
 
 /// Bytes of a sealed segment's file in one message, at most.
@@ -17,6 +19,12 @@ pub const MAX_PART: usize = 256 << 10;
 pub const MAX_LIVE: usize = 1 << 20;
 /// A message's size in bytes, at most: the largest ones and what is around them.
 pub const MAX_MESSAGE: usize = MAX_LIVE + (64 << 10);
+/// A request for approval, in bytes, at most.
+pub const MAX_APPROVAL: usize = 512 << 10;
+/// A reason for a decision, in bytes, at most.
+pub const MAX_REASON: usize = 1000;
+/// Groups and login names of one account that an agent looks at, at most.
+pub const MAX_NAMES: usize = 1000;
 /// The application protocol of the collector's port for agents (HTTP/2, RFC 9113).
 pub const ALPN: &[u8] = b"h2";
 /// What the host key signs at enrolment: SHA-256 of the token's secret, then of the certificate request.

@@ -31,12 +31,29 @@ impl Browser {
             log.contains(BEFORE_LINK)
         })?;
         let link = log.rsplit_once(BEFORE_LINK).and_then(|(_, link)| link.lines().next());
-        let link = link.map(str::trim).context("no set-up link in the log")?;
+        Self::by_link(link.map(str::trim).context("no set-up link in the log")?)
+    }
+
+    /// Makes the first account, an administrator, by a set-up link.
+    ///
+    /// # Errors
+    /// It is not taken.
+    pub fn by_link(link: &str) -> Result<Self> {
         let from = link.find("/set-up/").context("the set-up link has no path")?;
         let (base, path) = link.split_at(from);
         let browser = Self { base: base.to_owned(), directory: crate::temporary_directory("browser")? };
         let password = "a password for tests";
         browser.submit(path, &[("name", "root"), ("password", password), ("repeated", password)])?;
+        Ok(browser)
+    }
+
+    /// Signs in to another account at the same collector.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn another(&self, name: &str, password: &str) -> Result<Self> {
+        let browser = Self { base: self.base.clone(), directory: crate::temporary_directory("browser")? };
+        browser.submit("/sign-in", &[("name", name), ("password", password)])?;
         Ok(browser)
     }
 
@@ -62,7 +79,15 @@ impl Browser {
     /// # Errors
     /// The page has no form, or it is refused.
     pub fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Result<String> {
-        let page = self.get(path)?;
+        self.submit_to(path, path, fields)
+    }
+
+    /// Fills in a form of a page that is sent elsewhere.
+    ///
+    /// # Errors
+    /// The page has no form, or it is refused: the error has what was answered.
+    pub fn submit_to(&self, page: &str, path: &str, fields: &[(&str, &str)]) -> Result<String> {
+        let page = self.get(page)?;
         let secret = page.split_once(r#"name="csrf" value=""#).and_then(|(_, rest)| rest.split_once('"'));
         let (secret, _) = secret.with_context(|| format!("no form on {path}: {page}"))?;
         let mut arguments = vec!["--data-urlencode".to_owned(), format!("csrf={secret}")];

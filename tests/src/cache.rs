@@ -52,6 +52,11 @@ pub fn mcp() -> PathBuf {
     directory().join("mcp")
 }
 
+/// The virtual environment with receivers of what the collector sends: Kafka, mail.
+pub fn receivers() -> PathBuf {
+    directory().join("receivers")
+}
+
 /// What Go has compiled.
 pub fn go() -> PathBuf {
     directory().join("go")

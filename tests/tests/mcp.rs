@@ -290,8 +290,9 @@ fn the_inspector_speaks_with_it_over_stdio_and_http() {
     let mcp = stage.agent.command();
     let program = mcp.get_program().to_str().unwrap();
     let config = stage.agent.config();
-    let config = config.to_str().unwrap();
-    let stdio = [program, "--config", config, "mcp"];
+    // The inspector has a --config of its own.
+    let config = format!("INTERLOCK_CONFIG={}", config.display());
+    let stdio = ["-e", config.as_str(), program, "mcp"];
     let listed = inspector(&[&stdio[..], &["--method", "tools/list"]].concat()).expect_success();
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let names: Vec<_> =

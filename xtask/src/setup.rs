@@ -118,6 +118,7 @@ const TEST: &[Need] = &[
         packages: &["rsyslog", "rsyslog-openssl"],
     },
     Need { what: "ip (iproute2)", present: || which("ip").is_some(), packages: &["iproute2"] },
+    Need { what: "sudo", present: || which("sudo").is_some(), packages: &["sudo"] },
     Need { what: "runuser, setpriv", present: || which("setpriv").is_some(), packages: &["util-linux"] },
 ];
 
@@ -175,6 +176,7 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             ensure_node_driver()?;
             ensure_otlp_receiver()?;
             ensure_mcp_inspector()?;
+            ensure_receivers()?;
             ensure_newer_postgres()
         }
         Part::Kernels => {
@@ -527,6 +529,40 @@ fn ensure_saml_provider() -> Result<()> {
     run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "pysaml2==7.5.5"]))?;
     if !works() {
         bail!("pysaml2 in {} cannot be imported", venv.display());
+    }
+    Ok(())
+}
+
+/// Kafka's brokers as librdkafka has them, the server's side of SCRAM, and a mail server, in a virtual environment of
+/// their own.
+fn ensure_receivers() -> Result<()> {
+    let venv = cache::receivers();
+    let python = venv.join("bin/python");
+    let works = || {
+        Command::new(&python)
+            .args(["-c", "import confluent_kafka, scramp, aiosmtpd"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    if works() {
+        return Ok(());
+    }
+    say(format!(
+        "missing: {}",
+        paint(BOLD, "confluent-kafka and aiosmtpd (what the collector sends is received)")
+    ));
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(&python).args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "confluent-kafka==2.16.1",
+        "scramp==1.5.0",
+        "aiosmtpd==1.4.6",
+    ]))?;
+    if !works() {
+        bail!("confluent-kafka, scramp or aiosmtpd in {} cannot be imported", venv.display());
     }
     Ok(())
 }

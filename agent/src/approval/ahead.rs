@@ -66,7 +66,15 @@ impl Asker {
     /// the same place, and of the tree.
     fn is_behind(&self, subject: &Subject) -> bool {
         let who = |subject: &Subject| (subject.uid, subject.login_uid, subject.login_session);
+        let verified = |subject: &Subject| {
+            [&subject.person, &subject.workload].map(|identity| {
+                identity
+                    .as_ref()
+                    .map(|one| (one.issuer_name.to_string(), one.issuer.to_string(), one.subject.to_string()))
+            })
+        };
         who(&self.subject) == who(subject)
+            && verified(&self.subject) == verified(subject)
             && self.subject.cgroup == subject.cgroup
             && self.subject.container == subject.container
             && self.tree.holds(subject)

@@ -2,70 +2,10 @@
 //! `approved`, `broken glass`, `denied`, `expired` and `withdrawn`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::policy::{Quorum, Scope, Terms};
-
-/// Who somebody is: two that have anything of it in common are one, as far as that keeps somebody from deciding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Person {
-    /// User id.
-    pub uid: u32,
-    /// The audit login user: who logged in, whatever sudo or su made of them since.
-    pub login_uid: Option<u32>,
-    /// The audit session.
-    pub login_session: Option<u32>,
-    /// The kernel side has seen root set them. Else they are the process's own word, for where none is set
-    /// any process may set its own: they count against it, and never for it.
-    pub confirmed: bool,
-}
-
-impl Person {
-    /// Who logged in, if that is more than a claim.
-    pub fn login(&self) -> Option<u32> {
-        self.login_uid.filter(|_| self.confirmed)
-    }
-
-    /// In which session, if that is more than a claim.
-    pub fn session(&self) -> Option<u32> {
-        self.login_session.filter(|_| self.confirmed)
-    }
-
-    /// `other` is the same person beyond what either only claims.
-    pub fn surely_is(&self, other: &Self) -> bool {
-        let sure = |of: &Self| Self { login_uid: of.login(), login_session: of.session(), ..*of };
-        sure(self).same(&sure(other)).is_some()
-    }
-
-    /// What may make `other` the same person, claims included; `None` when nothing does.
-    pub fn same(&self, other: &Self) -> Option<&'static str> {
-        let either = |person: &Self, uid: u32| person.uid == uid || person.login_uid == Some(uid);
-        if self.uid == other.uid {
-            Some("the same user")
-        } else if self.login_session.is_some() && self.login_session == other.login_session {
-            Some("the same login session")
-        } else if either(other, self.uid) || self.login_uid.is_some_and(|uid| either(other, uid)) {
-            Some("the same login user")
-        } else {
-            None
-        }
-    }
-}
-
-/// Who decides, and by what right.
-#[derive(Debug, Clone)]
-pub struct Approver {
-    /// The person.
-    pub person: Person,
-    /// Their name.
-    pub name: Arc<str>,
-    /// The login user's name; empty when there is none.
-    pub login: Arc<str>,
-    /// Names of the groups that they are in.
-    pub groups: Box<[Arc<str>]>,
-    /// By which way the decision came: `host` for the control socket.
-    pub via: &'static str,
-}
+use super::person::{Approver, Requester, Who};
+use crate::policy::{Quorum, Scope, Terms, Way};
 
 /// One approval.
 #[derive(Debug, Clone)]
@@ -159,7 +99,7 @@ pub enum NotCounted {
     #[error("you have approved it already; {0} more are needed")]
     Twice(usize),
     /// A reason is needed.
-    #[error("a reason is needed: add --reason")]
+    #[error("a reason is needed")]
     NoReason,
     /// The rules do not allow this scope.
     #[error("the policy lets you approve {0}")]
@@ -167,6 +107,21 @@ pub enum NotCounted {
     /// The rules do not allow to break the glass.
     #[error("the policy does not allow to break the glass for this")]
     NoBreakGlass,
+    /// It was shown another operation.
+    #[error("it is for another operation than the one that waits now: look at it again")]
+    Digest,
+    /// The rules take no approvals from there.
+    #[error("the policy takes approvals only {0}")]
+    Way(&'static str),
+    /// The host takes no approvals from its collector.
+    #[error(
+        "this host takes no approvals from its collector, only refusals: approve it on the host, or have its \
+         administrator write `approvals: {{collector: decide}}` into agent.yaml"
+    )]
+    NotRemote,
+    /// The sign-in is older than the rules let it be, or it is not known when it was.
+    #[error("the policy asks for a sign-in within {0}: {1}")]
+    Stale(String, &'static str),
     /// Only who asks may break the glass.
     #[error("only who asks can break the glass, and you are somebody else")]
     NotOwn,
@@ -176,7 +131,7 @@ pub enum NotCounted {
 #[derive(Debug)]
 pub struct Case {
     terms: Arc<Terms>,
-    requester: Person,
+    requester: Requester,
     deadline: Instant,
     /// What may be approved can be of a shape.
     shaped: bool,
@@ -186,7 +141,7 @@ pub struct Case {
 
 impl Case {
     /// A request that is open until `deadline`. Without `shaped` no approval can cover its shape.
-    pub fn new(terms: Arc<Terms>, requester: Person, shaped: bool, deadline: Instant) -> Self {
+    pub fn new(terms: Arc<Terms>, requester: Requester, shaped: bool, deadline: Instant) -> Self {
         Self { terms, requester, deadline, shaped, votes: Vec::new(), outcome: None }
     }
 
@@ -196,7 +151,7 @@ impl Case {
     }
 
     /// Who asks.
-    pub fn requester(&self) -> &Person {
+    pub fn requester(&self) -> &Requester {
         &self.requester
     }
 
@@ -243,9 +198,11 @@ impl Case {
     /// It does not count.
     pub fn approve(&mut self, vote: Vote, now: Instant) -> Result<usize, NotCounted> {
         self.entitled(&vote.by, now)?;
-        if self.votes.iter().any(|other| other.by.person.same(&vote.by.person).is_some()) {
+        if self.votes.iter().any(|other| other.by.same(&vote.by).is_some()) {
             return Err(NotCounted::Twice(self.missing()));
         }
+        self.counts_from_there(&vote.by)?;
+        self.fresh(&vote.by)?;
         if self.terms.reason_required && vote.reason.is_empty() {
             return Err(NotCounted::NoReason);
         }
@@ -288,7 +245,7 @@ impl Case {
         if !self.terms.break_glass {
             return Err(NotCounted::NoBreakGlass);
         }
-        if !self.requester.surely_is(&by.person) {
+        if !self.requester.surely_is(&by) {
             return Err(NotCounted::NotOwn);
         }
         if reason.is_empty() {
@@ -313,19 +270,63 @@ impl Case {
             let groups: Vec<_> = self.terms.groups().into_iter().map(|group| &**group).collect();
             return Err(NotCounted::NotEntitled(groups.join(", ")));
         }
-        if let Some(same) = self.requester.same(&by.person) {
+        if let Some(same) = self.requester.same(by) {
             return Err(NotCounted::Own(same));
         }
-        if self.requester.login().is_some() && by.person.login().is_none() {
+        // An account always says who it is.
+        let nobody = by.person().is_some_and(|person| person.login().is_none());
+        if self.requester.person.login().is_some() && nobody {
             return Err(NotCounted::NoLogin);
         }
         Ok(())
     }
 
+    /// A rule takes approvals from where `by` decides.
+    fn counts_from_there(&self, by: &Approver) -> Result<(), NotCounted> {
+        if self.terms.quorums.iter().any(|quorum| stands_for(by, quorum)) {
+            return Ok(());
+        }
+        Err(NotCounted::Way(match by.way() {
+            Way::Host => "at the collector",
+            Way::Collector => "on the host: interlock approvals approve",
+        }))
+    }
+
+    /// They have signed in no longer ago than the rules let it be.
+    fn fresh(&self, by: &Approver) -> Result<(), NotCounted> {
+        let Some(fresh) = self.terms.fresh else { return Ok(()) };
+        if by.signed_in.is_some_and(|ago| ago <= fresh) {
+            return Ok(());
+        }
+        let what = match (&by.who, by.signed_in) {
+            (Who::Account(_), Some(_)) => "sign in again",
+            (Who::Account(_), None) => "sign in again, with a browser",
+            (Who::Host(_), Some(_)) => "sign in again at your provider, and here with `interlock login`",
+            (Who::Host(_), None) => {
+                "it is not known when you have shown who you are on this host; sign in with `interlock login`, or \
+                 approve it at the collector"
+            }
+        };
+        Err(NotCounted::Stale(span(fresh), what))
+    }
+
     /// How many more approvals are needed at least.
-    fn missing(&self) -> usize {
+    pub fn missing(&self) -> usize {
         self.terms.quorums.iter().map(|quorum| missing(quorum, &self.votes)).max().unwrap_or(1)
     }
+}
+
+/// `10 min`, `90 s`.
+fn span(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        seconds => format!("{seconds} s"),
+    }
+}
+
+/// `by`'s approval counts for a rule: one of its groups, and from where they decide.
+fn stands_for(by: &Approver, quorum: &Quorum) -> bool {
+    quorum.takes(by.way()) && is_in(by, &quorum.groups)
 }
 
 fn is_in(by: &Approver, groups: &[Arc<str>]) -> bool {
@@ -334,7 +335,7 @@ fn is_in(by: &Approver, groups: &[Arc<str>]) -> bool {
 
 /// How many more approvals `quorum` needs at least.
 fn missing(quorum: &Quorum, votes: &[Vote]) -> usize {
-    let counted: Vec<&Vote> = votes.iter().filter(|vote| is_in(&vote.by, &quorum.groups)).collect();
+    let counted: Vec<&Vote> = votes.iter().filter(|vote| stands_for(&vote.by, quorum)).collect();
     let missing = quorum.needed.saturating_sub(counted.len());
     if !quorum.all_of {
         return missing;

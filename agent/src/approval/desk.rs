@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 use interlock_recording::{SessionId, fill_random};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 use zeroize::Zeroizing;
 
 use super::ahead::Ahead;
-use super::case::{Approver, Case, NotCounted, Outcome, Person, Vote, Withdrawal};
+use super::case::{Case, NotCounted, Outcome, Vote, Withdrawal};
 use super::listed::{Listed, Shown, Similar, decided_by};
+use super::person::{Approver, Requester};
+use super::remote::{Remote, Shared};
 use crate::identity::Subject;
 use crate::policy::Terms;
 
@@ -74,7 +76,7 @@ impl Serialize for Id {
 }
 
 /// How much may be held.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Bounds {
     /// Commands held at once.
     pub held: usize,
@@ -84,6 +86,10 @@ pub struct Bounds {
     pub bytes: usize,
     /// How often a client that waits is told so.
     pub remind: Duration,
+    /// What the collector may do.
+    pub remote: Remote,
+    /// The address of its pages.
+    pub link: Option<Arc<str>>,
 }
 
 /// Why something cannot be asked for, or a request not be found.
@@ -164,10 +170,8 @@ pub struct Request {
 }
 
 impl Request {
-    fn person(&self) -> Person {
-        let Subject { uid, login_uid, login_session, .. } = &*self.subject;
-        // The subject has only what is confirmed.
-        Person { uid: *uid, login_uid: *login_uid, login_session: *login_session, confirmed: true }
+    pub(super) fn requester(&self) -> Requester {
+        Requester::of(&self.subject)
     }
 }
 
@@ -208,6 +212,8 @@ pub(super) struct Open {
     pub(super) request: Request,
     pub(super) asked: Timestamp,
     pub(super) events: mpsc::UnboundedSender<Event>,
+    /// It is on disk: others may be told. Then the state of the desk in which that, or its last vote, came.
+    pub(super) recorded: Option<u64>,
 }
 
 /// A request that was decided.
@@ -218,22 +224,28 @@ pub(super) struct Past {
     pub(super) request: Request,
     pub(super) outcome: Outcome,
     pub(super) by: Vec<Arc<str>>,
+    /// A collector was told all of it, or is not to be.
+    pub(super) told: bool,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    open: BTreeMap<Id, Open>,
-    past: VecDeque<Past>,
+pub(super) struct Inner {
+    pub(super) open: BTreeMap<Id, Open>,
+    pub(super) past: VecDeque<Past>,
     grants: VecDeque<Grant>,
     bytes: usize,
+    /// What concerns the collector.
+    pub(super) shared: Shared,
 }
 
 /// Where requests lie open.
 #[derive(Debug)]
 pub struct Desk {
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     inner: Mutex<Inner>,
     ahead: Ahead,
+    /// Changes whenever there is something to tell.
+    pub(super) changed: watch::Sender<()>,
 }
 
 /// A flow's own end of its request. Dropped, the request is withdrawn.
@@ -250,7 +262,12 @@ pub struct Ticket {
 impl Desk {
     /// An empty one.
     pub fn new(bounds: Bounds) -> Arc<Self> {
-        Arc::new(Self { bounds, inner: Mutex::default(), ahead: Ahead::default() })
+        Arc::new(Self {
+            bounds,
+            inner: Mutex::default(),
+            ahead: Ahead::default(),
+            changed: watch::channel(()).0,
+        })
     }
 
     /// How often a client that waits is told so.
@@ -263,7 +280,7 @@ impl Desk {
         &self.ahead
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -293,10 +310,11 @@ impl Desk {
         }
         let within = request.terms.within;
         let deadline = Instant::now() + within;
-        let case = Case::new(Arc::clone(&request.terms), request.person(), request.shape.is_some(), deadline);
+        let case =
+            Case::new(Arc::clone(&request.terms), request.requester(), request.shape.is_some(), deadline);
         let (events, receiver) = mpsc::unbounded_channel();
         inner.bytes += request.bytes;
-        inner.open.insert(id, Open { case, request, asked: Timestamp::now(), events });
+        inner.open.insert(id, Open { case, request, asked: Timestamp::now(), events, recorded: None });
         let until = Box::pin(tokio::time::sleep(within));
         Ok(Ticket { desk: Arc::clone(self), id, events: receiver, until })
     }
@@ -319,13 +337,19 @@ impl Desk {
             if inner.past.len() >= PAST {
                 inner.past.pop_front();
             }
-            inner.past.push_back(Past { id, asked: open.asked, request: open.request, outcome, by });
+            // What is not on disk nobody is told of.
+            let told = open.recorded.is_none();
+            if !told {
+                inner.shared.ended(id, &open.case, &open.request);
+                let _ = self.changed.send(());
+            }
+            inner.past.push_back(Past { id, asked: open.asked, request: open.request, outcome, by, told });
         }
         Some(result)
     }
 
     /// The same for somebody who has typed a request's name and may see it.
-    fn decide<R>(
+    pub(super) fn decide<R>(
         &self,
         id: &str,
         by: &Approver,
@@ -344,7 +368,7 @@ impl Desk {
             None => {
                 let inner = self.inner();
                 let past = inner.past.iter().find(|past| past.id == id);
-                let seen = past.filter(|past| may_see(by, &past.request.terms, &past.request.person()));
+                let seen = past.filter(|past| may_see(by, &past.request.terms, &past.request.requester()));
                 Err(seen.map_or_else(unknown, |past| NotCounted::Over(past.outcome.word()).into()))
             }
         }
@@ -361,6 +385,7 @@ impl Desk {
             let _ = open.events.send(Event::Vote(vote));
             Ok(missing)
         })
+        .inspect(|_| self.news(id))
     }
 
     /// Somebody refuses.
@@ -437,7 +462,7 @@ impl Desk {
         let mut list: Vec<Listed> = inner
             .past
             .iter()
-            .filter(|entry| past && may_see(viewer, &entry.request.terms, &entry.request.person()))
+            .filter(|entry| past && may_see(viewer, &entry.request.terms, &entry.request.requester()))
             .map(Listed::past)
             .collect();
         let open = inner.open.iter();
@@ -464,13 +489,13 @@ impl Desk {
             Some((Listed::past(past), &past.request))
         };
         let (mut listed, request) = open.or_else(past).ok_or_else(unknown)?;
-        if !may_see(viewer, &request.terms, &request.person()) {
+        if !may_see(viewer, &request.terms, &request.requester()) {
             return Err(unknown());
         }
         let similar = inner.past.iter().rev().filter(|past| {
             past.id != parsed
                 && past.request.likeness == request.likeness
-                && may_see(viewer, &past.request.terms, &past.request.person())
+                && may_see(viewer, &past.request.terms, &past.request.requester())
         });
         listed.similar = similar
             .take(SIMILAR)
@@ -488,10 +513,10 @@ impl Desk {
 
 /// Approvers see what they may decide on, people what they ask for themselves, and root, who can read the
 /// recording, everything.
-fn may_see(viewer: &Approver, terms: &Terms, requester: &Person) -> bool {
-    viewer.person.uid == 0
+fn may_see(viewer: &Approver, terms: &Terms, requester: &Requester) -> bool {
+    viewer.person().is_some_and(|person| person.uid == 0)
         || viewer.groups.iter().any(|group| terms.groups().contains(&group))
-        || requester.surely_is(&viewer.person)
+        || requester.surely_is(viewer)
 }
 
 // === impl Ticket ===

@@ -2,7 +2,7 @@
 //!
 //! A protocol brings what is held to the [`Desk`] and gets a [`Ticket`]; the flow waits on it. Whoever
 //! decides comes to the desk, too: [`Desk::approve`], [`Desk::deny`] and [`Desk::break_glass`] are the one way in,
-//! for the control socket and for whatever else brings decisions, which says so in [`Approver::via`].
+//! for the control socket; [`Desk::remote`] is, for what the collector brings, and checks what it says of whom.
 //! What a request may become is the state machine in [`case`]; the desk adds the clock, the bounds, and
 //! what was approved for longer than one command.
 //!
@@ -14,10 +14,16 @@ pub mod cli;
 mod desk;
 mod listed;
 mod peer;
+mod person;
+mod remote;
 
-pub use case::{Approver, NotCounted, Outcome, Person, Vote, Withdrawal};
+pub use case::{NotCounted, Outcome, Vote, Withdrawal};
 pub use desk::{
     Bounds, CancelKey, Covered, Desk, DeskError, Event, Grant, Id, REASON, Request, Shape, Ticket,
 };
 pub use listed::{Beforehand, Does, Estimate, Listed, Shown};
 pub use peer::approver;
+pub use person::{Account, Approver, Person, Requester, Who};
+#[cfg(test)]
+pub(crate) use remote::tests as remote_tests;
+pub use remote::{Answered, Name, News, Opened, Remote, RemoteVote, Standing, Told};

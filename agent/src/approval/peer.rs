@@ -5,7 +5,7 @@ use std::io;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
-use super::case::{Approver, Person};
+use super::person::{Approver, Person};
 use crate::identity::users;
 
 /// The person behind process `pid` of user `uid`. `login` is the login user that the kernel side has seen root
@@ -21,7 +21,7 @@ pub fn approver(pid: u32, uid: u32, login: Option<u32>) -> io::Result<Approver> 
     let person = Person { uid, login_uid, login_session, confirmed };
     let Some(user) = User::from_uid(Uid::from_raw(uid))? else {
         let name = format!("uid {uid}").into();
-        return Ok(Approver { person, name, login: "".into(), groups: Box::default(), via: "host" });
+        return Ok(Approver::on_host(person, name, "".into(), Box::default()));
     };
     let login = match person.login() {
         Some(login) if login != uid => users::user_name(login)?.unwrap_or_else(|| format!("uid {login}")),
@@ -35,7 +35,7 @@ pub fn approver(pid: u32, uid: u32, login: Option<u32>) -> io::Result<Approver> 
     for group in getgrouplist(&name, user.gid)? {
         groups.extend(users::group_name(Gid::as_raw(group))?.map(Into::into));
     }
-    Ok(Approver { person, name: user.name.into(), login: login.into(), groups: groups.into(), via: "host" })
+    Ok(Approver::on_host(person, user.name.into(), login.into(), groups.into()))
 }
 
 /// An audit id of a process; `None` where none is set, or the kernel has none.
@@ -67,11 +67,13 @@ mod tests {
         let claimed = audit(child.id(), "loginuid").unwrap();
         for other in [None, Some(4_241)] {
             let by = approver(child.id(), 0, other).unwrap();
-            assert_eq!((by.person.login_uid, by.person.login(), by.person.session()), (claimed, None, None));
+            let person = by.person().unwrap();
+            assert_eq!((person.login_uid, person.login(), person.session()), (claimed, None, None));
             assert_eq!(&*by.login, "");
         }
         if claimed.is_some() {
-            assert_eq!(approver(child.id(), 0, claimed).unwrap().person.login(), claimed);
+            let by = approver(child.id(), 0, claimed).unwrap();
+            assert_eq!(by.person().unwrap().login(), claimed);
         }
         child.kill().unwrap();
         child.wait().unwrap();

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_PATH};
+use crate::identity::login::cli as login;
 
 /// Takes what scripts, CI jobs and agents do on databases under control, without touching the scripts.
 ///
@@ -52,6 +53,12 @@ enum Command {
     Config(config::Args),
     /// Check, explain and test policies.
     Policy(crate::policy::cli::Args),
+    /// Sign in at an identity provider, as the person who stands behind this login session.
+    Login(login::LoginArgs),
+    /// Sign out.
+    Logout(login::LogoutArgs),
+    /// Tell who the agent sees behind this process.
+    Whoami(login::WhoamiArgs),
     /// See and decide on what waits for approval.
     Approvals(crate::approval::cli::Args),
     /// Serve AI agents: what policies say of a command, and approval before it is sent (Model Context Protocol).
@@ -104,6 +111,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => operate::detach(&args, &load()?),
         Command::Config(args) => config::run(&args, &cli.config),
         Command::Policy(args) => crate::policy::cli::run(args, &load),
+        Command::Login(args) => login::login(&args, &load),
+        Command::Logout(args) => login::logout(&args, &load),
+        Command::Whoami(args) => login::whoami(&args, &load),
         Command::Approvals(args) => crate::approval::cli::run(args, &load),
         Command::Mcp(args) => crate::mcp::run(args, &load),
         Command::Credentials(args) => crate::credential::cli::run(args, &load, &cli.config),
@@ -158,6 +168,11 @@ mod tests {
             "interlock mcp",
             "interlock mcp --listen 127.0.0.1:7332 --token-file t",
             "interlock mcp --listen 192.0.2.1:7332 --allow-host mcp.example",
+            "interlock login",
+            "interlock login --issuer okta --device --json",
+            "interlock login --browser",
+            "interlock logout",
+            "interlock whoami --json",
             "interlock credentials check shop-app --json",
             "interlock credentials verifier --user app",
         ] {
@@ -174,6 +189,7 @@ mod tests {
             "interlock enroll",
             "interlock enroll c.example --leave",
             "interlock mcp --token-file t",
+            "interlock login --device --browser",
         ] {
             assert!(!parses(line), "{line}");
         }

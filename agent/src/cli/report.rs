@@ -46,6 +46,10 @@ fn serving(text: &mut String, status: &Value) {
         recording["events"]
     );
     let _ = writeln!(text, "  shipping   {}", shipping(&status["shipping"]));
+    let people = &status["people"];
+    if people["issuers"].as_array().is_some_and(|issuers| !issuers.is_empty()) {
+        let _ = writeln!(text, "  people     {} signed in", people["signed_in"]);
+    }
     credentials(text, status);
 }
 

@@ -30,6 +30,17 @@ impl Approvals {
                 "`approvals.notice_seconds: 0` would tell clients without end; write at least 1".to_owned()
             );
         }
+        if let Some(link) = &self.link {
+            let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '<' | '>');
+            let web = link.starts_with("https://") || link.starts_with("http://");
+            if !web || link.len() > 200 || !link.chars().all(plain) {
+                return Err(format!(
+                    "`approvals.link: {}` must be the address of the collector's pages, such as \
+                     https://interlock.example.com",
+                    interlock_recording::text::printable(link)
+                ));
+            }
+        }
         Ok(())
     }
 }

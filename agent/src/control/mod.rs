@@ -2,8 +2,8 @@
 //!
 //! One request and one answer per connection, each a line of JSON. Who may ask is decided by the
 //! peer's credentials as the kernel gives them (`SO_PEERCRED`): root may ask for anything; any user may
-//! have a process of its own designated, since that gives no right that the process did not have; requests
-//! for approval are seen and decided on by whom the policies name ([`crate::approval`]).
+//! have a process of its own designated, since that gives no right that the process did not have, and may have
+//! a person sign in for its own login session ([`crate::identity::login`]); requests for approval are seen and decided on by whom the policies name ([`crate::approval`]).
 
 mod client;
 mod server;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::login::{Brought, Way};
 use crate::policy::Scope;
 
 pub use client::{ControlError, ask};
@@ -34,6 +35,29 @@ pub enum Request {
         /// The name, as in `interlock run --as NAME`.
         name: String,
     },
+    /// Begin to sign a person in for the asking process's login session.
+    SignIn {
+        /// Where, as agent.yaml names it; may be left out where there is one.
+        issuer: Option<String>,
+        /// How.
+        way: Way,
+    },
+    /// Wait for a sign-in a while; nothing comes back while nobody has signed in.
+    SignInWait {
+        /// Its name.
+        id: String,
+    },
+    /// What the browser has brought back.
+    SignInBrought {
+        /// The sign-in's name.
+        id: String,
+        /// What it is.
+        brought: Brought,
+    },
+    /// End the sign-in that counts for the asking process.
+    SignOut,
+    /// Who stands behind the asking process.
+    Whoami,
     /// List requests for approval that the asker may see.
     Approvals {
         /// Those that were decided as well.
@@ -120,6 +144,11 @@ impl Request {
             Self::Status | Self::Reload => true,
             // Who may see and decide is a matter of the request's own terms.
             Self::Run { .. }
+            | Self::SignIn { .. }
+            | Self::SignInWait { .. }
+            | Self::SignInBrought { .. }
+            | Self::SignOut
+            | Self::Whoami
             | Self::Approvals { .. }
             | Self::Approval { .. }
             | Self::Approve { .. }
@@ -138,6 +167,9 @@ impl Request {
             Self::Status => "interlock status",
             Self::Reload => "interlock reload",
             Self::Run { .. } => "interlock run",
+            Self::SignIn { .. } | Self::SignInWait { .. } | Self::SignInBrought { .. } => "interlock login",
+            Self::SignOut => "interlock logout",
+            Self::Whoami => "interlock whoami",
             Self::Approvals { .. } => "interlock approvals list",
             Self::Approval { .. } => "interlock approvals show",
             Self::Approve { .. } => "interlock approvals approve",

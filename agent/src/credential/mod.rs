@@ -23,6 +23,7 @@ pub use config::{
 };
 pub(crate) use held::Login;
 pub use source::SourceError;
+pub(crate) use source::read_private;
 
 use crate::intercept::Entry;
 use crate::policy::{Destination, EntryId, Hosts, Meant, NameSelector};

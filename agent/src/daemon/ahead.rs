@@ -110,7 +110,10 @@ impl Agent {
             return Err(gone());
         }
         let known = self.identity.known(peer.pid).ok_or_else(gone)?;
-        let mut subject = self.identify(known).await.ok_or("your process cannot be looked at")?;
+        let agent = self.me.upgrade().ok_or("the agent is stopping")?;
+        let mut subject = self.identify(known.clone()).await.ok_or("your process cannot be looked at")?;
+        agent.find_workload(&known, &mut subject).await;
+        agent.find_person(&known, &mut subject);
         let entries = self.interceptor.entries_of(&subject, program).map_err(|error| error.to_string())?;
         if !peer.is_there() {
             return Err(gone());
@@ -211,33 +214,33 @@ impl Agent {
             let parent = asker.subject.ancestors.first().map(|parent| parent.exe.to_string_lossy());
             let shown =
                 judged.intended.shown(&script, masks).ok_or("it is more than approvers can be shown")?;
-            let mut shown = crate::approval::Shown {
-                message: judged.decision.message.as_deref().unwrap_or_default().to_owned(),
-                ..shown
-            };
+            // Wherever people decide, they see this.
+            let rule = judged.decision.message.as_deref().unwrap_or_default();
+            let message = format!("Asked for beforehand, not sent yet. Who asks says: {reason}. {rule}");
+            let mut shown = crate::approval::Shown { message, ..shown };
             shown.beforehand = Some(Beforehand {
                 reason: reason.clone(),
                 tree_pid: asker.tree.pid,
                 tree_exe: parent.unwrap_or_default().into_owned(),
                 usable_seconds: terms.within.as_secs(),
             });
-            self.put_on_desk(asker, &judged, shown, terms, &reason)
+            self.put_on_desk(&asker, &judged, &shown, &terms, &reason)
         })
     }
 
     fn put_on_desk(
         &self,
-        asker: Asker,
+        asker: &Asker,
         judged: &Judged,
-        shown: crate::approval::Shown,
-        terms: Arc<Terms>,
+        shown: &crate::approval::Shown,
+        terms: &Arc<Terms>,
         reason: &str,
     ) -> Result<Value, String> {
         let Judged { intended, destination, operation, .. } = judged;
         let wanted = intended.wanted(&operation.script, &self.scripts);
         let digest = intended.digest(&asker.subject, asker.tree);
         // The glass is broken for a command that waits, not for one that may never come.
-        let open = Arc::new(Terms { break_glass: false, ..Terms::clone(&terms) });
+        let open = Arc::new(Terms { break_glass: false, ..Terms::clone(terms) });
         let request = Request {
             subject: Arc::clone(&asker.subject),
             server: destination.address,
@@ -253,19 +256,14 @@ impl Agent {
             cancel: None,
         };
         let (subject, tree) = (Arc::clone(&asker.subject), asker.tree);
-        let opened = self.approvals.ask_ahead(asker.clone(), wanted, Arc::clone(&terms), request);
+        let opened = self.approvals.ask_ahead(asker.clone(), wanted, Arc::clone(terms), request);
         let id = match opened.map_err(|error| error.to_string())? {
             Opened::Known(id) => id,
             Opened::New(ticket) => {
                 let id = ticket.id();
                 let name = id.to_string();
                 let asked = ApprovalAsked {
-                    request: ApprovalRequested {
-                        request: &name,
-                        shown: &shown,
-                        digest: &digest,
-                        terms: &open,
-                    },
+                    request: ApprovalRequested { request: &name, shown, digest: &digest, terms: &open },
                     subject: &subject,
                     destination,
                     reason,
@@ -282,7 +280,7 @@ impl Agent {
                 id
             }
         };
-        let status = self.approvals.ahead().status(id, &asker);
+        let status = self.approvals.ahead().status(id, asker);
         Ok(json!({"asked": true, "request": status}))
     }
 

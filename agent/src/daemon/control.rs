@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::approval::{self, Approver, REASON, Vote};
 use crate::control::{Handler, Peer, Request};
+use crate::identity::login::Seat;
 
 /// How long the name service may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,10 +64,23 @@ impl Handler for Agent {
             }
             Request::AskedAhead { id } => self.asked_ahead(&peer, id).await,
             Request::CallOff { id } => self.call_off(&peer, &id).await,
+            request @ (Request::SignIn { .. }
+            | Request::SignInWait { .. }
+            | Request::SignInBrought { .. }
+            | Request::SignOut
+            | Request::Whoami) => self.sign_in(&peer, request).await,
             request => {
                 // Looked at while the process is there, as is seen afterwards.
                 let login = self.identity.login_by_root(peer.pid);
+                let verified = Seat::of(peer.pid, login).ok().and_then(|seat| self.logins.person(&seat));
                 let by = person(peer, login).await?;
+                let by = match verified {
+                    Some(person) => {
+                        let groups = self.logins.approver_groups(&person.issuer_name);
+                        by.verified(person, groups)
+                    }
+                    None => by,
+                };
                 self.approval(by, request)
             }
         }
@@ -124,13 +138,7 @@ impl Agent {
                 desk.break_glass(&id, &by, reason(&why)?).map_err(text)?;
                 json!({ "request": id })
             }
-            Request::Status
-            | Request::Reload
-            | Request::Run { .. }
-            | Request::Explain { .. }
-            | Request::AskAhead { .. }
-            | Request::AskedAhead { .. }
-            | Request::CallOff { .. } => Value::Null,
+            _ => Value::Null,
         };
         Ok(done)
     }
@@ -161,8 +169,10 @@ impl Agent {
                 "total": count(&self.counts.flows),
                 "commands": count(&self.counts.commands),
                 "refused": count(&self.counts.refused),
+                "tokens_refused": count(&self.counts.tokens_refused),
             },
             "approvals": { "waiting": self.approvals.waiting() },
+            "people": { "signed_in": self.logins.count(), "issuers": self.logins.names() },
             "credentials": self.credentials.status(),
             "interception": interception,
             "recording": recording,

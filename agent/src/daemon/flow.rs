@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::{Agent, copy};
-use crate::identity::{Known, Subject};
+use super::{Agent, copy, login};
+use crate::identity::{Known, LiveSubject, Subject};
 use crate::intercept;
 use crate::operation::Protocol;
 use crate::policy::{Destination, Egress, EntryId, FlowPolicy, TlsTreatment, Treatment};
@@ -65,6 +65,8 @@ fn said(bytes: &[u8]) -> Option<Said> {
 struct Flow {
     client: TcpStream,
     peer: SocketAddr,
+    /// The process as the kernel side told it.
+    known: Known,
     subject: Arc<Subject>,
     destination: Destination,
     entries: Arc<[EntryId]>,
@@ -79,7 +81,7 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
     let Ok(peer) = client.peer_addr() else { return };
     let known = Known::from(&process);
     // Now, before the process can go away.
-    let Some(subject) = agent.identify(known).await else {
+    let Some(mut subject) = agent.identify(known.clone()).await else {
         tracing::warn!(
             uid = process.uid,
             pid = process.tgid,
@@ -87,9 +89,12 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
         );
         return copy::reset(&client);
     };
+    agent.find_workload(&known, &mut subject).await;
+    agent.find_person(&known, &mut subject);
     let destination =
         Destination { address: original, hosts: agent.policies.hosts().names_of(original.ip()) };
-    let flow = Flow { client, peer, subject: Arc::new(subject), destination, entries: entries.into() };
+    let subject = Arc::new(subject);
+    let flow = Flow { client, peer, known, subject, destination, entries: entries.into() };
     let policy = flow.policy(&agent);
     let way = match policy.treatment() {
         Treatment::Intercept(protocol) => Way::Protocol(protocol),
@@ -97,6 +102,14 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
         Treatment::Egress(verdict) => Way::Egress(verdict),
     };
     match way {
+        // Who has not the identity that a policy needs gets nowhere; a protocol says so in its own words.
+        Way::Tls | Way::Egress(_) | Way::Late(_)
+            if let Some(reason) = policy.refuses_subject(&flow.subject) =>
+        {
+            tracing::warn!(destination = %flow.destination.address, "a connection is refused: {reason}");
+            flow.record_refused(&agent);
+            copy::reset(&flow.client);
+        }
         Way::Protocol(Protocol::Postgres) => intercept(&agent, flow, &policy, stopping).await,
         Way::Tls => pass_tls(&agent, flow, stopping).await,
         Way::Egress(Egress::Deny) | Way::Late(Egress::Deny) => {
@@ -235,14 +248,18 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
             return postgres::turn_away(flow.client, &tls, "08001", &reason, hint).await;
         }
     };
-    let Flow { client, subject, destination, entries, .. } = flow;
+    let Flow { client, subject, destination, entries, known, .. } = flow;
+    let live = Arc::new(LiveSubject::new(Arc::clone(&subject)));
+    let told = agent.logins.watch(login::seat(&known, &subject), &live);
+    let keeper = agent.keep_identity(known, &live);
     let credentials = agent.credentials.for_flow(&entries, &destination, agent.policies.hosts());
     let handle = {
-        let (agent, subject, destination) = (Arc::clone(agent), Arc::clone(&subject), destination.clone());
+        let (agent, live, destination) = (Arc::clone(agent), Arc::clone(&live), destination.clone());
         PolicyHandle::new(agent.policies.generation(), move || {
-            Arc::new(agent.policies.current().flow(&entries, &subject, &destination))
+            Arc::new(agent.policies.current().flow(&entries, &live.current(), &destination))
         })
     };
+    let handle = handle.about(live);
     let context = FlowContext {
         client,
         upstream,
@@ -268,7 +285,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
         }
         Err(error) => tracing::warn!(%error, destination = %address, "a flow was cut off"),
     }
-    drop(registered);
+    drop((registered, keeper, told));
 }
 
 /// Passes TLS on as it is, recorded as not inspected.

@@ -108,7 +108,7 @@ impl Drop for Admitted {
 pub(super) struct Readers(Mutex<HashMap<u32, Arc<Semaphore>>>);
 
 impl Readers {
-    fn of(&self, uid: u32) -> Arc<Semaphore> {
+    pub(super) fn of(&self, uid: u32) -> Arc<Semaphore> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if users.len() >= USERS {
             users

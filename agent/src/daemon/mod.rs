@@ -5,15 +5,17 @@ mod control;
 mod copy;
 mod egress;
 mod flow;
+mod identity;
 mod limits;
 mod lock;
+mod login;
 mod notify;
 mod orders;
 mod selection;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,6 +28,9 @@ use crate::config::Config;
 use crate::control::Server;
 use crate::credential::Credentials;
 use crate::identity::Reader;
+use crate::identity::login::Logins;
+use crate::identity::oidc::Issuers;
+use crate::identity::workload::Workloads;
 use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{Central, PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
@@ -66,6 +71,11 @@ pub(crate) struct Agent {
     shipping: Arc<Shipping>,
     approvals: Arc<Desk>,
     identity: Arc<Reader>,
+    workloads: Workloads,
+    /// People who have signed in.
+    logins: Arc<Logins>,
+    /// Itself, for tasks that outlive a request.
+    me: Weak<Self>,
     tls: Arc<tls::Engine>,
     scripts: Arc<sql::Cache>,
     limits: Limits,
@@ -97,6 +107,8 @@ struct Counts {
     open: AtomicU64,
     commands: AtomicU64,
     refused: AtomicU64,
+    /// Tokens that were shown by processes that they are not for.
+    tokens_refused: AtomicU64,
 }
 
 /// Runs the agent until it is told to stop.
@@ -150,9 +162,18 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let events = interceptor.events().context("the kernel's reports are taken already")?;
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
+    let issuers = Arc::new(Issuers::new(&config.identity)?);
+    let logins = {
+        let recorder = Arc::clone(&recorder);
+        Logins::new(
+            &issuers,
+            Box::new(move |event| recorder.person(event).map_err(|error| error.to_string())),
+        )?
+    };
+
     refresh_trust(&config);
     let (shutdown, stopping) = watch::channel(false);
-    let agent = Arc::new(Agent {
+    let agent = Arc::new_cyclic(|me| Agent {
         interceptor,
         policies,
         central,
@@ -161,6 +182,9 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         shipping: Arc::default(),
         approvals: Desk::new(config.approvals.bounds()),
         identity: Arc::new(Reader::new(Box::new(move |pid| programs.of(pid)))),
+        workloads: Workloads::new(issuers),
+        logins,
+        me: Weak::clone(me),
         tls,
         scripts: Arc::new(sql::Cache::new(SCRIPTS.0, SCRIPTS.1)),
         limits: Limits::default(),
@@ -197,6 +221,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let upkeep = [
         tokio::spawn(Arc::clone(&agent).reload_on(changes, signal(SignalKind::hangup())?)),
         tokio::spawn(Arc::clone(&agent).keep_fresh()),
+        tokio::spawn(Arc::clone(&agent.logins).keep()),
     ];
     let mut flows = JoinSet::new();
     tracing::info!(
@@ -285,7 +310,9 @@ impl Agent {
         };
         let (recorder, shipping) = (Arc::clone(&self.recorder), Arc::clone(&self.shipping));
         let orders = Arc::new(orders::Obeying(Arc::downgrade(self)));
-        Shipper::new(enrolment, recorder, shipping, self.config.ship.keep, report).with_orders(orders)
+        Shipper::new(enrolment, recorder, shipping, self.config.ship.keep, report)
+            .with_orders(orders)
+            .with_approvals(Arc::clone(&self.approvals))
     }
 
     /// Does what waits for the kernel or for files off the tasks that serve flows.

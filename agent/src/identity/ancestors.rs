@@ -68,7 +68,7 @@ impl Stat {
 }
 
 /// The real user of a process.
-fn user(pid: i32) -> Option<u32> {
+pub(super) fn user(pid: i32) -> Option<u32> {
     let status = memory(pid, "status").ok()?;
     // A process's name, which stands above, has its newlines escaped.
     let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;

@@ -6,17 +6,26 @@
 mod ancestors;
 mod cgroup;
 mod ci;
+pub mod config;
 mod hash;
+mod live;
+pub mod login;
+pub mod oidc;
 mod process;
 mod secrets;
 pub mod users;
+mod verified;
+pub mod workload;
 
 pub(crate) use ancestors::Stat;
+pub use live::LiveSubject;
 pub(crate) use process::TICK_NS;
 pub use process::{Known, ProgramOf, Reader};
+pub use verified::{IdentityKind, Job, Verified};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -68,6 +77,10 @@ pub struct Subject {
     pub ancestors: Vec<Ancestor>,
     /// The CI job, if it runs in one.
     pub ci: Ci,
+    /// The person who signed in, if a verified one stands behind it.
+    pub person: Option<Arc<Verified>>,
+    /// The job or service, if a verified token of its own names it.
+    pub workload: Option<Arc<Verified>>,
     /// What could not be found out or verified, if anything, and why.
     pub missing: Vec<String>,
 }

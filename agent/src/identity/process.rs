@@ -111,20 +111,14 @@ impl Reader {
         now.login.filter(|_| stat.start == now.start_time_ns / TICK_NS)
     }
 
-    /// What is known of the process that has this id now; `None` when there is none.
+    /// What is known of a process that is there, as of one that connected.
     pub fn known(&self, pid: u32) -> Option<Known> {
-        let id = i32::try_from(pid).ok()?;
-        let stat = Stat::of(id).ok()?;
-        let status = Process::new(id).ok()?.status().ok()?;
-        let program = (self.kernel)(pid).filter(|program| program.start_time_ns / TICK_NS == stat.start);
-        Some(Known {
-            pid,
-            start_time_ns: program
-                .map_or(stat.start.saturating_mul(TICK_NS), |program| program.start_time_ns),
-            uid: status.ruid,
-            gid: status.rgid,
-            exec_id: program.map_or(0, |program| program.exec_id),
-        })
+        let process = Process::new(i32::try_from(pid).ok()?).ok()?;
+        let (status, stat) = (process.status().ok()?, Stat::of(process.pid).ok()?);
+        let program = self.program(pid).filter(|program| program.start_time_ns / TICK_NS == stat.start);
+        let (start_time_ns, exec_id) =
+            program.map_or((stat.start * TICK_NS, 0), |program| (program.start_time_ns, program.exec_id));
+        Some(Known { pid, start_time_ns, uid: status.ruid, gid: status.rgid, exec_id })
     }
 
     /// What the kernel side knows of the program of a process.
@@ -372,7 +366,7 @@ fn cgroup_of(process: &Process) -> Option<String> {
     groups.into_iter().find(|group| group.hierarchy == 0).map(|group| group.pathname)
 }
 
-fn audit_id(pid: i32, name: &str) -> Option<u32> {
+pub(super) fn audit_id(pid: i32, name: &str) -> Option<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok()?;
     text.trim().parse().ok().filter(|id| *id != u32::MAX)
 }

@@ -60,9 +60,32 @@ pub(crate) enum Reason {
     Required,
 }
 
+/// Where people decide.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// On the host, over the control socket.
+    Host,
+    /// At the collector that the host ships to.
+    Collector,
+}
+
+impl Way {
+    /// Its word in policies and recordings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Collector => "collector",
+        }
+    }
+}
+
 words! {
     Scope: "what an approval can cover" [Once, Shape, Session];
     Reason: "whether a reason is needed" [Optional, Required];
+    Way: "where people approve" [Host, Collector];
 }
 
 record! {
@@ -85,6 +108,11 @@ record! {
         shape_for: Option<Span>,
         /// When approvals can be asked for; outside of it the command is refused at once. Always when left out.
         hours: Option<OneOrMany<Schedule>>,
+        /// Where approvals count: `host` (`interlock approvals`), `collector` (its inbox). Left out, wherever
+        /// `agent.yaml` lets them: on the host always, at the collector with `approvals: {collector: decide}`.
+        via: Option<OneOrMany<Way>>,
+        /// An approver must have signed in no longer ago: `10m`. Whenever, when left out.
+        fresh: Option<Span>,
         /// `true`: whoever asks may let the command through without approval, with a reason. It is recorded as
         /// such and needs a review.
         break_glass: Option<bool>,
@@ -203,13 +231,18 @@ impl Approval {
         scopes.push(Scope::Once);
         scopes.sort_unstable();
         scopes.dedup();
+        let mut via: Vec<Way> = self.via.map(|via| via.0).unwrap_or_default();
+        via.sort_unstable();
+        via.dedup();
+        let via = via.into();
         Terms {
-            quorums: Box::new([Quorum { rule: Arc::clone(name), groups, needed, all_of }]),
+            quorums: Box::new([Quorum { rule: Arc::clone(name), groups, needed, all_of, via }]),
             within: self.within.map_or(WITHIN, |span| span.0),
             reason_required: self.reason == Some(Reason::Required),
             scopes: scopes.into(),
             shape_for: self.shape_for.map_or(SHAPE_FOR, |span| span.0),
             hours: self.hours.map(|hours| Box::new([hours.0.into()]) as Box<[Hours]>).unwrap_or_default(),
+            fresh: self.fresh.map(|span| span.0),
             break_glass: self.break_glass == Some(true),
             estimate: self.estimate == Some(true),
         }
@@ -230,6 +263,15 @@ pub struct Quorum {
     pub needed: usize,
     /// Of every group one must, each of them somebody else.
     pub all_of: bool,
+    /// Where approvals count; anywhere, when there is none.
+    pub via: Box<[Way]>,
+}
+
+impl Quorum {
+    /// An approval that is given there counts, if the host lets it.
+    pub fn takes(&self, way: Way) -> bool {
+        self.via.is_empty() || self.via.contains(&way)
+    }
 }
 
 /// What has to be fulfilled for a held operation to be approved: what all rules that hold it say together.
@@ -250,6 +292,9 @@ pub struct Terms {
     /// When it may be asked for: of each list one window must be open. Always, when there is none.
     #[serde(skip)]
     pub(crate) hours: Box<[Hours]>,
+    /// An approver must have signed in no longer ago.
+    #[serde(rename = "fresh_seconds", serialize_with = "seconds_if_any")]
+    pub fresh: Option<Duration>,
     /// Whoever asks may let it through unapproved.
     pub break_glass: bool,
     /// Approvers are shown how many rows the server expects it to touch.
@@ -258,6 +303,10 @@ pub struct Terms {
 
 fn seconds<S: serde::Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(span.as_secs())
+}
+
+fn seconds_if_any<S: serde::Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    span.map(|span| span.as_secs()).serialize(serializer)
 }
 
 impl Terms {
@@ -272,6 +321,7 @@ impl Terms {
             scopes: self.scopes.iter().filter(|scope| other.scopes.contains(scope)).copied().collect(),
             shape_for: self.shape_for.min(other.shape_for),
             hours: self.hours.iter().chain(others_hours).cloned().collect(),
+            fresh: [self.fresh, other.fresh].into_iter().flatten().min(),
             break_glass: self.break_glass && other.break_glass,
             estimate: self.estimate || other.estimate,
         }
@@ -300,6 +350,11 @@ impl Terms {
         let quorum = |quorum: &Quorum| {
             let many = quorum.groups.len() > 1;
             let groups = quorum.groups.join(if quorum.all_of { " and " } else { " or " });
+            let groups = match &*quorum.via {
+                [Way::Host] => format!("{groups} on this host"),
+                [Way::Collector] => format!("{groups} at the collector"),
+                _ => groups,
+            };
             match (quorum.all_of, quorum.needed) {
                 (true, needed) if many && needed == quorum.groups.len() => format!("one each of {groups}"),
                 (true, needed) if many => format!("{needed}, one each of {groups} among them"),
@@ -315,7 +370,7 @@ impl Terms {
 impl Terms {
     /// One of the group `dba` within a minute, in any scope.
     pub(crate) fn sample() -> Self {
-        let rule = Quorum { rule: "r".into(), groups: Box::new(["dba".into()]), needed: 1, all_of: false };
+        let rule = Quorum::sample("dba");
         Self {
             quorums: Box::new([rule]),
             within: Duration::from_secs(60),
@@ -323,9 +378,19 @@ impl Terms {
             scopes: Box::new([Scope::Once, Scope::Shape, Scope::Session]),
             shape_for: SHAPE_FOR,
             hours: Box::default(),
+            fresh: None,
             break_glass: false,
             estimate: false,
         }
+    }
+}
+
+#[cfg(test)]
+impl Quorum {
+    /// One of a group.
+    pub(crate) fn sample(group: &str) -> Self {
+        let groups = Box::new([group.into()]);
+        Self { rule: "r".into(), groups, needed: 1, all_of: false, via: Box::default() }
     }
 }
 
@@ -356,6 +421,13 @@ mod tests {
             (&[Scope::Once][..], false, false)
         );
         assert_eq!(terms.words(), "one of dba");
+        assert_eq!((terms.fresh, &*terms.quorums[0].via), (None, &[][..]));
+        let terms = decision(&hold("{groups: dba, via: collector, fresh: 10m}")).approval.unwrap();
+        assert_eq!(
+            (terms.fresh, terms.words()),
+            (Some(Duration::from_secs(600)), "one of dba at the collector".into())
+        );
+        assert!(terms.quorums[0].takes(Way::Collector) && !terms.quorums[0].takes(Way::Host));
         let terms = decision(&hold("{groups: [dba, oncall], all_of: true, scopes: shape}")).approval.unwrap();
         assert_eq!(
             (terms.words(), &*terms.scopes),
@@ -392,6 +464,9 @@ mod tests {
             ("{groups: dba, within: 25h}", "is no length of time up to a day"),
             ("{groups: dba, within: 0s}", "is no length of time up to a day"),
             ("{groups: dba, scopes: always}", "is not what an approval can cover"),
+            ("{groups: dba, via: chat}", "is not where people approve"),
+            ("{groups: dba, via: []}", "this list is empty"),
+            ("{groups: dba, fresh: never}", "is no length of time up to a day"),
             ("{groups: dba, shape_for: 1m}", "`scopes` has no `shape`"),
             ("{groups: [dba, dba]}", "stands twice"),
             ("{groups: 'a b'}", "cannot be a group"),

@@ -76,12 +76,12 @@ fn lint(policy: &Policy) -> Vec<Problem> {
     }
     for (place, rule) in policy.rules.iter().enumerate() {
         let name = &rule.name;
-        if rule.when.is_none() && is_empty(rule.matcher.as_ref()) {
+        if rule.when.is_none() && rule.needs.is_none() && is_empty(rule.matcher.as_ref()) {
             let verb = super::facts::word(&rule.action);
             warn(rule.at, format!("rule `{name}` has no condition: `{verb}` for everything"), "");
         }
         let opens = policy.default == Open::Deny || rule.names_kind(Kind::Replication);
-        if rule.action == Verdict::Allow && !opens && !rule.observed {
+        if rule.action == Verdict::Allow && !opens && !rule.observed && rule.needs.is_none() {
             warn(
                 rule.at,
                 format!("rule `{name}` allows what is allowed anyway: `deny` and `hold` beat it"),
@@ -148,7 +148,7 @@ fn lint(policy: &Policy) -> Vec<Problem> {
 
 fn is_empty(matcher: Option<&Matcher>) -> bool {
     let Some(matcher) = matcher else { return true };
-    let Matcher { sql, user, database, subject, time } = matcher;
+    let Matcher { sql, user, database, subject, identity, not_identity, time } = matcher;
     let subject_empty = subject.as_ref().is_none_or(|subject| {
         let SubjectMatcher { exe, user, group, login_user, unit, cgroup, container, ancestor, ci } = subject;
         [exe, user, group, login_user, unit, cgroup, container, ancestor].iter().all(|key| key.is_none())
@@ -159,6 +159,9 @@ fn is_empty(matcher: Option<&Matcher>) -> bool {
         && database.is_none()
         && time.is_none()
         && subject_empty
+        // Where there is no identity, even an empty one does not match for rules that allow.
+        && identity.is_none()
+        && not_identity.is_none()
 }
 
 fn sql_is_empty(sql: &SqlMatcher) -> bool {
@@ -240,6 +243,8 @@ fn shadow<'p>(policy: &'p Policy, place: usize, rule: &Rule) -> Option<&'p Rule>
     policy.rules.iter().enumerate().find_map(|(at, other)| {
         let broad = at != place
             && other.when.is_none()
+            && other.needs.is_none()
+            && rule.needs.is_none()
             && (!other.observed || rule.observed)
             && other.action != Verdict::Allow
             && stands_before(other, at)
@@ -253,6 +258,8 @@ fn covers(broad: Option<&Matcher>, narrow: Option<&Matcher>) -> bool {
     let Some(broad) = broad else { return true };
     let Some(narrow) = narrow else { return is_empty(Some(broad)) };
     broad.time.is_none()
+        && broad.identity.is_none()
+        && broad.not_identity.is_none()
         && texts(&broad.user, &narrow.user)
         && texts(&broad.database, &narrow.database)
         && match (&broad.subject, &narrow.subject) {

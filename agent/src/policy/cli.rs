@@ -69,6 +69,10 @@ struct ExplainArgs {
     /// A field of the process behind the connection: `user=deploy`, `ci.branch=main`. Can be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     subject: Vec<String>,
+    /// A field of a verified identity: `workload.issuer=github`, `workload.branch=main`,
+    /// `workload.claims.ref=refs/heads/main`, `person.groups=dba`. Can be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    identity: Vec<String>,
     /// A bind parameter, in order. Can be repeated.
     #[arg(long = "param", value_name = "TEXT")]
     params: Vec<String>,
@@ -213,7 +217,13 @@ fn explain_command(
         Some(pair) => Ok(pair),
         None => Err(anyhow::anyhow!("--subject {pair}: write it as KEY=VALUE, such as ci.branch=main")),
     });
-    let pairs = pairs.collect::<anyhow::Result<Vec<_>>>()?;
+    let identities = args.identity.iter().map(|pair| match pair.split_once('=') {
+        Some((key, value)) if key.starts_with("person.") || key.starts_with("workload.") => Ok((key, value)),
+        _ => Err(anyhow::anyhow!(
+            "--identity {pair}: write it as person.KEY=VALUE or workload.KEY=VALUE, such as workload.branch=main"
+        )),
+    });
+    let pairs = pairs.chain(identities).collect::<anyhow::Result<Vec<_>>>()?;
     let asker = Asker {
         user: args.db_user.into(),
         database: args.database.into(),

@@ -11,6 +11,7 @@ use super::file::Open;
 use super::load::Policy;
 use super::pattern::{ColumnName, Match};
 use super::rule::Rule;
+use super::who::Needed;
 use super::{Destination, Egress, TlsTreatment, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::mask::MaskSet;
@@ -21,6 +22,8 @@ use crate::sql::{Bound, Column, Kind, Script, Statement};
 pub const REPLICATION_RULE: &str = "interlock.replication";
 /// What stands as the rule where a policy says `default: deny` and none of its rules matched.
 pub const DEFAULT_RULE: &str = "interlock.default";
+/// What stands as the rule where a policy needs a verified identity and there is none.
+pub const IDENTITY_RULE: &str = "interlock.identity";
 /// What stands as the rule where a flow's connection itself is no longer allowed.
 pub const EGRESS_RULE: &str = "interlock.egress";
 
@@ -163,6 +166,17 @@ impl FlowPolicy {
         Some(format!("policy {} refuses connections that are not encrypted", group.policy.name))
     }
 
+    /// Why this subject's connections are refused as such, if they are: a policy needs an identity that it
+    /// has not.
+    pub fn refuses_subject(&self, subject: &Subject) -> Option<String> {
+        let mut lacking = self.groups.iter().filter(|group| !group.policy.observed());
+        lacking.find_map(|group| {
+            let needed = group.policy.needs.as_ref().filter(|needed| !needed.is_met(subject))?;
+            let told = Needed::told(&needed.message, subject);
+            Some(format!("policy {} ({}): {told}", group.policy.name, group.policy.identity_rule))
+        })
+    }
+
     /// Decides on one operation: the strictest of all rules that match any of its statements.
     ///
     /// Allocates nothing when no rule matches.
@@ -235,13 +249,17 @@ impl FlowPolicy {
         let statements = &operation.script.statements;
         for group in &self.groups {
             let policy = &group.policy;
+            if let Some(needed) = policy.needs.as_ref().filter(|needed| !needed.is_met(subject)) {
+                let by = By::Lacking(&policy.identity_rule, &needed.message, subject);
+                found.add(Verdict::Deny, by, policy.observed());
+            }
             // Which statements a rule has matched matters for `default: deny` alone.
             let mut covered = (policy.default == Open::Deny).then(|| Covered::new(statements.len()));
             for rule in group.rules() {
                 // A rule on parameters that are not known yet: one that allows is given the benefit of
                 // the doubt, one that refuses has its say when they are.
                 let open = !bound && rule.uses_params();
-                if open && rule.action != Verdict::Allow {
+                if open && rule.verdict(subject) != Verdict::Allow {
                     continue;
                 }
                 if !rule.admits(&facts) {
@@ -262,7 +280,7 @@ impl FlowPolicy {
                     }
                 }
                 if applies {
-                    found.rule(rule);
+                    found.rule(rule, subject);
                 }
             }
             if covered.is_some_and(|covered| !covered.all()) {
@@ -284,7 +302,7 @@ impl FlowPolicy {
         let allowed = wanted.all(|statement| {
             let facts = Facts { statement: Some(statement), ..*facts };
             self.groups.iter().flat_map(Group::rules).any(|rule| {
-                rule.action == Verdict::Allow
+                rule.verdict(facts.subject) == Verdict::Allow
                     && (!rule.observed || !enforcing)
                     && rule.names_kind(Kind::Replication)
                     && rule.admits(&facts)
@@ -335,13 +353,15 @@ impl Covered {
 enum By<'a> {
     Rule(&'a Rule),
     BuiltIn(&'a str, &'a str),
+    /// The subject has not the identity that it needs.
+    Lacking(&'a str, &'a str, &'a Subject),
 }
 
 impl By<'_> {
     fn name(self) -> Arc<str> {
         match self {
             Self::Rule(rule) => Arc::clone(&rule.name),
-            Self::BuiltIn(name, _) => name.into(),
+            Self::BuiltIn(name, _) | Self::Lacking(name, ..) => name.into(),
         }
     }
 
@@ -349,6 +369,7 @@ impl By<'_> {
         match self {
             Self::Rule(rule) => rule.message.clone(),
             Self::BuiltIn(_, message) => Some(message.into()),
+            Self::Lacking(_, message, subject) => Some(Needed::told(message, subject).into()),
         }
     }
 }
@@ -364,7 +385,11 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn rule(&mut self, rule: &'a Rule) {
+    fn rule(&mut self, rule: &'a Rule, subject: &'a Subject) {
+        if let Some(needed) = rule.lacks(subject) {
+            let by = By::Lacking(&rule.name, &needed.message, subject);
+            return self.add(Verdict::Deny, by, rule.observed);
+        }
         if rule.action == Verdict::Hold && !rule.observed {
             self.holding.push(rule);
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::facts::word;
 use super::{Decision, Destination, FlowPolicy};
-use crate::identity::Subject;
+use crate::identity::{IdentityKind, Subject};
 use crate::operation::{Operation, Protocol};
 use crate::sql::{self, Script, Statement};
 
@@ -191,6 +191,14 @@ pub fn subject<'p>(pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> Resul
                 subject.ancestors.push(crate::identity::Ancestor { exe, ..Default::default() });
             }
             "missing" => subject.missing.push(text()),
+            _ if key.starts_with("person.") => {
+                let field = key.get("person.".len()..).unwrap_or_default();
+                super::who::set(&mut subject.person, IdentityKind::Person, field, value)?;
+            }
+            _ if key.starts_with("workload.") => {
+                let field = key.get("workload.".len()..).unwrap_or_default();
+                super::who::set(&mut subject.workload, IdentityKind::Workload, field, value)?;
+            }
             "ci.system" => ci.system = text(),
             "ci.project" => ci.project = text(),
             "ci.pipeline" => ci.pipeline = text(),

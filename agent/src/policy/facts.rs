@@ -12,7 +12,7 @@ use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
 
 use super::Destination;
-use crate::identity::Subject;
+use crate::identity::{Subject, Verified};
 use crate::operation::Operation;
 use crate::sql::{Kind, Limit, Statement, Where};
 
@@ -44,6 +44,8 @@ pub(crate) const VARIABLES: &[(&str, &[&str])] = &[
             "container",
             "ancestors",
             "ci",
+            "person",
+            "workload",
             "missing",
         ],
     ),
@@ -81,6 +83,20 @@ pub(crate) const VARIABLES: &[(&str, &[&str])] = &[
 /// The fields of `subject.ci`.
 pub(crate) const CI_FIELDS: &[&str] =
     &["system", "project", "pipeline", "job", "run", "branch", "commit", "actor", "url", "variables"];
+
+/// The fields of `subject.person` and `subject.workload`.
+pub(crate) const IDENTITY_FIELDS: &[&str] = &[
+    "issuer",
+    "subject",
+    "name",
+    "groups",
+    "project",
+    "branch",
+    "environment",
+    "actor",
+    "claims",
+    "authenticated",
+];
 
 /// What an expression is evaluated on.
 #[derive(Debug, Clone, Copy)]
@@ -200,8 +216,47 @@ pub(super) fn subject_value(subject: &Subject, uses: impl Fn(&str) -> bool) -> V
                 })
                 .value()
         })
+        .with("person", || identity(subject.person.as_deref()))
+        .with("workload", || identity(subject.workload.as_deref()))
         .with("missing", || strings(&subject.missing))
         .value()
+}
+
+/// Null where there is none: whatever is asked of it then gives no answer.
+fn identity(identity: Option<&Verified>) -> Value {
+    let Some(identity) = identity else { return Value::Null };
+    Fields::new(|_: &str| true)
+        .with("issuer", || text(&identity.issuer_name))
+        .with("subject", || text(&identity.subject))
+        .with("name", || text(&identity.name))
+        .with("groups", || strings(&identity.groups))
+        .with("project", || text(&identity.job.project))
+        .with("branch", || text(&identity.job.branch))
+        .with("environment", || text(&identity.job.environment))
+        .with("actor", || text(&identity.job.actor))
+        .with("claims", || {
+            let map = identity.claims.iter().map(|(name, value)| (Key::from(name.as_str()), claim(value)));
+            Value::Map(Map { map: Arc::new(map.collect()) })
+        })
+        .with("authenticated", || identity.authenticated.map_or(Value::Null, |at| Value::Int(at.as_second())))
+        .value()
+}
+
+fn claim(value: &serde_json::Value) -> Value {
+    match value {
+        serde_json::Value::Null => Value::Null,
+        serde_json::Value::Bool(value) => Value::Bool(*value),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(number) => Value::Int(number),
+            None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        serde_json::Value::String(value) => text(value),
+        serde_json::Value::Array(list) => Value::List(Arc::new(list.iter().map(claim).collect())),
+        serde_json::Value::Object(map) => {
+            let map = map.iter().map(|(name, value)| (Key::from(name.as_str()), claim(value))).collect();
+            Value::Map(Map { map: Arc::new(map) })
+        }
+    }
 }
 
 pub(super) fn operation_value(

@@ -14,6 +14,7 @@ use super::values::{
     UnitName,
 };
 use super::when::{FlowWhen, When};
+use super::who::{IdentityMatcher, Require};
 use super::yaml::{Node, Value};
 use super::{Egress, Verdict};
 use crate::mask::{Detector, Transform};
@@ -49,6 +50,10 @@ record! {
         /// Whether connections that are not encrypted, from the client to the agent or from there to the
         /// server, are let through; `allow` when left out.
         plaintext: Option<Open>,
+        /// The verified identity that these processes need for these destinations: `person`, `workload`,
+        /// `any`, or a mapping. Without one they are refused, at the start of a connection and on every
+        /// command once it has expired.
+        require_identity: Option<Require>,
         /// The rules. All that match count: `deny` beats `hold` beats `allow`.
         rules: Vec<At<Rule>>,
         /// What is masked in all that comes back.
@@ -116,6 +121,9 @@ record! {
         action: At<Verdict>,
         /// For `hold`: who may approve it, and how. Without it what is held is refused.
         approval: Option<At<Approval>>,
+        /// The verified identity that what this rule matches needs. Where it is lacking the rule's action is
+        /// `deny`.
+        require_identity: Option<Require>,
         /// What the client is told when it is refused.
         message: Option<Message>,
         /// `observe` has this rule only worked out and recorded, in a policy that is enforced.
@@ -134,6 +142,11 @@ record! {
         database: Option<OneOrMany<Text>>,
         /// The process behind the connection.
         subject: Option<SubjectMatcher>,
+        /// The verified person or workload behind the process. Where there is none at all, rules that refuse
+        /// apply and rules that allow do not.
+        identity: Option<IdentityMatcher>,
+        /// The same turned round: none of them is so. Where there is none at all, as for `identity`.
+        not_identity: Option<IdentityMatcher>,
         /// When it happens.
         time: Option<OneOrMany<Schedule>>,
     }

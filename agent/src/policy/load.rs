@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use interlock_recording::order::Order;
 use sha2::{Digest, Sha256};
 
-use super::decide::{DEFAULT_RULE, FlowPolicy, Group};
+use super::decide::{DEFAULT_RULE, FlowPolicy, Group, IDENTITY_RULE};
 use super::decode::{At, Decode, Decoder, OneOrMany};
 use super::file::{File, Mask, Mode, Open, Target, TlsAction};
 use super::origin::{CentralPolicies, Origin, PolicyFile};
 use super::problem::{PolicyErrors, Position, Problem};
 use super::rule::Rule;
 use super::select::{self, Accounts, MAX_ENTRIES};
+use super::who::Needed;
 use super::yaml::{self, MAX_FILE, Value};
 use super::{Destination, Egress, EntryId, TlsTreatment, Treatment, Verdict};
 use crate::identity::Subject;
@@ -46,6 +47,10 @@ pub(crate) struct Policy {
     pub(crate) default_rule: Box<str>,
     pub(crate) default_message: Box<str>,
     pub(crate) plaintext: Open,
+    /// The identity that its processes need.
+    pub(crate) needs: Option<Needed>,
+    /// What that is called.
+    pub(crate) identity_rule: Box<str>,
     pub(crate) egress: Egress,
     pub(crate) entries: Vec<EntryId>,
     /// `None` is every TCP connection.
@@ -545,6 +550,7 @@ impl Loader {
             egress,
             resolvers,
             plaintext,
+            require_identity,
             rules,
             mut masks,
             ..
@@ -617,6 +623,8 @@ impl Loader {
             mode,
             default: default.unwrap_or_default(),
             default_rule: origin.name(DEFAULT_RULE).into(),
+            needs: require_identity.map(Needed::new),
+            identity_rule: origin.name(IDENTITY_RULE).into(),
             default_message: format!("no rule of {short} allows this").into(),
             origin,
             plaintext,

@@ -32,6 +32,7 @@ mod store;
 mod tests_file;
 mod values;
 mod when;
+mod who;
 mod yaml;
 
 use std::net::SocketAddr;
@@ -42,11 +43,13 @@ use serde::{Deserialize, Serialize};
 use crate::operation::{Operation, Protocol};
 use crate::sql::{Class, Kind, Limit, Script, Statement};
 
-pub use approval::{Quorum, Scope, Terms};
+pub use approval::{Quorum, Scope, Terms, Way};
 pub use central::{Accepts, CentralError, CentralStatus};
 pub(crate) use central::{Candidate, Central, Offer, Offered, Refused};
 pub use check::check;
-pub use decide::{DEFAULT_RULE, Decision, EGRESS_RULE, FlowPolicy, Observed, REPLICATION_RULE};
+pub use decide::{
+    DEFAULT_RULE, Decision, EGRESS_RULE, FlowPolicy, IDENTITY_RULE, Observed, REPLICATION_RULE,
+};
 
 pub use explain::{Asker, Explained, Explanation, explain, split, subject};
 pub use hosts::Hosts;

@@ -12,6 +12,7 @@ use super::origin::Origin;
 use super::pattern::{ColumnName, Match, Name, Text};
 use super::problem::Position;
 use super::when::When;
+use super::who::Needed;
 use crate::identity::Subject;
 use crate::sql::{Bound, Class, Kind, Limit, Relation, Statement, Where};
 
@@ -28,6 +29,8 @@ pub(crate) struct Rule {
     pub(crate) observed: bool,
     pub(crate) matcher: Option<Matcher>,
     pub(crate) when: Option<When>,
+    /// Where it is lacking, the rule refuses.
+    pub(crate) needs: Option<Needed>,
 }
 
 impl Rule {
@@ -42,18 +45,32 @@ impl Rule {
             observed: policy == Mode::Observe || rule.mode == Some(Mode::Observe),
             matcher: rule.r#match,
             when: rule.when,
+            needs: rule.require_identity.map(Needed::new),
         }
     }
 
     /// How surely it must match to apply: one that refuses applies when it may.
-    fn threshold(&self) -> Match {
-        if self.action == Verdict::Allow { Match::Must } else { Match::May }
+    fn threshold(&self, subject: &Subject) -> Match {
+        if self.verdict(subject) == Verdict::Allow { Match::Must } else { Match::May }
+    }
+
+    /// The subject has not the identity that this rule needs.
+    pub(crate) fn lacks(&self, subject: &Subject) -> Option<&Needed> {
+        self.needs.as_ref().filter(|needed| !needed.is_met(subject))
+    }
+
+    /// What happens to what it matches, if this subject asks.
+    pub(crate) fn verdict(&self, subject: &Subject) -> Verdict {
+        if self.lacks(subject).is_some() { Verdict::Deny } else { self.action }
     }
 
     /// It can apply to flows of this subject.
     pub(crate) fn concerns(&self, subject: &Subject) -> bool {
-        let matcher = self.matcher.as_ref().and_then(|m| m.subject.as_ref());
-        matcher.is_none_or(|matcher| matcher.matches(subject) >= self.threshold())
+        let Some(matcher) = &self.matcher else { return true };
+        let threshold = self.threshold(subject);
+        matcher.subject.as_ref().is_none_or(|matcher| matcher.matches(subject) >= threshold)
+            && matcher.identity.as_ref().is_none_or(|matcher| matcher.matches(subject) >= threshold)
+            && matcher.not_identity.as_ref().is_none_or(|matcher| matcher.matches_not(subject) >= threshold)
     }
 
     /// It names this kind.
@@ -98,7 +115,7 @@ impl Rule {
         if let Some(sql) = sql {
             let Some(statement) = facts.statement else { return false };
             let params = facts.operation.map(|operation| &*operation.params).unwrap_or_default();
-            if sql.matches(statement, params) < self.threshold() {
+            if sql.matches(statement, params) < self.threshold(facts.subject) {
                 return false;
             }
         }
@@ -106,7 +123,7 @@ impl Rule {
         let Some(when) = &self.when else { return true };
         when.holds(facts).unwrap_or_else(|error| {
             tracing::debug!(rule = %self.name, %error, "`when` gives no answer; the cautious one is taken");
-            self.action != Verdict::Allow
+            self.verdict(facts.subject) != Verdict::Allow
         })
     }
 }

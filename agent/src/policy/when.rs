@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use super::Destination;
 use super::decode::{Decode, Decoder, suggestion};
 use super::facts::{
-    CI_FIELDS, Facts, VARIABLES, WhenError, destination_value, operation_value, subject_value, time_value,
+    CI_FIELDS, Facts, IDENTITY_FIELDS, VARIABLES, WhenError, destination_value, operation_value,
+    subject_value, time_value,
 };
 use super::yaml::Node;
-use crate::identity::Subject;
+use crate::identity::{IdentityKind, Subject, Verified};
 
 /// Longest expression in bytes.
 const MAX_SOURCE: usize = 4096;
@@ -275,6 +276,14 @@ impl<'a> Walk<'a> {
                 suggestion(field, CI_FIELDS.iter().copied()),
             ));
         }
+        if let ("subject", ["person" | "workload", field, ..]) = (name, fields)
+            && !IDENTITY_FIELDS.contains(field)
+        {
+            return Err((
+                format!("a verified identity has no field `{field}`"),
+                suggestion(field, IDENTITY_FIELDS.iter().copied()),
+            ));
+        }
         let used = (*variable, fields.first().map_or_else(String::new, |field| (*field).to_owned()));
         if !self.uses.fields.contains(&used) {
             self.uses.fields.push(used);
@@ -302,7 +311,14 @@ impl Compiled {
     /// Evaluates it once on made-up facts: an operator on the wrong types and a value that is no
     /// boolean show now, not on the first operation.
     fn try_out(&self) -> Result<(), (String, String)> {
-        let subject = Subject { login_uid: Some(0), login_session: Some(0), ..Subject::default() };
+        let identity = |kind| Some(Arc::new(Verified::example(kind)));
+        let subject = Subject {
+            login_uid: Some(0),
+            login_session: Some(0),
+            person: identity(IdentityKind::Person),
+            workload: identity(IdentityKind::Workload),
+            ..Subject::default()
+        };
         let destination = Destination { address: ([127, 0, 0, 1], 5432).into(), hosts: Vec::new() };
         let operation = super::sample_operation();
         let facts = Facts {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::approval::Desk;
 use crate::credential::FlowCredentials;
-use crate::identity::Subject;
+use crate::identity::{LiveSubject, Subject};
 use crate::mask::MaskSet;
 use crate::operation::Operation;
 use crate::policy::{Decision, Destination, FlowPolicy};
@@ -130,6 +130,11 @@ pub trait Rules: Send + Sync {
     fn refuses_plaintext(&self) -> Option<String> {
         None
     }
+
+    /// Why connections of this subject are refused as such, if they are.
+    fn refuses_subject(&self, _subject: &Subject) -> Option<String> {
+        None
+    }
 }
 
 impl Rules for FlowPolicy {
@@ -168,6 +173,10 @@ impl Rules for FlowPolicy {
     fn refuses_plaintext(&self) -> Option<String> {
         Self::refuses_plaintext(self)
     }
+
+    fn refuses_subject(&self, subject: &Subject) -> Option<String> {
+        Self::refuses_subject(self, subject)
+    }
 }
 
 type LoadPolicy = dyn Fn() -> Arc<dyn Rules> + Send + Sync;
@@ -177,6 +186,8 @@ type LoadPolicy = dyn Fn() -> Arc<dyn Rules> + Send + Sync;
 pub struct PolicyHandle {
     generation: Arc<AtomicU64>,
     load: Arc<LoadPolicy>,
+    /// Who stands behind the flow, where that can change.
+    subject: Option<Arc<LiveSubject>>,
 }
 
 impl PolicyHandle {
@@ -185,7 +196,7 @@ impl PolicyHandle {
         generation: Arc<AtomicU64>,
         load: impl Fn() -> Arc<dyn Rules> + Send + Sync + 'static,
     ) -> Self {
-        Self { generation, load: Arc::new(load) }
+        Self { generation, load: Arc::new(load), subject: None }
     }
 
     /// A policy that never changes.
@@ -193,9 +204,22 @@ impl PolicyHandle {
         Self::new(Arc::default(), move || Arc::clone(&policy))
     }
 
-    /// Which policies are in force. Read it before [`PolicyHandle::load`].
+    /// With who stands behind the flow: when that changes, [`PolicyHandle::generation`] does.
+    #[must_use]
+    pub fn about(self, subject: Arc<LiveSubject>) -> Self {
+        Self { subject: Some(subject), ..self }
+    }
+
+    /// Which policies are in force, for whom. Read it before [`PolicyHandle::load`] and
+    /// [`PolicyHandle::subject`]. Both that it is made of only grow, so that it changes when either does.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        let subject = self.subject.as_ref().map_or(0, |subject| subject.generation());
+        self.generation.load(Ordering::Acquire).wrapping_add(subject)
+    }
+
+    /// Who stands behind the flow now, where that can change.
+    pub fn subject(&self) -> Option<Arc<Subject>> {
+        self.subject.as_ref().map(|subject| subject.current())
     }
 
     /// The flow's rules and masks now.

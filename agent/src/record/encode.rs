@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use super::event::{
     ApprovalAsked, ApprovalDecided, ApprovalRequested, Command, CommandId, CopyData, EgressConnection, End,
-    EndReason, FlowStart, Login, Notice, Outcome, PolicyExplained, Status, Step, TlsPassed,
+    EndReason, FlowStart, Login, Notice, Outcome, PolicyExplained, Status, Step, TlsPassed, TokenRefused,
 };
 use super::rows::ResultBuilder;
-use crate::approval::{Approver, Outcome as Ended, Vote, Withdrawal};
-use crate::identity::{Ci, Subject};
+use crate::approval::{Approver, Outcome as Ended, Vote, Who, Withdrawal};
+use crate::identity::{Ci, Subject, Verified};
 use crate::policy::Scope;
 use crate::sql::{Script, Statement};
 use crate::tls::{Certificate, Leg, Verify};
@@ -48,7 +48,12 @@ impl Batch {
         self.bytes.shrink_to(1 << 20);
     }
 
-    fn event(&mut self, session: Option<SessionId>, field: u32, fill: impl FnOnce(&mut Writer<'_>)) {
+    pub(super) fn event(
+        &mut self,
+        session: Option<SessionId>,
+        field: u32,
+        fill: impl FnOnce(&mut Writer<'_>),
+    ) {
         chain::begin(&mut self.bytes, session);
         Writer::new(&mut self.bytes).message(field, fill);
         self.ends.push(self.bytes.len());
@@ -138,6 +143,29 @@ impl Batch {
             body.string(5, start.protocol);
             body.string(6, start.policy_hash);
             start.entries.iter().for_each(|entry| body.always_bytes(7, &entry.0));
+        });
+    }
+
+    pub(super) fn identity_changed(&mut self, session: SessionId, subject: &Subject) {
+        self.event(Some(session), 60, |body| {
+            if let Some(person) = &subject.person {
+                body.message(1, |field| verified(field, person));
+            }
+            if let Some(workload) = &subject.workload {
+                body.message(2, |field| verified(field, workload));
+            }
+            subject.missing.iter().for_each(|what| body.always_string(3, what));
+        });
+    }
+
+    pub(super) fn token_refused(&mut self, refused: &TokenRefused<'_>) {
+        self.event(None, 61, |body| {
+            body.message(1, |field| subject(field, refused.subject));
+            body.string(2, refused.issuer_name);
+            body.string(3, refused.token_hash);
+            body.string(4, &refused.reason);
+            body.uint(5, refused.owner_pid.into());
+            body.uint(6, refused.owner_uid.into());
         });
     }
 
@@ -398,9 +426,11 @@ fn requested(body: &mut Writer<'_>, asked: &ApprovalRequested<'_>) {
             quorum.groups.iter().for_each(|group| field.always_string(2, group));
             field.uint(3, quorum.needed as u64);
             field.bool(4, quorum.all_of);
+            quorum.via.iter().for_each(|way| field.string(50, way.word()));
         });
     }
     body.uint(11, nanoseconds(asked.terms.within));
+    body.uint(50, asked.terms.fresh.map_or(0, nanoseconds));
     if let Some(estimate) = &shown.estimate {
         body.message(70, |field| {
             field.bool(1, estimate.rows.is_some());
@@ -412,16 +442,43 @@ fn requested(body: &mut Writer<'_>, asked: &ApprovalRequested<'_>) {
 
 fn approver(writer: &mut Writer<'_>, by: &Approver) {
     writer.string(1, &by.name);
-    writer.uint(2, by.person.uid.into());
-    if let Some(login) = by.person.login() {
-        writer.always_uint(3, login.into());
-    }
-    writer.string(4, &by.login);
-    if let Some(session) = by.person.session() {
-        writer.always_uint(5, session.into());
+    if let Who::Host(person) = &by.who {
+        writer.uint(2, person.uid.into());
+        if let Some(login) = person.login() {
+            writer.always_uint(3, login.into());
+        }
+        writer.string(4, &by.login);
+        if let Some(session) = person.session() {
+            writer.always_uint(5, session.into());
+        }
     }
     by.groups.iter().for_each(|group| writer.always_string(6, group));
-    writer.string(7, by.via);
+    writer.string(7, by.way().word());
+    if let Some(person) = &by.verified {
+        writer.string(65, &person.issuer_name);
+        writer.string(66, &person.issuer);
+        writer.string(67, &person.subject);
+        writer.string(68, &person.name);
+    }
+    if let Who::Account(account) = &by.who {
+        writer.message(50, |field| {
+            field.string(1, &account.issuer);
+            field.string(2, &account.subject);
+            field.string(3, &account.email);
+            account.logins.iter().for_each(|login| field.always_string(4, login));
+            if let Some(authenticated) = account.authenticated_ns {
+                field.always_fixed64(5, authenticated);
+            }
+            field.string(6, &account.vote);
+        });
+    }
+}
+
+/// A subject's bytes.
+pub(crate) fn subject_bytes(of: &Subject) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    subject(&mut Writer::new(&mut bytes), of);
+    bytes
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -551,7 +608,7 @@ fn write_certificate(writer: &mut Writer<'_>, certificate: &Certificate) {
     writer.uint(5, certificate.not_after.cast_unsigned());
 }
 
-fn subject(writer: &mut Writer<'_>, subject: &Subject) {
+pub(super) fn subject(writer: &mut Writer<'_>, subject: &Subject) {
     writer.uint(1, subject.pid.into());
     writer.uint(2, subject.start_time_ns);
     writer.uint(3, subject.uid.into());
@@ -587,6 +644,38 @@ fn subject(writer: &mut Writer<'_>, subject: &Subject) {
         writer.message(19, |field| ci(field, &subject.ci));
     }
     subject.missing.iter().for_each(|what| writer.always_string(20, what));
+    if let Some(person) = &subject.person {
+        writer.message(60, |field| verified(field, person));
+    }
+    if let Some(workload) = &subject.workload {
+        writer.message(61, |field| verified(field, workload));
+    }
+}
+
+fn verified(writer: &mut Writer<'_>, identity: &Verified) {
+    writer.string(1, identity.kind.word());
+    writer.string(2, &identity.issuer_name);
+    writer.string(3, &identity.issuer);
+    writer.string(4, &identity.subject);
+    writer.string(5, &identity.name);
+    identity.groups.iter().for_each(|group| writer.always_string(6, group));
+    let job = &identity.job;
+    let job = [&job.project, &job.branch, &job.environment, &job.actor];
+    (7..).zip(job).for_each(|(field, value)| writer.string(field, value));
+    for (name, value) in &identity.recorded {
+        writer.message(11, |entry| {
+            entry.string(1, name);
+            entry.string(2, value);
+        });
+    }
+    writer.uint(12, seconds(identity.expires));
+    writer.uint(13, identity.authenticated.map_or(0, seconds));
+    writer.string(14, &identity.token_hash);
+}
+
+/// Since 1970; what was before is nothing.
+fn seconds(at: jiff::Timestamp) -> u64 {
+    at.as_second().try_into().unwrap_or_default()
 }
 
 fn ci(writer: &mut Writer<'_>, ci: &Ci) {

@@ -29,6 +29,23 @@ pub struct FlowStart<'a> {
     pub entries: &'a [EntryId],
 }
 
+/// A token was shown by a process that it is not for.
+#[derive(Debug, Clone)]
+pub struct TokenRefused<'a> {
+    /// Who showed it.
+    pub subject: &'a Subject,
+    /// What agent.yaml calls its issuer.
+    pub issuer_name: &'a str,
+    /// Tells it from other tokens.
+    pub token_hash: &'a str,
+    /// Why it does not count.
+    pub reason: String,
+    /// The process at the top of the tree that it is bound to.
+    pub owner_pid: u32,
+    /// Its user.
+    pub owner_uid: u32,
+}
+
 /// The client has logged in, as what it asked for. There is no place for passwords.
 #[derive(Debug, Clone, Copy)]
 pub struct Login<'a> {

@@ -9,6 +9,7 @@ mod encode;
 mod event;
 mod files;
 mod log;
+mod person;
 mod rows;
 mod shipped;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use event::{
     Approval, ApprovalAsked, ApprovalDecided, ApprovalRequested, BrokeredLogin, Command, CommandId, CopyData,
     EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome, PolicyExplained, Status, Step,
-    TlsPassed,
+    TlsPassed, TokenRefused,
 };
 pub(crate) use files::private_directory;
 pub use interlock_recording::SessionId;
@@ -35,7 +36,10 @@ pub use shipped::Kept;
 
 use crate::approval::Vote;
 use crate::config::Config;
+use crate::identity::Subject;
+use crate::identity::login::PersonEvent;
 use encode::Batch;
+pub(crate) use encode::subject_bytes;
 use interlock_recording::order::Order;
 use interlock_recording::{HostKey, fill_random};
 use log::{Class, Limits, Log};
@@ -257,6 +261,14 @@ impl Recorder {
         self.host(|batch| batch.policy_rejected(reason))
     }
 
+    /// Records that a person has signed in or out. The event is on disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; nobody may be signed in then.
+    pub fn person(&self, event: &PersonEvent<'_>) -> Result<(), RecordError> {
+        append(&self.log, None, Class::Command, |batch| batch.person(event)).map_err(|(error, _)| error)
+    }
+
     /// Records a connection that is not redirected. Buffered.
     ///
     /// # Errors
@@ -317,6 +329,14 @@ impl Recorder {
 
     fn host_first(&self, encode: impl FnOnce(&mut Batch)) -> Result<(), RecordError> {
         append(&self.log, None, Class::Command, encode).map_err(|(error, _)| error)
+    }
+
+    /// Records that a token was shown by a process that it is not for. Buffered.
+    ///
+    /// # Errors
+    /// As for [`Session::command`].
+    pub fn token_refused(&self, refused: &TokenRefused<'_>) -> Result<(), RecordError> {
+        self.host(|batch| batch.token_refused(refused))
     }
 
     fn host(&self, encode: impl FnOnce(&mut Batch)) -> Result<(), RecordError> {
@@ -499,6 +519,11 @@ impl Session {
     /// Records a notice, or an error that belongs to no command. Buffered.
     pub fn notice(&self, notice: &Notice<'_>) {
         self.append(Class::Result, |batch| batch.notice(self.id, notice)).ok();
+    }
+
+    /// Records that another person or workload stands behind the flow from here on, or none any more.
+    pub fn identity_changed(&self, subject: &Subject) {
+        self.append(Class::Command, |batch| batch.identity_changed(self.id, subject)).ok();
     }
 
     /// Records that a command is held and people are asked to approve it. On disk when this returns.

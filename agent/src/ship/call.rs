@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::approvals::Approvals;
 use super::connect::Connection;
 use super::enrolment::{Enrolment, Mark, Stamp};
 use super::orders::{self, Pending};
@@ -63,6 +64,7 @@ struct Call<'s> {
     health: Option<(Instant, Report)>,
     renewal: Option<Instant>,
     order: Pending,
+    approvals: Approvals,
     finishing: bool,
 }
 
@@ -108,6 +110,7 @@ pub(super) async fn ship(
         health: None,
         renewal: None,
         order: Pending::default(),
+        approvals: Approvals::new(shipper.approvals()),
         finishing: false,
     };
     call.begin(first).await?;
@@ -162,11 +165,17 @@ impl Call<'_> {
                         self.answer(answer).await?;
                     }
                 }
-                permit = sender.reserve(), if !self.idle => {
+                () = self.approvals.changed() => {}
+                permit = sender.reserve(), if !self.idle || self.approvals.pending => {
                     let Ok(permit) = permit else {
                         return Err(self.ended_early(answers).await);
                     };
-                    if let Some(message) = self.next_message().await? {
+                    // People wait for these, and they are few.
+                    if let Some(message) = self.approvals.next() {
+                        permit.send(ToCollector { message: Some(message) });
+                    } else if !self.idle
+                        && let Some(message) = self.next_message().await?
+                    {
                         self.progress = Instant::now();
                         permit.send(ToCollector { message: Some(message) });
                     }
@@ -181,7 +190,7 @@ impl Call<'_> {
                     self.idle = false;
                 }
             }
-            if self.finishing && self.idle && self.is_all_taken() {
+            if self.finishing && self.idle && !self.approvals.pending && self.is_all_taken() {
                 return Ok(Ended::Finished);
             }
         }
@@ -243,6 +252,10 @@ impl Call<'_> {
                 Ok(())
             }
             Answer::PolicyOrder(order) => self.take_order(order).await,
+            Answer::ApprovalVote(vote) => {
+                self.approvals.take(vote);
+                Ok(())
+            }
         }
     }
 

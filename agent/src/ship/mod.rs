@@ -6,6 +6,7 @@
 //! has taken may be removed here. `docs/shipping.md` tells the whole procedure.
 
 mod address;
+mod approvals;
 mod backoff;
 mod call;
 pub(crate) mod cli;

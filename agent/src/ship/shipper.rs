@@ -12,6 +12,7 @@ use super::enrolment::{Enrolment, Mark, Stamp, Store};
 use super::orders::Orders;
 use super::status::Shipping;
 use super::{Fault, asked_to_finish, blocking, connect, source};
+use crate::approval::Desk;
 use crate::policy::CentralStatus;
 use crate::record::{Kept, RecordError, Recorder};
 
@@ -42,6 +43,8 @@ pub struct Shipper {
     report: Box<MakeReport>,
     /// Who takes orders about policies.
     orders: Option<Arc<dyn Orders>>,
+    /// Requests for approval that the collector is told of.
+    desk: Option<Arc<Desk>>,
     /// The authority of the collector that has taken a segment which this agent sent. As each follows from
     /// the one before by its hash, what that collector had before is this recording, too, and not another
     /// one of the same host.
@@ -70,13 +73,23 @@ impl Shipper {
         report: impl Fn() -> Report + Send + Sync + 'static,
     ) -> Self {
         let (report, confirmed) = (Box::new(report), Mutex::default());
-        Self { store, recorder, shipping, keep, report, orders: None, confirmed }
+        Self { store, recorder, shipping, keep, report, orders: None, desk: None, confirmed }
     }
 
     /// With somebody who takes orders about policies; without, they are passed over.
     #[must_use]
     pub(crate) fn with_orders(self, orders: Arc<dyn Orders>) -> Self {
         Self { orders: Some(orders), ..self }
+    }
+
+    /// With requests for approval.
+    #[must_use]
+    pub(crate) fn with_approvals(self, desk: Arc<Desk>) -> Self {
+        Self { desk: Some(desk), ..self }
+    }
+
+    pub(super) fn approvals(&self) -> Option<&Arc<Desk>> {
+        self.desk.as_ref()
     }
 
     pub(super) fn orders(&self) -> Option<&Arc<dyn Orders>> {

@@ -373,7 +373,8 @@ impl Agent {
             if sealed && self.taken == all {
                 return Ok(true);
             }
-            if now == Phase::Ship && !paced && self.wants_more(&call) {
+            // When nothing is shipped live it takes several to fill a segment.
+            while now == Phase::Ship && !paced && self.wants_more(&call) {
                 self.recording.grow(self.plan.batch)?;
             }
             let has_more = now != Phase::Connect && self.has_more(&call);

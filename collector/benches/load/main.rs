@@ -195,10 +195,15 @@ async fn run(arguments: &Arguments) -> Result<()> {
     println!("an event takes {per_event:.0} bytes as a record");
     row("collector", events as f64, cpu, wall.as_secs_f64());
     let sessions_bytes = |bytes: u64| bytes as f64 / sessions;
+    if !arguments.sealed_only {
+        println!(
+            "acknowledged after {} ms (half), {} ms (99 %)",
+            counts.waits.share(0.5),
+            counts.waits.share(0.99)
+        );
+    }
     println!(
-        "acknowledged after {} ms (half), {} ms (99 %); {} messages; {:.0} bytes written to disk an event",
-        counts.waits.share(0.5),
-        counts.waits.share(0.99),
+        "{} messages; {:.0} bytes written to disk an event",
         counts.messages.load(Relaxed),
         (end.written - idle.written.min(end.written)) as f64 / events.max(1) as f64
     );

@@ -146,6 +146,16 @@ fn detail(bytes: &[u8]) -> String {
             assigned.who,
             assigned.reason
         ),
+        Some(Body::ApprovalGiven(given)) => format!(
+            "request {} {} by {}{}",
+            given.request,
+            if given.approved { "approved" } else { "refused" },
+            given.who,
+            if given.reason.is_empty() { String::new() } else { format!(": {}", given.reason) }
+        ),
+        Some(Body::GlassReviewed(review)) => {
+            format!("request {}, reviewed by {}: {}", review.request, review.who, review.reason)
+        }
         Some(Body::PolicyOrdered(order)) => {
             format!("order {}: {}", order.issue, policies(&order.enforce, &order.observe))
         }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod agents;
+mod approvals;
 mod config;
 mod evidence;
 mod holds;
@@ -83,6 +84,9 @@ enum Command {
     Commands(queries::Commands),
     /// List rules: how often each decided.
     Rules(queries::Rules),
+    /// List what waits for approval and what was decided, and show one.
+    #[command(subcommand)]
+    Approvals(approvals::Command),
     /// List what was found wrong with recordings.
     Findings(queries::Findings),
     /// List what was done in the collector.
@@ -177,6 +181,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sessions(command) => queries::sessions(&config, command).await,
         Command::Commands(arguments) => queries::commands(&config, &arguments).await,
         Command::Rules(arguments) => queries::rules(&config, &arguments).await,
+        Command::Approvals(command) => approvals::run(&config, command).await,
         Command::Findings(arguments) => queries::findings(&config, &arguments).await,
         Command::Audit(arguments) => queries::audit(&config, &arguments).await,
         Command::HostEvents(arguments) => queries::host_events(&config, &arguments).await,

@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde_json::Value;
 
 use super::{actor, output};
 use crate::config::Config;
+use crate::outputs::{self, Configured};
 use crate::serve;
-use crate::store::OutputState;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -25,41 +24,25 @@ pub(super) enum Command {
     },
 }
 
-fn state(config: &Config, output: &OutputState) -> &'static str {
-    if !config.outputs.iter().any(|configured| configured.name == output.name) {
-        "not configured"
-    } else if output.refused_since_ns.is_some() {
-        "refused"
-    } else if output.failing_since_ns.is_some() {
-        "failing"
-    } else {
-        "well"
-    }
-}
-
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     let parts = serve::open_existing(config).await?;
     let store = &parts.intake.store;
+    let configured: Vec<Configured> = Configured::all(config);
     match command {
         Command::List { json: true } => {
-            for item in store.outputs().await? {
-                let state = state(config, &item);
-                let mut item = serde_json::to_value(item)?;
-                if let Value::Object(fields) = &mut item {
-                    fields.insert("state".into(), state.into());
-                }
-                output::print(&format!("{item}\n"));
+            for item in outputs::view(&configured, store.outputs().await?) {
+                output::print(&format!("{}\n", serde_json::to_string(&item)?));
             }
         }
         Command::List { json: false } => {
-            let rows: Vec<Vec<String>> = store
-                .outputs()
-                .await?
+            let rows: Vec<Vec<String>> = outputs::view(&configured, store.outputs().await?)
                 .iter()
-                .map(|item| {
+                .map(|view| {
+                    let item = &view.fares;
                     vec![
                         item.name.clone(),
-                        state(config, item).to_owned(),
+                        view.kind.to_owned(),
+                        view.state.to_owned(),
                         item.sent.to_string(),
                         item.skipped.to_string(),
                         item.deleted.to_string(),
@@ -69,12 +52,13 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
                     ]
                 })
                 .collect();
-            let head = ["NAME", "STATE", "SENT", "SKIPPED", "GAPS", "LAST SENT", "WAITING SINCE", "ERROR"];
+            let head =
+                ["NAME", "KIND", "STATE", "SENT", "SKIPPED", "GAPS", "LAST SENT", "WAITING SINCE", "ERROR"];
             output::print(&output::table(&head, &rows));
         }
         Command::Remove { name } => {
             anyhow::ensure!(
-                !config.outputs.iter().any(|configured| configured.name == name),
+                !Configured::all(config).iter().any(|configured| configured.name() == name),
                 "{name} is configured: take it out of `outputs:` first, and start the collector anew"
             );
             let mut write = store.write().await?;

@@ -21,16 +21,16 @@ const EVENTS: usize = 200;
 
 /// What pages a list.
 #[derive(Debug, Args)]
-struct Paging {
+pub(super) struct Paging {
     /// At most so many, 1 to 500.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
-    limit: u16,
+    pub(super) limit: u16,
     /// From where the list before this one ended.
     #[arg(long)]
     cursor: Option<String>,
     /// One JSON object a line, as the API gives them.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -124,7 +124,7 @@ pub(super) struct Commands {
 
 #[derive(Debug, Args)]
 pub(super) struct Rules {
-    /// On the host with this id alone.
+    /// The host's name, or 8 or more digits of its id.
     #[arg(long)]
     host: Option<String>,
     /// One JSON object a line, as the API gives them.
@@ -168,22 +168,22 @@ pub(super) struct HostEvents {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
-fn refused(problem: Problem) -> anyhow::Error {
+pub(super) fn refused(problem: Problem) -> anyhow::Error {
     anyhow::anyhow!("{}", problem.detail)
 }
 
 /// What was given, by the names that the API calls it by.
-fn params(given: &[(&str, &Option<String>)]) -> Params {
+pub(super) fn params(given: &[(&str, &Option<String>)]) -> Params {
     let given = given.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value).clone()?)));
     Params(given.collect())
 }
 
-async fn open(config: &Config) -> anyhow::Result<std::sync::Arc<Intake>> {
+pub(super) async fn open(config: &Config) -> anyhow::Result<std::sync::Arc<Intake>> {
     Ok(serve::open_existing(config).await?.intake)
 }
 
 /// One object a line, safe to print.
-fn line(value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn line(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = Vec::new();
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, SafeJson))?;
     text.push(b'\n');
@@ -193,7 +193,7 @@ fn line(value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// Prints a page, and on standard error how to go on from it.
-fn page<T: Serialize>(
+pub(super) fn page<T: Serialize>(
     page: &Page<T>,
     json: bool,
     head: &[&str],
@@ -213,7 +213,7 @@ fn page<T: Serialize>(
     Ok(ExitCode::SUCCESS)
 }
 
-fn cut(text: &str, length: usize) -> String {
+pub(super) fn cut(text: &str, length: usize) -> String {
     let line = text.replace(['\n', '\r', '\t'], " ");
     if line.chars().count() <= length { line } else { line.chars().take(length).chain(['…']).collect() }
 }
@@ -334,9 +334,25 @@ pub(super) async fn commands(config: &Config, list: &Commands) -> anyhow::Result
     })
 }
 
+/// The id of the one host of this name, or with an id that begins so.
+async fn one_host(intake: &Intake, name: &str) -> anyhow::Result<String> {
+    let mut hosts = intake.store.hosts_called(name).await?;
+    match (hosts.pop(), hosts.len()) {
+        (Some(host), 0) => Ok(host),
+        (_, others) => anyhow::bail!(
+            "{} hosts are called {name}: `interlock-collector agents list` shows them, and 8 or more digits of an id do",
+            if others == 0 { "no".to_owned() } else { (others + 1).to_string() },
+        ),
+    }
+}
+
 pub(super) async fn rules(config: &Config, list: &Rules) -> anyhow::Result<ExitCode> {
     let intake = open(config).await?;
-    let items = intake.store.rule_counts(list.host.as_deref()).await?;
+    let host = match &list.host {
+        Some(host) => Some(one_host(&intake, host).await?),
+        None => None,
+    };
+    let items = intake.store.rule_counts(host.as_deref()).await?;
     page(&Page { items, next: None }, list.json, &["RULE", "VERDICT", "OBSERVED", "COUNT", "LAST"], |rule| {
         vec![
             cut(&rule.rule, 60),
@@ -389,16 +405,9 @@ pub(super) async fn audit(config: &Config, list: &Audit) -> anyhow::Result<ExitC
 
 pub(super) async fn host_events(config: &Config, list: &HostEvents) -> anyhow::Result<ExitCode> {
     let intake = open(config).await?;
-    let hosts = intake.store.hosts_called(&list.host).await?;
-    let [host] = hosts.as_slice() else {
-        anyhow::bail!(
-            "{} hosts are called {}: `interlock-collector agents list` shows them, and 8 or more digits of an id do",
-            hosts.len(),
-            list.host
-        );
-    };
+    let host = one_host(&intake, &list.host).await?;
     let cursor = cursor(&list.paging)?;
-    let found = intake.store.host_events(host, cursor, usize::from(list.paging.limit)).await?;
+    let found = intake.store.host_events(&host, cursor, usize::from(list.paging.limit)).await?;
     let items = found.items.iter().map(|event| {
         let detail: serde_json::Value = serde_json::from_str(&event.detail).unwrap_or_default();
         serde_json::json!({
@@ -415,7 +424,7 @@ pub(super) async fn host_events(config: &Config, list: &HostEvents) -> anyhow::R
     })
 }
 
-fn cursor(paging: &Paging) -> anyhow::Result<Option<i64>> {
+pub(super) fn cursor(paging: &Paging) -> anyhow::Result<Option<i64>> {
     let cursor = paging.cursor.as_deref().map(str::parse).transpose();
     cursor.map_err(|_| anyhow::anyhow!("--cursor is what the list before this one ended with, a number"))
 }

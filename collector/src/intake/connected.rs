@@ -17,10 +17,19 @@ pub struct Connected {
     changed: watch::Sender<u64>,
 }
 
+/// What the call of an agent is to do.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// Tell it to end a session.
+    End(EndSession),
+    /// Tell it what was decided on its requests for approval.
+    Votes,
+}
+
 #[derive(Debug)]
 struct Call {
     number: u64,
-    commands: mpsc::Sender<EndSession>,
+    commands: mpsc::Sender<Errand>,
 }
 
 /// An agent's place among those that are there; it leaves when this is dropped.
@@ -44,7 +53,7 @@ impl Default for Connected {
 
 impl Connected {
     /// Takes an agent in. The call that it had before ends: its commands' receiver closes.
-    pub(super) fn enter(&self, host: &str, commands: mpsc::Sender<EndSession>) -> Presence<'_> {
+    pub(super) fn enter(&self, host: &str, commands: mpsc::Sender<Errand>) -> Presence<'_> {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         if let Ok(mut agents) = self.agents.lock() {
             agents.insert(host.to_owned(), Call { number, commands });
@@ -72,7 +81,16 @@ impl Connected {
 
     /// Asks an agent to end a session; gives whether it was told.
     pub fn end_session(&self, host: &str, session: [u8; 16], reason: &str) -> bool {
-        let command = EndSession { session: session.to_vec(), reason: reason.to_owned() };
+        let end = EndSession { session: session.to_vec(), reason: reason.to_owned() };
+        self.send(host, Errand::End(end))
+    }
+
+    /// Has an agent told what was decided on its requests; gives whether it is there.
+    pub fn tell_votes(&self, host: &str) -> bool {
+        self.send(host, Errand::Votes)
+    }
+
+    fn send(&self, host: &str, command: Errand) -> bool {
         self.agents
             .lock()
             .is_ok_and(|agents| agents.get(host).is_some_and(|call| call.commands.try_send(command).is_ok()))

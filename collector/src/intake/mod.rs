@@ -1,6 +1,7 @@
 //! What agents talk to: enrolment, and the taking in of their recordings.
 
 mod admission;
+mod approvals;
 mod connected;
 mod enrol;
 mod listen;

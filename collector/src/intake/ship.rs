@@ -11,10 +11,13 @@ use interlock_shipping::v1::{
     Certificate, FetchPoliciesRequest, Health, PolicyFiles, RenewRequest, SealedPart, Taken, ToAgent,
     ToCollector,
 };
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::approvals::Votes;
+use super::connected::Errand;
 use super::enrol::internal;
 use super::orders::Told;
 use super::take::TakeError;
@@ -110,6 +113,7 @@ impl Shipping for Shipper {
                 waits_until: None,
                 slowed: false,
                 told: Told::default(),
+                votes: Votes::default(),
                 healthy_at: tokio::time::Instant::now() - HEALTH,
             };
             let ended = call.run(messages).await;
@@ -171,6 +175,8 @@ struct Call<'c> {
     slowed: bool,
     /// What it was told about policies.
     told: Told,
+    /// What it was told of decisions on its requests for approval.
+    votes: Votes,
     /// When it last said how it is.
     healthy_at: tokio::time::Instant,
 }
@@ -213,6 +219,7 @@ impl Call<'_> {
         self.intake.store.take_hello(self.host, version, kernel).await.map_err(internal)?;
         self.taken(&agent).await?;
         self.order().await?;
+        self.tell_votes().await?;
 
         let mut admission = tokio::time::interval(ADMISSION);
         let mut heard = tokio::time::Instant::now();
@@ -223,7 +230,10 @@ impl Call<'_> {
                     let Some(command) = command else {
                         return Err(Status::aborted("the agent has begun another call, or was revoked"));
                     };
-                    self.reply(ToAgentMessage::EndSession(command)).await?;
+                    match command {
+                        Errand::End(end) => self.reply(ToAgentMessage::EndSession(end)).await?,
+                        Errand::Votes => self.tell_votes().await?,
+                    }
                 }
                 _ = admission.tick() => {
                     if !self.intake.admission.is_active(&self.intake.store, self.host).await.map_err(internal)? {
@@ -316,7 +326,37 @@ impl Call<'_> {
                 }
                 self.health(&health).await
             }
+            Message::ApprovalRequest(told) => {
+                self.bound(told.encoded_len()).await?;
+                let taken = self.intake.take_approval(self.host, &told).await.map_err(internal)?;
+                self.odd(taken).await
+            }
+            Message::ApprovalStanding(told) => {
+                self.bound(told.encoded_len()).await?;
+                let taken = self.intake.take_standing(self.host, &told).await.map_err(internal)?;
+                self.odd(taken).await
+            }
+            Message::ApprovalsOpen(all) => self.intake.take_open(self.host, &all).await.map_err(internal),
+            Message::ApprovalAnswer(answer) => {
+                self.votes.answered(self.intake, self.host, &answer).await.map_err(internal)
+            }
         }
+    }
+
+    /// What no agent tells is found, and passed over: recordings are taken in all the same.
+    async fn odd(&self, taken: Result<(), &'static str>) -> Result<(), Status> {
+        match taken {
+            Ok(()) => Ok(()),
+            Err(why) => self.found("approvals", why).await,
+        }
+    }
+
+    /// Tells it what was decided here on its requests for approval.
+    async fn tell_votes(&mut self) -> Result<(), Status> {
+        for vote in self.votes.next(self.intake, self.host).await.map_err(internal)? {
+            self.reply(ToAgentMessage::ApprovalVote(vote)).await?;
+        }
+        Ok(())
     }
 
     async fn part(&mut self, agent: &mut Agent, part: SealedPart) -> Result<(), Status> {

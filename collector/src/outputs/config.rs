@@ -31,6 +31,8 @@ pub struct Output {
     pub syslog: Option<Syslog>,
     /// OpenTelemetry log records (OTLP over HTTP, protobuf).
     pub otlp: Option<Otlp>,
+    /// Records in a topic of Kafka.
+    pub kafka: Option<Kafka>,
 }
 
 /// What an output can be told.
@@ -116,6 +118,54 @@ pub struct Syslog {
     pub max_bytes: usize,
 }
 
+/// Records in a topic of Kafka, or of what speaks its protocol.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// Brokers to begin with, each `tls://HOST:PORT`, or each `tcp://HOST:PORT`; the others are told by them.
+    pub servers: Vec<String>,
+    /// The topic. It is never created.
+    pub topic: String,
+    /// Certificate authorities (PEM) in the place of the system's.
+    pub ca: Option<PathBuf>,
+    /// The certificate (PEM) to show, and those between it and its authority.
+    pub certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub key: Option<PathBuf>,
+    /// How to sign in to the brokers (SASL).
+    pub sasl: Option<Sasl>,
+    /// Bytes of one batch of a partition, at most (64 KiB to 64 MiB); what the topic's `max.message.bytes` allows. A
+    /// message that is longer goes alone, and the broker says whether it takes it.
+    #[serde(default = "default_kafka_bytes")]
+    pub max_bytes: usize,
+}
+
+/// How to sign in to Kafka's brokers.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sasl {
+    /// How the password is shown to be known.
+    pub mechanism: SaslMechanism,
+    /// The user's name.
+    pub user: String,
+    /// A file with the password, on its first line. Read again for each connection.
+    pub password: PathBuf,
+}
+
+/// A SASL mechanism.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SaslMechanism {
+    /// The password itself is sent (RFC 4616).
+    Plain,
+    /// SCRAM (RFC 5802, RFC 7677): the password is not sent, and the broker shows that it knows it.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// The same with SHA-512.
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+}
+
 fn default_kinds() -> Vec<Kind> {
     vec![Kind::Command, Kind::Session, Kind::Finding, Kind::Hold, Kind::Audit]
 }
@@ -128,20 +178,24 @@ fn default_facility() -> u8 {
     13
 }
 
+fn default_kafka_bytes() -> usize {
+    1_000_000
+}
+
 fn default_message_bytes() -> usize {
     8192
 }
 
 /// Scheme, host and port of a URL.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    pub(super) scheme: String,
-    pub(super) host: String,
-    pub(super) port: Option<u16>,
+pub(crate) struct Server {
+    pub(crate) scheme: String,
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
 }
 
 /// Takes a URL apart; `None` when it is none. What is after the port is left out.
-pub(super) fn server(url: &str) -> Option<Server> {
+pub(crate) fn server(url: &str) -> Option<Server> {
     let (scheme, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') || url.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -166,7 +220,7 @@ pub(super) fn server(url: &str) -> Option<Server> {
 }
 
 /// Whether it is this machine.
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -193,9 +247,10 @@ pub fn check(outputs: &[Output]) -> Result<(), String> {
 
 impl Output {
     fn check(&self) -> Result<(), String> {
-        let systems = [self.webhook.is_some(), self.syslog.is_some(), self.otlp.is_some()];
+        let systems =
+            [self.webhook.is_some(), self.syslog.is_some(), self.otlp.is_some(), self.kafka.is_some()];
         if systems.iter().filter(|there| **there).count() != 1 {
-            return Err("name one system that is told: webhook, syslog or otlp".into());
+            return Err("name one system that is told: webhook, syslog, otlp or kafka".into());
         }
         if self.kinds.is_empty() {
             return Err("kinds: nothing is told".into());
@@ -231,6 +286,40 @@ impl Output {
             if syslog.certificate.is_some() != syslog.key.is_some() {
                 return Err("syslog: certificate and key go together".into());
             }
+        }
+        self.kafka.as_ref().map_or(Ok(()), |kafka| self.check_kafka(kafka))
+    }
+
+    fn check_kafka(&self, kafka: &Kafka) -> Result<(), String> {
+        let Some(first) = kafka.servers.first() else {
+            return Err(
+                "kafka.servers: name one broker at least, such as tls://kafka.example.com:9093".into()
+            );
+        };
+        let scheme = first.split("://").next();
+        for server in &kafka.servers {
+            let address = self.address("kafka.servers", server, &[("tls", true), ("tcp", false)])?;
+            if address.port.is_none() {
+                return Err("kafka.servers: one has no port: 9092 is usual for tcp, 9093 for tls".into());
+            }
+            if server.split("://").next() != scheme {
+                return Err(
+                    "kafka.servers: all are tls:// or all are tcp://, for the other brokers too".into()
+                );
+            }
+        }
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if !(1..=249).contains(&kafka.topic.len()) || !kafka.topic.chars().all(fits) {
+            return Err("kafka.topic: 1 to 249 letters, digits, `.`, `_` and `-`".into());
+        }
+        if kafka.certificate.is_some() != kafka.key.is_some() {
+            return Err("kafka: certificate and key go together".into());
+        }
+        if !(64 << 10..=64 << 20).contains(&kafka.max_bytes) {
+            return Err("kafka.max_bytes: 65536 to 67108864".into());
+        }
+        if kafka.sasl.as_ref().is_some_and(|sasl| !(1..=256).contains(&sasl.user.len())) {
+            return Err("kafka.sasl.user: 1 to 256 bytes".into());
         }
         Ok(())
     }
@@ -284,6 +373,16 @@ mod tests {
             ("[{name: a, syslog: {server: 'tcp://logs:514'}}]".into(), "in the clear"),
             ("[{name: a, syslog: {server: 'tls://logs'}}]".into(), "no port"),
             ("[{name: a, syslog: {server: 'tls://logs:6514', key: /k}}]".into(), "go together"),
+            ("[{name: a, kafka: {servers: [], topic: t}}]".into(), "one broker"),
+            ("[{name: a, kafka: {servers: ['tcp://k:9092'], topic: t}}]".into(), "in the clear"),
+            ("[{name: a, kafka: {servers: ['tls://k'], topic: t}}]".into(), "no port"),
+            ("[{name: a, kafka: {servers: ['tls://k:1', 'tcp://[::1]:1'], topic: t}}]".into(), "all are"),
+            ("[{name: a, kafka: {servers: ['tls://k:1'], topic: 'a/b'}}]".into(), "kafka.topic"),
+            ("[{name: a, kafka: {servers: ['tls://k:1'], topic: t, max_bytes: 9}}]".into(), "max_bytes"),
+            (
+                "[{name: a, kafka: {servers: ['tls://k:1'], topic: t, sasl: {mechanism: md5, user: u, password: /p}}}]".into(),
+                "md5",
+            ),
         ] {
             let message = check_text(&text).expect_err(&text);
             assert!(message.contains(says) && !message.contains("s3cret"), "{text}: {message}");

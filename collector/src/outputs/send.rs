@@ -9,6 +9,7 @@ use ureq::http::{HeaderMap, header};
 use zeroize::Zeroizing;
 
 use super::config::Output;
+use super::kafka::Producer;
 use super::message::Message;
 use super::otlp::Logs;
 use super::syslog::Syslog;
@@ -31,6 +32,7 @@ pub(super) enum Sender {
     Webhook(Hook),
     Syslog(Box<Syslog>),
     Otlp(Logs),
+    Kafka(Box<Producer>),
 }
 
 impl Sender {
@@ -48,6 +50,9 @@ impl Sender {
         if let Some(otlp) = &output.otlp {
             return Ok(Self::Otlp(Logs::new(otlp, collector)?));
         }
+        if let Some(kafka) = &output.kafka {
+            return Ok(Self::Kafka(Box::new(Producer::new(kafka, output.plaintext, collector)?)));
+        }
         anyhow::bail!("it names no system")
     }
 
@@ -55,7 +60,7 @@ impl Sender {
     pub(super) fn batch(&self) -> usize {
         match self {
             Self::Webhook(hook) => hook.batch(),
-            Self::Syslog(_) | Self::Otlp(_) => 500,
+            Self::Syslog(_) | Self::Otlp(_) | Self::Kafka(_) => 500,
         }
     }
 
@@ -63,7 +68,7 @@ impl Sender {
     /// nothing. `None` where it does.
     pub(super) fn settles(&self) -> Option<Duration> {
         match self {
-            Self::Webhook(_) | Self::Otlp(_) => None,
+            Self::Webhook(_) | Self::Otlp(_) | Self::Kafka(_) => None,
             Self::Syslog(_) => Some(super::syslog::SETTLES),
         }
     }
@@ -74,13 +79,14 @@ impl Sender {
             Self::Webhook(hook) => hook.send(messages).await,
             Self::Syslog(syslog) => syslog.send(messages).await,
             Self::Otlp(logs) => logs.send(messages).await,
+            Self::Kafka(producer) => producer.send(messages).await,
         }
     }
 
     /// Ends the connection; whether the receiver has read all that was sent.
     pub(super) async fn finish(&mut self) -> bool {
         match self {
-            Self::Webhook(_) | Self::Otlp(_) => true,
+            Self::Webhook(_) | Self::Otlp(_) | Self::Kafka(_) => true,
             Self::Syslog(syslog) => syslog.finish().await,
         }
     }
@@ -88,16 +94,27 @@ impl Sender {
     /// Whether the connection that was sent on still holds.
     pub(super) async fn holds(&mut self) -> Result<(), Failure> {
         match self {
-            Self::Webhook(_) | Self::Otlp(_) => Ok(()),
+            Self::Webhook(_) | Self::Otlp(_) | Self::Kafka(_) => Ok(()),
             Self::Syslog(syslog) => syslog.holds().await,
         }
     }
 }
 
 /// When the receiver wants to be asked again.
-pub(super) fn later(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn later(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+/// Reads a secret from a file that is not for everyone: its first line.
+///
+/// # Errors
+/// As [`secret_file`], or the line is empty.
+pub(crate) fn secret_line(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let text = secret_file(path)?;
+    let line = text.lines().next().unwrap_or_default().trim();
+    anyhow::ensure!(!line.is_empty(), "{}: the first line holds no secret", path.display());
+    Ok(Zeroizing::new(line.to_owned()))
 }
 
 /// Reads a secret from a file that is not for everyone.

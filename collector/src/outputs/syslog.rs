@@ -1,15 +1,11 @@
 //! Syslog: RFC 5424 messages over TCP with octet counting (RFC 6587) or TLS (RFC 5425).
 
 use std::fmt::Write as _;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_recording::json::time;
 use interlock_recording::text::printable;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -19,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::config;
 use super::message::Message;
 use super::send::Failure;
+use super::tls;
 
 /// Syslog acknowledges nothing: what was sent so long ago, on a connection that still holds, counts as there. By
 /// then the connection has ended if the server's system did not take it.
@@ -60,7 +57,9 @@ impl Syslog {
     pub(super) fn new(config: &config::Syslog, collector: &str) -> anyhow::Result<Self> {
         let server =
             config::server(&config.server).ok_or_else(|| anyhow::anyhow!("syslog.server is no address"))?;
-        let tls = if server.scheme == "tls" { Some(connector(config)?) } else { None };
+        let shown = config.certificate.as_ref().zip(config.key.as_ref());
+        let encrypted = server.scheme == "tls";
+        let tls = encrypted.then(|| tls::connector(config.ca.as_deref(), shown)).transpose()?;
         Ok(Self {
             config: config.clone(),
             collector: collector.to_owned(),
@@ -151,42 +150,6 @@ impl Syslog {
 fn watch(stream: &TcpStream) -> std::io::Result<()> {
     let most = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
     Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, most)?)
-}
-
-fn connector(config: &config::Syslog) -> anyhow::Result<TlsConnector> {
-    let mut roots = RootCertStore::empty();
-    match &config.ca {
-        Some(path) => {
-            for certificate in pem(path)? {
-                roots.add(certificate).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    let tls = match (&config.certificate, &config.key) {
-        (Some(certificate), Some(key)) => {
-            let private = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| anyhow::anyhow!("{} is no private key in PEM: {error}", key.display()))?;
-            builder.with_client_auth_cert(pem(certificate)?, private)?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(TlsConnector::from(Arc::new(tls)))
-}
-
-fn pem(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let wrong = |error: &dyn std::fmt::Display| anyhow::anyhow!("{}: {error}", path.display());
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| wrong(&error))?
-        .collect::<Result<_, _>>()
-        .map_err(|error| wrong(&error))?;
-    anyhow::ensure!(!certificates.is_empty(), "{} holds no certificate", path.display());
-    Ok(certificates)
 }
 
 /// The longest beginning of `text` of at most `bytes` bytes.

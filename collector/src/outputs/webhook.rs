@@ -42,19 +42,10 @@ impl Hook {
     }
 
     pub(super) async fn send(&self, messages: &[&Message]) -> Result<(), Failure> {
-        let secrets =
-            secrets(&self.config.secret).map_err(|error| Failure::Later(error.to_string(), None))?;
         let body =
             body(messages, &self.collector).map_err(|error| Failure::Later(error.to_string(), None))?;
-        let id = id(messages);
-        let seconds = now_ns() / 1_000_000_000;
-        let request = Request::post(&self.config.url)
-            .header("content-type", "application/json")
-            .header("webhook-id", &id)
-            .header("webhook-timestamp", seconds)
-            .header("webhook-signature", signature(&secrets, &id, seconds, &body))
-            .body(body)
-            .map_err(|_| Failure::Later("webhook.url is no address that can be asked".into(), None))?;
+        let request = signed_request(&self.config.url, &self.config.secret, &id(messages), body)
+            .map_err(|error| Failure::Later(format!("{error:#}"), None))?;
         let answer =
             self.client.send(request).await.map_err(|error| Failure::Later(error.to_string(), None))?;
         let status = answer.status().as_u16();
@@ -75,6 +66,35 @@ impl Hook {
             )),
         }
     }
+}
+
+/// A request with a body of JSON, signed with each secret in the file `secret`.
+///
+/// # Errors
+/// The file or the address is of no use.
+pub(crate) fn signed_request(
+    url: &str,
+    secret: &Path,
+    id: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<Request<Vec<u8>>> {
+    let secrets = secrets(secret)?;
+    let seconds = now_ns() / 1_000_000_000;
+    let request = Request::post(url)
+        .header("content-type", "application/json")
+        .header("webhook-id", id)
+        .header("webhook-timestamp", seconds)
+        .header("webhook-signature", signature(&secrets, id, seconds, &body))
+        .body(body);
+    request.map_err(|_| anyhow::anyhow!("the webhook's url is no address that can be asked"))
+}
+
+/// Reads the secrets in a file, to see whether they are some.
+///
+/// # Errors
+/// They are not.
+pub(crate) fn check_secrets(path: &Path) -> anyhow::Result<()> {
+    secrets(path).map(drop)
 }
 
 /// One request's body. It is the same each time that the same messages are sent.

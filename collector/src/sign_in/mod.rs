@@ -35,6 +35,12 @@ pub struct Identity {
     pub called: String,
     /// The groups that they are in.
     pub groups: Vec<String>,
+    /// Their e-mail address, as the provider says.
+    #[serde(default)]
+    pub email: Option<String>,
+    /// When they have shown the provider who they are, nanoseconds since the Unix epoch, if it says.
+    #[serde(default)]
+    pub authenticated_ns: Option<i64>,
     /// Why there may be fewer groups than there should be, for who is refused because of it.
     pub hint: Option<String>,
 }
@@ -165,6 +171,13 @@ impl Providers {
             all.push(provider);
         }
         Ok(Self { all: Arc::new(all), local: config.local, token_ns: token_ns(config.token_days) })
+    }
+
+    /// What is wrong with the files that the configuration names, of each provider by itself.
+    pub fn check_files(config: &SignIn, url: &str) -> Vec<anyhow::Error> {
+        let oidc = config.oidc.iter().filter_map(|provider| OidcProvider::new(provider, url).err());
+        let saml = config.saml.iter().filter_map(|provider| SamlProvider::new(provider, url).err());
+        oidc.chain(saml).collect()
     }
 
     /// The one of this name.

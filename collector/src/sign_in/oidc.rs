@@ -206,11 +206,11 @@ impl OidcProvider {
         self.issuer.as_str()
     }
 
-    /// Where to send the browser.
+    /// Where to send the browser; `again` when who they are is to be shown there anew.
     ///
     /// # Errors
     /// The provider cannot be asked for its metadata.
-    pub async fn begin(&self, begun: &Begun) -> Result<String, OidcError> {
+    pub async fn begin(&self, begun: &Begun, again: bool) -> Result<String, OidcError> {
         let metadata = self.metadata(None).await?;
         let client = self.client(&metadata);
         let (state, nonce) = (begun.state.clone(), begun.nonce.clone());
@@ -223,7 +223,10 @@ impl OidcProvider {
             )
             .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
             .add_scopes(self.config.scopes.iter().cloned().map(Scope::new));
-        if let Some(minutes) = self.config.max_age_minutes {
+        if again {
+            // Then its answer says when they have (OpenID Connect Core 3.1.2.1).
+            request = request.set_max_age(Duration::ZERO).add_prompt(CoreAuthPrompt::Login);
+        } else if let Some(minutes) = self.config.max_age_minutes {
             request = request.set_max_age(Duration::from_secs(u64::from(minutes) * 60));
         }
         Ok(request.url().0.to_string())
@@ -441,6 +444,7 @@ impl OidcProvider {
             username: claims.preferred_username().map(|name| name.to_string()),
             email: claims.email().map(|email| email.to_string()),
             email_verified: claims.email_verified().unwrap_or(false),
+            authenticated_ns: claims.auth_time().and_then(|at| at.timestamp_nanos_opt()),
             more: claims.additional_claims().0.clone(),
         })
     }
@@ -529,6 +533,8 @@ impl OidcProvider {
             subject: claims.subject,
             called,
             groups: groups.unwrap_or_default(),
+            email: claims.email,
+            authenticated_ns: claims.authenticated_ns,
             hint,
         })
     }
@@ -540,6 +546,7 @@ struct Claims {
     username: Option<String>,
     email: Option<String>,
     email_verified: bool,
+    authenticated_ns: Option<i64>,
     more: BTreeMap<String, Value>,
 }
 

@@ -122,14 +122,15 @@ impl SamlProvider {
         format!("_{}", begun.nonce)
     }
 
-    /// Where to send the browser.
-    pub fn begin(&self, begun: &Begun) -> String {
+    /// Where to send the browser; `again` when who they are is to be shown there anew.
+    pub fn begin(&self, begun: &Begun, again: bool) -> String {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let request = format!(
             "<samlp:AuthnRequest xmlns:samlp=\"{PROTOCOL}\" xmlns:saml=\"{SAML}\" ID=\"{}\" Version=\"2.0\" \
-             IssueInstant=\"{now}\" Destination=\"{}\" AssertionConsumerServiceURL=\"{}\" \
+             IssueInstant=\"{now}\"{} Destination=\"{}\" AssertionConsumerServiceURL=\"{}\" \
              ProtocolBinding=\"{POST}\"><saml:Issuer>{}</saml:Issuer></samlp:AuthnRequest>",
             Self::request_id(begun),
+            if again { " ForceAuthn=\"true\"" } else { "" },
             escaped(&self.sign_in),
             escaped(&self.consumer),
             escaped(&self.entity_id),
@@ -290,7 +291,9 @@ impl SamlProvider {
         if statements.is_empty() {
             return wrong("its assertion does not say that anyone signed in (AuthnStatement)");
         }
+        let mut authenticated: Option<SystemTime> = None;
         for statement in statements {
+            authenticated = authenticated.max(time(statement, "AuthnInstant")?);
             if let Some(end) = time(statement, "SessionNotOnOrAfter")?
                 && end + SKEW <= now
             {
@@ -305,6 +308,10 @@ impl SamlProvider {
         let hint = groups
             .is_none()
             .then(|| format!("the provider sent no attribute {:?}", self.config.groups_attribute));
+        // It keeps from deciding only, so that whoever says it need not prove it.
+        let mail =
+            [Some(called.as_str()), wanted.as_deref()].into_iter().flatten().find(|name| name.contains('@'));
+        let mail = mail.map(str::to_owned);
         let identity = Identity {
             issuer: self.issuer(),
             subject: format!(
@@ -314,6 +321,11 @@ impl SamlProvider {
             ),
             called: wanted.unwrap_or(called),
             groups: groups.unwrap_or_default(),
+            email: mail,
+            authenticated_ns: authenticated.and_then(|at| {
+                let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+                i64::try_from(since.as_nanos()).ok()
+            }),
             hint,
         };
         let until = until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + SKEW;

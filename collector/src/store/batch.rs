@@ -38,6 +38,8 @@ pub struct Batch {
     clock: Option<Clock>,
     /// What is wrong with the order of the events.
     pub(super) faults: Vec<String>,
+    /// Commands that went through without approval, and have to be looked into.
+    pub(super) glass: Vec<String>,
     events: u64,
     /// The segment of the last event: those of a batch are of one.
     pub(super) segment: i64,
@@ -202,6 +204,16 @@ impl Batch {
             Some(Body::Result(body)) => self.result(body, id),
             Some(Body::TerminalOutput(body)) => {
                 session.terminal = session.terminal.saturating_add(int(body.data.len() as u64));
+            }
+            Some(Body::ApprovalDecided(body)) if body.needs_review && self.glass.len() < MAX_FAULTS => {
+                let who = body.by.as_ref().map_or_else(String::new, |by| match by.login_user.as_str() {
+                    "" => by.user.clone(),
+                    login => format!("{} (logged in as {login})", by.user),
+                });
+                let (request, reason) = (clip_name(&body.request), clip(&body.reason));
+                self.glass.push(format!(
+                    "request {request} of session {id} went through without approval: {who} broke the glass: {reason}"
+                ));
             }
             _ => {}
         }

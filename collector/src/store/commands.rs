@@ -9,6 +9,8 @@ use super::{Dialect, Page, Store, StoreError, words};
 
 /// Matches of a search that one request looks at.
 const MATCHES: i64 = 5_000;
+/// The newest commands, which are looked at one by one for words with a beginning.
+const NEAR: i64 = 8000;
 
 /// Commands that one request looks at when no index answers the question by itself.
 const WALK: i64 = 10_000;
@@ -124,7 +126,47 @@ pub(super) fn matching(dialect: Dialect, text: &str, before: i64, limit: i64) ->
             if !words::postgres(text, &mut sql) {
                 return None;
             }
-            sql.and("id < ").number(before).push(" ORDER BY id DESC LIMIT ").number(limit);
+            sql.and("id < ").number(before);
+            if words::has_beginning(text) {
+                // How many commands have a beginning the planner guesses, by far too many: it would walk back
+                // through all of them. So the newest are walked, and if these do not do, the index of words is
+                // made to answer: `id + 0` is in no other.
+                sql.and("id >= (SELECT COALESCE(MIN(id), 0) FROM (SELECT id FROM commands WHERE id < ")
+                    .number(before)
+                    .push(" ORDER BY id DESC LIMIT ")
+                    .number(NEAR)
+                    .push(") n) ORDER BY id DESC LIMIT ")
+                    .number(limit);
+                sql = sql.within("WITH near AS MATERIALIZED (", ") SELECT id FROM near");
+                sql.push(" WHERE (SELECT COUNT(*) FROM near) >= ")
+                    .number(limit)
+                    .push(" UNION ALL (SELECT id FROM commands");
+                sql.and("(SELECT COUNT(*) FROM near) < ").number(limit);
+                words::postgres(text, &mut sql);
+                sql.and("id < ").number(before).push(" ORDER BY id + 0 DESC LIMIT ").number(limit).push(")");
+            } else {
+                sql.push(" ORDER BY id DESC LIMIT ").number(limit);
+            }
+        }
+    }
+    Some(sql)
+}
+
+/// A statement that has a row if the command `id` has these words; `None` when there is nothing to look for.
+pub(super) fn has_words(dialect: Dialect, text: &str, id: i64) -> Option<Sql> {
+    let mut sql;
+    match dialect {
+        Dialect::Sqlite => {
+            sql = Sql::new("SELECT rowid AS id FROM command_search");
+            sql.and("command_search MATCH ").text(&words::sqlite(text)?);
+            sql.and("rowid = ").number(id);
+        }
+        Dialect::Postgres => {
+            sql = Sql::new("SELECT id FROM commands");
+            if !words::postgres(text, &mut sql) {
+                return None;
+            }
+            sql.and("id = ").number(id);
         }
     }
     Some(sql)

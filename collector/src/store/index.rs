@@ -147,6 +147,9 @@ impl Write<'_> {
             for fault in &batch.faults {
                 self.note(host, "clock", fault).await?;
             }
+            for glass in &batch.glass {
+                self.note(host, "broken_glass", glass).await?;
+            }
         }
         Ok(())
     }

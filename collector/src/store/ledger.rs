@@ -76,6 +76,8 @@ fn kind_of(body: &Body) -> (&'static str, &[u8]) {
         Body::PolicyAssigned(_) => ("policy_assigned", &[]),
         Body::PolicyOrdered(body) => ("policy_ordered", &body.host),
         Body::HostLabelled(body) => ("host_labelled", &body.host),
+        Body::ApprovalGiven(body) => ("approval_given", &body.host),
+        Body::GlassReviewed(body) => ("glass_reviewed", &body.host),
     }
 }
 

@@ -9,6 +9,8 @@
 
 mod agents;
 mod api_tokens;
+mod approvals;
+mod asks;
 mod attempts;
 mod audit;
 mod batch;
@@ -24,7 +26,9 @@ mod index;
 mod journal;
 mod ledger;
 mod moved;
+mod outputs;
 mod page;
+mod people;
 mod policies;
 mod postgres;
 mod recording;
@@ -36,6 +40,7 @@ mod sessions;
 mod shared;
 mod sign_ins;
 mod tokens;
+mod told;
 mod users;
 mod words;
 
@@ -50,6 +55,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use agents::{Agent, Enrolment, HealthReport};
 pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
+pub use approvals::{Approval, ApprovalFilter, ApprovalNews, NewVote, Vote, WholeApproval, approval_id};
+pub use asks::{ChatLink, Person, SentMessage};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
 pub use clock::Clock;
@@ -60,10 +67,12 @@ pub use findings::Finding;
 pub use group::{NotTaken, Standing, Take, What};
 pub use holds::{Hold, NewHold};
 pub use identities::KnownIdentity;
-pub(crate) use journal::lease_of;
-pub use journal::{JournalKind, JournalRow, OutputState, Progress, ToldCommand, ToldHostEvent};
+pub use journal::{JournalKind, JournalRow};
 pub use ledger::{LedgerStoreError, StoredEntry};
+pub(crate) use outputs::lease_of;
+pub use outputs::{OutputState, Progress};
 pub use page::Page;
+pub use people::OwnerOf;
 pub use policies::{
     Assignment, Former, IssuedOrder, Labels, PolicyStanding, PolicyVersion, VersionName, named,
 };
@@ -77,6 +86,7 @@ pub use sessions::{SessionFilter, SessionItem};
 pub use shared::Order;
 pub use sign_ins::{NewSignIn, SignIn};
 pub use tokens::{EnrolmentToken, TokenError};
+pub use told::{ToldCommand, ToldHostEvent};
 pub use users::{Credentials, User};
 
 /// The database failed.

@@ -5,8 +5,16 @@
 //! for `{blob}` and `{serial}`, which the two databases call by different names.
 
 /// One step of the schema. A step that has been released is never altered; a new one is added.
-pub(super) const STEPS: &[&str] =
-    &[FIRST, SHARED, super::journal::TABLES, super::policies::TABLES, SIGN_IN, ORDER];
+pub(super) const STEPS: &[&str] = &[
+    FIRST,
+    SHARED,
+    super::journal::TABLES,
+    super::policies::TABLES,
+    SIGN_IN,
+    ORDER,
+    super::approvals::TABLES,
+    super::asks::TABLES,
+];
 
 /// Full-text search, which the two databases do in different ways.
 pub(super) const SQLITE_SEARCH: &str = "

@@ -13,8 +13,10 @@ use super::page::{Sql, Value};
 
 /// How long a search may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
-/// The same for a connection to PostgreSQL.
-pub(super) const POSTGRES_LIMIT: &str = "SET statement_timeout = '20s'";
+/// The same for a connection to PostgreSQL, and memory for which rows have a word: where it does not do, whole pages
+/// of rows are looked at, word by word.
+pub(super) const POSTGRES_LIMIT: &str =
+    "SELECT set_config('statement_timeout', '20s', false), set_config('work_mem', '64MB', false)";
 /// Steps of SQLite's machine between two looks at the time: some tens of microseconds.
 const STEPS: i32 = 10_000;
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::commands::matching;
+use super::commands::{has_words, matching};
 use super::page::{Sql, containing, rfc3339, rfc3339_or_null};
 use super::{Page, Store, StoreError};
 
@@ -531,12 +531,10 @@ impl Store {
         newer.push(" LIMIT 200");
         for row in newer.all(self.searchers()).await? {
             let id: i64 = row.try_get(0)?;
-            let Some(same) = matching(self.dialect(), text, id.saturating_add(1), 1) else {
+            let Some(same) = has_words(self.dialect(), text, id) else {
                 return Ok(false);
             };
-            let found: Option<i64> =
-                same.optional(self.searchers()).await?.map(|row| row.try_get(0)).transpose()?;
-            if found == Some(id) {
+            if same.optional(self.searchers()).await?.is_some() {
                 return Ok(true);
             }
         }

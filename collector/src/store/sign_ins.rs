@@ -38,6 +38,9 @@ pub struct SignIn {
     pub address: String,
     /// With which browser, as it says.
     pub user_agent: String,
+    /// When its owner has shown who they are; 0 when that is not known.
+    #[serde(skip)]
+    pub authenticated_ns: i64,
 }
 
 /// A browser that signs in.
@@ -53,10 +56,12 @@ pub struct NewSignIn<'s> {
     pub address: &'s str,
     /// With which browser, as it says.
     pub user_agent: &'s str,
+    /// When they have shown who they are; 0 when that is not known.
+    pub authenticated_ns: i64,
 }
 
 const COLUMNS: &str = "SELECT substr(s.token_sha256, 1, 16), s.user_name, u.role, s.created_ns, s.expires_ns, \
-     s.last_used_ns, s.address, s.user_agent, u.provider, u.recovery_until_ns, COALESCE(i.issuer, '') \
+     s.last_used_ns, s.address, s.user_agent, u.provider, u.recovery_until_ns, COALESCE(i.issuer, ''), s.authenticated_ns \
      FROM sign_ins s JOIN users u ON u.name = s.user_name LEFT JOIN identities i ON i.user_name = u.name";
 
 fn read(row: &sqlx::any::AnyRow) -> Result<SignIn, StoreError> {
@@ -72,6 +77,7 @@ fn read(row: &sqlx::any::AnyRow) -> Result<SignIn, StoreError> {
         provider: row.try_get(8)?,
         recovery_until_ns: row.try_get(9)?,
         issuer: row.try_get(10)?,
+        authenticated_ns: row.try_get(11)?,
     })
 }
 
@@ -137,7 +143,7 @@ impl Write<'_> {
         sqlx::query("DELETE FROM sign_ins WHERE expires_ns < $1").bind(now).execute(self.on()).await?;
         sqlx::query(
             "INSERT INTO sign_ins (token_sha256, user_name, created_ns, expires_ns, last_used_ns, address, \
-             user_agent) VALUES ($1, $2, $3, $4, $3, $5, $6)",
+             user_agent, authenticated_ns) VALUES ($1, $2, $3, $4, $3, $5, $6, $7)",
         )
         .bind(new.token_sha256)
         .bind(new.user)
@@ -145,6 +151,7 @@ impl Write<'_> {
         .bind(new.expires_ns)
         .bind(new.address)
         .bind(new.user_agent)
+        .bind(new.authenticated_ns)
         .execute(self.on())
         .await?;
         sqlx::query("UPDATE users SET last_sign_in_ns = $2 WHERE name = $1")
@@ -152,6 +159,22 @@ impl Write<'_> {
             .bind(now)
             .execute(self.on())
             .await?;
+        Ok(())
+    }
+
+    /// Notes that the owner of a sign-in has shown who they are once more.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn sign_in_again(&mut self, user: &str, id: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE sign_ins SET authenticated_ns = $3 WHERE user_name = $1 AND substr(token_sha256, 1, 16) = $2",
+        )
+        .bind(user)
+        .bind(id)
+        .bind(now_ns())
+        .execute(self.on())
+        .await?;
         Ok(())
     }
 

@@ -115,6 +115,11 @@ pub(super) fn sqlite(text: &str) -> Option<String> {
     (!question.is_empty()).then_some(question)
 }
 
+/// The question asks for words by their beginning.
+pub(super) fn has_beginning(text: &str) -> bool {
+    phrases(text).iter().any(|phrase| phrase.beginning)
+}
+
 /// Puts the question as a condition on PostgreSQL's `commands`; `false` when there is nothing to look for.
 pub(super) fn postgres(text: &str, sql: &mut Sql) -> bool {
     let mut query = Vec::new();

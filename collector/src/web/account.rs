@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::role::{ALL, Role};
 use super::scope::{SCOPES, Scope};
 use super::{State, totp};
-use crate::store::{ApiToken, SignIn};
+use crate::store::{ApiToken, ChatLink, SignIn};
 
 /// A secret for one-time codes, shown until a code confirms it.
 struct Codes {
@@ -31,9 +31,10 @@ struct AccountPage {
     sign_ins: Vec<SignIn>,
     tokens: Vec<ApiToken>,
     made: Option<Made>,
+    links: Vec<ChatLink>,
     /// The roles that a token of this account can have.
     roles: Vec<Role>,
-    scopes: [Scope; 8],
+    scopes: [Scope; 9],
 }
 
 /// What a page shows once.
@@ -51,12 +52,23 @@ async fn account(state: &State, actor: Actor, once: Once) -> Result<Response, Pr
         .map(|secret| Codes { base32: totp::base32(&secret), uri: totp::uri(&secret, &actor.name) });
     let sign_ins = state.store.sign_ins(&actor.name, state.idle_ns()).await?;
     let tokens = state.store.api_tokens(Some(&actor.name)).await?;
+    let links = state.store.chat_links(&actor.name).await?;
     let roles = ALL.iter().copied().filter(|role| actor.role.covers(*role)).collect();
     let page = Layout::new(state, actor, "account", "Your account", once.notice).await?;
     let has_codes = known.is_some_and(|known| known.totp_secret.is_some());
     show(
         page.status(),
-        &AccountPage { page, has_codes, codes, sign_ins, tokens, made: once.made, roles, scopes: SCOPES },
+        &AccountPage {
+            page,
+            has_codes,
+            codes,
+            sign_ins,
+            tokens,
+            made: once.made,
+            links,
+            roles,
+            scopes: SCOPES,
+        },
     )
 }
 

@@ -77,6 +77,86 @@ fn check_reason(reason: &str) -> Result<&str, Problem> {
     Ok(reason)
 }
 
+/// What a policy can name as a group of approvers.
+pub(super) fn is_group(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=32).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// Sets what is known of an account's owner; what is not given stays. The groups and the e-mail address of a
+/// provider's account come from there.
+pub(super) async fn set_owner(
+    state: &State,
+    actor: &Actor,
+    name: &str,
+    groups: Option<Vec<String>>,
+    logins: Option<Vec<String>>,
+    email: Option<String>,
+) -> Result<(), Problem> {
+    if name == actor.name {
+        return Err(Problem::invalid(
+            "Who may decide on what is not for oneself to say: your own account is for another administrator to \
+             change, or for `interlock-collector users owner` on the collector's host.",
+        ));
+    }
+    owner(state, by(actor, &actor.trail()), name, groups, logins, email).await
+}
+
+/// The same, whoever asks for it.
+pub(super) async fn owner(
+    state: &State,
+    by: By<'_>,
+    name: &str,
+    groups: Option<Vec<String>>,
+    logins: Option<Vec<String>>,
+    email: Option<String>,
+) -> Result<(), Problem> {
+    let known = state.store.user(name).await?.ok_or_else(|| Problem::not_found("account"))?;
+    if !known.provider.is_empty() && (groups.is_some() || email.is_some()) {
+        return Err(Problem::invalid(format!(
+            "The groups and the e-mail address of this account come from the identity provider {}, at each sign-in: \
+             change them there.",
+            known.provider
+        )));
+    }
+    let email = email.map(|email| email.trim().to_owned());
+    if let Some(groups) = &groups
+        && (groups.len() > 100 || !groups.iter().all(|group| is_group(group)))
+    {
+        return Err(Problem::invalid(
+            "Groups are called as policies name them: 1 to 32 letters, digits, hyphens, underscores and dots; 100 of \
+             them at most.",
+        ));
+    }
+    let plain = |login: &String| {
+        (1..=100).contains(&login.len()) && !login.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
+    if logins.as_ref().is_some_and(|logins| logins.len() > 50 || !logins.iter().all(plain)) {
+        return Err(Problem::invalid(
+            "Login names have up to 100 characters and no blanks; 50 of them at most.",
+        ));
+    }
+    if email.as_ref().is_some_and(|email| email.len() > 254 || email.contains(char::is_control)) {
+        return Err(Problem::invalid("An e-mail address has up to 254 characters."));
+    }
+    let mut detail = Vec::new();
+    let mut write = state.store.write().await?;
+    if let Some(groups) = &groups {
+        write.set_groups(name, groups).await?;
+        detail.push(format!("groups {}", groups.join(" ")));
+    }
+    if let Some(logins) = &logins {
+        write.set_logins(name, logins).await?;
+        detail.push(format!("logins {}", logins.join(" ")));
+    }
+    if let Some(email) = &email {
+        write.set_email(name, email).await?;
+        detail.push(format!("e-mail {email}"));
+    }
+    write.audit(by.who, "user.owner", name, &detail.join("; "), by.address).await?;
+    Ok(write.commit().await?)
+}
+
 fn role(name: &str) -> Result<Role, Problem> {
     name.parse()
         .map_err(|error: super::role::UnknownRole| Problem::invalid(format!("{name:?} is no role: {error}.")))
@@ -201,8 +281,11 @@ pub(super) async fn reset(
     let codes = write.remove_totp(name).await?;
     write.end_sign_ins(name, "").await?;
     let tokens = write.revoke_api_tokens(name).await?;
-    let detail =
-        format!("{}{tokens} API tokens revoked", if codes { "one-time codes removed, " } else { "" });
+    let links = write.unlink_chats(name).await?;
+    let detail = format!(
+        "{}{tokens} API tokens revoked, {links} users in chats unlinked",
+        if codes { "one-time codes removed, " } else { "" }
+    );
     write.audit(by.who, "user.reset", name, &detail, by.address).await?;
     Ok(write.commit().await?)
 }

@@ -13,7 +13,7 @@ use super::guard::Actor;
 use super::page::{Layout, Notice, done, show};
 use super::params::{Fields, Params};
 use super::problem::Problem;
-use crate::store::{ApiToken, EnrolmentToken, User, now_ns};
+use crate::store::{ApiToken, EnrolmentToken, OwnerOf, User, now_ns};
 
 #[derive(Template)]
 #[template(path = "users.html")]
@@ -55,6 +55,7 @@ struct UserPage {
     page: Layout,
     user: User,
     own: bool,
+    owner: OwnerOf,
 }
 
 async fn user_page(
@@ -65,8 +66,9 @@ async fn user_page(
 ) -> Result<Response, Problem> {
     let user = state.store.user(name).await?.ok_or_else(|| Problem::not_found("account"))?;
     let own = user.name == actor.name;
+    let owner = state.store.owner_of(name).await?;
     let page = Layout::new(state, actor, "users", format!("Account {name}"), notice).await?;
-    show(page.status(), &UserPage { page, user, own })
+    show(page.status(), &UserPage { page, user, own, owner })
 }
 
 /// `GET /admin/users/{name}`
@@ -89,6 +91,27 @@ pub(super) async fn set_user(
     let role = fields.get("role");
     match actions::set_user(&state, &actor, &name, role, active).await {
         Ok(()) => Ok(done("/admin/users", "user-changed")),
+        Err(problem) if problem.is_theirs() => {
+            user_page(&state, actor, &name, Some(Notice::bad(&problem))).await
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// `POST /admin/users/{name}/owner`
+pub(super) async fn set_owner(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(name): Path<String>,
+    Fields(fields): Fields,
+) -> Result<Response, Problem> {
+    let words =
+        |text: &str| text.split([' ', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    let field = |name: &str| fields.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    let (groups, logins, email) = (field("groups"), field("logins"), field("email"));
+    let (groups, logins) = (groups.as_deref().map(words), logins.as_deref().map(words));
+    match actions::set_owner(&state, &actor, &name, groups, logins, email).await {
+        Ok(()) => Ok(done("/admin/users", "user-owner")),
         Err(problem) if problem.is_theirs() => {
             user_page(&state, actor, &name, Some(Notice::bad(&problem))).await
         }

@@ -17,7 +17,8 @@ use super::lists::{TRAIL, trail};
 use super::params::{COMMANDS, Json, PAGING, Params, SESSIONS};
 use super::problem::Problem;
 use super::role::Role;
-use crate::store::{Agent, now_ns};
+use crate::outputs;
+use crate::store::{Agent, RuleCount, now_ns};
 
 pub(super) type Answer = Result<Response, Problem>;
 
@@ -194,11 +195,23 @@ pub(super) async fn revoke_agent(
 
 pub(super) async fn rules(Use(state): Use<State>, params: Params) -> Answer {
     params.only(&[&["host"]])?;
-    list(&state.store.rule_counts(params.get("host")).await?)
+    let host = match params.get("host") {
+        None => None,
+        Some(name) => match state.store.hosts_called(name).await?.as_slice() {
+            [host] => Some(host.clone()),
+            [] => return list(&Vec::<RuleCount>::new()),
+            _ => {
+                return Err(Problem::invalid(format!(
+                    "Several hosts are called {name}: give the host's id."
+                )));
+            }
+        },
+    };
+    list(&state.store.rule_counts(host.as_deref()).await?)
 }
 
 pub(super) async fn outputs(Use(state): Use<State>) -> Answer {
-    list(&state.store.outputs().await?)
+    list(&outputs::view(&state.config.outputs, state.store.outputs().await?))
 }
 
 pub(super) async fn findings(Use(state): Use<State>, params: Params) -> Answer {

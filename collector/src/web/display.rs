@@ -82,6 +82,28 @@ pub(super) fn beginning(text: &str, most: usize) -> String {
     }
 }
 
+/// How long something is open still.
+pub(super) fn left(until_ns: i64, now: i64) -> String {
+    let seconds = (until_ns - now).max(0) / 1_000_000_000;
+    match seconds {
+        0 => "its time is over".to_owned(),
+        ..60 => format!("{seconds} s left"),
+        _ => format!("{} left", duration(seconds * 1_000_000_000)),
+    }
+}
+
+/// A word of programs as people write it.
+pub(super) fn plain(word: &str) -> String {
+    word.replace('_', " ")
+}
+
+/// The same at the beginning of a sentence.
+pub(super) fn sentence(word: &str) -> String {
+    let mut letters = word.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    plain(&format!("{first}{}", letters.as_str()))
+}
+
 /// The last part of a path.
 pub(super) fn base(path: &str) -> &str {
     path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
@@ -90,9 +112,9 @@ pub(super) fn base(path: &str) -> &str {
 /// The words that CSS knows a verdict, or an outcome, by.
 pub(super) fn tone(word: &str) -> &'static str {
     match word {
-        "allow" | "complete" | "client_closed" | "record" => "good",
-        "hold" | "suspended" | "skipped" => "wait",
-        "deny" | "error" | "refused" => "bad",
+        "allow" | "complete" | "client_closed" | "record" | "approved" => "good",
+        "hold" | "suspended" | "skipped" | "pending" => "wait",
+        "deny" | "error" | "refused" | "denied" | "broken_glass" => "bad",
         _ => "plain",
     }
 }
@@ -113,5 +135,10 @@ mod tests {
         assert_eq!(time(1_700_000_000_000_000_001), "2023-11-14 22:13:20 UTC");
         assert_eq!(beginning("äöü", 2), "äö…");
         assert_eq!(base("/usr/bin/psql"), "psql");
+        assert_eq!(left(90_500_000_000, 0), "1 min 30 s left");
+        assert_eq!(
+            (left(1, 5), sentence("broken_glass")),
+            ("its time is over".into(), "Broken glass".into())
+        );
     }
 }

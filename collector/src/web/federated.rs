@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::actions::is_group;
 use super::guard::{Cookies, Visitor, cookie};
 use super::page::show;
 use super::params::Params;
@@ -39,6 +40,9 @@ pub(super) const ANSWERS: usize = 2;
 const MOST_POSTED: usize = 512 << 10;
 /// A browser fetches at once what was proven.
 const FETCHED_NS: i64 = 60 * SECOND_NS;
+
+/// Groups of one account that are kept.
+const MOST_GROUPS: usize = 1000;
 
 /// A sign-in that this browser has begun.
 struct Kept {
@@ -94,10 +98,12 @@ pub(super) async fn start(
     params: Params,
 ) -> Result<Response, Problem> {
     let provider = find(&state, &name)?;
+    // Whoever is signed in at the provider has to show there anew who they are.
+    let again = params.get("again").is_some();
     let (begun, cookie, value) = begin(provider, back(params.get("back").unwrap_or("/sessions")))?;
     let place = match provider {
-        Provider::Oidc(oidc) => oidc.begin(&begun).await,
-        Provider::Saml(saml) => Ok(saml.begin(&begun)),
+        Provider::Oidc(oidc) => oidc.begin(&begun, again).await,
+        Provider::Saml(saml) => Ok(saml.begin(&begun, again)),
     };
     let place = match place {
         Ok(place) => place,
@@ -340,6 +346,7 @@ async fn enter(
         // What they had while they were in such a group goes too.
         let mut took = String::new();
         if let Some(known) = &known {
+            write.set_groups(&known.user, &[]).await?;
             let browsers = write.end_sign_ins(&known.user, "").await?;
             let tokens = write.revoke_api_tokens(&known.user).await?;
             took = format!("; {browsers} browsers signed out, {tokens} API tokens revoked");
@@ -385,7 +392,19 @@ async fn enter(
         }
     };
     let mut response = show(StatusCode::OK, &SignedInPage { back })?;
-    let entered = Entered { user: &user, provider: provider.name(), detail: &format!("role {role} {by}") };
+    // Whoever is in which groups counts from now on; what cannot be a group in a policy is none.
+    let mut groups: Vec<String> =
+        identity.groups.iter().filter(|group| is_group(group)).take(MOST_GROUPS).cloned().collect();
+    groups.sort_unstable();
+    groups.dedup();
+    write.set_groups(&user, &groups).await?;
+    write.set_email(&user, identity.email.as_deref().unwrap_or_default()).await?;
+    let entered = Entered {
+        user: &user,
+        provider: provider.name(),
+        detail: &format!("role {role} {by}"),
+        authenticated_ns: identity.authenticated_ns.unwrap_or(0),
+    };
     sign_in::admit(state, visitor, write, &entered, &mut response).await?;
     limit.take_back(state).await?;
     Ok(response)

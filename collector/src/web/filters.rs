@@ -71,3 +71,18 @@ pub(super) fn base(path: impl AsRef<str>, _: &dyn Values) -> Result<String> {
 pub(super) fn tone(word: impl AsRef<str>, _: &dyn Values) -> Result<&'static str> {
     Ok(display::tone(word.as_ref()))
 }
+
+#[askama::filter_fn]
+pub(super) fn plain(word: impl AsRef<str>, _: &dyn Values) -> Result<String> {
+    Ok(display::plain(word.as_ref()))
+}
+
+#[askama::filter_fn]
+pub(super) fn machine(ns: impl Number, _: &dyn Values) -> Result<String> {
+    Ok(display::machine_time(ns.number()))
+}
+
+#[askama::filter_fn]
+pub(super) fn left(until_ns: impl Number, _: &dyn Values, now: &i64) -> Result<String> {
+    Ok(display::left(until_ns.number(), *now))
+}

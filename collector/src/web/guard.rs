@@ -29,6 +29,8 @@ pub(super) struct Actor {
     pub(super) role: Role,
     /// The identity provider that the account comes from; empty for one of the collector's own.
     pub(super) provider: String,
+    /// When its owner has shown who they are, as far as that is known of a browser.
+    pub(super) authenticated_ns: Option<i64>,
     pub(super) by: By,
     pub(super) address: String,
 }
@@ -332,7 +334,7 @@ fn known_name(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Whether the configuration still lets an account in: one of a provider that it has, if the name is not
 /// another's by now; one of the collector's own while those sign in or this one is being recovered.
-fn lets_in(providers: &Providers, provider: &str, issuer: &str, recovery_until_ns: i64) -> bool {
+pub(super) fn lets_in(providers: &Providers, provider: &str, issuer: &str, recovery_until_ns: i64) -> bool {
     match provider {
         "" => providers.local || recovery_until_ns > now_ns(),
         provider => providers.get(provider).is_some_and(|provider| provider.issuer() == issuer),
@@ -379,8 +381,14 @@ async fn actor(
             state.store.api_token_used(&token.id).await?;
         }
         let by = By::Token { label: token.label, scopes: token.scopes };
-        let actor =
-            Actor { name: token.owner, role, provider: owner.provider, by, address: address.to_owned() };
+        let actor = Actor {
+            name: token.owner,
+            role,
+            provider: owner.provider,
+            authenticated_ns: None,
+            by,
+            address: address.to_owned(),
+        };
         return Ok((Some(actor), None));
     }
     let Some(token) = cookie(headers, cookies.session()) else { return Ok((None, None)) };
@@ -396,7 +404,8 @@ async fn actor(
     let role = sign_in.role.parse().map_err(Problem::internal)?;
     let by = By::Browser { id: sign_in.id, csrf: csrf(token) };
     let (name, provider) = (sign_in.user, sign_in.provider);
-    Ok((Some(Actor { name, role, provider, by, address: address.to_owned() }), Some(hash)))
+    let authenticated_ns = Some(sign_in.authenticated_ns);
+    Ok((Some(Actor { name, role, provider, authenticated_ns, by, address: address.to_owned() }), Some(hash)))
 }
 
 /// Whether whoever sits before the browser meant it: the request comes from a page of the collector's own,

@@ -125,6 +125,15 @@ async fn connection(
     }
 }
 
+/// Opens the certificate and its key.
+///
+/// # Errors
+/// One cannot be read or is of no use, or they do not belong together.
+pub fn check_files(files: &WebTls) -> anyhow::Result<()> {
+    Shown::load(files)?;
+    Ok(())
+}
+
 /// TLS, and the certificate that it shows.
 struct Tls {
     acceptor: TlsAcceptor,

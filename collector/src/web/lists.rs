@@ -14,6 +14,7 @@ use super::page::{Layout, Notice, done, show};
 use super::params::{COMMANDS, Fields, PAGING, Params, SESSIONS};
 use super::problem::Problem;
 use super::role::AUDIT;
+use crate::outputs::{self, OutputView};
 use crate::store::{
     AuditEntry, AuditFilter, CommandItem, Finding, Hold, Page, RuleCount, SessionItem, now_ns,
 };
@@ -27,17 +28,17 @@ pub(super) async fn home() -> Response {
 
 /// How a list goes on.
 #[derive(Debug, Default)]
-struct More {
+pub(super) struct More {
     /// The query of the next page; empty on the last.
-    next: String,
+    pub(super) next: String,
     /// The query of the first page, when this is another.
-    first: Option<String>,
+    pub(super) first: Option<String>,
     /// The page is short, and more may follow.
-    searched: bool,
+    pub(super) searched: bool,
 }
 
 impl More {
-    fn new<T>(params: &Params, page: &Page<T>, limit: usize) -> Self {
+    pub(super) fn new<T>(params: &Params, page: &Page<T>, limit: usize) -> Self {
         Self {
             next: page.next.as_deref().map(|cursor| params.with("cursor", cursor)).unwrap_or_default(),
             first: params.get("cursor").map(|_| params.with("cursor", "")),
@@ -48,10 +49,10 @@ impl More {
 
 /// One filter that is in force, and the query without it.
 #[derive(Debug)]
-struct Chip {
-    name: String,
-    value: String,
-    without: String,
+pub(super) struct Chip {
+    pub(super) name: String,
+    pub(super) value: String,
+    pub(super) without: String,
 }
 
 /// Whether there is more than words to look for.
@@ -59,7 +60,7 @@ fn filtered(chips: &[Chip]) -> bool {
     chips.iter().any(|chip| chip.name != "text")
 }
 
-fn chips(params: &Params, known: &[&str]) -> Vec<Chip> {
+pub(super) fn chips(params: &Params, known: &[&str]) -> Vec<Chip> {
     let set = |name: &&&str| params.get(name).is_some();
     let known: Vec<_> = known.iter().filter(set).collect();
     let chip = |name: &&&str| Chip {
@@ -209,6 +210,26 @@ pub(super) async fn acknowledge(
     let id = id.parse().map_err(|_| Problem::not_found("finding"))?;
     actions::acknowledge(&state, &actor, id).await?;
     Ok(done("/findings", "acknowledged"))
+}
+
+#[derive(Template)]
+#[template(path = "outputs.html")]
+struct OutputsPage {
+    page: Layout,
+    outputs: Vec<OutputView>,
+    now: i64,
+}
+
+/// `GET /outputs`
+pub(super) async fn outputs(
+    Use(state): Use<State>,
+    actor: Actor,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.only(&[])?;
+    let outputs = outputs::view(&state.config.outputs, state.store.outputs().await?);
+    let page = Layout::new(&state, actor, "outputs", "Outputs", None).await?;
+    show(StatusCode::OK, &OutputsPage { page, outputs, now: now_ns() })
 }
 
 #[derive(Template)]

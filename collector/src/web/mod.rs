@@ -7,6 +7,7 @@ mod account;
 mod actions;
 mod admin;
 mod api;
+pub(crate) mod approvals;
 mod assets;
 mod display;
 mod export;
@@ -16,6 +17,7 @@ mod follow;
 mod guard;
 mod health;
 mod hosts;
+mod inbox;
 mod listen;
 mod lists;
 mod page;
@@ -29,6 +31,7 @@ mod routes;
 mod scope;
 mod session;
 mod sign_in;
+mod slack;
 #[cfg(test)]
 mod tests;
 mod totp;
@@ -41,12 +44,14 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::administer::By;
+use crate::approvals::ask::slack::Slack;
 use crate::archive::Archive;
 use crate::intake::{Connected, Intake};
+use crate::outputs::Configured;
 use crate::sign_in::Providers;
 use crate::store::{Store, StoreError, now_ns};
 
-pub use listen::serve;
+pub use listen::{check_files, serve};
 pub use role::Role;
 pub use routes::router;
 
@@ -80,6 +85,12 @@ pub struct Config {
     pub idle: Duration,
     /// A browser is signed out that long after it was signed in.
     pub absolute: Duration,
+    /// The outputs to other systems, and ways to ask approvers.
+    pub outputs: Vec<Configured>,
+    /// The apps of Slack whose buttons are answered to.
+    pub slack: Vec<Slack>,
+    /// The address that people use, without a slash at the end.
+    pub url: String,
 }
 
 impl Default for Config {
@@ -91,6 +102,9 @@ impl Default for Config {
             providers: Providers::default(),
             idle: Duration::from_secs(60 * 60),
             absolute: Duration::from_secs(12 * 60 * 60),
+            outputs: Vec::new(),
+            slack: Vec::new(),
+            url: "http://localhost:7480".into(),
         }
     }
 }
@@ -136,6 +150,24 @@ pub async fn reset_account(state: &State, name: &str, who: &str) -> anyhow::Resu
     write.set_recovery(name, now_ns().saturating_add(RECOVERY_NS)).await?;
     write.commit().await?;
     Ok(password)
+}
+
+/// Sets what is known of an account's owner, for a command on the collector's host.
+///
+/// # Errors
+/// There is no such account, something cannot be so, or the database fails.
+pub async fn set_owner(
+    state: &State,
+    name: &str,
+    who: &str,
+    groups: Option<Vec<String>>,
+    logins: Option<Vec<String>>,
+    email: Option<String>,
+) -> anyhow::Result<()> {
+    let by = By { who, address: "" };
+    actions::owner(state, by, name, groups, logins, email)
+        .await
+        .map_err(|problem| anyhow::anyhow!("{name}: {}", problem.detail))
 }
 
 /// How long a set-up link counts.

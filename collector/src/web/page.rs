@@ -19,6 +19,8 @@ pub(super) struct Layout {
     pub(super) actor: Actor,
     /// Findings that nobody has taken note of; 0 for who does not see findings.
     pub(super) findings: i64,
+    /// Requests that wait and that they may decide on.
+    pub(super) approvals: i64,
     /// What was done, or went wrong.
     pub(super) notice: Option<Notice>,
 }
@@ -42,6 +44,8 @@ impl Notice {
             "totp" => "From now on you need a one-time code to sign in.",
             "totp-removed" => "One-time codes are no longer needed to sign in.",
             "signed-out" => "That browser is signed out.",
+            "linked" => "It is linked: you can decide from there.",
+            "unlinked" => "It is linked no more. It counts at once.",
             "others-signed-out" => "All other browsers are signed out.",
             "token-revoked" => "The token is revoked. It counts no longer.",
             "user-added" => "The account is added.",
@@ -56,6 +60,14 @@ impl Notice {
             "acknowledged" => "The finding is acknowledged.",
             "hold-added" => "The hold is in force. Nothing within it is deleted.",
             "hold-released" => "The hold is released.",
+            "approval-approved" => "It is approved, and the host lets the command go on.",
+            "approval-counted" => "Your approval counts. More are needed.",
+            "approval-denied" => "It is refused. Whoever asks is told why.",
+            "approval-given" => {
+                "It is kept. The host has not answered yet; what it says is shown here when it does."
+            }
+            "approval-reviewed" => "The review is closed.",
+            "user-owner" => "The account's groups and names are changed. They count at once.",
             "ended" => {
                 "The agent has been told to end the session. Its end is shown here when it has been recorded."
             }
@@ -74,7 +86,9 @@ impl Layout {
         notice: Option<Notice>,
     ) -> Result<Self, Problem> {
         let findings = if actor.may(VALUES) { state.store.open_findings().await? } else { 0 };
-        Ok(Self { title: title.into(), at, actor, findings, notice })
+        let groups = state.store.groups_of(&actor.name).await?;
+        let approvals = if groups.is_empty() { 0 } else { state.store.open_approvals(Some(&groups)).await? };
+        Ok(Self { title: title.into(), at, actor, findings, approvals, notice })
     }
 
     // Asked in templates.

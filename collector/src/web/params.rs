@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
-use crate::store::{CommandFilter, NewHold, SessionFilter, Store};
+use crate::store::{ApprovalFilter, CommandFilter, NewHold, SessionFilter, Store};
 
 /// Items on a page of a list when nothing is said.
 const ITEMS: usize = 50;
@@ -174,6 +174,29 @@ impl Params {
         })
     }
 
+    /// Requests for approval, of those that members of `groups` may decide on.
+    pub(crate) async fn approvals(
+        &self,
+        store: &Store,
+        groups: Option<Vec<String>>,
+    ) -> Result<ApprovalFilter, Problem> {
+        let state = self.owned("state");
+        if state.as_ref().is_some_and(|state| !APPROVAL_STATES.contains(&state.as_str())) {
+            let detail = format!("state is one of {}.", APPROVAL_STATES.join(", "));
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        }
+        Ok(ApprovalFilter {
+            groups,
+            state,
+            text: self.owned("text"),
+            hosts: self.hosts(store).await?,
+            user: self.owned("user"),
+            rule: self.owned("rule"),
+            since_ns: self.time("since")?,
+            until_ns: self.time("until")?,
+        })
+    }
+
     pub(crate) async fn commands(&self, store: &Store) -> Result<CommandFilter, Problem> {
         Ok(CommandFilter {
             since_ns: self.time("since")?,
@@ -188,6 +211,11 @@ impl Params {
     }
 }
 
+/// The filters of requests for approval.
+pub(crate) const APPROVALS: &[&str] = &["state", "text", "host", "user", "rule", "since", "until"];
+/// What `state` can be.
+pub(crate) const APPROVAL_STATES: [&str; 8] =
+    ["pending", "decided", "unreviewed", "approved", "broken_glass", "denied", "expired", "withdrawn"];
 /// The filters of sessions.
 pub(crate) const SESSIONS: &[&str] = &[
     "text",
@@ -288,7 +316,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Bulky<T> {
 /// The most that is sent to the collector by browsers and programs, but for sets of policies.
 pub(super) const MOST_BYTES: usize = 64 << 10;
 
-async fn body(request: Request, most: usize) -> Result<axum::body::Bytes, Problem> {
+pub(super) async fn body(request: Request, most: usize) -> Result<axum::body::Bytes, Problem> {
     axum::body::to_bytes(request.into_body(), most).await.map_err(|_| {
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -22,12 +22,14 @@ pub(super) enum Scope {
     Findings,
     /// Ending sessions.
     End,
+    /// Deciding on requests for approval, as its owner.
+    Approve,
     /// Accounts, tokens, enrolment, revoking agents.
     Administer,
 }
 
 /// All of them.
-pub(super) const SCOPES: [Scope; 8] = [
+pub(super) const SCOPES: [Scope; 9] = [
     Scope::Read,
     Scope::Export,
     Scope::Metrics,
@@ -35,6 +37,7 @@ pub(super) const SCOPES: [Scope; 8] = [
     Scope::Holds,
     Scope::Findings,
     Scope::End,
+    Scope::Approve,
     Scope::Administer,
 ];
 
@@ -59,6 +62,7 @@ impl Scope {
             Self::Holds => "holds",
             Self::Findings => "findings",
             Self::End => "end",
+            Self::Approve => "approve",
             Self::Administer => "administer",
         }
     }
@@ -72,7 +76,7 @@ impl fmt::Display for Scope {
 
 /// No scope is called so.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the scopes are read, export, metrics, audit, holds, findings, end and administer")]
+#[error("the scopes are read, export, metrics, audit, holds, findings, end, approve and administer")]
 pub(super) struct UnknownScope;
 
 impl FromStr for Scope {
@@ -95,13 +99,14 @@ pub(super) fn needs(method: &Method, path: &str) -> Needs {
         ["api", "v1", "holds", ..] => Needs::One(Scope::Holds),
         ["api", "v1", "findings", _, "acknowledge"] => Needs::One(Scope::Findings),
         ["api", "v1", "sessions", _, "end"] => Needs::One(Scope::End),
+        ["api", "v1", "approvals", _, "approve" | "deny" | "review"] => Needs::One(Scope::Approve),
         ["api", "v1", "users" | "enrolment-tokens" | "tokens" | "sign-ins", ..]
         | ["api", "v1", "agents", _, "revoke"] => Needs::One(Scope::Administer),
         [
             "api",
             "v1",
-            "sessions" | "commands" | "agents" | "rules" | "ledger" | "findings" | "outputs" | "policy-sets"
-            | "policy-assignments",
+            "approvals" | "sessions" | "commands" | "agents" | "rules" | "ledger" | "findings" | "outputs"
+            | "policy-sets" | "policy-assignments",
             ..,
         ] if reads => Needs::One(Scope::Read),
         _ => Needs::All,

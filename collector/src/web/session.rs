@@ -283,6 +283,13 @@ fn line(body: &Body) -> What {
             let text = format!("{} by {}. {}", body.request, approver(body.by.as_ref()), body.reason);
             line("approved", text, "plain")
         }
+        Body::IdentityChanged(body) => {
+            let who: Vec<_> = body.person.iter().chain(&body.workload).map(identity).collect();
+            match who.as_slice() {
+                [] => line("identity", format!("none any more. {}", body.missing.join("; ")), "bad"),
+                who => line("identity", who.join("; "), "plain"),
+            }
+        }
         Body::ApprovalDecided(body) => {
             let by = approver(body.by.as_ref());
             let by = if by.is_empty() { by } else { format!(" by {by}") };
@@ -327,25 +334,44 @@ fn approver(by: Option<&proto::Approver>) -> String {
     }
 }
 
+/// A verified person or workload, with who vouches for it and what belongs to it.
+fn identity(identity: &proto::VerifiedIdentity) -> String {
+    let name = if identity.name.is_empty() { &identity.subject } else { &identity.name };
+    let mut text = format!("{name} ({}), says {}", identity.subject, identity.issuer_name);
+    let more = [
+        ("project", &identity.project),
+        ("branch", &identity.branch),
+        ("environment", &identity.environment),
+        ("started by", &identity.actor),
+    ];
+    for (word, value) in more.into_iter().filter(|(_, value)| !value.is_empty()) {
+        text.push_str(&format!("; {word} {value}"));
+    }
+    if !identity.groups.is_empty() {
+        text.push_str(&format!("; groups {}", identity.groups.join(", ")));
+    }
+    display::beginning(&text, 2000)
+}
+
 /// A process above the one that connected.
 #[derive(Debug)]
-struct Process {
-    pid: u32,
-    uid: u32,
-    line: String,
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) uid: u32,
+    pub(super) line: String,
     exe: String,
-    depth: usize,
+    pub(super) depth: usize,
 }
 
 /// Who is behind the session.
 #[derive(Debug)]
-struct Identity {
-    facts: Vec<(&'static str, String)>,
-    processes: Vec<Process>,
+pub(super) struct Identity {
+    pub(super) facts: Vec<(&'static str, String)>,
+    pub(super) processes: Vec<Process>,
 }
 
 impl Identity {
-    fn new(subject: &Subject) -> Self {
+    pub(super) fn new(subject: &Subject) -> Self {
         let text = |text: &str| display::beginning(text, 2000);
         let mut facts = vec![("user", format!("{} (uid {})", subject.user, subject.uid))];
         let mut put = |name, value: String| {
@@ -353,6 +379,8 @@ impl Identity {
                 facts.push((name, value));
             }
         };
+        put("verified person", subject.person.as_ref().map(identity).unwrap_or_default());
+        put("verified workload", subject.workload.as_ref().map(identity).unwrap_or_default());
         if subject.login_uid.is_some() {
             put("logged in to the host as", text(&subject.login_user));
         }

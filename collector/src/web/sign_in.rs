@@ -126,7 +126,7 @@ pub(super) async fn sign_in(
     match check(&state, &visitor, name, given, fields.get("code").unwrap_or_default()).await {
         Ok(()) => {
             let mut response = Redirect::to(back).into_response();
-            let entered = Entered { user: name, provider: "", detail: "" };
+            let entered = Entered { user: name, provider: "", detail: "", authenticated_ns: now_ns() };
             admit(&state, &visitor, state.store.write().await?, &entered, &mut response).await?;
             Ok(response)
         }
@@ -278,6 +278,36 @@ pub(super) async fn again(state: &State, actor: &Actor, given: Zeroizing<String>
     Err(Problem::invalid("Your current password is wrong."))
 }
 
+/// Has whoever sits before a browser show once more who they are: password, and code where the account has codes.
+/// Guesses count.
+pub(super) async fn once_more(
+    state: &State,
+    actor: &Actor,
+    given: Zeroizing<String>,
+    code: &str,
+) -> Result<(), Problem> {
+    let known = state.store.credentials(&actor.name).await?;
+    let Some(known) = known.filter(|_| actor.provider.is_empty()) else {
+        return Err(Problem::invalid("Your account comes from an identity provider: sign in there again."));
+    };
+    again(state, actor, given).await?;
+    if let Some(secret) = &known.totp_secret {
+        let key = account_key(&actor.name);
+        count(state, &key, BY_ACCOUNT).await?;
+        if !use_code(state, &actor.name, secret, code).await? {
+            actions::note(state, &actor.trail(), "code.wrong", "", "", &actor.address).await?;
+            return Err(Problem::invalid(
+                "The one-time code is wrong. Codes count once and for about a minute.",
+            ));
+        }
+        state.store.forget_attempts(&key).await?;
+    }
+    let mut write = state.store.write().await?;
+    write.sign_in_again(&actor.name, actor.sign_in()).await?;
+    write.audit(&actor.trail(), "sign_in.again", "", "", &actor.address).await?;
+    Ok(write.commit().await?)
+}
+
 /// Someone who has shown who they are.
 pub(super) struct Entered<'e> {
     /// Their account.
@@ -286,6 +316,8 @@ pub(super) struct Entered<'e> {
     pub(super) provider: &'e str,
     /// For the audit trail.
     pub(super) detail: &'e str,
+    /// When they have shown who they are; 0 when that is not known.
+    pub(super) authenticated_ns: i64,
 }
 
 /// Signs a browser in, in the transaction in which it was decided.
@@ -305,6 +337,7 @@ pub(super) async fn admit(
             expires_ns: now_ns().saturating_add(lasts),
             address: &visitor.address,
             user_agent: &visitor.user_agent,
+            authenticated_ns: entered.authenticated_ns,
         })
         .await?;
     write.audit(entered.user, "sign_in", entered.provider, entered.detail, &visitor.address).await?;
@@ -368,7 +401,7 @@ pub(super) async fn set_up(
     match first_admin(&state, &visitor, &token, name, &fields).await {
         Ok(()) => {
             let mut response = Redirect::to("/sessions").into_response();
-            let entered = Entered { user: name, provider: "", detail: "" };
+            let entered = Entered { user: name, provider: "", detail: "", authenticated_ns: now_ns() };
             admit(&state, &visitor, state.store.write().await?, &entered, &mut response).await?;
             Ok(response)
         }

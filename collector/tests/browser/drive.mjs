@@ -145,7 +145,7 @@ try {
   // The other pages.
   for (const [path, name] of [
     ["/commands", "commands"], ["/commands?verdict=deny", "refused"], ["/hosts", "hosts"], [`/hosts/${host}`, "full-host"],
-    ["/rules", "rules"], ["/findings", "findings"], ["/audit", "audit"], ["/holds", "holds"],
+    ["/rules", "rules"], ["/findings", "findings"], ["/audit", "audit"], ["/holds", "holds"], ["/outputs", "outputs"],
     ["/account", "full-account"], ["/admin/users", "users"], ["/admin/enrolment", "enrolment"], ["/admin/tokens", "tokens"],
     [`/sessions/${session}`, "session-top"],
   ]) {

@@ -1,8 +1,9 @@
-//! Outputs against real receivers: rsyslog over TCP and TLS, an OTLP receiver, an HTTP server; with collector
+//! Outputs against real receivers: rsyslog over TCP and TLS, an OTLP receiver, Kafka, an HTTP server; with collector
 //! and receivers killed in the middle.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
+mod kafka;
 mod receivers;
 
 use std::collections::HashSet;
@@ -238,6 +239,45 @@ async fn a_receiver_that_never_answers_holds_nobody_up_and_gets_it_later() {
     until(&silent).await;
 }
 
+#[test]
+fn the_check_of_a_configuration_opens_the_files_that_it_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let secret = |name: &str, mode| {
+        fs::write(path(name), receivers::SECRET).unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    secret("open", 0o644);
+    secret("hidden", 0o600);
+    let config = format!(
+        "state: {}\nweb: {{tls: {{certificate: {}, key: {}}}}}\nkeys: {}\noutputs:\n\
+         - {{name: hook, webhook: {{url: 'https://h.example/x', secret: {}}}}}\n\
+         - {{name: well, webhook: {{url: 'https://h.example/x', secret: {}}}}}\n\
+         - {{name: stream, kafka: {{servers: ['tls://k.example:9093'], topic: t, ca: {}}}}}\n\
+         sign_in: {{saml: [{{name: corp, metadata_file: {}, roles: {{viewer: [all]}}}}]}}\n",
+        path("state"),
+        path("no.crt"),
+        path("no.key"),
+        path("no-keys"),
+        path("open"),
+        path("hidden"),
+        path("hidden"),
+        path("no.xml"),
+    );
+    let config = config.replace("web: {", "web: {url: 'https://collector.example', ");
+    fs::write(path("collector.yaml"), config).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_interlock-collector"))
+        .args(["--config", &path("collector.yaml"), "config", "check"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for says in ["no.crt", "no-keys/ledger.key", "outputs: hook: ", "chmod", "outputs: stream: ", "no.xml"] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    assert!(!text.contains("well") && !text.contains("whsec_"), "{text}");
+}
+
 /// Runs a command on a state directory; gives what it prints, as JSON.
 fn ask(state: &Path, arguments: &[&str]) -> Vec<Value> {
     let output = Command::new(env!("CARGO_BIN_EXE_interlock-collector"))
@@ -286,6 +326,9 @@ async fn commands_ask_what_the_api_asks() {
     let found = ask(&state, &["commands", "--text", "drop", "--rule", "no-drops"]);
     assert_eq!((found.len(), &found[0]["text"]), (1, &Value::from("DROP TABLE x")));
     assert_eq!(ask(&state, &["rules"])[0]["rule"], "no-drops");
+    for name in ["bastion-1", &host.id[..8], host.id.as_str()] {
+        assert_eq!(ask(&state, &["rules", "--host", name])[0]["rule"], "no-drops", "{name}");
+    }
     assert_eq!(ask(&state, &["findings"])[0]["detail"], "event 3 is missing");
     assert_eq!(ask(&state, &["outputs", "list"])[0]["state"], "not configured");
     assert_eq!(ask(&state, &["host-events", "bastion-1"]).len(), 0);
@@ -296,6 +339,7 @@ async fn commands_ask_what_the_api_asks() {
         (["commands", "--verdict", "denied"], "verdict is allow, deny or hold"),
         (["commands", "--since", "yesterday"], "since is a time"),
         (["sessions", "show", "nonsense"], "there is no session"),
+        (["rules", "--host", "nobody"], "no hosts are called"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_interlock-collector"))
             .arg("--state")

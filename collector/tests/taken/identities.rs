@@ -27,6 +27,7 @@ async fn an_identity_has_one_account_and_what_counts_once_counts_once() {
         expires_ns: i64::MAX,
         address: "127.0.0.1",
         user_agent: "test",
+        authenticated_ns: 0,
     };
     write.add_sign_in(&new).await.expect("signed in");
     let new = NewApiToken {

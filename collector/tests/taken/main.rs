@@ -1,6 +1,7 @@
 //! What agents ship, what becomes of it, and what it proves: over real TLS and HTTP/2.
 #![expect(clippy::panic, reason = "a test fails by it")]
 
+mod approvals;
 mod evidence;
 mod fair;
 mod hostile;

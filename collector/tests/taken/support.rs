@@ -233,6 +233,7 @@ impl Call {
             FromCollector::Taken(taken) => Ok(taken),
             FromCollector::PolicyOrder(_) => panic!("policies were ordered"),
             FromCollector::EndSession(end) => panic!("a session was to be ended: {}", end.reason),
+            FromCollector::ApprovalVote(vote) => panic!("something was decided: {}", vote.vote),
         }
     }
 

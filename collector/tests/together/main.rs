@@ -1,6 +1,8 @@
 //! Collectors that share PostgreSQL and S3: what one collector with a directory does, they do too.
 #![expect(clippy::panic, reason = "a test fails by it")]
 
+#[path = "../taken/approvals.rs"]
+mod approvals;
 #[path = "../taken/evidence.rs"]
 mod evidence;
 #[path = "../taken/hostile.rs"]
@@ -14,6 +16,7 @@ mod kept;
 mod made;
 mod moved;
 mod outputs;
+mod pages;
 mod process;
 #[path = "../outputs/receivers.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "here only the HTTP server is told")]

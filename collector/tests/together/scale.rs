@@ -8,7 +8,9 @@ use std::time::Duration;
 use interlock_collector::store::NewSignIn;
 use interlock_collector::{audit, serve};
 use interlock_recording::{HostKey, SessionId, hex};
+use interlock_shipping::v1::ApprovalAnswer;
 use interlock_shipping::v1::to_agent::Message as FromCollector;
+use interlock_shipping::v1::to_collector::Message;
 use rustix::process::Signal;
 
 use crate::intake::{open, sealed};
@@ -221,6 +223,35 @@ async fn what_is_for_an_agent_reaches_it_through_the_collector_it_is_connected_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_decision_reaches_the_agent_through_the_collector_it_is_connected_to() {
+    let several = three().await;
+    let (first, second) = (&several.doors[0], &several.doors[1]);
+    let identity = enrol(first, 11).await;
+    let (mut call, _) = first.call(&identity).await.expect("a call");
+    let host = hex(&HostKey::from_seed(&[11; 32]).public().fingerprint());
+    let told = crate::approvals::request(1);
+    let id = interlock_collector::store::approval_id(&host, &told.request, &told.digest);
+    call.say(Message::ApprovalRequest(told)).await;
+    crate::approvals::until(&several.own.intake, &id, "pending").await;
+    // Decided at a collector that the agent is not connected to.
+    let given = crate::approvals::decides(&several.own.intake, &id, false).await;
+    match call.hear().await.expect("heard") {
+        FromCollector::ApprovalVote(vote) => assert_eq!((&vote.vote, vote.approve), (&given, false)),
+        other => panic!("it was not told: {other:?}"),
+    }
+    // It goes over to another one before it has answered.
+    drop(call);
+    let (mut call, _) = second.call(&identity).await.expect("a call");
+    match call.hear().await.expect("heard") {
+        FromCollector::ApprovalVote(vote) => assert_eq!(vote.vote, given),
+        other => panic!("it was not told again: {other:?}"),
+    }
+    let answer = ApprovalAnswer { vote: given.clone(), counted: true, ..ApprovalAnswer::default() };
+    call.say(Message::ApprovalAnswer(answer)).await;
+    crate::approvals::answered(&several.own.intake, &given, "counted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_histories_of_one_host_are_never_taken() {
     let several = three().await;
     let (spool, other) =
@@ -329,7 +360,14 @@ async fn a_collector_that_does_not_fit_does_not_start() {
     let again = serve::open(&config).await.expect("opened");
     let keeper = interlock_collector::keeper::Keeper::new(&config.state, None);
     let at_ns = i64::MAX;
-    let sign_in = NewSignIn { token_sha256: "t", user: "u", expires_ns: at_ns, address: "", user_agent: "" };
+    let sign_in = NewSignIn {
+        token_sha256: "t",
+        user: "u",
+        expires_ns: at_ns,
+        address: "",
+        user_agent: "",
+        authenticated_ns: 0,
+    };
     let mut write = door.intake.store.write().await.expect("writes");
     write.add_sign_in(&sign_in).await.expect("added");
     write.commit().await.expect("committed");

@@ -73,6 +73,7 @@ async fn doings(store: &Store) -> Vec<String> {
             expires_ns: later,
             address: "::1",
             user_agent: "",
+            authenticated_ns: 0,
         };
         say!(write.add_sign_in(&sign_in));
     }

@@ -440,7 +440,9 @@ impl<F: Source> Reader<'_, F> {
                 | Body::PolicyVersionAdded(_)
                 | Body::PolicyAssigned(_)
                 | Body::PolicyOrdered(_)
-                | Body::HostLabelled(_),
+                | Body::HostLabelled(_)
+                | Body::ApprovalGiven(_)
+                | Body::GlassReviewed(_),
             ) => {}
             None => self.note(format!("an entry of {at} is of a kind that this version does not know")),
         }

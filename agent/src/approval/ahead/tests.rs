@@ -159,7 +159,7 @@ async fn before_and_after_its_time_nothing_passes() {
     // Decided otherwise.
     let denied = ask(&desk, "y");
     let person = Person { uid: 7, login_uid: None, login_session: None, confirmed: false };
-    let by = Approver { person, name: "d".into(), login: "".into(), groups: Box::default(), via: "host" };
+    let by = Approver::on_host(person, "d".into(), "".into(), Box::default());
     desk.ahead().over(denied.id(), &Outcome::Denied { by: Box::new(by), reason: "no".into() });
     assert!(!passes(&desk, "y", |_, _, _, _| ()));
     let status = desk.ahead().status(denied.id(), &asker()).unwrap();
@@ -231,10 +231,11 @@ async fn people_decide_on_it_as_on_any_other() {
     let desk = desk();
     let mut ticket = ask(&desk, "x");
     let person = Person { uid: 7, login_uid: None, login_session: None, confirmed: false };
-    let by =
-        Approver { person, name: "d".into(), login: "".into(), groups: ["dba".into()].into(), via: "host" };
+    let approver =
+        |uid| Approver::on_host(Person { uid, ..person }, "d".into(), "".into(), ["dba".into()].into());
+    let by = approver(7);
     assert_eq!(desk.list(&by, false).len(), 1);
-    let own = Approver { person: Person { uid: 5, ..person }, ..by.clone() };
+    let own = approver(5);
     let vote = |by: &Approver| Vote { by: by.clone(), reason: "".into(), scope: Scope::Once, seconds: 0 };
     assert!(desk.approve(&ticket.id().to_string(), vote(&own)).is_err());
     desk.approve(&ticket.id().to_string(), vote(&by)).unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::person::Person;
 use super::*;
 
 fn person(uid: u32, login_uid: Option<u32>, login_session: Option<u32>) -> Person {
@@ -16,13 +17,8 @@ fn claims(uid: u32, login_uid: u32, login_session: u32) -> Person {
 }
 
 fn approver(person: Person, groups: &[&str]) -> Approver {
-    Approver {
-        person,
-        name: format!("u{}", person.uid).into(),
-        login: "".into(),
-        groups: groups.iter().map(|group| Arc::from(*group)).collect(),
-        via: "host",
-    }
+    let groups = groups.iter().map(|group| Arc::from(*group)).collect();
+    Approver::on_host(person, format!("u{}", person.uid).into(), "".into(), groups)
 }
 
 /// A person of their own with a login.
@@ -40,13 +36,16 @@ fn quorum(groups: &[&str], needed: usize, all_of: bool) -> Quorum {
         groups: groups.iter().map(|group| Arc::from(*group)).collect(),
         needed,
         all_of,
+        via: Box::default(),
     }
 }
 
 fn case(quorums: Vec<Quorum>, change: impl FnOnce(&mut Terms), now: Instant) -> Case {
     let mut terms = Terms { quorums: quorums.into(), scopes: Box::new([Scope::Once]), ..Terms::sample() };
     change(&mut terms);
-    Case::new(Arc::new(terms), person(1, Some(1), Some(1)), true, now + Duration::from_secs(60))
+    let names = ["u1".to_owned(), "u1".to_owned()];
+    let requester = Requester { person: person(1, Some(1), Some(1)), names, verified: None };
+    Case::new(Arc::new(terms), requester, true, now + Duration::from_secs(60))
 }
 
 #[test]

@@ -2,11 +2,19 @@
 
 use std::future::poll_fn;
 
+use super::super::person::Person;
 use super::*;
 use crate::policy::{Quorum, Scope};
 
 fn bounds() -> Bounds {
-    Bounds { held: 5, held_per_user: 3, bytes: 1000, remind: Duration::from_secs(60) }
+    Bounds {
+        held: 5,
+        held_per_user: 3,
+        bytes: 1000,
+        remind: Duration::from_secs(60),
+        remote: Remote::Decide,
+        link: None,
+    }
 }
 
 fn request(uid: u32, change: impl FnOnce(&mut Request)) -> Request {
@@ -29,13 +37,7 @@ fn request(uid: u32, change: impl FnOnce(&mut Request)) -> Request {
 
 fn dba(uid: u32) -> Approver {
     let person = Person { uid, login_uid: None, login_session: None, confirmed: false };
-    Approver {
-        person,
-        name: format!("u{uid}").into(),
-        login: "".into(),
-        groups: ["dba".into()].into(),
-        via: "host",
-    }
+    Approver::on_host(person, format!("u{uid}").into(), "".into(), ["dba".into()].into())
 }
 
 fn vote(uid: u32) -> Vote {
@@ -117,7 +119,7 @@ async fn a_claimed_login_shows_nothing() {
     let _ticket = desk.ask(request(1, |request| request.subject = Arc::new(subject))).unwrap();
     let sees = |confirmed| {
         let person = Person { uid: 2, login_uid: Some(1), login_session: Some(1), confirmed };
-        !desk.list(&Approver { person, groups: Box::default(), ..dba(2) }, true).is_empty()
+        !desk.list(&Approver::on_host(person, "u2".into(), "".into(), Box::default()), true).is_empty()
     };
     assert!(!sees(false) && sees(true));
 }
@@ -125,7 +127,7 @@ async fn a_claimed_login_shows_nothing() {
 #[tokio::test]
 async fn who_may_not_decide_does_not_learn_of_it() {
     let desk = Desk::new(bounds());
-    let quorum = Quorum { rule: "r".into(), groups: ["sec".into()].into(), needed: 1, all_of: false };
+    let quorum = Quorum::sample("sec");
     let terms = Terms { quorums: [quorum].into(), ..Terms::sample() };
     let ticket = desk.ask(request(1, |request| request.terms = Arc::new(terms))).unwrap();
     let id = ticket.id().to_string();

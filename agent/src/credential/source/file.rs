@@ -89,7 +89,7 @@ impl File {
 }
 
 /// Reads a file that belongs to root (or to whom the agent runs as) and that nobody else can read.
-pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| {
         let help = match error.kind() {

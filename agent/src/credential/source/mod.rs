@@ -16,6 +16,7 @@ use super::config::SourceConfig;
 use super::secret::{MAX_SECRET, Secret};
 use aws::Aws;
 use exec::Exec;
+pub(crate) use file::read_private;
 pub(super) use file::{Stamp, read_text};
 use vault::Vault;
 

@@ -153,6 +153,12 @@ impl Intended {
         for id in [subject.login_uid, subject.login_session] {
             hash.number(id.map_or(u64::MAX, u64::from));
         }
+        for identity in [&subject.person, &subject.workload] {
+            hash.number(u64::from(identity.is_some()));
+            let parts = identity.as_ref().map(|one| (&*one.issuer_name, &*one.issuer, one.subject.as_str()));
+            let (name, issuer, subject) = parts.unwrap_or_default();
+            [name, issuer, subject].into_iter().for_each(|part| hash.text(part));
+        }
         hash.text(&subject.cgroup);
         hash.text(&subject.container);
         hash.number(tree.pid.into());

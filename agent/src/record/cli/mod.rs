@@ -154,6 +154,9 @@ struct FilterArgs {
     /// The host user's name or number.
     #[arg(long)]
     user: Option<String>,
+    /// Part of what a verified person or workload is called: name, subject or issuer.
+    #[arg(long)]
+    identity: Option<String>,
     /// The database user.
     #[arg(long)]
     db_user: Option<String>,
@@ -186,6 +189,7 @@ impl From<FilterArgs> for Filter {
             since,
             until,
             user,
+            identity,
             db_user,
             database,
             exe,
@@ -195,7 +199,20 @@ impl From<FilterArgs> for Filter {
             observed,
             text,
         } = args;
-        Self { since, until, user, db_user, database, exe, destination, rule, verdict, observed, text }
+        Self {
+            since,
+            until,
+            user,
+            identity,
+            db_user,
+            database,
+            exe,
+            destination,
+            rule,
+            verdict,
+            observed,
+            text,
+        }
     }
 }
 

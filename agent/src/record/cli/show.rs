@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use interlock_recording::json::{self, texts};
 use interlock_recording::proto::event::Body;
-use interlock_recording::proto::{self, Event, Rows, Subject};
+use interlock_recording::proto::{self, Event, Rows, Subject, VerifiedIdentity};
 use interlock_recording::terminal::plain;
 use interlock_recording::text::printable;
 
@@ -123,6 +123,14 @@ impl Timeline {
                 let (request, by) = (printable(&body.request), approver(body.by.as_ref()));
                 writeln!(output, "{at}  approval {request}: approved by {by}{}", reason(&body.reason))
             }
+            Some(Body::IdentityChanged(body)) => {
+                writeln!(output, "{at}  identity changed")?;
+                self.identities(output, body.person.as_ref(), body.workload.as_ref())?;
+                for missing in &body.missing {
+                    writeln!(output, "  missing      {}", printable(missing))?;
+                }
+                Ok(())
+            }
             Some(Body::ApprovalDecided(body)) => {
                 let waited = Duration::from_nanos(body.waited_ns);
                 write!(output, "{at}  approval {}: {}", printable(&body.request), printable(&body.outcome))?;
@@ -217,6 +225,7 @@ impl Timeline {
                 writeln!(output, "  {name:<12} {}", printable(value))?;
             }
         }
+        self.identities(output, subject.person.as_ref(), subject.workload.as_ref())?;
         if let Some(ci) = &subject.ci {
             let job = [&ci.system, &ci.project, &ci.pipeline, &ci.job, &ci.branch, &ci.actor];
             let job: Vec<_> = job.iter().map(|part| part.as_str()).filter(|part| !part.is_empty()).collect();
@@ -230,6 +239,34 @@ impl Timeline {
         }
         process(output, depth, subject.pid, &subject.exe, &subject.argv)?;
         writeln!(output)
+    }
+
+    fn identities(
+        &self,
+        output: &mut impl Write,
+        person: Option<&VerifiedIdentity>,
+        workload: Option<&VerifiedIdentity>,
+    ) -> io::Result<()> {
+        for one in person.into_iter().chain(workload) {
+            let VerifiedIdentity { kind, name, subject, issuer_name, .. } = one;
+            let who = format!("{name} ({subject}) of {issuer_name}");
+            writeln!(output, "  {:<12} {}", printable(kind), printable(&who))?;
+            let mut more = Vec::new();
+            if !one.groups.is_empty() {
+                more.push(format!("groups {}", one.groups.join(", ")));
+            }
+            for (word, value) in
+                [("branch", &one.branch), ("environment", &one.environment), ("by", &one.actor)]
+            {
+                if !value.is_empty() {
+                    more.push(format!("{word} {value}"));
+                }
+            }
+            if !more.is_empty() {
+                writeln!(output, "  {:<12} {}", "", printable(&more.join("; ")))?;
+            }
+        }
+        Ok(())
     }
 
     fn command(&self, output: &mut impl Write, at: &str, body: &proto::Command) -> io::Result<()> {
@@ -355,7 +392,12 @@ fn approver(by: Option<&proto::Approver>) -> String {
     } else {
         format!(", logged in as {}", by.login_user)
     };
-    printable(&format!("{} (uid {}{login})", by.user, by.uid)).into_owned()
+    let person = if by.person_subject.is_empty() {
+        String::new()
+    } else {
+        format!(", {} at {}", by.person_name, by.person_issuer_name)
+    };
+    printable(&format!("{} (uid {}{login}{person})", by.user, by.uid)).into_owned()
 }
 
 /// A reason behind what it is for, if there is one.

@@ -12,8 +12,8 @@ use interlock_shipping::v1::shipping_server::{Shipping, ShippingServer};
 use interlock_shipping::v1::to_agent::Message as ToAgentMessage;
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{
-    Certificate, EndSession, EnrollReply, EnrollRequest, Health, Hello, Live, RenewRequest, SealedPart,
-    Taken, ToAgent, ToCollector,
+    ApprovalVote, Certificate, EndSession, EnrollReply, EnrollRequest, Health, Hello, Live, RenewRequest,
+    SealedPart, Taken, ToAgent, ToCollector,
 };
 use interlock_shipping::{ALPN, MAX_LIVE, MAX_MESSAGE, MAX_PART, Token, enrolment_message};
 use rcgen::{
@@ -68,6 +68,10 @@ pub(super) struct Has {
     pub(super) live_messages: usize,
     pub(super) hellos: Vec<Hello>,
     pub(super) health: Vec<Health>,
+    /// What it was told of requests for approval.
+    pub(super) approvals: Vec<Message>,
+    /// What it answers to that: the last first.
+    pub(super) votes: Vec<ApprovalVote>,
     /// What no honest agent does.
     pub(super) wrong: Vec<String>,
     pub(super) renewals: usize,
@@ -172,6 +176,8 @@ impl Fake {
             live_messages: 0,
             hellos: Vec::new(),
             health: Vec::new(),
+            approvals: Vec::new(),
+            votes: Vec::new(),
             wrong: Vec::new(),
             renewals: 0,
             largest: 0,
@@ -260,6 +266,14 @@ impl Fake {
             }
             Message::Sealed(part) => self.part(&mut has, &part, arriving),
             Message::Live(live) => self.live(&mut has, &live),
+            told @ (Message::ApprovalRequest(_)
+            | Message::ApprovalStanding(_)
+            | Message::ApprovalsOpen(_)
+            | Message::ApprovalAnswer(_)) => {
+                has.approvals.push(told);
+                let Some(vote) = has.votes.pop() else { return None };
+                Some(ToAgent { message: Some(ToAgentMessage::ApprovalVote(vote)) })
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The shipper against a collector in the same process, honest or not.
 
+mod approvals;
 mod enrolling;
 mod fake;
 mod reading;
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::enrolment::Store;
 use super::{Report, Shipper, Shipping, enrol};
+use crate::approval::Desk;
 use crate::config::{Config, Record};
 use crate::record::{KEYS, Recorder};
 use fake::{Fake, Own};
@@ -28,6 +30,7 @@ struct Stage {
     shipping: Arc<Shipping>,
     store: Store,
     fake: Fake,
+    desk: Option<Arc<Desk>>,
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
@@ -58,7 +61,7 @@ impl Stage {
         let store = Store::new(&config.state);
         let fake = Fake::start(own).await;
         let shipping = Arc::default();
-        Self { directory, config, recorder, shipping, store, fake, running: None }
+        Self { directory, config, recorder, shipping, store, fake, desk: None, running: None }
     }
 
     fn host_key(&self) -> HostKey {
@@ -75,6 +78,10 @@ impl Stage {
         let (recorder, shipping) = (Arc::clone(&self.recorder), Arc::clone(&self.shipping));
         let report = || Report { policy_hash: "abc".to_owned(), flows: 3, ..Report::default() };
         let shipper = Shipper::new(self.store.clone(), recorder, shipping, self.config.ship.keep, report);
+        let shipper = match &self.desk {
+            Some(desk) => shipper.with_approvals(Arc::clone(desk)),
+            None => shipper,
+        };
         let (finish, finishing) = watch::channel(false);
         self.running = Some((finish, tokio::spawn(shipper.run(finishing))));
     }

@@ -354,7 +354,7 @@ fn requests_are_deflated_and_metadata_is_read_strictly() {
     let forge = Forge::new();
     let provider = provider(&forge);
     let begun = Begun::from_kept("kept");
-    let url = provider.begin(&begun);
+    let url = provider.begin(&begun, false);
     assert!(url.starts_with("https://idp.example/sso?a=b&SAMLRequest="), "{url}");
     let request = form_urlencoded::parse(url.split_once('?').unwrap().1.as_bytes())
         .find(|(name, _)| name == "SAMLRequest")

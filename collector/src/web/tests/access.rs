@@ -66,7 +66,7 @@ async fn nothing_is_done_for_another_site() {
     // One alone takes what another site sends: what that does is bound to the browser in another way.
     let elsewhere: Vec<_> =
         ROUTES.iter().filter(|route| route.from_elsewhere).map(|route| route.path).collect();
-    assert_eq!(elsewhere, ["/sign-in/saml/{provider}/consume"]);
+    assert_eq!(elsewhere, ["/sign-in/saml/{provider}/consume", "/hooks/slack"]);
     let unsafe_routes = ROUTES.iter().filter(|route| !route.method.is_safe() && !route.from_elsewhere);
     for route in unsafe_routes {
         let path = route
@@ -287,10 +287,10 @@ fn pages_are_for_the_roles_that_the_docs_say() {
     for route in ROUTES.iter().filter(|route| route.is_page()) {
         let parts: Vec<&str> = route.path.split('/').skip(1).collect();
         let expected = match (parts.as_slice(), &route.method) {
-            (["assets" | "sign-in" | "set-up" | "healthz" | "readyz", ..], _) => None,
+            (["assets" | "hooks" | "sign-in" | "set-up" | "healthz" | "readyz", ..], _) => None,
             (["admin", ..] | ["hosts", _, "revoke"], _) => Some(ADMIN),
             (["audit" | "holds", ..], _) => Some(AUDIT),
-            (["findings", ..] | ["policies", ..], &Method::GET) => Some(VALUES),
+            (["findings" | "policies" | "outputs", ..], &Method::GET) => Some(VALUES),
             (["policies", ..] | ["hosts", _, "labels"], _) => Some(ADMIN),
             (["findings", ..], _) => Some(AUDIT),
             (["sessions", _, "end"], _) => Some(REVIEW),

@@ -1,6 +1,7 @@
 //! The pages and the API as browsers and programs meet them, without a network between.
 
 mod access;
+mod approvals;
 mod exported;
 mod fake;
 mod federated;
@@ -8,6 +9,7 @@ mod policies;
 mod saml;
 mod shown;
 mod sign_in;
+mod slack;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -169,6 +171,7 @@ impl Site {
             expires_ns: now_ns() + 3_600_000_000_000,
             address: "127.0.0.1",
             user_agent: "test",
+            authenticated_ns: 0,
         };
         write.add_sign_in(&new).await.unwrap();
         write.commit().await.unwrap();

@@ -154,6 +154,12 @@ async fn what_hosts_send_is_shown_and_never_obeyed() {
     let session = host.session(store, &sample).await.unwrap();
     let mut write = store.write().await.unwrap();
     write.add_finding(&host.id, HOSTILE, HOSTILE, None).await.unwrap();
+    // What an output's receiver can have said.
+    write.add_output("siem").await.unwrap();
+    write.commit().await.unwrap();
+    assert!(store.lease("output siem", "us", std::time::Duration::from_secs(60)).await.unwrap());
+    let mut write = store.write().await.unwrap();
+    write.output_fails("siem", "us", HOSTILE, false).await.unwrap();
     write.commit().await.unwrap();
     let admin = site.signed_in(Role::Admin).await;
     let paths = [
@@ -167,6 +173,7 @@ async fn what_hosts_send_is_shown_and_never_obeyed() {
         format!("/hosts/{}/revoke", host.id),
         "/rules".into(),
         "/findings".into(),
+        "/outputs".into(),
         "/audit".into(),
         "/sessions?text=script&user=%3Cscript%3Ealert(1)%3C%2Fscript%3E&exe=%E2%80%AE".into(),
         format!("/api/v1/sessions/{session}/events"),

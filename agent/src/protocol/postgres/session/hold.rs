@@ -176,7 +176,7 @@ impl Held {
     }
 
     /// The NoticeResponse that tells the client what it waits for.
-    fn tell(&mut self) {
+    fn tell(&mut self, desk: &Desk) {
         let State::Waiting(ticket) = &self.state else { return };
         let id = ticket.id();
         let left = self.terms.within.saturating_sub(self.since.elapsed());
@@ -190,6 +190,9 @@ impl Held {
             message.push_str(&format!(". {}", self.message));
         }
         let mut hint = format!("On this host: interlock approvals approve {id}");
+        if let Some(link) = desk.link(id) {
+            hint = format!("{link} · {hint}");
+        }
         if self.terms.break_glass {
             hint.push_str(&format!(
                 "; in an emergency yourself: interlock approvals break-glass {id} --reason …"
@@ -325,8 +328,9 @@ impl Core {
                             user = self.subject.user,
                             "a command waits for approval"
                         );
+                        self.holds.desk.recorded(ticket.id());
                         held.state = State::Waiting(ticket);
-                        held.tell();
+                        held.tell(&self.holds.desk);
                     }
                     Err(error) => {
                         tracing::error!(%error, "a command is refused because its request cannot be recorded");
@@ -372,7 +376,7 @@ impl Core {
         }
         let Some(held) = &mut self.holds.held else { return Poll::Pending };
         if held.remind.as_mut().poll(cx).is_ready() {
-            held.tell();
+            held.tell(&self.holds.desk);
             let next = tokio::time::Instant::now() + self.holds.desk.remind();
             held.remind.as_mut().reset(next);
             // Registers with the timer.

@@ -14,6 +14,7 @@ use super::pending::{Entry, What};
 use super::pipe::Pipe;
 use super::refusal::Refusal;
 use super::statements::{Names, Prepared};
+use crate::identity::Subject;
 use crate::operation::{Operation, Protocol};
 use crate::policy::{Decision, Verdict};
 use crate::protocol::postgres::{codec, operation};
@@ -86,9 +87,21 @@ impl Core {
         if generation != self.generation {
             self.generation = generation;
             self.flow = self.policy.load();
+            if let Some(subject) = self.policy.subject() {
+                self.take_subject(subject);
+            }
             self.catalog = None;
             self.plans.clear();
         }
+    }
+
+    /// Whoever stands behind the flow from now on is recorded before anything that they ask for.
+    fn take_subject(&mut self, subject: Arc<Subject>) {
+        let known = |subject: &Subject| (subject.person.clone(), subject.workload.clone());
+        if known(&subject) != known(&self.subject) {
+            self.log.session().identity_changed(&subject);
+        }
+        self.subject = subject;
     }
 
     /// Asks the server for its catalog, if that is due and can be done now, and says whether the client's

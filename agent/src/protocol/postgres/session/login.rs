@@ -131,6 +131,11 @@ async fn say(client: &mut Stream, message: &[u8]) {
 
 /// Passes TLS on as it is.
 async fn pass(mut flow: Flow, opening: Opening) -> Result<(), SessionError> {
+    let subject = flow.policy.subject().unwrap_or_else(|| Arc::clone(&flow.subject));
+    if let Some(reason) = flow.policy.load().refuses_subject(&subject) {
+        Log::new(flow.recording).end(EndReason::Refused, &reason, 0, 0);
+        return Ok(());
+    }
     let Some((client, upstream)) = encrypt::plain(opening) else { return Ok(()) };
     let ended = tokio::select! {
         ended = tls::pass(client, upstream, &flow.recording) => ended,
@@ -168,7 +173,8 @@ async fn cancel(flow: Flow, opening: Opening, length: usize) -> Result<(), Sessi
     };
     let operation = operation::cancel(process);
     let rules = flow.policy.load();
-    let decision = Arc::new(rules.decide(&operation, &flow.subject));
+    let subject = flow.policy.subject().unwrap_or(flow.subject);
+    let decision = Arc::new(rules.decide(&operation, &subject));
     let mut log = Log::new(flow.recording);
     note(&mut log, Step::Cancel, &operation, &decision)?;
     let plaintext = rules.refuses_plaintext().filter(|_| !encrypted);
@@ -242,6 +248,7 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     } = flow;
     let generation = policy.generation();
     let rules = policy.load();
+    let subject = policy.subject().unwrap_or(subject);
     let shown = |text: &[u8]| rules.record_masks().mask_text(&sql::redact_text(&lossy(text))).into_owned();
     let parameters: Box<[(String, String)]> =
         startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
@@ -250,6 +257,16 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     let mut log = Log::new(recording);
     if let Some(reason) = rules.refuses_plaintext().filter(|_| !encrypted) {
         let error = encrypt::plaintext_refused(reason, server);
+        log.failed(&error, length as u64, 0);
+        if let SessionError::Refused { code, reason, hint } = &error {
+            say(&mut client, &refusal::fatal(code, reason, hint)).await;
+        }
+        return Ok(None);
+    }
+    if let Some(reason) = rules.refuses_subject(&subject) {
+        let hint =
+            "See docs/identity.md; `interlock policy explain` shows what a policy asks for.".to_owned();
+        let error = SessionError::Refused { code: "28000", reason, hint };
         log.failed(&error, length as u64, 0);
         if let SessionError::Refused { code, reason, hint } = &error {
             say(&mut client, &refusal::fatal(code, reason, hint)).await;

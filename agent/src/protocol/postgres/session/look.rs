@@ -67,7 +67,8 @@ impl Core {
         codec::put_message(&mut message, if sync { b'S' } else { b'H' }, |_| {});
         pipe.insert(&message);
         self.pending.push(Entry::new(What::Own { sync }));
-        self.holds.looking = Some(Box::new(Look { request, name, answer: None, closed: 0, stage: Stage::Limit }));
+        self.holds.looking =
+            Some(Box::new(Look { request, name, answer: None, closed: 0, stage: Stage::Limit }));
         None
     }
 

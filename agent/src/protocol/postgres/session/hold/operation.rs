@@ -66,6 +66,13 @@ impl Core {
         for script in [&subject.script, &subject.script_claimed] {
             hash.text(&script.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default());
         }
+        // An approval for a person or a job is for them alone, whichever token they show it with.
+        for identity in [&subject.person, &subject.workload] {
+            hash.number(u64::from(identity.is_some()));
+            let parts = identity.as_ref().map(|one| (&*one.issuer_name, &*one.issuer, one.subject.as_str()));
+            let (name, issuer, subject) = parts.unwrap_or_default();
+            [name, issuer, subject].into_iter().for_each(|part| hash.text(part));
+        }
         hash.text(&subject.unit);
         hash.text(&subject.container);
         hash.text(&self.holds.server.address.to_string());

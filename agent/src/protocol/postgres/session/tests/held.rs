@@ -15,7 +15,7 @@ async fn client() -> (Stream, tokio::net::TcpStream) {
 
 fn dba(uid: u32) -> Approver {
     let person = Person { uid, login_uid: None, login_session: None, confirmed: false };
-    Approver { person, name: "d".into(), login: "".into(), groups: Box::new(["dba".into()]), via: "host" }
+    Approver::on_host(person, "d".into(), "".into(), Box::new(["dba".into()]))
 }
 
 fn approve(core: &Core, scope: Scope) {

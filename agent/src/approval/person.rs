@@ -1,0 +1,372 @@
+//! Who asks and who decides, and whether they may be one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use interlock_shipping::{names_of, plain_name};
+
+use crate::identity::login::PersonKey;
+use crate::identity::{Subject, Verified};
+use crate::policy::Way;
+
+/// Who somebody is on this host: two that have anything of it in common are one, as far as that keeps somebody
+/// from deciding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Person {
+    /// User id.
+    pub uid: u32,
+    /// The audit login user: who logged in, whatever sudo or su made of them since.
+    pub login_uid: Option<u32>,
+    /// The audit session.
+    pub login_session: Option<u32>,
+    /// The kernel side has seen root set them. Else they are the process's own word, for where none is set
+    /// any process may set its own: they count against it, and never for it.
+    pub confirmed: bool,
+}
+
+impl Person {
+    /// Who logged in, if that is more than a claim.
+    pub fn login(&self) -> Option<u32> {
+        self.login_uid.filter(|_| self.confirmed)
+    }
+
+    /// In which session, if that is more than a claim.
+    pub fn session(&self) -> Option<u32> {
+        self.login_session.filter(|_| self.confirmed)
+    }
+
+    /// `other` is the same person beyond what either only claims.
+    pub fn surely_is(&self, other: &Self) -> bool {
+        let sure = |of: &Self| Self { login_uid: of.login(), login_session: of.session(), ..*of };
+        sure(self).same(&sure(other)).is_some()
+    }
+
+    /// What may make `other` the same person, claims included; `None` when nothing does.
+    pub fn same(&self, other: &Self) -> Option<&'static str> {
+        let either = |person: &Self, uid: u32| person.uid == uid || person.login_uid == Some(uid);
+        if self.uid == other.uid {
+            Some("the same user")
+        } else if self.login_session.is_some() && self.login_session == other.login_session {
+            Some("the same login session")
+        } else if either(other, self.uid) || self.login_uid.is_some_and(|uid| either(other, uid)) {
+            Some("the same login user")
+        } else {
+            None
+        }
+    }
+}
+
+/// An account of the collector's, as the collector says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Names that the same person has on hosts, as an administrator of the collector set them.
+    pub logins: Vec<String>,
+    /// The person's e-mail address; may be empty.
+    pub email: String,
+    /// Who vouches for the account, and as whom; empty for one of the collector's own.
+    pub issuer: String,
+    /// The subject.
+    pub subject: String,
+    /// When they last showed who they are, nanoseconds since the Unix epoch by the collector's clock.
+    pub authenticated_ns: Option<u64>,
+    /// The vote's own name at the collector.
+    pub vote: String,
+}
+
+impl Account {
+    fn names(&self) -> Vec<String> {
+        names_of(&self.name, &self.email, &self.logins)
+    }
+
+    /// A host's user of this name is the same person.
+    pub fn is_user(&self, name: &str) -> bool {
+        self.names().contains(&plain_name(name))
+    }
+
+    /// The same person has this account too.
+    fn same(&self, other: &Self) -> Option<&'static str> {
+        let of_provider = !self.issuer.is_empty() && self.issuer == other.issuer;
+        if self.name == other.name || of_provider && self.subject == other.subject {
+            Some("the same account")
+        } else if is_mail(&self.email, &other.email) {
+            Some("of the same e-mail address")
+        } else if self.names().iter().any(|name| other.is_user(name)) {
+            Some("the same user of this host")
+        } else {
+            None
+        }
+    }
+}
+
+fn is_mail(one: &str, other: &str) -> bool {
+    !one.trim().is_empty() && one.trim().to_lowercase() == other.trim().to_lowercase()
+}
+
+/// Somebody as who they are known where they decide.
+#[derive(Debug, Clone)]
+pub enum Who {
+    /// On this host.
+    Host(Person),
+    /// At the collector.
+    Account(Box<Account>),
+}
+
+/// Who decides, and by what right.
+#[derive(Debug, Clone)]
+pub struct Approver {
+    /// The person.
+    pub who: Who,
+    /// Their name.
+    pub name: Arc<str>,
+    /// The login user's name; empty when there is none.
+    pub login: Arc<str>,
+    /// Names of the groups that they are in.
+    pub groups: Box<[Arc<str>]>,
+    /// How long ago they showed who they are, where that is known.
+    pub signed_in: Option<Duration>,
+    /// The person as an identity provider has verified them, where they have signed in on this host.
+    pub verified: Option<Arc<Verified>>,
+}
+
+impl Approver {
+    /// Somebody on this host.
+    pub fn on_host(person: Person, name: Arc<str>, login: Arc<str>, groups: Box<[Arc<str>]>) -> Self {
+        Self { who: Who::Host(person), name, login, groups, signed_in: None, verified: None }
+    }
+
+    /// The same with whom an identity provider has verified behind them. With `groups` their groups there count
+    /// too: by name, and by name with the issuer before it.
+    #[must_use]
+    pub fn verified(mut self, person: Arc<Verified>, groups: bool) -> Self {
+        self.signed_in = person.authenticated.and_then(|at| {
+            let now = jiff::Timestamp::now();
+            // One to come is none, but for clocks that are a little apart.
+            let ahead = at.duration_since(now).as_secs();
+            (ahead <= 60).then(|| Duration::try_from(now.duration_since(at)).unwrap_or_default())
+        });
+        if groups {
+            let both =
+                |group: &String| [group.as_str().into(), format!("{}:{group}", person.issuer_name).into()];
+            self.groups = self.groups.into_iter().chain(person.groups.iter().flat_map(both)).collect();
+        }
+        self.verified = Some(person);
+        self
+    }
+
+    /// Who they are on this host.
+    pub fn person(&self) -> Option<&Person> {
+        match &self.who {
+            Who::Host(person) => Some(person),
+            Who::Account(_) => None,
+        }
+    }
+
+    /// By which way the decision came.
+    pub fn way(&self) -> Way {
+        match &self.who {
+            Who::Host(_) => Way::Host,
+            Who::Account(_) => Way::Collector,
+        }
+    }
+
+    /// What may make `other` the same person.
+    pub fn same(&self, other: &Self) -> Option<&'static str> {
+        if is_verified(self.verified.as_deref(), other) || is_verified(other.verified.as_deref(), self) {
+            return Some(SAME_VERIFIED);
+        }
+        let names = |by: &Self, account: &Account| {
+            let known = account.is_user(&by.name) || account.is_user(&by.login);
+            known.then_some("the same user of this host")
+        };
+        match (&self.who, &other.who) {
+            (Who::Host(one), Who::Host(two)) => one.same(two),
+            (Who::Account(one), Who::Account(two)) => one.same(two),
+            (Who::Host(_), Who::Account(account)) => names(self, account),
+            (Who::Account(account), Who::Host(_)) => names(other, account),
+        }
+    }
+}
+
+/// What is said where two are one by what their identity provider says.
+const SAME_VERIFIED: &str = "the same verified person";
+
+/// Whether an approver is a person whom an identity provider has verified, by whichever user, login session or
+/// account.
+fn is_verified(person: Option<&Verified>, by: &Approver) -> bool {
+    let Some(person) = person else { return false };
+    let other = by.verified.as_deref().is_some_and(|other| PersonKey::of(person).is(&PersonKey::of(other)));
+    let account = match &by.who {
+        Who::Account(account) => {
+            let subject = *person.issuer == *account.issuer && person.subject == account.subject;
+            subject || PersonKey::of(person).has_address(account.email.trim())
+        }
+        Who::Host(_) => false,
+    };
+    other || account
+}
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Requester {
+    /// On this host.
+    pub person: Person,
+    /// Names of the user and of the login user; empty ones where there is none.
+    pub names: [String; 2],
+    /// The person as an identity provider has verified them.
+    pub verified: Option<Arc<Verified>>,
+}
+
+impl Requester {
+    /// Who stands behind a flow.
+    pub fn of(subject: &Subject) -> Self {
+        let Subject { uid, login_uid, login_session, .. } = *subject;
+        // The subject has only what is confirmed.
+        let person = Person { uid, login_uid, login_session, confirmed: true };
+        let names = [subject.user.clone(), subject.login_user.clone()];
+        Self { person, names, verified: subject.person.clone() }
+    }
+
+    /// What may make an approver the same person.
+    pub fn same(&self, by: &Approver) -> Option<&'static str> {
+        if is_verified(self.verified.as_deref(), by) {
+            return Some(SAME_VERIFIED);
+        }
+        match &by.who {
+            Who::Host(person) => self.person.same(person),
+            Who::Account(account) => {
+                let known = self.names.iter().any(|name| account.is_user(name));
+                known.then_some("the same user of this host")
+            }
+        }
+    }
+
+    /// It is them beyond what either only claims, on this host.
+    pub fn surely_is(&self, by: &Approver) -> bool {
+        by.person().is_some_and(|person| self.person.surely_is(person))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(name: &str, email: &str, logins: &[&str]) -> Account {
+        Account {
+            name: name.into(),
+            email: email.into(),
+            logins: logins.iter().map(|login| (*login).to_owned()).collect(),
+            ..Account::default()
+        }
+    }
+
+    #[test]
+    fn an_account_is_its_owners_users_however_a_host_writes_them() {
+        for (own, user) in [
+            (account("alice", "", &[]), "alice"),
+            (account("alice", "", &[]), "ALICE@corp.example"),
+            (account("alice", "", &[]), "CORP\\Alice"),
+            (account("okta:alice@corp.example", "", &[]), "alice"),
+            (account("okta:alice~2", "", &[]), "alice"),
+            (account("a.smith", "Alice@corp.example", &[]), "alice"),
+            (account("a.smith", "", &["alice-adm", "alice"]), "alice"),
+            (account("a.smith", "", &["CORP\\alice"]), "alice@corp.example"),
+        ] {
+            assert!(own.is_user(user), "{own:?} {user}");
+            assert!(!own.is_user("bob") && !own.is_user("") && !own.is_user("@"), "{own:?}");
+        }
+        assert!(!account("", "", &[""]).is_user(""), "nobody is the user without a name");
+    }
+
+    #[test]
+    fn two_accounts_of_one_person_are_one_where_it_can_be_told() {
+        let mut one = account("alice", "alice@corp.example", &[]);
+        assert_eq!(one.same(&account("alice", "", &[])), Some("the same account"));
+        assert_eq!(
+            one.same(&account("okta:x", " Alice@Corp.example", &[])),
+            Some("of the same e-mail address")
+        );
+        assert!(one.same(&account("x", "", &["alice"])).is_some());
+        assert!(account("x", "", &["root2"]).same(&account("y", "", &["root2"])).is_some());
+        assert_eq!(one.same(&account("bob", "", &[])), None);
+        one.issuer = "https://id".into();
+        one.subject = "7".into();
+        let mut two = account("okta:renamed", "", &[]);
+        two.issuer = "https://id".into();
+        two.subject = "7".into();
+        assert_eq!(one.same(&two), Some("the same account"));
+        two.subject = "8".into();
+        assert_eq!(one.same(&two), None);
+        // Accounts without a provider have no subject in common.
+        assert_eq!(account("a", "", &[]).same(&account("b", "", &[])), None);
+    }
+
+    fn verified(issuer: &str, subject: &str, email: Option<&str>) -> Arc<Verified> {
+        let mut person = Verified {
+            issuer_name: "okta".into(),
+            issuer: issuer.into(),
+            subject: subject.to_owned(),
+            name: subject.to_owned(),
+            groups: vec!["dba".to_owned()],
+            claims: Default::default(),
+            expires: jiff::Timestamp::MAX,
+            authenticated: None,
+            ..Verified::example(crate::identity::IdentityKind::Person)
+        };
+        if let Some(email) = email {
+            person.claims.insert("email".to_owned(), email.into());
+            person.claims.insert("email_verified".to_owned(), true.into());
+        }
+        Arc::new(person)
+    }
+
+    fn host(uid: u32, person: Option<Arc<Verified>>) -> Approver {
+        let of = Person { uid, login_uid: Some(uid), login_session: Some(uid), confirmed: true };
+        let by = Approver::on_host(of, format!("u{uid}").into(), "".into(), Box::default());
+        match person {
+            Some(person) => by.verified(person, false),
+            None => by,
+        }
+    }
+
+    #[test]
+    fn a_verified_person_is_one_by_whichever_user_or_account() {
+        let alice = || verified("https://id", "7", Some("alice@corp.example"));
+        let subject = Subject { uid: 1, person: Some(alice()), ..Subject::default() };
+        let asks = Requester::of(&subject);
+        // Another user, another login session, the same person; by another provider too, where it has verified the
+        // same address.
+        assert_eq!(asks.same(&host(2, Some(alice()))), Some("the same verified person"));
+        let elsewhere = verified("https://other", "x", Some("Alice@corp.example"));
+        assert_eq!(asks.same(&host(2, Some(elsewhere))), Some("the same verified person"));
+        assert_eq!(host(2, Some(alice())).same(&host(3, Some(alice()))), Some("the same verified person"));
+        assert_eq!(asks.same(&host(2, Some(verified("https://id", "8", None)))), None);
+        assert_eq!(asks.same(&host(2, Some(verified("https://other", "7", None)))), None);
+        assert_eq!(asks.same(&host(2, None)), None);
+        // Their account of the collector.
+        let account = |issuer: &str, subject: &str, email: &str| {
+            let of = Account { issuer: issuer.into(), subject: subject.into(), ..account("x", email, &[]) };
+            Approver { who: Who::Account(Box::new(of)), ..host(9, None) }
+        };
+        assert!(asks.same(&account("https://id", "7", "")).is_some());
+        assert!(asks.same(&account("", "", "ALICE@corp.example")).is_some());
+        assert!(asks.same(&account("https://id", "8", "bob@corp.example")).is_none());
+        assert!(host(2, Some(alice())).same(&account("https://id", "7", "")).is_some());
+        assert!(account("https://id", "7", "").same(&host(2, Some(alice()))).is_some());
+    }
+
+    #[test]
+    fn groups_of_a_provider_count_only_where_that_is_said() {
+        let by = || host(2, None);
+        let silent = by().verified(verified("https://id", "7", None), false);
+        assert!(silent.groups.is_empty() && silent.signed_in.is_none());
+        let told = by().verified(verified("https://id", "7", None), true);
+        assert_eq!(told.groups.iter().map(|group| &**group).collect::<Vec<_>>(), ["dba", "okta:dba"]);
+        let mut person = Verified::clone(&verified("https://id", "7", None));
+        person.authenticated = Some(jiff::Timestamp::now());
+        assert!(by().verified(Arc::new(person.clone()), false).signed_in.unwrap() < Duration::from_secs(60));
+        person.authenticated = Some(jiff::Timestamp::MAX);
+        assert!(by().verified(Arc::new(person), false).signed_in.is_none());
+    }
+}

@@ -1,0 +1,271 @@
+//! Which job or service a process belongs to, by a token that it holds.
+//!
+//! [`Workloads::find`] looks where the issuers of agent.yaml say (`places`): in the environment of the process
+//! and of its parents, in a file that the process itself can read (`file`), or at the address in the job's
+//! environment that gives out tokens (`request`). What it finds it has verified ([`super::oidc`]), and binds
+//! to who showed it first (`bind`): the same token shown by another process tree counts no more there, and is
+//! told as [`Misused`].
+//!
+//! All of it blocks. No token is kept: what is kept are hashes, and what the tokens said.
+
+mod bind;
+mod file;
+mod places;
+mod request;
+mod tree;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::oidc::{Issuer, Issuers};
+use super::process::Known;
+use super::verified::{IdentityKind, Verified};
+use bind::{Bindings, Holder};
+use file::Readings;
+use places::Candidate;
+use tree::Tree;
+
+/// A token that was verified is taken to be so for this long, while it counts: then it is verified anew, for
+/// its issuer may have withdrawn the key.
+const VERIFIED: Duration = Duration::from_secs(5 * 60);
+
+/// What did not hold is not looked at again for this long.
+const REFUSED: Duration = Duration::from_secs(3);
+
+/// Most tokens that are remembered.
+const MAX_KNOWN: usize = 10_000;
+
+/// A newer token is looked for when this much of its time is left at the most, or a third of it.
+const AHEAD: Duration = Duration::from_secs(60);
+
+/// Finds and keeps the workloads of this host.
+#[derive(Debug)]
+pub struct Workloads {
+    issuers: Arc<Issuers>,
+    bindings: Bindings,
+    readings: Arc<Readings>,
+    /// What is known of tokens, by a hash of issuer and token.
+    known: Mutex<HashMap<[u8; 32], Outcome>>,
+}
+
+/// What was found of a process's workload.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Who it is.
+    pub identity: Option<Arc<Verified>>,
+    /// Why it is nobody, or not who else might have been: each begins with `workload:`.
+    pub why: Vec<String>,
+    /// Tokens that it showed and that are not for it.
+    pub misused: Vec<Misused>,
+}
+
+/// A token that was shown by a process that it is not for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misused {
+    /// What agent.yaml calls its issuer.
+    pub issuer_name: Arc<str>,
+    /// Tells it from other tokens.
+    pub token_hash: String,
+    /// Who it is for.
+    pub reason: String,
+    /// The process at the top of the tree that it is bound to; 0 where it is bound to a container.
+    pub owner_pid: u32,
+    /// Its user.
+    pub owner_uid: u32,
+}
+
+/// What is known of a token.
+#[derive(Debug, Clone)]
+struct Outcome {
+    result: Result<Arc<Verified>, String>,
+    at: Instant,
+}
+
+impl Outcome {
+    fn counts(&self) -> bool {
+        match &self.result {
+            Ok(identity) => self.at.elapsed() < VERIFIED && identity.is_current(Timestamp::now()),
+            Err(_) => self.at.elapsed() < REFUSED,
+        }
+    }
+}
+
+/// When a newer token than this one is to be looked for.
+pub fn renew_after(identity: &Verified, since: Timestamp) -> Timestamp {
+    let left = identity.expires.duration_since(since).unsigned_abs();
+    let ahead = (left / 3).min(AHEAD);
+    identity.expires.checked_sub(ahead).unwrap_or(since).max(since)
+}
+
+impl Workloads {
+    /// Looks for workloads of these issuers.
+    pub fn new(issuers: Arc<Issuers>) -> Self {
+        Self { issuers, bindings: Bindings::default(), readings: Arc::default(), known: Mutex::default() }
+    }
+
+    /// There is nobody to look for.
+    pub fn is_empty(&self) -> bool {
+        self.issuers.of_kind(IdentityKind::Workload).next().is_none()
+    }
+
+    /// Which workload a process belongs to. The first issuer in the order of agent.yaml whose token holds
+    /// counts. Blocks, for as long as requests to issuers take.
+    pub fn find(&self, known: &Known) -> Found {
+        let mut found = Found::default();
+        if self.is_empty() {
+            return found;
+        }
+        let Some(tree) = Tree::of(known) else {
+            found.why.push("workload: the process had gone before its token could be looked for".to_owned());
+            return found;
+        };
+        for issuer in self.issuers.of_kind(IdentityKind::Workload) {
+            let before = found.why.len();
+            for candidate in places::candidates(issuer, &tree, &self.readings) {
+                match candidate.and_then(|candidate| self.check(issuer, &tree, candidate, &mut found.misused))
+                {
+                    // The tree was read while the process was this one.
+                    Ok(_) if !tree.is_still_there() => {}
+                    Ok(identity) => {
+                        found.identity = Some(identity);
+                        found.why.clear();
+                        return found;
+                    }
+                    Err(why) => found.why.push(format!("workload: {}: {why}", issuer.name())),
+                }
+            }
+            if found.why.len() == before {
+                found.why.push(format!("workload: {}: no token was found", issuer.name()));
+            }
+        }
+        found
+    }
+
+    /// Verifies what was found, and binds it to who showed it.
+    fn check(
+        &self,
+        issuer: &Issuer,
+        tree: &Tree,
+        candidate: Candidate,
+        misused: &mut Vec<Misused>,
+    ) -> Result<Arc<Verified>, String> {
+        let mut bound = |hash: &str, expires, holder: &Holder| {
+            self.bindings.bind(hash, expires, holder).map_err(|refused| {
+                let reason = refused.to_string();
+                if let Some((owner_pid, owner_uid)) = refused.owner() {
+                    misused.push(Misused {
+                        issuer_name: Arc::clone(issuer.name()),
+                        token_hash: hash.to_owned(),
+                        reason: reason.clone(),
+                        owner_pid,
+                        owner_uid,
+                    });
+                }
+                reason
+            })
+        };
+        let (identity, holder) = match candidate {
+            Candidate::Token { token, holder } => (self.verified(issuer, &token)?, holder),
+            Candidate::Request { request, holder } => {
+                // What asks for tokens is as good as a token. Nobody says until when.
+                let hash = hex(&request.bearer_hash(issuer));
+                bound(&hash, None, &holder)?;
+                (self.requested(issuer, &request)?, holder)
+            }
+        };
+        bound(&identity.token_hash, Some(identity.expires), &holder)?;
+        // Of a pod the kernel's word says which one it is.
+        let said = identity.claim("/kubernetes.io/pod/uid").and_then(serde_json::Value::as_str);
+        if let (Some(said), Some(pod)) = (said, tree.pod())
+            && said != pod
+        {
+            let reason =
+                format!("its token belongs to the pod {}", said.chars().take(64).collect::<String>());
+            misused.push(Misused {
+                issuer_name: Arc::clone(issuer.name()),
+                token_hash: identity.token_hash.clone(),
+                reason: reason.clone(),
+                owner_pid: 0,
+                owner_uid: 0,
+            });
+            return Err(reason);
+        }
+        Ok(identity)
+    }
+
+    fn verified(&self, issuer: &Issuer, token: &Zeroizing<String>) -> Result<Arc<Verified>, String> {
+        let key = digest(&[b"token", issuer.name().as_bytes(), token.as_bytes()]);
+        if let Some(outcome) = self.known().get(&key).filter(|outcome| outcome.counts()) {
+            return outcome.result.clone();
+        }
+        let result = issuer.verify(token).map(Arc::new).map_err(|error| error.to_string());
+        self.remember(key, result)
+    }
+
+    /// Asks for a token, unless the last one counts for a while.
+    fn requested(&self, issuer: &Issuer, request: &request::Request) -> Result<Arc<Verified>, String> {
+        let key = request.hash(issuer);
+        let earlier = self.known().get(&key).cloned();
+        let now = Timestamp::now();
+        let earlier = match earlier {
+            Some(Outcome { result: Err(why), at }) if at.elapsed() < REFUSED => return Err(why),
+            Some(Outcome { result: Ok(identity), at }) => {
+                // Instants do not tell the time of day: as long ago as it has been known.
+                let since = now.checked_sub(at.elapsed()).unwrap_or(now);
+                if now < renew_after(&identity, since) {
+                    return Ok(identity);
+                }
+                Some(identity).filter(|identity| identity.is_current(now))
+            }
+            _ => None,
+        };
+        let asked = request
+            .ask(issuer)
+            .and_then(|token| issuer.verify(&token).map(Arc::new).map_err(|error| error.to_string()));
+        match (asked, earlier) {
+            (Err(_), Some(earlier)) => Ok(earlier),
+            (result, _) => self.remember(key, result),
+        }
+    }
+
+    fn remember(
+        &self,
+        key: [u8; 32],
+        result: Result<Arc<Verified>, String>,
+    ) -> Result<Arc<Verified>, String> {
+        let mut known = self.known();
+        if known.len() >= MAX_KNOWN {
+            known.retain(|_, outcome| outcome.counts());
+        }
+        if known.len() < MAX_KNOWN {
+            known.insert(key, Outcome { result: result.clone(), at: Instant::now() });
+        }
+        result
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<[u8; 32], Outcome>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hash of parts, none of which can run into the next.
+fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! What a message about a request shows, whatever the way it goes: what will happen, not only the text.
+//!
+//! Every value was chosen by whoever asks. Here nothing is left in them that controls, turns or hides text, and
+//! nothing is long; how a chat or mail keeps them from being more than text is the matter of each.
+
+use interlock_recording::json::time;
+use interlock_recording::proto::Subject;
+use interlock_recording::text::printable;
+use interlock_shipping::v1::ApprovalBy;
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use crate::store::WholeApproval;
+
+/// Characters of a value.
+const VALUE: usize = 300;
+/// Characters of the text.
+const TEXT: usize = 1500;
+
+/// A request, to be shown.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    /// Its id here.
+    pub(super) id: String,
+    /// Its name on the host.
+    pub(super) request: String,
+    pub(super) state: String,
+    /// Its page.
+    pub(super) url: String,
+    /// One line.
+    pub(super) title: String,
+    /// What there is to know, each with what it is.
+    pub(super) facts: Vec<(&'static str, String)>,
+    /// The text, or its beginning.
+    pub(super) text: String,
+    /// Not all of the text is shown.
+    pub(super) cut: bool,
+    /// The rule's own words.
+    pub(super) message: String,
+    /// How it stands, when there is more to say than that it waits.
+    pub(super) outcome: String,
+    /// It waits, and the collector may approve it.
+    pub(super) open: bool,
+    /// It can be approved once.
+    pub(super) once: bool,
+    deadline_ns: i64,
+    missing: u32,
+}
+
+/// A value that is safe to read, and short.
+pub(crate) fn tame(text: &str, most: usize) -> String {
+    let shown = printable(text);
+    if shown.chars().count() <= most {
+        return shown.into_owned();
+    }
+    let mut short: String = shown.chars().take(most.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+fn joined<'t>(texts: impl Iterator<Item = &'t String>) -> String {
+    let mut all: Vec<&str> = texts.map(String::as_str).collect();
+    all.dedup();
+    all.join(", ")
+}
+
+fn by(by: Option<&ApprovalBy>) -> String {
+    by.map_or_else(|| "somebody".to_owned(), |by| tame(&by.name, VALUE))
+}
+
+impl Shown {
+    /// `base` is the address that people use.
+    pub(crate) fn new(one: &WholeApproval, base: &str) -> Self {
+        let WholeApproval { item, told, standing, .. } = one;
+        let subject = Subject::decode(&*told.subject).unwrap_or_default();
+        let kinds = joined(told.statements.iter().flat_map(|statement| &statement.kinds));
+        let mut facts: Vec<(&'static str, String)> = Vec::new();
+        let mut put = |name: &'static str, value: String| {
+            if !value.is_empty() {
+                facts.push((name, tame(&value, VALUE)));
+            }
+        };
+        put("Does", kinds.clone());
+        put("Changes", joined(told.statements.iter().flat_map(|statement| &statement.writes)));
+        put("Reads", joined(told.statements.iter().flat_map(|statement| &statement.reads)));
+        let mut warnings = Vec::new();
+        for statement in &told.statements {
+            match statement.r#where.as_str() {
+                "missing" => warnings.push("it has no WHERE: every row".to_owned()),
+                "always_true" => warnings.push("its WHERE is always true: every row".to_owned()),
+                _ => {}
+            }
+            if statement.dynamic {
+                warnings.push("it runs text that is not known".to_owned());
+            }
+            if !statement.unparsed.is_empty() {
+                warnings.push(format!("it could not be read: {}", statement.unparsed));
+            }
+        }
+        warnings.dedup();
+        put("Beware", warnings.join("; "));
+        let who = match item.login_user.as_str() {
+            "" => item.user.clone(),
+            login if login == item.user => item.user.clone(),
+            login => format!("{} (signed in as {login})", item.user),
+        };
+        put("Who", who);
+        put("Program", item.exe.clone());
+        let ci = subject.ci.unwrap_or_default();
+        let job = [&ci.project, &ci.job, &ci.run].into_iter().filter(|part| !part.is_empty());
+        let job: Vec<&str> = job.map(String::as_str).collect();
+        let job = if job.is_empty() { subject.unit } else { format!("{}: {}", ci.system, job.join(" / ")) };
+        put("Job", job);
+        put("Host", item.host_name.clone());
+        put("Server", item.destination.clone());
+        let database = match (item.database.as_str(), item.db_user.as_str()) {
+            ("", user) => user.to_owned(),
+            (database, "") => database.to_owned(),
+            (database, user) => format!("{database} as {user}"),
+        };
+        put("Database", database);
+        put("Transaction", if told.transaction == "none" { String::new() } else { told.transaction.clone() });
+        put("Rule", item.rules.clone());
+        put("Needs", item.needs.clone());
+        let pending = item.state == "pending";
+        if pending {
+            put("Until", time(item.deadline_ns.unsigned_abs()));
+        }
+        let text = tame(&told.text, TEXT);
+        let cut = text.ends_with('…') || !told.params.is_empty() || told.omitted_params > 0;
+        Self {
+            id: item.id.clone(),
+            request: tame(&item.request, 32),
+            state: item.state.clone(),
+            url: format!("{base}/approvals/{}", item.id),
+            title: tame(
+                &format!(
+                    "{} on {} asks for approval{}",
+                    item.user,
+                    item.host_name,
+                    if kinds.is_empty() { String::new() } else { format!(": {kinds}") }
+                ),
+                140,
+            ),
+            facts,
+            text,
+            cut,
+            message: tame(&told.message, VALUE),
+            outcome: outcome(one),
+            open: pending && told.collector == "decide",
+            once: told.scopes.iter().any(|scope| scope == "once"),
+            deadline_ns: item.deadline_ns,
+            missing: standing.missing,
+        }
+    }
+
+    /// It waits for somebody.
+    pub(super) fn pending(&self) -> bool {
+        self.state == "pending"
+    }
+
+    /// As JSON, for programs.
+    pub(super) fn json(&self) -> Value {
+        let facts: serde_json::Map<String, Value> = self
+            .facts
+            .iter()
+            .map(|(name, value)| (name.to_lowercase(), Value::from(value.as_str())))
+            .collect();
+        json!({
+            "id": self.id,
+            "request": self.request,
+            "state": self.state,
+            "url": self.url,
+            "facts": facts,
+            "text": self.text,
+            "text_clipped": self.cut,
+            "message": self.message,
+            "outcome": self.outcome,
+            "deadline": time(self.deadline_ns.unsigned_abs()),
+            "missing": self.missing,
+        })
+    }
+}
+
+fn outcome(one: &WholeApproval) -> String {
+    let standing = &one.standing;
+    let because = if standing.reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", tame(&standing.reason, VALUE))
+    };
+    let approved: Vec<String> = standing.votes.iter().map(|vote| by(vote.by.as_ref())).collect();
+    let approved = approved.join(", ");
+    match one.item.state.as_str() {
+        "pending" if approved.is_empty() => String::new(),
+        "pending" => format!("Approved by {approved}; {} more needed.", standing.missing),
+        "approved" => format!("Approved by {approved}{because}"),
+        "denied" => format!("Refused by {}{because}", by(standing.by.as_ref())),
+        "broken_glass" => {
+            let reviewed = one.item.reviewed_by.as_deref();
+            let reviewed = reviewed.map_or_else(
+                || "It needs a review.".to_owned(),
+                |who| format!("{} has looked into it.", tame(who, VALUE)),
+            );
+            format!("Went through UNAPPROVED by {}{because}. {reviewed}", by(standing.by.as_ref()))
+        }
+        "expired" => "Nobody decided in time: it was refused.".to_owned(),
+        state => format!("{}{because}", tame(state, VALUE)),
+    }
+}

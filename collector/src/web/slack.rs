@@ -1,0 +1,253 @@
+//! What people do with the buttons in Slack, and the page on which they confirm whose account is theirs.
+//!
+//! Slack says who clicked, and no more than that: only who has confirmed here, signed in not long ago, that an account
+//! is theirs decides as that account. What the account may is asked anew each time.
+
+use std::time::Duration;
+
+use askama::Template;
+use axum::extract::{Path, Request, State as Use};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+
+use super::guard::{Actor, lets_in};
+use super::page::{Layout, done, show};
+use super::params::{Fields, Params, body};
+use super::problem::Problem;
+use super::{State, secret, sha256};
+use crate::administer::By;
+use crate::approvals::ask::slack::{self, About, Did, Slack};
+use crate::approvals::ask::tame;
+use crate::approvals::{self, Account, DecideError, Decision};
+use crate::store::{Person, now_ns};
+
+/// The most that Slack sends: it sends the message along.
+const MOST: usize = 256 << 10;
+/// Who links an account must have signed in no longer ago.
+const FRESH: Duration = Duration::from_secs(300);
+/// The name of the chat.
+const CHAT: &str = "slack";
+
+/// `POST /hooks/slack`: signed by Slack. It is answered at once; what comes of it is said in Slack.
+pub(super) async fn hook(
+    Use(state): Use<State>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    let header =
+        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let (timestamp, signature) = (header("x-slack-request-timestamp"), header("x-slack-signature"));
+    if state.config.slack.is_empty() {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "No Slack app is configured here."));
+    }
+    let bytes = body(request, MOST).await?;
+    let refused = || {
+        let detail = "The request is not signed by Slack for an app of this collector's, was signed more than five \
+                      minutes ago, or was taken already.";
+        Problem::new(StatusCode::UNAUTHORIZED, detail)
+    };
+    let mut app = None;
+    for candidate in &state.config.slack {
+        match candidate.verify(&timestamp, &signature, &bytes) {
+            Ok(()) => {
+                app = Some(candidate.clone());
+                break;
+            }
+            Err(error) => tracing::debug!(ask = candidate.name(), "a request is not Slack's: {error:#}"),
+        }
+    }
+    let app = app.ok_or_else(refused)?;
+    let mut write = state.store.write().await?;
+    let new = write.see(&slack::digest(&signature), slack::REMEMBERED_NS).await?;
+    write.commit().await?;
+    if !new {
+        return Err(refused());
+    }
+    if let Some((by, did)) = slack::read(&bytes) {
+        // Slack waits for three seconds, and a host may take longer.
+        tokio::spawn(async move {
+            if let Err(why) = act(&state, &app, &by, did).await {
+                tracing::warn!(ask = app.name(), "somebody in Slack could not be answered: {why}");
+            }
+        });
+    }
+    Ok(StatusCode::OK.into_response())
+}
+
+/// Does what somebody wants, and says in Slack what came of it.
+async fn act(state: &State, app: &Slack, by: &slack::By, did: Did) -> Result<(), String> {
+    let about = match &did {
+        Did::Clicked { about, .. } | Did::Said { about, .. } => about.clone(),
+    };
+    let page = format!("{}/approvals/{}", state.config.url, about.id);
+    let said = match decided(state, app, by, &did, &about).await {
+        Ok(Said::Nothing) => return Ok(()),
+        Ok(Said::Text(text)) => (text, Some(("Look at it", page.as_str()))),
+        Ok(Said::Link(url)) => {
+            let text = "To decide here, confirm once that an account of the collector's is yours: open this within \
+                        ten minutes, signed in there. Give it to nobody: whoever confirms it lets you decide as them, \
+                        and you them.";
+            return app.whisper(&about.channel, &by.person, text, Some(("Confirm my account", &url))).await;
+        }
+        Err(problem) => (problem.detail, Some(("Look at it", page.as_str()))),
+    };
+    app.whisper(&about.channel, &by.person, &said.0, said.1).await
+}
+
+/// What is said to somebody in Slack.
+enum Said {
+    /// Nothing: a question was put to them.
+    Nothing,
+    Text(String),
+    /// Where to confirm whose account is theirs.
+    Link(String),
+}
+
+async fn decided(
+    state: &State,
+    app: &Slack,
+    by: &slack::By,
+    did: &Did,
+    about: &About,
+) -> Result<Said, Problem> {
+    let Some((name, owner)) = state.store.chat_account(CHAT, &by.team, &by.person).await? else {
+        return Ok(Said::Link(link(state, by).await?));
+    };
+    // As of an API token: what the provider has not said for long may not be so any more.
+    let providers = &state.config.providers;
+    let since = now_ns().saturating_sub(providers.token_ns);
+    let asked = owner.provider.is_empty() || owner.last_sign_in_ns.is_some_and(|last| last >= since);
+    if !asked || !lets_in(providers, &owner.provider, &owner.issuer, owner.recovery_until_ns) {
+        let text = "Your account does not count at the moment: sign in to the collector, then try again.";
+        return Ok(Said::Text(text.to_owned()));
+    }
+    let account = Account::of(&state.store, &name, None).await?;
+    let one = state.store.approval(&about.id).await?.ok_or_else(|| Problem::from(DecideError::NotFound))?;
+    // Whoever may not decide is asked nothing; that they tried is written down.
+    let may = !account.entitled(&one).is_empty();
+    let reason = match did {
+        Did::Clicked { trigger, .. } if may && (!about.approve || one.told.reason_required) => {
+            let what = if about.approve { "Approve" } else { "Refuse" };
+            let title = format!("{what} what {} asks for on {}?", one.item.user, one.item.host_name);
+            app.ask_why(trigger, about, &tame(&title, 200)).await.map_err(Problem::internal)?;
+            return Ok(Said::Nothing);
+        }
+        Did::Clicked { .. } => String::new(),
+        Did::Said { reason, .. } => reason.clone(),
+    };
+    let scope = if about.approve { "once".to_owned() } else { String::new() };
+    let decision = Decision { approve: about.approve, scope, minutes: None, reason, via: CHAT };
+    let who = format!("{name} via {CHAT}");
+    let by = By { who: &who, address: "" };
+    let vote = approvals::decide(&state.intake, by, &account, &about.id, &decision).await?;
+    let vote = approvals::answer(&state.intake, &vote).await?;
+    let word = if about.approve { "approval" } else { "refusal" };
+    Ok(Said::Text(match vote.as_ref().map(|vote| vote.state.as_str()) {
+        Some("counted") => format!("Your {word} counts."),
+        Some("refused") => {
+            let why = vote.map(|vote| vote.why).unwrap_or_default();
+            format!("The host does not count your {word}: {}.", tame(&why, 300))
+        }
+        _ => format!(
+            "Your {word} is on its way; the host has not answered yet. The message here says what came of it."
+        ),
+    }))
+}
+
+/// A link with which somebody in Slack confirms, once, whose account is theirs.
+async fn link(state: &State, by: &slack::By) -> Result<String, Problem> {
+    let token = secret()?;
+    let of = Person {
+        chat: CHAT.to_owned(),
+        team: by.team.clone(),
+        person: by.person.clone(),
+        name: by.name.clone(),
+    };
+    let expires_ns = now_ns().saturating_add(i64::try_from(slack::LINK.as_nanos()).unwrap_or(i64::MAX));
+    let mut write = state.store.write().await?;
+    write.add_chat_link_token(&sha256(&token), &of, expires_ns).await?;
+    write.commit().await?;
+    Ok(format!("{}/account/link/{token}", state.config.url))
+}
+
+#[derive(Template)]
+#[template(path = "link.html")]
+struct LinkPage {
+    page: Layout,
+    person: Person,
+    token: String,
+}
+
+fn gone() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "This link counts no longer: it counts once, for ten minutes, until another is asked for, and not for whom \
+         another account is linked to. Click a button of a message in Slack again.",
+    )
+}
+
+/// To where one shows once more who it is, if that was not done just now.
+fn again(actor: &Actor, token: &str) -> Option<Response> {
+    let fresh = i64::try_from(FRESH.as_nanos()).unwrap_or(i64::MAX);
+    let at = actor.authenticated_ns.filter(|at| *at > 0);
+    if at.is_some_and(|at| now_ns().saturating_sub(at) <= fresh) {
+        return None;
+    }
+    let back = format!("/account/link/{token}");
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("back", &back).finish();
+    Some(Redirect::to(&format!("/account/again?{query}")).into_response())
+}
+
+/// `GET /account/link/{token}`
+pub(super) async fn link_page(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(token): Path<String>,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.only(&[])?;
+    let person = state.store.chat_link_token(&sha256(&token)).await?.ok_or_else(gone)?;
+    if let Some(again) = again(&actor, &token) {
+        return Ok(again);
+    }
+    let page = Layout::new(&state, actor, "account", "Confirm your account", None).await?;
+    show(StatusCode::OK, &LinkPage { page, person, token })
+}
+
+/// `POST /account/link/{token}`
+pub(super) async fn confirm_link(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path(token): Path<String>,
+) -> Result<Response, Problem> {
+    if let Some(again) = again(&actor, &token) {
+        return Ok(again);
+    }
+    let mut write = state.store.write().await?;
+    // Used up also by whom it does not link.
+    let Some(person) = write.link_chat(&sha256(&token), &actor.name).await? else {
+        write.commit().await?;
+        return Err(gone());
+    };
+    let detail = format!("{}: {} ({} in {})", person.chat, person.name, person.person, person.team);
+    write.audit(&actor.trail(), "account.link", &actor.name, &detail, &actor.address).await?;
+    write.commit().await?;
+    Ok(done("/account", "linked"))
+}
+
+/// `POST /account/links/end`
+pub(super) async fn end_link(
+    Use(state): Use<State>,
+    actor: Actor,
+    Fields(fields): Fields,
+) -> Result<Response, Problem> {
+    let (chat, team, person) = (fields.exact("chat"), fields.exact("team"), fields.exact("person"));
+    let mut write = state.store.write().await?;
+    if !write.unlink_chat(&actor.name, chat, team, person).await? {
+        return Err(Problem::not_found("link"));
+    }
+    let detail = format!("{chat}: {person} in {team}");
+    write.audit(&actor.trail(), "account.unlink", &actor.name, &detail, &actor.address).await?;
+    write.commit().await?;
+    Ok(done("/account", "unlinked"))
+}

@@ -1,0 +1,530 @@
+//! Who sees requests for approval, who decides on them, and what is written down of it.
+
+use interlock_recording::proto::Subject;
+use interlock_shipping::v1::{
+    ApprovalAnswer, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement,
+    ApprovalVote,
+};
+use prost::Message as _;
+
+use super::*;
+use crate::store::{JournalKind, approval_id};
+
+/// What `alice`, who has become `deploy`, asks for on a host.
+pub(super) fn request() -> ApprovalRequest {
+    let subject = Subject {
+        user: "deploy".into(),
+        login_user: "alice".into(),
+        exe: "/usr/bin/psql".into(),
+        argv: vec!["psql".into(), "shop".into()],
+        ..Subject::default()
+    };
+    ApprovalRequest {
+        request: "k7m2q9xd".into(),
+        digest: vec![7; 32],
+        session: vec![1; 16],
+        asked_ns: now_ns().unsigned_abs(),
+        deadline_ns: now_ns().unsigned_abs() + 600_000_000_000,
+        left_ns: 600_000_000_000,
+        step: "query".into(),
+        text: "UPDATE customers SET vip = $1".into(),
+        params: vec![ApprovalParam { value: Some("secret-parameter".into()) }, ApprovalParam { value: None }],
+        statements: vec![ApprovalStatement {
+            kinds: vec!["update".into()],
+            writes: vec!["customers".into()],
+            r#where: "missing".into(),
+            ..ApprovalStatement::default()
+        }],
+        subject: subject.encode_to_vec(),
+        server: "10.0.0.1:5432".into(),
+        database: "shop".into(),
+        db_user: "app".into(),
+        quorums: vec![ApprovalQuorum {
+            rule: "unbounded".into(),
+            groups: vec!["dba".into()],
+            needed: 1,
+            ..ApprovalQuorum::default()
+        }],
+        scopes: vec!["once".into(), "shape".into()],
+        shape_for_seconds: 1800,
+        likeness: vec![3; 32],
+        collector: "decide".into(),
+        ..ApprovalRequest::default()
+    }
+}
+
+/// The state that a host tells.
+fn standing(of: &ApprovalRequest, state: &str) -> ApprovalStanding {
+    let (request, digest) = (of.request.clone(), of.digest.clone());
+    ApprovalStanding { request, digest, state: state.into(), ..ApprovalStanding::default() }
+}
+
+impl Site {
+    /// A host has this request open; gives its id here.
+    async fn asked(&self, host: &str, told: &ApprovalRequest) -> String {
+        let mut write = self.intake.store.write().await.unwrap();
+        write.take_approval(host, told).await.unwrap();
+        write.commit().await.unwrap();
+        approval_id(host, &told.request, &told.digest)
+    }
+
+    async fn stands(&self, host: &str, told: &ApprovalStanding) {
+        let mut write = self.intake.store.write().await.unwrap();
+        write.take_standing(host, told).await.unwrap();
+        write.commit().await.unwrap();
+    }
+
+    /// An account in these groups, with its browser.
+    async fn member(&self, name: &str, role: Role, groups: &[&str]) -> Caller {
+        self.account(name, role).await;
+        let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+        let mut write = self.intake.store.write().await.unwrap();
+        write.set_groups(name, &groups).await.unwrap();
+        write.commit().await.unwrap();
+        self.browser(name).await
+    }
+
+    /// The host's agent, which counts whatever it is told but what `refuses` says otherwise of.
+    fn agent(
+        &self,
+        host: &str,
+        refuses: fn(&ApprovalVote) -> Option<&'static str>,
+    ) -> tokio::task::JoinHandle<()> {
+        let (intake, host) = (Arc::clone(&self.intake), host.to_owned());
+        tokio::spawn(async move {
+            loop {
+                for vote in intake.store.waiting_votes(&host).await.unwrap() {
+                    let why = refuses(&vote);
+                    let answer = ApprovalAnswer {
+                        vote: vote.vote.clone(),
+                        counted: why.is_none(),
+                        why: why.unwrap_or_default().into(),
+                        missing: 0,
+                    };
+                    let mut write = intake.store.write().await.unwrap();
+                    assert!(!write.answer_vote("another", &answer).await.unwrap(), "not that host's");
+                    assert!(write.answer_vote(&host, &answer).await.unwrap());
+                    write.commit().await.unwrap();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+    }
+
+    async fn host(&self) -> String {
+        SampleHost::enrol(&self.intake.store, "bastion", 1).await.unwrap().id
+    }
+}
+
+const APPROVE: &str = r#"{"reason": "ticket 17"}"#;
+
+#[tokio::test]
+async fn members_decide_whatever_their_role_and_nobody_else_whatever_theirs() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let agent = site.agent(&host, |_| None);
+    for role in ALL {
+        site.member(role.name(), *role, &[]).await;
+        site.member(&format!("member-{role}"), *role, &["dba"]).await;
+        site.member(&format!("other-{role}"), *role, &["sec"]).await;
+    }
+    for (nth, role) in ALL.iter().enumerate() {
+        for (name, member) in [
+            (role.name().to_owned(), false),
+            (format!("other-{role}"), false),
+            (format!("member-{role}"), true),
+        ] {
+            for by_token in [false, true] {
+                // A request for each of them.
+                let digest =
+                    vec![u8::try_from(nth).unwrap(), u8::from(by_token), u8::from(member), name.len() as u8];
+                let told = ApprovalRequest { digest: digest.repeat(8), ..request() };
+                let id = site.asked(&host, &told).await;
+                let caller =
+                    if by_token { site.program(&name, *role).await } else { site.browser(&name).await };
+                let sees = member || *role != Role::Viewer;
+                let what = format!("{name}, by token: {by_token}");
+                let path = format!("/api/v1/approvals/{id}");
+                let shown = site.get(&path, &caller).await;
+                assert_eq!(shown.status == StatusCode::OK, sees, "{what}: {}", shown.text);
+                assert_eq!(shown.text.contains("secret-parameter"), sees, "{what}");
+                let listed = site.get("/api/v1/approvals?state=pending", &caller).await;
+                assert_eq!(listed.text.contains(&id), sees, "{what}: {}", listed.text);
+                if !by_token {
+                    for page in [format!("/approvals/{id}"), format!("/approvals/{id}/standing")] {
+                        assert_eq!(
+                            site.get(&page, &caller).await.status == StatusCode::OK,
+                            sees,
+                            "{what} {page}"
+                        );
+                    }
+                    let list = site.get("/approvals/list", &caller).await;
+                    assert_eq!(list.text.contains(&id), sees, "{what}");
+                }
+                let denied = |sees| if sees { StatusCode::FORBIDDEN } else { StatusCode::NOT_FOUND };
+                let deny =
+                    site.send(Method::POST, &format!("{path}/deny"), &caller, r#"{"reason": "no"}"#).await;
+                let approve = site.send(Method::POST, &format!("{path}/approve"), &caller, APPROVE).await;
+                for reply in [deny, approve] {
+                    let expected = if member { StatusCode::OK } else { denied(sees) };
+                    assert_eq!(reply.status, expected, "{what}: {}", reply.text);
+                }
+                if !by_token {
+                    let form = [("reason", "again")];
+                    let reply = site.post(&format!("/approvals/{id}/deny"), &caller, &form).await;
+                    assert!(reply.status.is_client_error(), "{what}: {} {}", reply.status, reply.text);
+                }
+                // It is of no consequence to those that come later.
+                site.stands(&host, &standing(&told, "denied")).await;
+            }
+        }
+    }
+    let trail = site.trail().await;
+    let done = |action: &str| trail.iter().filter(|(_, done, _)| done == action).count();
+    assert_eq!((done("approval.approve"), done("approval.deny")), (8, 8));
+    assert!(done("approval.refused") > 0, "what somebody tried is written down");
+    // Each stands in the ledger.
+    let entries = site.intake.store.ledger_entries(0, 500).await.unwrap();
+    assert_eq!(
+        entries.iter().filter(|entry| entry.kind == "approval_given" && entry.host == host).count(),
+        16
+    );
+    agent.abort();
+}
+
+#[tokio::test]
+async fn what_cannot_count_is_not_passed_on_and_says_why() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let agent = site.agent(&host, |vote| (vote.reason == "late").then_some("it is expired already"));
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    let path = |id: &str, what: &str| format!("/api/v1/approvals/{id}/{what}");
+    let with = |nth: u8, change: fn(&mut ApprovalRequest)| {
+        let mut told = ApprovalRequest { digest: vec![nth; 32], ..request() };
+        change(&mut told);
+        told
+    };
+    for (nth, change, body, status, why) in [
+        (
+            1,
+            (|told| told.collector = "show".into()) as fn(&mut ApprovalRequest),
+            APPROVE,
+            409,
+            "takes no approvals",
+        ),
+        (2, |told| told.quorums[0].via = vec!["host".into()], APPROVE, 409, "only on the host"),
+        (3, |told| told.reason_required = true, "{}", 422, "asks for a reason"),
+        (4, |_| (), r#"{"scope": "session"}"#, 422, "lets you approve once, shape"),
+        (5, |told| told.fresh_seconds = 600, APPROVE, 403, "sign in again"),
+        (6, |told| told.left_ns = 0, APPROVE, 409, "expired already"),
+        (7, |_| (), r#"{"reason": "late"}"#, 409, "expired already"),
+    ] {
+        let id = site.asked(&host, &with(nth, change)).await;
+        let reply = site.send(Method::POST, &path(&id, "approve"), &bob, body).await;
+        assert_eq!(reply.status.as_u16(), status, "{nth}: {}", reply.text);
+        assert!(reply.text.contains(why), "{nth}: {}", reply.text);
+        // A refusal counts, but after the time.
+        let reply = site.send(Method::POST, &path(&id, "deny"), &bob, r#"{"reason": "no"}"#).await;
+        let expected = if nth == 6 { StatusCode::CONFLICT } else { StatusCode::OK };
+        assert_eq!(reply.status, expected, "{nth}: {}", reply.text);
+    }
+    // Nobody says the same twice, or without a reason for a refusal.
+    let id = site.asked(&host, &with(8, |_| ())).await;
+    let reply = site.send(Method::POST, &path(&id, "deny"), &bob, r#"{"reason": "  "}"#).await;
+    assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let reply =
+        site.send(Method::POST, &path(&id, "approve"), &bob, r#"{"scope": "shape", "minutes": 5}"#).await;
+    assert_eq!((reply.status, &reply.json()["seconds"]), (StatusCode::OK, &300.into()), "{}", reply.text);
+    let reply = site.send(Method::POST, &path(&id, "approve"), &bob, "{}").await;
+    assert!(
+        reply.status == StatusCode::CONFLICT && reply.text.contains("approved it already"),
+        "{}",
+        reply.text
+    );
+    // By the name that the host gave it, where that is one's.
+    let reply = site.get("/api/v1/approvals/k7m2q9xd", &bob).await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND, "several are called so");
+    let other = site.asked(&host, &ApprovalRequest { request: "aaaaaaaa".into(), ..with(9, |_| ()) }).await;
+    let reply = site.get("/api/v1/approvals/aaaaaaaa", &bob).await;
+    assert_eq!(reply.json()["id"], other.as_str());
+    assert_eq!(site.get("/approvals/aaaaaaaa", &bob).await.location(), format!("/approvals/{other}"));
+    for bad in ["%2e%2e", "k7m2q9xd-0000000000000000", "'", "%00"] {
+        assert_eq!(
+            site.get(&format!("/api/v1/approvals/{bad}"), &bob).await.status,
+            StatusCode::NOT_FOUND,
+            "{bad}"
+        );
+    }
+    assert_eq!(site.get("/api/v1/approvals?state=x", &bob).await.status, StatusCode::BAD_REQUEST);
+    agent.abort();
+}
+
+#[tokio::test]
+async fn nobody_decides_on_their_own_request_by_any_of_their_names() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let id = site.asked(&host, &request()).await;
+    let admin = site.signed_in(Role::Admin).await;
+    for (name, body) in [
+        ("alice", r#"{"groups": ["dba"]}"#),
+        ("deploy", r#"{"groups": ["dba"]}"#),
+        ("boss", r#"{"groups": ["dba"], "logins": ["x", "Alice"]}"#),
+        ("mail", r#"{"groups": ["dba"], "email": "ALICE@corp.example"}"#),
+    ] {
+        site.account(name, Role::Reviewer).await;
+        let reply = site.send(Method::PATCH, &format!("/api/v1/users/{name}/owner"), &admin, body).await;
+        assert_eq!(reply.status, StatusCode::NO_CONTENT, "{}", reply.text);
+        let browser = site.browser(name).await;
+        let page = site.get(&format!("/approvals/{id}"), &browser).await.text;
+        assert!(page.contains("You ask for it yourself") && !page.contains("/approve\""), "{page}");
+        for (what, body) in [("approve", APPROVE), ("deny", r#"{"reason": "no"}"#)] {
+            let path = format!("/api/v1/approvals/{id}/{what}");
+            let reply = site.send(Method::POST, &path, &browser, body).await;
+            assert_eq!(reply.status, StatusCode::FORBIDDEN, "{name}");
+            assert!(reply.text.contains("own request"), "{}", reply.text);
+        }
+    }
+    assert!(site.intake.store.approval_votes(&id).await.unwrap().is_empty());
+    // Who may decide on what is not for oneself to say, and groups are what policies can name.
+    let own = site.send(Method::PATCH, "/api/v1/users/admin/owner", &admin, r#"{"groups": ["dba"]}"#).await;
+    assert_eq!(own.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", own.text);
+    for bad in
+        [r#"{"groups": ["a b"]}"#, r#"{"groups": [""]}"#, r#"{"logins": ["a b"]}"#, r#"{"email": "\n"}"#]
+    {
+        let reply = site.send(Method::PATCH, "/api/v1/users/boss/owner", &admin, bad).await;
+        let none = bad.contains("\\n");
+        assert_eq!(reply.status == StatusCode::UNPROCESSABLE_ENTITY, !none, "{bad}: {}", reply.text);
+    }
+    let page = site.get("/admin/users/boss", &admin).await.text;
+    assert!(page.contains("value=\"x Alice\""), "{page}");
+}
+
+#[tokio::test]
+async fn a_fresh_sign_in_is_asked_for_and_counts() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let agent = site
+        .agent(&host, |vote| (vote.by.as_ref().is_none_or(|by| by.authenticated_ns == 0)).then_some("stale"));
+    let told = ApprovalRequest { fresh_seconds: 600, ..request() };
+    let id = site.asked(&host, &told).await;
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    let admin = site.signed_in(Role::Admin).await;
+    let body = format!(r#"{{"password": "{PASSWORD}"}}"#);
+    site.send(Method::POST, "/api/v1/users/bob/reset", &admin, &body).await;
+    let bob = Caller { session: site.browser("bob").await.session, ..bob };
+    let page = site.get(&format!("/approvals/{id}"), &bob).await.text;
+    assert!(page.contains("Sign in again to approve") && page.contains("/account/again?back="), "{page}");
+    let path = format!("/approvals/{id}/approve");
+    assert_eq!(site.post(&path, &bob, &[("scope", "once")]).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let back = format!("/approvals/{id}");
+    let wrong = [("password", "wrong wrong wrong"), ("back", back.as_str())];
+    assert_eq!(site.post("/account/again", &bob, &wrong).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(site.post(&path, &bob, &[("scope", "once")]).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let right = [("password", PASSWORD), ("back", back.as_str())];
+    assert_eq!(site.post("/account/again", &bob, &right).await.location(), back);
+    let elsewhere = [("password", PASSWORD), ("back", "//evil.example")];
+    assert_eq!(site.post("/account/again", &bob, &elsewhere).await.location(), "/sessions");
+    let reply = site.post(&path, &bob, &[("scope", "once")]).await;
+    assert_eq!(reply.location(), format!("{back}?done=approval-approved"), "{}", reply.text);
+    // A program's token has never signed in.
+    let id = site.asked(&host, &ApprovalRequest { digest: vec![8; 32], ..told }).await;
+    let token = site.program("bob", Role::Viewer).await;
+    let reply = site.send(Method::POST, &format!("/api/v1/approvals/{id}/approve"), &token, "{}").await;
+    assert_eq!(reply.status, StatusCode::FORBIDDEN, "{}", reply.text);
+    agent.abort();
+}
+
+#[tokio::test]
+async fn what_hosts_tell_is_shown_harmlessly() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let evil = format!("{HOSTILE}<script>alert(1)</script>\" onmouseover=\"alert\u{202e}");
+    let subject = Subject {
+        user: evil.clone(),
+        login_user: evil.clone(),
+        exe: evil.clone(),
+        argv: vec![evil.clone()],
+        ..Subject::default()
+    };
+    let told = ApprovalRequest {
+        subject: subject.encode_to_vec(),
+        text: evil.clone(),
+        runs: vec![evil.clone()],
+        params: vec![ApprovalParam { value: Some(evil.clone()) }],
+        server: evil.clone(),
+        hosts: vec![evil.clone()],
+        database: evil.clone(),
+        db_user: evil.clone(),
+        message: evil.clone(),
+        step: evil.clone(),
+        transaction: evil.clone(),
+        quorums: vec![ApprovalQuorum {
+            rule: evil.clone(),
+            groups: vec!["dba".into(), evil.clone()],
+            needed: 1,
+            ..ApprovalQuorum::default()
+        }],
+        scopes: vec!["once".into(), evil.clone()],
+        statements: vec![ApprovalStatement {
+            kinds: vec![evil.clone()],
+            classes: vec![evil.clone()],
+            reads: vec![evil.clone()],
+            writes: vec![evil.clone()],
+            functions: vec![evil.clone()],
+            r#where: evil.clone(),
+            unparsed: evil.clone(),
+            ..ApprovalStatement::default()
+        }],
+        ..request()
+    };
+    let id = site.asked(&host, &told).await;
+    let other = site.asked(&host, &ApprovalRequest { digest: vec![9; 32], ..told.clone() }).await;
+    let mut ended = standing(&told, "denied");
+    ended.reason = evil.clone();
+    ended.by =
+        Some(interlock_shipping::v1::ApprovalBy { name: evil.clone(), login: evil, ..Default::default() });
+    site.stands(&host, &ended).await;
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    for path in [
+        "/approvals".to_owned(),
+        "/approvals?state=decided&text=%3Cscript%3Ealert".into(),
+        "/approvals/list".into(),
+        format!("/approvals/{id}"),
+        format!("/approvals/{other}"),
+        format!("/approvals/{id}/standing"),
+        format!("/api/v1/approvals/{id}"),
+        "/api/v1/approvals".into(),
+    ] {
+        let reply = site.get(&path, &bob).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path} {}", reply.text);
+        let bad = reply.text.chars().find(|c| !matches!(c, '\n' | '\t') && is_unprintable(*c));
+        assert_eq!(bad, None, "{path}");
+        if !path.starts_with("/api/") {
+            for markup in ["<script>alert", "<img src=x", "<b>rule", "\" onmouseover=\"alert"] {
+                assert!(!reply.text.contains(markup), "{path}: {markup}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_glass_stays_open_until_a_member_has_looked_into_it() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let told = request();
+    let id = site.asked(&host, &told).await;
+    site.stands(&host, &ApprovalStanding { reason: "fire".into(), ..standing(&told, "broken_glass") }).await;
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    let alice = site.member("alice", Role::Admin, &["dba"]).await;
+    let auditor = site.signed_in(Role::Auditor).await;
+    for caller in [&bob, &auditor] {
+        assert!(site.get("/approvals?state=unreviewed", caller).await.text.contains("needs review"));
+    }
+    let path = format!("/api/v1/approvals/{id}/review");
+    let body = r#"{"reason": "the disk was full"}"#;
+    // Who asked, and who is in no group, cannot close it.
+    for caller in [&alice, &auditor] {
+        assert_eq!(site.send(Method::POST, &path, caller, body).await.status, StatusCode::FORBIDDEN);
+    }
+    let empty = site.post(&format!("/approvals/{id}/review"), &bob, &[("reason", " ")]).await;
+    assert_eq!(empty.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(site.send(Method::POST, &path, &bob, body).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(site.send(Method::POST, &path, &bob, body).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let listed = site.get("/api/v1/approvals?state=unreviewed", &auditor).await.json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 0);
+    let one = site.get(&format!("/api/v1/approvals/{id}"), &auditor).await.json();
+    assert_eq!((&one["reviewed_by"], &one["review"]), (&"bob".into(), &"the disk was full".into()));
+    assert!(site.trail().await.iter().any(|(who, action, _)| who == "bob" && action == "approval.review"));
+}
+
+#[tokio::test]
+async fn each_change_is_in_the_journal_and_what_is_over_stays_so() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let store = &site.intake.store;
+    let mut write = store.write().await.unwrap();
+    write.add_output("chat").await.unwrap();
+    write.commit().await.unwrap();
+    let told = request();
+    let id = site.asked(&host, &told).await;
+    // Told again after a connection that broke.
+    site.asked(&host, &told).await;
+    site.stands(
+        &host,
+        &ApprovalStanding { missing: 1, votes: vec![Default::default()], ..standing(&told, "pending") },
+    )
+    .await;
+    site.stands("another", &standing(&told, "approved")).await;
+    site.stands(&host, &standing(&told, "expired")).await;
+    site.stands(&host, &standing(&told, "approved")).await;
+    let second = ApprovalRequest { digest: vec![8; 32], ..told };
+    let second_id = site.asked(&host, &second).await;
+    let mut write = store.write().await.unwrap();
+    assert_eq!(write.close_approvals("another", &[]).await.unwrap(), 0);
+    assert_eq!(write.close_approvals(&host, &[second_id.clone()]).await.unwrap(), 0);
+    assert_eq!(write.close_approvals(&host, &[]).await.unwrap(), 1);
+    write.commit().await.unwrap();
+    let rows = store.journal((0, 0), 100).await.unwrap();
+    let about: Vec<_> =
+        rows.iter().filter(|row| row.kind == JournalKind::Approval).map(|row| row.about.as_str()).collect();
+    let expected = [
+        format!("{id} made"),
+        format!("{id} changed"),
+        format!("{id} ended"),
+        format!("{second_id} made"),
+        format!("{second_id} ended"),
+    ];
+    assert_eq!(about, expected);
+    assert_eq!(store.approval(&id).await.unwrap().unwrap().item.state, "expired");
+    let closed = store.approval(&second_id).await.unwrap().unwrap();
+    assert!(closed.item.state == "withdrawn" && closed.standing.reason.contains("started anew"));
+    assert_eq!(store.open_approvals(None).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn filters_find_and_miss() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let told = |nth: u8, text: &str, rule: &str| {
+        let mut told = ApprovalRequest { digest: vec![nth; 32], text: text.into(), ..request() };
+        told.quorums[0].rule = rule.into();
+        told
+    };
+    let first = told(1, "DELETE FROM a_b", "no-delete");
+    for told in [&first, &told(2, "DELETE FROM axb", "no"), &told(3, "UPDATE t", "no-update")] {
+        site.asked(&host, told).await;
+    }
+    site.stands(&host, &standing(&first, "denied")).await;
+    let reviewer = site.signed_in(Role::Reviewer).await;
+    for (query, count) in [
+        ("", 3),
+        ("state=pending", 2),
+        ("state=decided", 1),
+        ("state=denied", 1),
+        ("state=approved", 0),
+        ("text=a_b", 1),
+        ("text=DELETE", 2),
+        ("text=k7m2q9xd", 3),
+        ("user=deploy", 3),
+        ("user=alice", 3),
+        ("user=bob", 0),
+        ("rule=no", 1),
+        ("rule=no-update", 1),
+        ("host=bastion", 3),
+        ("host=nowhere", 0),
+        ("since=1h", 3),
+        ("until=1h", 0),
+    ] {
+        let found = site.get(&format!("/api/v1/approvals?{query}"), &reviewer).await.json();
+        assert_eq!(found["items"].as_array().unwrap().len(), count, "{query}");
+    }
+    let page = site.get("/api/v1/approvals?limit=2", &reviewer).await.json();
+    let rest = site
+        .get(&format!("/api/v1/approvals?limit=2&cursor={}", page["next"].as_str().unwrap()), &reviewer)
+        .await;
+    assert_eq!((rest.json()["items"].as_array().unwrap().len(), &rest.json()["next"]), (1, &Value::Null));
+    let alike = site.get("/api/v1/approvals?state=denied", &reviewer).await.json();
+    let id = alike["items"][0]["id"].as_str().unwrap().to_owned();
+    let one = site.get(&format!("/api/v1/approvals/{id}"), &reviewer).await.json();
+    assert_eq!(one["alike"].as_array().unwrap().len(), 2);
+}
