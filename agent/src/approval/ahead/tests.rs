@@ -1,14 +1,14 @@
 //! What an approval that was given beforehand lets through, and what not.
 
 use super::*;
-use crate::approval::desk::{Bounds, Shape};
+use crate::approval::desk::Shape;
 use crate::approval::{Approver, Event, Person, Shown, Vote};
 use crate::identity::Ancestor;
 
 const TREE: Tree = Tree { pid: 70, start_time_ns: 7_000_000_000 };
 
 fn desk() -> Arc<Desk> {
-    Desk::new(Bounds { held: 50, held_per_user: 50, bytes: 1 << 20, remind: Duration::from_secs(60) })
+    Desk::new(crate::config::Config::default().approvals.bounds())
 }
 
 /// A process of the tree.
