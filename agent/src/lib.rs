@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod identity;
 pub mod intercept;
 pub mod mask;
+pub mod mcp;
 pub mod operation;
 pub mod policy;
 pub mod protocol;

@@ -132,6 +132,21 @@ pub fn event(
             put("rule", &rules.join(" "));
             put("detail", &body.request);
         }
+        Some(Body::ApprovalAsked(body)) => {
+            let request = body.request.clone().unwrap_or_default();
+            put("step", &request.step);
+            put("text", &request.text);
+            put("params", &parameters(&request.params));
+            let rules: Vec<_> = request.quorums.iter().map(|quorum| &*quorum.rule).collect();
+            put("rule", &rules.join(" "));
+            put("message", &body.reason);
+            put("detail", &request.request);
+        }
+        Some(Body::PolicyExplained(body)) => {
+            put("text", &body.text);
+            put("verdict", &body.verdict);
+            put("rule", &body.rule);
+        }
         Some(Body::ApprovalVoted(body)) => {
             put("status", &"voted");
             put("message", &body.reason);

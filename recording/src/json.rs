@@ -46,6 +46,8 @@ pub fn name(event: &Event) -> &'static str {
         Some(Body::ApprovalRequested(_)) => "approval_requested",
         Some(Body::ApprovalVoted(_)) => "approval_voted",
         Some(Body::ApprovalDecided(_)) => "approval_decided",
+        Some(Body::ApprovalAsked(_)) => "approval_asked",
+        Some(Body::PolicyExplained(_)) => "policy_explained",
         Some(Body::IdentityChanged(_)) => "identity_changed",
         Some(Body::TokenRefused(_)) => "token_refused",
         None => "unknown",
@@ -182,22 +184,7 @@ fn body(body: &Body) -> Value {
         Body::CommandsWithdrawn(body) => json!({
             "first": body.first, "last": body.last, "reason": body.reason,
         }),
-        Body::ApprovalRequested(body) => json!({
-            "request": body.request,
-            "step": body.step,
-            "text": body.text,
-            "params": body.params.iter().map(|param| param.value.as_deref()).collect::<Vec<_>>(),
-            "omitted_params": body.omitted_params,
-            "runs": body.runs,
-            "command": body.command,
-            "digest": hex(&body.digest),
-            "quorums": body.quorums.iter().map(|quorum| json!({
-                "rule": quorum.rule, "groups": quorum.groups, "needed": quorum.needed, "all_of": quorum.all_of,
-                "via": quorum.via,
-            })).collect::<Vec<_>>(),
-            "within_ns": body.within_ns,
-            "fresh_ns": body.fresh_ns,
-        }),
+        Body::ApprovalRequested(body) => requested(body),
         Body::ApprovalVoted(body) => json!({
             "request": body.request,
             "by": body.by.as_ref().map(approver),
@@ -214,6 +201,37 @@ fn body(body: &Body) -> Value {
             "needs_review": body.needs_review,
             "waited_ns": body.waited_ns,
         }),
+        Body::ApprovalAsked(body) => {
+            let mut object = body.request.as_ref().map_or_else(|| json!({}), requested);
+            if let Value::Object(object) = &mut object {
+                let more = json!({
+                    "subject": body.subject.as_ref().map(subject),
+                    "server": body.server,
+                    "hosts": body.hosts,
+                    "database": body.database,
+                    "db_user": body.db_user,
+                    "reason": body.reason,
+                    "usable_ns": body.usable_ns,
+                    "tree_pid": body.tree_pid,
+                    "tree_start_ns": body.tree_start_ns,
+                });
+                if let Value::Object(more) = more {
+                    object.extend(more);
+                }
+            }
+            object
+        }
+        Body::PolicyExplained(body) => json!({
+            "subject": body.subject.as_ref().map(subject),
+            "server": body.server,
+            "hosts": body.hosts,
+            "database": body.database,
+            "db_user": body.db_user,
+            "text": body.text,
+            "omitted_bytes": body.omitted_bytes,
+            "verdict": body.verdict,
+            "rule": body.rule,
+        }),
         Body::SessionEnded(body) => json!({
             "reason": body.reason,
             "detail": body.detail,
@@ -223,6 +241,28 @@ fn body(body: &Body) -> Value {
             "refused": body.refused,
         }),
     }
+}
+
+fn requested(body: &proto::ApprovalRequested) -> Value {
+    json!({
+        "request": body.request,
+        "step": body.step,
+        "text": body.text,
+        "params": body.params.iter().map(|param| param.value.as_deref()).collect::<Vec<_>>(),
+        "omitted_params": body.omitted_params,
+        "runs": body.runs,
+        "command": body.command,
+        "digest": hex(&body.digest),
+        "quorums": body.quorums.iter().map(|quorum| json!({
+            "rule": quorum.rule, "groups": quorum.groups, "needed": quorum.needed, "all_of": quorum.all_of,
+            "via": quorum.via,
+        })).collect::<Vec<_>>(),
+        "within_ns": body.within_ns,
+        "fresh_ns": body.fresh_ns,
+        "estimate": body.estimate.as_ref().map(|estimate| json!({
+            "rows": estimate.known.then_some(estimate.rows), "why_not": estimate.why_not,
+        })),
+    })
 }
 
 fn approver(body: &proto::Approver) -> Value {
@@ -350,6 +390,7 @@ fn command(body: &proto::Command) -> Value {
                 "by": approval.by,
                 "scope": approval.scope,
                 "earlier": approval.earlier,
+                "beforehand": approval.beforehand,
             }),
         );
     }

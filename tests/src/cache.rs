@@ -47,6 +47,11 @@ pub fn otlp() -> PathBuf {
     directory().join("otlp")
 }
 
+/// The directory whose `node_modules` has MCP's inspector, a client of that protocol.
+pub fn mcp() -> PathBuf {
+    directory().join("mcp")
+}
+
 /// The virtual environment with receivers of what the collector sends: Kafka, mail.
 pub fn receivers() -> PathBuf {
     directory().join("receivers")

@@ -175,6 +175,7 @@ pub(crate) fn ensure(part: Part) -> Result<()> {
             ensure_saml_provider()?;
             ensure_node_driver()?;
             ensure_otlp_receiver()?;
+            ensure_mcp_inspector()?;
             ensure_receivers()?;
             ensure_newer_postgres()
         }
@@ -608,6 +609,21 @@ fn ensure_otlp_receiver() -> Result<()> {
         .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
         .arg(&directory)
         .arg(format!("{package}@0.10.0")))
+}
+
+/// A client of the Model Context Protocol, in a directory of its own. Later ones need a newer Node.js than Debian's.
+fn ensure_mcp_inspector() -> Result<()> {
+    let directory = cache::mcp();
+    let package = "@modelcontextprotocol/inspector";
+    if directory.join("node_modules").join(package).join("package.json").is_file() {
+        return Ok(());
+    }
+    say(format!("missing: {}", paint(BOLD, "MCP's inspector (a client of the Model Context Protocol)")));
+    fs::create_dir_all(&directory)?;
+    run(Command::new("npm")
+        .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+        .arg(&directory)
+        .arg(format!("{package}@0.16.8")))
 }
 
 /// The newest servers, which know TLS without asking for it first.

@@ -207,8 +207,9 @@ fn line(one: &Value) -> String {
         login => format!(" ({login})"),
     };
     let what: String = printable(text(one, "text")).chars().take(100).collect();
+    let beforehand = if one["beforehand"] == true { "  (asked for beforehand)" } else { "" };
     format!(
-        "{}  {}  {}{} {} to {}/{}  needs {}\n    {what}\n",
+        "{}  {}  {}{} {} to {}/{}  needs {}{beforehand}\n    {what}\n",
         printable(text(one, "id")),
         printable(&state),
         printable(text(one, "user")),
@@ -234,6 +235,19 @@ fn whole(one: &Value) -> String {
     field("asked", text(one, "asked"));
     if text(one, "state") == "pending" {
         field("left", &format!("{} s", number(one, "left")));
+    }
+    if let Some(beforehand) = one.get("beforehand").filter(|told| told.is_object()) {
+        let usable = number(beforehand, "usable_seconds");
+        field(
+            "beforehand",
+            &format!(
+                "the command is not sent yet: asked for what process {} {} and its descendants may send within \
+                 {usable} s of the approval",
+                number(beforehand, "tree_pid"),
+                text(beforehand, "tree_exe"),
+            ),
+        );
+        field("they say", text(beforehand, "reason"));
     }
     field("needs", text(one, "needs"));
     field("scopes", &list(one, "scopes"));
@@ -287,6 +301,13 @@ fn whole(one: &Value) -> String {
         }
         field(&format!("statement {nth}"), &what);
     }
+    if let Some(estimate) = one.get("estimate").filter(|told| told.is_object()) {
+        let told = match estimate["rows"].as_u64() {
+            Some(rows) => format!("about {rows} rows, by the server's planner"),
+            None => format!("no estimate: {}", text(estimate, "why_not")),
+        };
+        field("estimate", &told);
+    }
     for (nth, param) in (1..).zip(one["params"].as_array().into_iter().flatten()) {
         field(&format!("${nth}"), param.as_str().unwrap_or("NULL"));
     }
@@ -335,6 +356,8 @@ mod tests {
             "subject": {"user": evil, "exe": evil, "argv": [evil], "ci": {"job": evil}, "unit": evil,
                 "ancestors": [{"pid": 1, "exe": evil}]},
             "statements": [{"kinds": [evil], "reads": [evil], "where": evil, "unparsed": evil}],
+            "estimate": {"why_not": evil},
+            "beforehand": {"reason": evil, "tree_exe": evil, "tree_pid": 1},
             "similar": [{"asked": evil, "user": evil, "outcome": evil, "by": [evil]}],
         });
         for shown in [whole(&one), table(&json!([one]))] {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 use zeroize::Zeroizing;
 
+use super::ahead::Ahead;
 use super::case::{Case, NotCounted, Outcome, Vote, Withdrawal};
 use super::listed::{Listed, Shown, Similar, decided_by};
 use super::person::{Approver, Requester};
@@ -102,6 +104,9 @@ pub enum DeskError {
     /// By their size.
     #[error("what waits for approval takes as much memory as it may")]
     Bytes,
+    /// This user asks beforehand more often than they may.
+    #[error("{0} approvals were asked for beforehand within an hour: wait, and ask for less at a time")]
+    TooOften(usize),
     /// It is not the time for it.
     #[error("approvals cannot be asked for at this time of day")]
     Closed,
@@ -127,6 +132,8 @@ pub struct CancelKey {
     pub server: SocketAddr,
     /// Process id and secret, as in BackendKeyData.
     pub key: Zeroizing<Box<[u8]>>,
+    /// The server is at work on what the session sent before.
+    pub running: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for CancelKey {
@@ -236,6 +243,7 @@ pub(super) struct Inner {
 pub struct Desk {
     pub(super) bounds: Bounds,
     inner: Mutex<Inner>,
+    ahead: Ahead,
     /// Changes whenever there is something to tell.
     pub(super) changed: watch::Sender<()>,
 }
@@ -254,12 +262,22 @@ pub struct Ticket {
 impl Desk {
     /// An empty one.
     pub fn new(bounds: Bounds) -> Arc<Self> {
-        Arc::new(Self { bounds, inner: Mutex::default(), changed: watch::channel(()).0 })
+        Arc::new(Self {
+            bounds,
+            inner: Mutex::default(),
+            ahead: Ahead::default(),
+            changed: watch::channel(()).0,
+        })
     }
 
     /// How often a client that waits is told so.
     pub fn remind(&self) -> Duration {
         self.bounds.remind
+    }
+
+    /// What was asked for before it was sent.
+    pub fn ahead(&self) -> &Ahead {
+        &self.ahead
     }
 
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -386,15 +404,19 @@ impl Desk {
         self.decide(id, by, |open| open.case.break_glass(by.clone(), reason, Instant::now()))
     }
 
-    /// A cancel request came. Says whether it was for a session whose command is held: that one is
-    /// withdrawn.
+    /// A cancel request came. One for a session whose command is held withdraws that. Says whether that was all
+    /// of it: where the server is at work on what came before, it is to get the request too.
     pub fn cancel(&self, server: SocketAddr, key: &[u8]) -> bool {
         let held = |open: &Open| {
             open.request.cancel.as_ref().is_some_and(|cancel| cancel.server == server && **cancel.key == *key)
         };
-        let id = self.inner().open.iter().find(|(_, open)| held(open)).map(|(id, _)| *id);
+        let found = self.inner().open.iter().find(|(_, open)| held(open)).map(|(id, open)| {
+            let running = open.request.cancel.as_ref().is_some_and(|key| key.running.load(Ordering::Relaxed));
+            (*id, running)
+        });
+        let Some((id, running)) = found else { return false };
         let withdraw = |open: &mut Open| open.case.withdraw(Withdrawal::Cancelled, Instant::now());
-        id.and_then(|id| self.with(id, withdraw)).unwrap_or(false)
+        self.with(id, withdraw).unwrap_or(false) && !running
     }
 
     /// Puts an approval in force that covers more than its own command. It is recorded by now.

@@ -40,6 +40,36 @@ pub struct Shown {
     pub command: u64,
     /// The rule's own words; may be empty.
     pub message: String,
+    /// How many rows the server expects it to touch, where a rule has that asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
+    /// It was asked for before the command is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beforehand: Option<Beforehand>,
+}
+
+/// What the server's planner expects of a statement.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Rows that it reads, or changes.
+    pub rows: Option<u64>,
+    /// What that would cost, in the planner's own measure.
+    pub cost: Option<f64>,
+    /// Why there is none; empty when there is one.
+    pub why_not: String,
+}
+
+/// What is told of a request for a command that is not sent yet.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Beforehand {
+    /// Why it is asked for, in the asker's own words, which nobody has verified.
+    pub reason: String,
+    /// The process whose descendants may use the approval.
+    pub tree_pid: u32,
+    /// Its executable.
+    pub tree_exe: String,
+    /// For how many seconds after its approval it can be used.
+    pub usable_seconds: u64,
 }
 
 /// What one statement does, in words.
@@ -135,6 +165,7 @@ impl Listed {
             "server": self.server,
             "database": self.shown.database,
             "kinds": self.shown.statements.first().map(|does| &does.kinds),
+            "beforehand": self.shown.beforehand.is_some(),
             "text": text.get(..text.floor_char_boundary(BRIEF)),
         })
     }
@@ -153,7 +184,10 @@ impl Listed {
             subject: Arc::clone(&request.subject),
             server: request.server,
             hosts: request.hosts.clone(),
-            session: request.session.to_string(),
+            session: match &request.shown.beforehand {
+                Some(_) => String::new(),
+                None => request.session.to_string(),
+            },
             shown: request.shown.clone(),
             digest: interlock_recording::hex(&request.digest),
             similar: Vec::new(),

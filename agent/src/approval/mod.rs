@@ -8,6 +8,7 @@
 //!
 //! Nothing here is kept over the agent's end: flows end with it, and what they held never went on.
 
+pub mod ahead;
 pub mod case;
 pub mod cli;
 mod desk;
@@ -20,7 +21,7 @@ pub use case::{NotCounted, Outcome, Vote, Withdrawal};
 pub use desk::{
     Bounds, CancelKey, Covered, Desk, DeskError, Event, Grant, Id, REASON, Request, Shape, Ticket,
 };
-pub use listed::{Does, Listed, Shown};
+pub use listed::{Beforehand, Does, Estimate, Listed, Shown};
 pub use peer::approver;
 pub use person::{Account, Approver, Person, Requester, Who};
 #[cfg(test)]

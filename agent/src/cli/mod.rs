@@ -61,6 +61,8 @@ enum Command {
     Whoami(login::WhoamiArgs),
     /// See and decide on what waits for approval.
     Approvals(crate::approval::cli::Args),
+    /// Serve AI agents: what policies say of a command, and approval before it is sent (Model Context Protocol).
+    Mcp(crate::mcp::Args),
     /// See whether the credentials that the agent is to hold can be had; make verifiers.
     Credentials(crate::credential::cli::Args),
     /// Have clients trust the host's authority, without editing scripts.
@@ -113,6 +115,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logout(args) => login::logout(&args, &load),
         Command::Whoami(args) => login::whoami(&args, &load),
         Command::Approvals(args) => crate::approval::cli::run(args, &load),
+        Command::Mcp(args) => crate::mcp::run(args, &load),
         Command::Credentials(args) => crate::credential::cli::run(args, &load, &cli.config),
         Command::Trust(args) => crate::trust::cli::run(args, &load),
         Command::Sessions(args) => crate::record::cli::run(args, &load),
@@ -162,6 +165,9 @@ mod tests {
             "interlock approvals deny k7m2q9xd --reason x",
             "interlock approvals break-glass k7m2q9xd --reason x",
             "interlock approvals watch",
+            "interlock mcp",
+            "interlock mcp --listen 127.0.0.1:7332 --token-file t",
+            "interlock mcp --listen 192.0.2.1:7332 --allow-host mcp.example",
             "interlock login",
             "interlock login --issuer okta --device --json",
             "interlock login --browser",
@@ -182,6 +188,7 @@ mod tests {
             "interlock status -v --json",
             "interlock enroll",
             "interlock enroll c.example --leave",
+            "interlock mcp --token-file t",
             "interlock login --device --browser",
         ] {
             assert!(!parses(line), "{line}");

@@ -8,6 +8,7 @@
 mod client;
 mod server;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,48 @@ pub enum Request {
         /// Why.
         reason: String,
     },
+    /// What the policies say of a command of the asker's, which is not sent.
+    Explain {
+        /// The command.
+        command: Command,
+    },
+    /// Ask for approval of a command of the asker's before it is sent.
+    AskAhead {
+        /// The command.
+        command: Command,
+        /// Why it is to run, for those who decide.
+        reason: String,
+    },
+    /// How one's own requests for commands that are not sent yet stand: one, or all.
+    AskedAhead {
+        /// Its name.
+        id: Option<String>,
+    },
+    /// Call one of these off.
+    CallOff {
+        /// Its name.
+        id: String,
+    },
+}
+
+/// A command that somebody means to send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// The whole text.
+    pub text: String,
+    /// Its parameters, in text form; null for NULL.
+    #[serde(default)]
+    pub params: Vec<Option<String>>,
+    /// The server's address and port.
+    pub server: SocketAddr,
+    /// The database.
+    pub database: String,
+    /// The database user.
+    pub db_user: String,
+    /// The program that will send it, by absolute path: designated by that, where policies look at it.
+    #[serde(default)]
+    pub program: Option<PathBuf>,
 }
 
 impl Request {
@@ -110,7 +153,11 @@ impl Request {
             | Self::Approval { .. }
             | Self::Approve { .. }
             | Self::Deny { .. }
-            | Self::BreakGlass { .. } => false,
+            | Self::BreakGlass { .. }
+            | Self::Explain { .. }
+            | Self::AskAhead { .. }
+            | Self::AskedAhead { .. }
+            | Self::CallOff { .. } => false,
         }
     }
 
@@ -128,6 +175,9 @@ impl Request {
             Self::Approve { .. } => "interlock approvals approve",
             Self::Deny { .. } => "interlock approvals deny",
             Self::BreakGlass { .. } => "interlock approvals break-glass",
+            Self::Explain { .. } | Self::AskAhead { .. } | Self::AskedAhead { .. } | Self::CallOff { .. } => {
+                "interlock mcp"
+            }
         }
     }
 }

@@ -58,6 +58,12 @@ impl Handler for Agent {
                 tracing::info!(pid = peer.pid, uid = peer.uid, name, "designated a run");
                 Ok(json!({ "pid": peer.pid, "run": name }))
             }
+            Request::Explain { command } => self.explain(&peer, command).await,
+            Request::AskAhead { command, reason: why } => {
+                self.ask_ahead(&peer, command, &reason(&why)?).await
+            }
+            Request::AskedAhead { id } => self.asked_ahead(&peer, id).await,
+            Request::CallOff { id } => self.call_off(&peer, &id).await,
             request @ (Request::SignIn { .. }
             | Request::SignInWait { .. }
             | Request::SignInBrought { .. }

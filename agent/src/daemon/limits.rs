@@ -121,13 +121,13 @@ impl Readers {
 impl Agent {
     /// Looks at a process. `None` when that takes too long: the process, or others of its user, are such
     /// that whoever reads them waits.
-    pub(super) async fn identify(self: &Arc<Self>, known: Known) -> Option<Subject> {
+    pub(super) async fn identify(&self, known: Known) -> Option<Subject> {
         let readers = self.readers.of(known.uid);
-        let agent = Arc::clone(self);
+        let identity = Arc::clone(&self.identity);
         let looked = tokio::time::timeout(PATIENCE, async move {
             let permit = readers.acquire_owned().await.ok()?;
             tokio::task::spawn_blocking(move || {
-                let subject = agent.identity.subject(&known);
+                let subject = identity.subject(&known);
                 drop(permit);
                 subject
             })

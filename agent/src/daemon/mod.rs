@@ -1,5 +1,6 @@
 //! The running agent: it puts the stages together and keeps them going.
 
+mod ahead;
 mod control;
 mod copy;
 mod egress;
@@ -69,7 +70,7 @@ pub(crate) struct Agent {
     recorder: Arc<Recorder>,
     shipping: Arc<Shipping>,
     approvals: Arc<Desk>,
-    identity: Reader,
+    identity: Arc<Reader>,
     workloads: Workloads,
     /// People who have signed in.
     logins: Arc<Logins>,
@@ -80,6 +81,7 @@ pub(crate) struct Agent {
     limits: Limits,
     counts: Counts,
     readers: Readers,
+    questions: ahead::Questions,
     applied: Mutex<Applied>,
     /// Connections that the kernel side reports cannot be recorded.
     egress_fails: AtomicBool,
@@ -179,7 +181,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         recorder,
         shipping: Arc::default(),
         approvals: Desk::new(config.approvals.bounds()),
-        identity: Reader::new(Box::new(move |pid| programs.of(pid))),
+        identity: Arc::new(Reader::new(Box::new(move |pid| programs.of(pid)))),
         workloads: Workloads::new(issuers),
         logins,
         me: Weak::clone(me),
@@ -188,6 +190,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         limits: Limits::default(),
         counts: Counts::default(),
         readers: Readers::default(),
+        questions: ahead::Questions::default(),
         applied: Mutex::new(Applied { last, ..Applied::default() }),
         egress_fails: AtomicBool::new(false),
         shutdown,

@@ -42,16 +42,16 @@ struct Seen {
 
 /// What /proc/PID/stat tells of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stat {
+pub(crate) struct Stat {
     /// Its parent's process id.
-    pub(super) parent: i32,
+    pub(crate) parent: i32,
     /// When it started, in clock ticks since boot.
-    pub(super) start: u64,
+    pub(crate) start: u64,
 }
 
 impl Stat {
     /// Of a process that is there.
-    pub(super) fn of(pid: i32) -> io::Result<Self> {
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
         let mut text = Vec::with_capacity(1024);
         File::open(format!("/proc/{pid}/stat"))?.read_to_end(&mut text)?;
         Self::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -111,6 +111,7 @@ impl Reader {
             program,
             ancestor: Ancestor {
                 pid: pid.unsigned_abs(),
+                start_time_ns: start.saturating_mul(TICK_NS),
                 uid: user(pid).unwrap_or(u32::MAX),
                 exe: exe.unwrap_or_default(),
                 argv: arguments(command_line(pid).unwrap_or_default()),

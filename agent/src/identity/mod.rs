@@ -17,7 +17,9 @@ pub mod users;
 mod verified;
 pub mod workload;
 
+pub(crate) use ancestors::Stat;
 pub use live::LiveSubject;
+pub(crate) use process::TICK_NS;
 pub use process::{Known, ProgramOf, Reader};
 pub use verified::{IdentityKind, Job, Verified};
 
@@ -88,6 +90,9 @@ pub struct Subject {
 pub struct Ancestor {
     /// Process id.
     pub pid: u32,
+    /// When it started, nanoseconds since boot, as exact as /proc tells: a hundredth of a second.
+    #[serde(skip)]
+    pub start_time_ns: u64,
     /// Real user id.
     pub uid: u32,
     /// Executable; empty where it could not be verified, as for [`Subject::exe`].

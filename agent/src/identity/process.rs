@@ -31,7 +31,7 @@ const MOUNTS: Duration = Duration::from_secs(1);
 const MAX_PROGRAMS: usize = 8192;
 
 /// Nanoseconds per clock tick of /proc/PID/stat's start time.
-pub(super) const TICK_NS: u64 = 1_000_000_000 / 100;
+pub(crate) const TICK_NS: u64 = 1_000_000_000 / 100;
 
 /// What the kernel side noted when the process called connect(). It is there even if the process is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

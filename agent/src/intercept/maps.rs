@@ -14,7 +14,7 @@ use aya::{
 };
 use interlock_agent_common::{
     Agent, Argument, CgroupBits, DestinationKey, FileId, Listeners, MAX_ENTRIES, Mark, Meta,
-    PROCESS_INTERPRETER, Process, Rules,
+    PROCESS_INTERPRETER, PROCESS_UNKNOWN, Process, Rules,
 };
 
 use super::{
@@ -449,6 +449,22 @@ impl Maps {
     /// When a process was started, in nanoseconds since boot, if the kernel side knows it.
     pub(super) fn start_of(&self, pid: u32) -> Option<u64> {
         self.processes.get(&pid, 0).ok().map(|process| process.start).filter(|start| *start != 0)
+    }
+
+    /// What is known of a process.
+    pub(super) fn process(&self, pid: u32) -> Option<Process> {
+        self.processes.get(&pid, 0).ok()
+    }
+
+    /// The entries whose executable a process runs.
+    pub(super) fn by_exe(&self, process: &Process, exes: &Exes) -> u64 {
+        if process.flags & PROCESS_UNKNOWN != 0 {
+            return u64::MAX;
+        }
+        let images = process.images.iter().take_while(|image| image.ino != 0);
+        let files = images.filter_map(|image| exes.files.get(image));
+        let path = exes.paths.get(&process.path).filter(|_| process.path != 0);
+        files.chain(path).fold(0, |bits, more| bits | more)
     }
 
     /// Notes that a process belongs to a run.

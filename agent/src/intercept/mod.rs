@@ -6,6 +6,7 @@
 //! `docs/interception.md` explains the whole.
 
 mod alarm;
+mod asked;
 mod btf;
 mod cgroup;
 mod compile;

@@ -116,6 +116,9 @@ record! {
         /// `true`: whoever asks may let the command through without approval, with a reason. It is recorded as
         /// such and needs a review.
         break_glass: Option<bool>,
+        /// `true`: approvers are shown how many rows the server expects a statement to touch. It is asked to plan
+        /// the statement, which runs nothing of it but can run functions that are said to be immutable.
+        estimate: Option<bool>,
     }
 }
 
@@ -241,6 +244,7 @@ impl Approval {
             hours: self.hours.map(|hours| Box::new([hours.0.into()]) as Box<[Hours]>).unwrap_or_default(),
             fresh: self.fresh.map(|span| span.0),
             break_glass: self.break_glass == Some(true),
+            estimate: self.estimate == Some(true),
         }
     }
 }
@@ -293,6 +297,8 @@ pub struct Terms {
     pub fresh: Option<Duration>,
     /// Whoever asks may let it through unapproved.
     pub break_glass: bool,
+    /// Approvers are shown how many rows the server expects it to touch.
+    pub estimate: bool,
 }
 
 fn seconds<S: serde::Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -317,6 +323,7 @@ impl Terms {
             hours: self.hours.iter().chain(others_hours).cloned().collect(),
             fresh: [self.fresh, other.fresh].into_iter().flatten().min(),
             break_glass: self.break_glass && other.break_glass,
+            estimate: self.estimate || other.estimate,
         }
     }
 
@@ -373,6 +380,7 @@ impl Terms {
             hours: Box::default(),
             fresh: None,
             break_glass: false,
+            estimate: false,
         }
     }
 }

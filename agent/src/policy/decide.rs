@@ -16,7 +16,7 @@ use super::{Destination, Egress, TlsTreatment, Treatment, Verdict};
 use crate::identity::Subject;
 use crate::mask::MaskSet;
 use crate::operation::Operation;
-use crate::sql::{Bound, Kind, Script, Statement};
+use crate::sql::{Bound, Column, Kind, Script, Statement};
 
 /// The built-in rule that refuses replication connections which no rule allows by name.
 pub const REPLICATION_RULE: &str = "interlock.replication";
@@ -222,6 +222,20 @@ impl FlowPolicy {
             .filter(|mask| mask.value.columns.iter().flat_map(|columns| &columns.0).any(reads))
             .filter_map(|mask| names.iter().find(|name| ***name == *mask.value.name.value.0).cloned())
             .collect()
+    }
+
+    /// The columns that the statement reads and some mask takes in, as its own text names them.
+    pub fn masked_columns(&self, statement: &Statement) -> Vec<String> {
+        let tables = || statement.reads.iter().chain(&statement.writes);
+        let enforced = |name: &str| self.masks.names().iter().any(|known| **known == *name);
+        let masks = self.groups.iter().flat_map(|group| &group.policy.masks);
+        let patterns: Vec<&ColumnName> = masks
+            .filter(|mask| enforced(&mask.value.name.value.0))
+            .flat_map(|mask| mask.value.columns.iter().flat_map(|columns| &columns.0))
+            .collect();
+        let masked =
+            |column: &&Column| patterns.iter().any(|pattern| pattern.matches(column, tables()) > Match::No);
+        statement.columns_read.iter().filter(masked).map(ToString::to_string).collect()
     }
 
     fn judge(&self, operation: &Operation, subject: &Subject, now: Timestamp, bound: bool) -> Decision {

@@ -271,6 +271,65 @@ fn put(object: &mut Value, more: Value) {
     }
 }
 
+/// What whoever sent the operation would be told of its verdict: of one that passes nothing, of one that does
+/// not the deciding rule, its message, and who may approve. Rules that matched besides, and those in observe
+/// mode, are not theirs to know.
+fn told(decision: &Decision, now: Timestamp) -> Value {
+    let mut object = json!({"verdict": decision.verdict});
+    if decision.passes() {
+        return object;
+    }
+    put(&mut object, json!({"rule": decision.rule, "message": decision.message}));
+    if decision.verdict == super::Verdict::Hold {
+        let approval = decision.approval.as_ref().map(|terms| {
+            json!({
+                "needs": terms.words(),
+                "groups": terms.groups(),
+                "within_seconds": terms.within.as_secs(),
+                "scopes": terms.scopes,
+                "reason_required": terms.reason_required,
+                "open_now": terms.open_at(now),
+            })
+        });
+        put(&mut object, json!({"approval": approval}));
+    }
+    object
+}
+
+impl Explanation {
+    /// What its own sender may know of it, as one JSON object: what each statement does, and what they would be
+    /// told if they sent it.
+    pub fn for_sender(&self, flow: &FlowPolicy, now: Timestamp) -> Value {
+        let statements = self.statements.iter().map(|one| {
+            let statement = &one.statement;
+            let mut object = json!({
+                "text": statement.text,
+                "kind": statement.kind,
+                "kinds": statement.kinds,
+                "classes": statement.classes,
+                "reads": statement.reads,
+                "writes": statement.writes,
+                "columns_read": statement.columns_read,
+                "columns_written": statement.columns_written,
+                "functions": statement.functions,
+                "where": statement.where_clause,
+                "limit": statement.limit,
+                "dynamic": statement.dynamic,
+                "unparsed": statement.error,
+                "masked_columns": flow.masked_columns(statement),
+            });
+            put(&mut object, told(&one.decision, now));
+            object
+        });
+        let mut object = json!({
+            "statements": statements.collect::<Vec<_>>(),
+            "values_masked_by_content": flow.masks().has_detectors(),
+        });
+        put(&mut object, told(&self.decision, now));
+        object
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, one) in self.statements.iter().enumerate() {

@@ -9,8 +9,8 @@ use interlock_recording::{SessionId, chain, hex};
 use serde::Serialize;
 
 use super::event::{
-    ApprovalDecided, ApprovalRequested, Command, CommandId, CopyData, EgressConnection, End, EndReason,
-    FlowStart, Login, Notice, Outcome, Status, Step, TlsPassed, TokenRefused,
+    ApprovalAsked, ApprovalDecided, ApprovalRequested, Command, CommandId, CopyData, EgressConnection, End,
+    EndReason, FlowStart, Login, Notice, Outcome, PolicyExplained, Status, Step, TlsPassed, TokenRefused,
 };
 use super::rows::ResultBuilder;
 use crate::approval::{Approver, Outcome as Ended, Vote, Who, Withdrawal};
@@ -25,6 +25,9 @@ const MAX_PARAM: usize = 1 << 20;
 /// Columns of one statement that are recorded, read and written each: every one has its table's name with
 /// it, so that they can be many times longer than the text.
 const MAX_COLUMNS: usize = 1000;
+
+/// Bytes of a text that is recorded of a question what the policies say of it.
+const MAX_QUESTION: usize = 16 << 10;
 
 /// Bytes of the reason why a text could not be read.
 const MAX_ERROR: usize = 1024;
@@ -245,38 +248,48 @@ impl Batch {
                     approval.by.iter().for_each(|by| field.always_string(3, by));
                     field.string(4, approval.scope);
                     field.bool(5, approval.earlier);
+                    field.bool(70, approval.beforehand);
                 });
             }
         });
     }
 
     pub(super) fn approval_requested(&mut self, session: SessionId, asked: &ApprovalRequested<'_>) {
-        self.event(Some(session), 40, |body| {
-            let shown = asked.shown;
-            body.string(1, asked.request);
-            body.string(2, shown.step);
-            body.string(3, &shown.text);
-            shown.params.iter().for_each(|param| body.message(5, |field| parameter(field, param.as_deref())));
-            body.uint(6, shown.params_omitted as u64);
-            shown.runs.iter().for_each(|text| body.always_string(7, text));
-            body.uint(8, shown.command);
-            body.bytes(9, asked.digest);
-            for quorum in &asked.terms.quorums {
-                body.message(10, |field| {
-                    field.string(1, &quorum.rule);
-                    quorum.groups.iter().for_each(|group| field.always_string(2, group));
-                    field.uint(3, quorum.needed as u64);
-                    field.bool(4, quorum.all_of);
-                    quorum.via.iter().for_each(|way| field.string(50, way.word()));
-                });
-            }
-            body.uint(11, nanoseconds(asked.terms.within));
-            body.uint(50, asked.terms.fresh.map_or(0, nanoseconds));
+        self.event(Some(session), 40, |body| requested(body, asked));
+    }
+
+    pub(super) fn approval_asked(&mut self, asked: &ApprovalAsked<'_>) {
+        self.event(None, 70, |body| {
+            body.message(1, |field| requested(field, &asked.request));
+            body.message(2, |field| subject(field, asked.subject));
+            body.display(3, asked.destination.address);
+            asked.destination.hosts.iter().for_each(|host| body.always_string(4, host));
+            body.string(5, &asked.request.shown.database);
+            body.string(6, &asked.request.shown.db_user);
+            body.string(7, asked.reason);
+            body.uint(8, nanoseconds(asked.usable));
+            body.uint(9, asked.tree.0.into());
+            body.uint(10, asked.tree.1);
         });
     }
 
-    pub(super) fn approval_voted(&mut self, session: SessionId, request: &str, vote: &Vote) {
-        self.event(Some(session), 41, |body| {
+    pub(super) fn policy_explained(&mut self, told: &PolicyExplained<'_>) {
+        self.event(None, 71, |body| {
+            body.message(1, |field| subject(field, told.subject));
+            body.display(2, told.destination.address);
+            told.destination.hosts.iter().for_each(|host| body.always_string(3, host));
+            body.string(4, told.database);
+            body.string(5, told.db_user);
+            let text = told.text.get(..told.text.floor_char_boundary(MAX_QUESTION)).unwrap_or_default();
+            body.string(6, text);
+            body.uint(7, (told.text.len() - text.len()) as u64);
+            body.string(8, told.verdict);
+            body.string(9, told.rule);
+        });
+    }
+
+    pub(super) fn approval_voted(&mut self, session: Option<SessionId>, request: &str, vote: &Vote) {
+        self.event(session, 41, |body| {
             body.string(1, request);
             body.message(2, |field| approver(field, &vote.by));
             body.string(3, &vote.reason);
@@ -284,8 +297,8 @@ impl Batch {
         });
     }
 
-    pub(super) fn approval_decided(&mut self, session: SessionId, decided: &ApprovalDecided<'_>) {
-        self.event(Some(session), 42, |body| {
+    pub(super) fn approval_decided(&mut self, session: Option<SessionId>, decided: &ApprovalDecided<'_>) {
+        self.event(session, 42, |body| {
             body.string(1, decided.request);
             body.string(2, decided.outcome.word());
             match decided.outcome {
@@ -395,6 +408,36 @@ fn word(writer: &mut Writer<'_>, field: u32, value: impl Serialize) {
     let written = json.len() - free;
     // Without the quotes; the names have no characters that JSON escapes.
     writer.bytes(field, json.get(1..written.saturating_sub(1)).unwrap_or_default());
+}
+
+fn requested(body: &mut Writer<'_>, asked: &ApprovalRequested<'_>) {
+    let shown = asked.shown;
+    body.string(1, asked.request);
+    body.string(2, shown.step);
+    body.string(3, &shown.text);
+    shown.params.iter().for_each(|param| body.message(5, |field| parameter(field, param.as_deref())));
+    body.uint(6, shown.params_omitted as u64);
+    shown.runs.iter().for_each(|text| body.always_string(7, text));
+    body.uint(8, shown.command);
+    body.bytes(9, asked.digest);
+    for quorum in &asked.terms.quorums {
+        body.message(10, |field| {
+            field.string(1, &quorum.rule);
+            quorum.groups.iter().for_each(|group| field.always_string(2, group));
+            field.uint(3, quorum.needed as u64);
+            field.bool(4, quorum.all_of);
+            quorum.via.iter().for_each(|way| field.string(50, way.word()));
+        });
+    }
+    body.uint(11, nanoseconds(asked.terms.within));
+    body.uint(50, asked.terms.fresh.map_or(0, nanoseconds));
+    if let Some(estimate) = &shown.estimate {
+        body.message(70, |field| {
+            field.bool(1, estimate.rows.is_some());
+            field.uint(2, estimate.rows.unwrap_or_default());
+            field.string(3, &estimate.why_not);
+        });
+    }
 }
 
 fn approver(writer: &mut Writer<'_>, by: &Approver) {

@@ -155,6 +155,8 @@ pub struct Approval {
     pub scope: &'static str,
     /// It was given for an earlier command.
     pub earlier: bool,
+    /// It was asked for before the command was sent.
+    pub beforehand: bool,
 }
 
 /// A command is held: what people are asked to approve.
@@ -168,6 +170,42 @@ pub struct ApprovalRequested<'a> {
     pub digest: &'a [u8; 32],
     /// What has to be fulfilled.
     pub terms: &'a Terms,
+}
+
+/// Approval is asked for before the command is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct ApprovalAsked<'a> {
+    /// What people are asked to approve.
+    pub request: ApprovalRequested<'a>,
+    /// Who asks.
+    pub subject: &'a Subject,
+    /// Where the command would go.
+    pub destination: &'a Destination,
+    /// Why, in the asker's own words, masked.
+    pub reason: &'a str,
+    /// For how long after its approval it can be used.
+    pub usable: Duration,
+    /// Whose descendants may use it: a process id, and when that was started, in nanoseconds since boot.
+    pub tree: (u32, u64),
+}
+
+/// Somebody has asked what the policies say of a command.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyExplained<'a> {
+    /// Who.
+    pub subject: &'a Subject,
+    /// Where the command would go.
+    pub destination: &'a Destination,
+    /// The database.
+    pub database: &'a str,
+    /// The database user.
+    pub db_user: &'a str,
+    /// The text, masked.
+    pub text: &'a str,
+    /// What was answered: a verdict, `not_read` or `refused`.
+    pub verdict: &'a str,
+    /// The deciding rule; may be empty.
+    pub rule: &'a str,
 }
 
 /// How a request ended.

@@ -25,9 +25,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use event::{
-    Approval, ApprovalDecided, ApprovalRequested, BrokeredLogin, Command, CommandId, CopyData,
-    EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome, Status, Step, TlsPassed,
-    TokenRefused,
+    Approval, ApprovalAsked, ApprovalDecided, ApprovalRequested, BrokeredLogin, Command, CommandId, CopyData,
+    EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome, PolicyExplained, Status, Step,
+    TlsPassed, TokenRefused,
 };
 pub(crate) use files::private_directory;
 pub use interlock_recording::SessionId;
@@ -293,6 +293,44 @@ impl Recorder {
         append(&self.log, None, Class::Terminal, |batch| batch.egress(connection)).map_err(|(error, _)| error)
     }
 
+    /// Records that approval is asked for before a command is sent. On disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; nobody must be asked then.
+    pub fn approval_asked(&self, asked: &ApprovalAsked<'_>) -> Result<(), RecordError> {
+        self.host_first(|batch| batch.approval_asked(asked))
+    }
+
+    /// Records that somebody has approved what [`Recorder::approval_asked`] tells of. On disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; the approval must not count then.
+    pub fn approval_voted(&self, request: &str, vote: &Vote) -> Result<(), RecordError> {
+        self.host_first(|batch| batch.approval_voted(None, request, vote))
+    }
+
+    /// Records how such a request has ended. On disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; nothing may go on by it then.
+    pub fn approval_decided(&self, decided: &ApprovalDecided<'_>) -> Result<(), RecordError> {
+        let class = if decided.outcome.passes() { Class::Command } else { Class::Terminal };
+        append(&self.log, None, class, |batch| batch.approval_decided(None, decided))
+            .map_err(|(error, _)| error)
+    }
+
+    /// Records what somebody was told of the policies. On disk when this returns.
+    ///
+    /// # Errors
+    /// As for [`Session::command`]; they must not be told then.
+    pub fn policy_explained(&self, told: &PolicyExplained<'_>) -> Result<(), RecordError> {
+        self.host_first(|batch| batch.policy_explained(told))
+    }
+
+    fn host_first(&self, encode: impl FnOnce(&mut Batch)) -> Result<(), RecordError> {
+        append(&self.log, None, Class::Command, encode).map_err(|(error, _)| error)
+    }
+
     /// Records that a token was shown by a process that it is not for. Buffered.
     ///
     /// # Errors
@@ -502,7 +540,7 @@ impl Session {
     /// # Errors
     /// As for [`Session::command`]; the approval must not count then.
     pub fn approval_voted(&self, request: &str, vote: &Vote) -> Result<(), RecordError> {
-        self.append(Class::Command, |batch| batch.approval_voted(self.id, request, vote))
+        self.append(Class::Command, |batch| batch.approval_voted(Some(self.id), request, vote))
             .map_err(|(error, _)| error)
     }
 
@@ -513,7 +551,7 @@ impl Session {
     pub fn approval_decided(&self, decided: &ApprovalDecided<'_>) -> Result<(), RecordError> {
         // What did not go on may take all the room that is kept free.
         let class = if decided.outcome.passes() { Class::Command } else { Class::Terminal };
-        self.append(class, |batch| batch.approval_decided(self.id, decided)).map_err(|(error, _)| error)
+        self.append(class, |batch| batch.approval_decided(Some(self.id), decided)).map_err(|(error, _)| error)
     }
 
     /// Records the session's end. Later events of this session are dropped. Buffered.

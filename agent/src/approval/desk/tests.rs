@@ -71,7 +71,7 @@ async fn of_all_who_decide_at_once_one_has_decided() {
     for round in 0..200 {
         let key: Zeroizing<Box<[u8]>> = Zeroizing::new(Box::new([round; 8]));
         let server = ([127, 0, 0, 1], 5432).into();
-        let cancel = CancelKey { server, key: key.clone() };
+        let cancel = CancelKey { server, key: key.clone(), running: Arc::default() };
         let mut ticket = desk.ask(request(1, |request| request.cancel = Some(cancel))).unwrap();
         let id = ticket.id().to_string();
         let counted = std::thread::scope(|scope| {

@@ -6,7 +6,9 @@
 
 pub(crate) mod auth;
 pub mod codec;
+pub(crate) mod intended;
 mod operation;
+mod request;
 mod session;
 pub mod startup;
 pub mod values;

@@ -201,6 +201,14 @@ impl Core {
         match (tag, &front.what) {
             // The agent's own query of the catalog: nothing of its answer concerns the client.
             (b'T' | b'C', What::Catalog) => return Ok(Verdict::Drop),
+            (b'1' | b'2' | b'3' | b'C', What::Own { sync }) => {
+                let sync = *sync;
+                if self.look_goes_on(tag) && !sync {
+                    self.pending.pop();
+                    self.looked();
+                }
+                return Ok(Verdict::Drop);
+            }
             (b'1', What::Parse(_)) => {
                 if let Some(What::Parse(Some(prepared))) = self.pending.pop().map(|entry| entry.what) {
                     // It could be prepared, so the name was free before.
@@ -287,6 +295,10 @@ impl Core {
             self.catalog_read();
             return Ok(Verdict::Drop);
         }
+        if matches!(entry.what, What::Own { .. }) {
+            self.look_ended();
+            return Ok(Verdict::Drop);
+        }
         if let (What::Function, Some(run)) = (&entry.what, &entry.run)
             && let Some(command) = run.command
         {
@@ -326,12 +338,17 @@ impl Core {
                 self.log.result(command, status, run.since);
             }
             self.pending.failed()?;
+            self.look_skipped();
             self.report_skipped();
             return Ok(Verdict::Drop);
         }
         self.scratch.truncate(start);
         if matches!(self.pending.front().map(|front| &front.what), Some(What::Catalog)) && !fatal {
             self.reading = None;
+            return Ok(Verdict::Drop);
+        }
+        if matches!(self.pending.front().map(|front| &front.what), Some(What::Own { sync: true })) && !fatal {
+            self.look_failed(body);
             return Ok(Verdict::Drop);
         }
         let replaced = self.replace_notice(b'E', body, &context);
@@ -382,6 +399,7 @@ impl Core {
         if !fatal && let Some(failed) = self.pending.failed()? {
             failed.what.failed();
         }
+        self.look_skipped();
         self.report_skipped();
         Ok(if replaced.is_some() { Verdict::Drop } else { Verdict::Pass })
     }
@@ -477,6 +495,11 @@ impl Core {
         let whole = body.len() == header.body;
         let front = self.pending.front().ok_or(Desync { tag: b'D' })?;
         match front.what {
+            What::Own { .. } if !whole && header.body <= self.limits.row => return Ok(Verdict::NeedMore),
+            What::Own { .. } => {
+                self.look_row(body);
+                return Ok(Verdict::Drop);
+            }
             What::Catalog if !whole && header.body <= self.limits.row => return Ok(Verdict::NeedMore),
             What::Catalog => {
                 if let Some(reading) = &mut self.reading {

@@ -77,7 +77,12 @@ impl Core {
             pipe.discard_undecided();
             return Ok(());
         }
+        self.look_further(pipe);
         if self.waits() {
+            return Ok(());
+        }
+        // What waited for a look at the server is asked for now.
+        if self.holds.to_hold.is_some() && !self.begin_holding(pipe) {
             return Ok(());
         }
         if self.phase == Phase::Ready && self.from_client.left == 0 {

@@ -4,6 +4,7 @@
 //! reached the server. Once its request is decided it is judged again like any other, so that the newest
 //! policies count, and only then goes on by what was decided.
 
+mod ahead;
 mod operation;
 mod surroundings;
 
@@ -11,6 +12,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,20 +21,23 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::cancel::Cancel;
+use super::look::Look;
 use super::pipe::Pipe;
 use super::refusal::Refusal;
 use super::{Core, Phase};
 use crate::approval::{
-    self, CancelKey, Covered, Desk, DeskError, Event, Grant, Outcome, Shape, Shown, Ticket, Withdrawal,
+    self, CancelKey, Covered, Desk, DeskError, Estimate, Event, Grant, Outcome, Shape, Shown, Ticket,
+    Withdrawal,
 };
 use crate::policy::{Decision, Destination, Scope, Terms, Verdict};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
+use crate::protocol::postgres::request::OWN;
 use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
 use crate::tls::Stream;
 
 pub(super) use self::operation::Operation;
-use self::operation::{OWN, not_shown};
+use self::operation::not_shown;
 use self::surroundings::Surroundings;
 
 /// A flow's part in it.
@@ -46,13 +51,45 @@ pub(super) struct Holds {
     pub(super) held: Option<Held>,
     /// What may change what texts mean.
     pub(super) surroundings: Surroundings,
+    /// The server is asked for the client's time limit before a command is held.
+    looks: bool,
+    /// It is being asked.
+    pub(super) looking: Option<Box<Look>>,
+    /// What it said: `None` where there is no limit, or none is known.
+    pub(super) looked: Option<Option<Duration>>,
+    /// The server is at work on what came before what is held.
+    running: Arc<AtomicBool>,
+    /// Something has begun to wait that was not looked at yet.
+    pub(super) began: bool,
 }
 
 impl Holds {
     /// For a flow to `server` that begins with these parameters.
     pub(super) fn new(desk: Arc<Desk>, server: Destination, parameters: &[(String, String)]) -> Box<Self> {
         let surroundings = Surroundings::new(parameters);
-        Box::new(Self { desk, server, to_hold: None, held: None, surroundings })
+        Box::new(Self {
+            desk,
+            server,
+            to_hold: None,
+            held: None,
+            surroundings,
+            looks: false,
+            looking: None,
+            looked: None,
+            running: Arc::default(),
+            began: false,
+        })
+    }
+
+    /// The server is asked for the client's time limit.
+    pub(super) fn looks(&self) -> bool {
+        self.looks
+    }
+
+    /// Asks the server for the client's time limit before it holds a command.
+    pub(super) fn looking(mut self: Box<Self>) -> Box<Self> {
+        self.looks = true;
+        self
     }
 }
 
@@ -72,6 +109,10 @@ pub(super) struct Held {
     remind: Pin<Box<Sleep>>,
     /// Tells when the client goes: its bytes are not read while it waits.
     client: Option<TcpStream>,
+    /// When the client's `statement_timeout` is over.
+    timeout: Option<Pin<Box<Sleep>>>,
+    /// It is withdrawn for that.
+    timed_out: bool,
 }
 
 enum State {
@@ -118,6 +159,8 @@ impl Held {
             notice: None,
             remind: Box::pin(tokio::time::sleep(remind)),
             client: None,
+            timeout: None,
+            timed_out: false,
         }
     }
 
@@ -184,7 +227,8 @@ fn span(time: Duration) -> String {
 impl Core {
     /// A command waits for approval.
     pub(super) fn waits(&self) -> bool {
-        self.holds.held.as_ref().is_some_and(|held| matches!(held.state, State::Waiting(_)))
+        self.holds.looking.is_some()
+            || self.holds.held.as_ref().is_some_and(|held| matches!(held.state, State::Waiting(_)))
     }
 
     /// What becomes of an operation that `decision` holds.
@@ -222,8 +266,12 @@ impl Core {
                 by: grant.by.to_vec(),
                 scope,
                 earlier: true,
+                beforehand: false,
             };
             return Holding::Pass(Arc::new(Approved { recorded, terms: Arc::clone(terms) }));
+        }
+        if let Some(approved) = self.asked_beforehand(operation, terms) {
+            return Holding::Pass(approved);
         }
         let Some(shown) = self.shown(operation) else { return Holding::Refuse(not_shown(), None) };
         self.holds.to_hold = Some(Box::new(approval::Request {
@@ -239,6 +287,7 @@ impl Core {
             cancel: self.cancel.as_deref().map(|cancel: &Cancel| CancelKey {
                 server: self.holds.server.address,
                 key: cancel.key().clone(),
+                running: Arc::clone(&self.holds.running),
             }),
             bytes: 0,
         }));
@@ -253,12 +302,20 @@ impl Core {
     /// Asks for what is to be held, everything before it being recorded and on its way. Says whether that
     /// is decided already.
     pub(super) fn begin_holding(&mut self, pipe: &mut Pipe) -> bool {
-        let Some(mut request) = self.holds.to_hold.take() else { return false };
+        let Some(request) = self.holds.to_hold.take() else { return false };
+        let Some(mut request) = self.look(pipe, request) else { return false };
+        let timeout = self.holds.looked.take().flatten();
+        if request.terms.estimate && request.shown.estimate.is_none() {
+            let why_not = "the server could not be asked, for it is at work on what came before".to_owned();
+            request.shown.estimate = Some(Estimate { why_not, ..Estimate::default() });
+        }
         let length = Header::read(pipe.undecided()).ok().flatten().map_or(0, Header::total);
         request.bytes = length.saturating_add(OWN);
         let (shown, digest) = (request.shown.clone(), request.digest);
         let (terms, remind) = (Arc::clone(&request.terms), self.holds.desk.remind());
         let mut held = Held::new(&request, State::Failed(unrecorded()), remind);
+        held.timeout = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
+        self.holds.running.store(self.pending.len() > 0, Ordering::Relaxed);
         match self.holds.desk.ask(*request) {
             Err(error) => held.state = State::Failed(not_asked(&error, &held.rules())),
             Ok(ticket) => {
@@ -283,6 +340,7 @@ impl Core {
         }
         let waits = matches!(held.state, State::Waiting(_));
         self.holds.held = Some(held);
+        self.holds.began = true;
         if waits && self.pending.len() > 0 {
             // So that what came before it is answered while it waits.
             codec_flush(pipe);
@@ -295,6 +353,12 @@ impl Core {
         let Some(held) = &mut self.holds.held else { return Poll::Pending };
         let State::Waiting(waits) = &mut held.state else { return Poll::Pending };
         let mut ticket = waits;
+        self.holds.running.store(self.pending.len() > 0, Ordering::Relaxed);
+        if held.timeout.as_mut().is_some_and(|timeout| timeout.as_mut().poll(cx).is_ready()) {
+            held.timeout = None;
+            held.timed_out = true;
+            ticket.withdraw(because("the client's statement_timeout is over"));
+        }
         if self.pending.skips() {
             ticket.withdraw(because("an earlier command of the pipeline failed"));
         } else if gone(cx, client, &mut held.client) {
@@ -439,6 +503,7 @@ impl Held {
             by,
             scope,
             earlier: false,
+            beforehand: false,
         };
         let pass = |recorded| Holding::Pass(Arc::new(Approved { recorded, terms: Arc::clone(&self.terms) }));
         let rule = || decision.rule.as_deref().unwrap_or("interlock").to_owned();
@@ -467,6 +532,10 @@ impl Held {
             Outcome::Withdrawn(Withdrawal::Cancelled) => {
                 // The server's own words for it.
                 let message = "canceling statement due to user request".to_owned();
+                Holding::Refuse(because("57014", message, None), Some(recorded(Vec::new(), "")))
+            }
+            Outcome::Withdrawn(_) if self.timed_out => {
+                let message = "canceling statement due to statement timeout".to_owned();
                 Holding::Refuse(because("57014", message, None), Some(recorded(Vec::new(), "")))
             }
             Outcome::Withdrawn(Withdrawal::Because(reason)) => {

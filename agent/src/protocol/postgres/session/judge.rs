@@ -22,7 +22,7 @@ use crate::record::{CommandId, Step};
 use crate::sql::{self, Class, Kind, Script, Secrets, Statement};
 
 /// What is recorded in a secret's place.
-pub(super) const REDACTED: &str = "***";
+pub(in crate::protocol::postgres) const REDACTED: &str = "***";
 
 /// Transaction status: not in a transaction.
 pub(super) const IDLE: u8 = b'I';

@@ -89,6 +89,11 @@ impl Lexing {
         self.tainted |= !self.safe();
     }
 
+    /// The client speaks UTF-8, as the server reports it.
+    pub(super) fn is_utf8(&self) -> bool {
+        self.encoding == Encoding::Utf8 && !self.changing
+    }
+
     fn safe(&self) -> bool {
         self.conforming && self.encoding != Encoding::Other
     }

@@ -252,7 +252,7 @@ async fn start(flow: Flow, opening: Opening, length: usize) -> Result<Option<Rel
     let shown = |text: &[u8]| rules.record_masks().mask_text(&sql::redact_text(&lossy(text))).into_owned();
     let parameters: Box<[(String, String)]> =
         startup.parameters().map(|(name, value)| (shown(name), shown(value))).collect();
-    let holds = hold::Holds::new(approvals, destination, &parameters);
+    let holds = hold::Holds::new(approvals, destination, &parameters).looking();
 
     let mut log = Log::new(recording);
     if let Some(reason) = rules.refuses_plaintext().filter(|_| !encrypted) {

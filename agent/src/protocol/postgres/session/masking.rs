@@ -367,7 +367,7 @@ impl Core {
 
 /// A parameter as it may be recorded. One of unknown type in binary format is given as hexadecimal, and
 /// looked into as what that stands for.
-pub(super) fn recorded_parameter(masks: &MaskSet, value: &str) -> String {
+pub(in crate::protocol::postgres) fn recorded_parameter(masks: &MaskSet, value: &str) -> String {
     let bytes: Option<Vec<u8>> = value.strip_prefix("\\x").and_then(|hex| {
         let digits: Option<Vec<u8>> =
             hex.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();

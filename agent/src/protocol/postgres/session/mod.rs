@@ -10,12 +10,14 @@ mod cancel;
 mod catalog;
 mod copy;
 mod encrypt;
+mod estimate;
 mod frontend;
 mod hold;
 mod judge;
 mod lexing;
 mod log;
 mod login;
+mod look;
 mod made;
 mod masking;
 mod notice;
@@ -57,7 +59,9 @@ use crate::record::EndReason;
 use crate::sql;
 use crate::tls::{Leg, Stream};
 
+pub(super) use judge::REDACTED;
 pub use login::turn_away;
+pub(super) use masking::recorded_parameter;
 
 /// How long a client that was told why it is cut off may take to read it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -132,6 +136,8 @@ impl Relay {
             }
             if !self.up.undecided().is_empty() {
                 self.core.client(&mut self.up)?;
+                // What has begun to wait is looked at, so that it wakes this task.
+                moved |= std::mem::take(&mut self.core.holds.began);
             }
             if self.up.wants_drain() {
                 match self.up.poll_drain(cx, &mut self.upstream) {

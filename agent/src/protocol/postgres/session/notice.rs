@@ -119,7 +119,8 @@ impl Core {
             | What::ClosePortal { .. }
             | What::CopyData
             | What::CopyEnd
-            | What::Catalog => all(false),
+            | What::Catalog
+            | What::Own { .. } => all(false),
             // Only functions that read no tables pass.
             What::Function => all(false),
             // What was deferred runs at a transaction's end.

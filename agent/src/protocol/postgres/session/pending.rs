@@ -74,6 +74,11 @@ pub(super) enum What {
     CopyEnd,
     /// The agent's own query of the catalog.
     Catalog,
+    /// The agent's own look at a setting: with a Sync behind it, or within the client's pipeline.
+    Own {
+        /// It ends with ReadyForQuery.
+        sync: bool,
+    },
 }
 
 impl What {
@@ -105,11 +110,17 @@ impl Entry {
 
     /// After an error in it the server skips to the next Sync.
     fn extended(&self) -> bool {
-        !matches!(self.what, What::Query | What::Function | What::Sync | What::Catalog)
+        !matches!(
+            self.what,
+            What::Query | What::Function | What::Sync | What::Catalog | What::Own { sync: true }
+        )
     }
 
     fn ends_with_ready(&self) -> bool {
-        matches!(self.what, What::Query | What::Function | What::Sync | What::Catalog)
+        matches!(
+            self.what,
+            What::Query | What::Function | What::Sync | What::Catalog | What::Own { sync: true }
+        )
     }
 }
 
@@ -137,6 +148,25 @@ impl Pending {
     /// to come. An empty queue alone does not tell, for a client may send Flush.
     pub(super) fn busy(&self) -> bool {
         self.busy
+    }
+
+    /// Nothing that it works on runs anything: what is asked next is answered soon.
+    pub(super) fn only_prepares(&self) -> bool {
+        let prepares = |entry: &Entry| {
+            matches!(
+                entry.what,
+                What::Parse(_)
+                    | What::DescribeStatement(_)
+                    | What::CloseStatement { .. }
+                    | What::ClosePortal { .. }
+            ) && entry.refusal.is_none()
+        };
+        !self.skipping && self.queue.iter().all(prepares)
+    }
+
+    /// The agent's own look is still to be answered.
+    pub(super) fn has_own(&self) -> bool {
+        self.queue.iter().any(|entry| matches!(entry.what, What::Own { .. }))
     }
 
     /// The server is known to ignore what is sent up to the next Sync.

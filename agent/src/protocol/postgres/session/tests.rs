@@ -1,5 +1,6 @@
 //! The session without sockets: hostile bytes, and bytes in any portions.
 
+mod ahead;
 mod held;
 
 use proptest::prelude::*;

@@ -2,31 +2,15 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::super::Core;
 use super::super::judge::Asked;
 use super::super::masking::recorded_parameter;
 use super::super::refusal::Refusal;
 use super::super::statements::Prepared;
-use crate::approval::{Does, Shape, Shown};
+use crate::approval::{Shape, Shown};
+use crate::protocol::postgres::request::{self, MOST_RUN, Parts, has_shape, show, step_word};
 use crate::record::Step;
-use crate::sql::{Kind, Script, Statement};
-
-/// Bytes of a text that approvers are shown; of all texts that it runs by name; of each parameter, and of all.
-const TEXT: usize = 16 << 10;
-const RUNS: usize = 16 << 10;
-const PARAM: usize = 1 << 10;
-const PARAMS: usize = 16 << 10;
-/// Statements, and entries of a list, that they are shown.
-const STATEMENTS: usize = 25;
-const LIST: usize = 12;
-/// Texts that it runs by name, at the most.
-const MOST_RUN: usize = 256;
-/// Bytes of a name.
-const NAME: usize = 130;
-/// What a request may take beside the message that is held.
-pub(super) const OWN: usize = TEXT + RUNS + PARAMS + STATEMENTS * 5 * LIST * NAME;
+use crate::sql::Script;
 
 /// What is held.
 pub(in super::super) struct Operation<'a> {
@@ -103,14 +87,7 @@ impl Core {
         if !matches!(operation.step, Step::Query | Step::Bind | Step::Execute) {
             return None;
         }
-        let plain = |statement: &Statement| {
-            statement.executes.is_empty()
-                && statement.cursor.is_none()
-                && !statement.dynamic
-                && !statement.kinds.contains(&Kind::Unparsed)
-                && !statement.kinds.contains(&Kind::Fetch)
-        };
-        if !operation.script.statements.iter().all(plain) {
+        if !has_shape(operation.script) {
             return None;
         }
         let mut hash = Parts::new("interlock shape 1");
@@ -153,35 +130,8 @@ impl Core {
         let text = texts.join("\n-- or, as it cannot be told which is prepared under this name:\n");
         let runs: Vec<String> =
             self.runs(operation).map(|prepared| prepared.recorded.as_ref().to_owned()).collect();
-        if text.len() > TEXT
-            || runs.iter().map(String::len).sum::<usize>() > RUNS
-            || runs.len() >= MOST_RUN
-            || operation.script.statements.len() > STATEMENTS
-        {
-            return None;
-        }
-        let mut room = PARAMS;
-        let mut params = Vec::new();
-        for param in operation.params {
-            if room == 0 {
-                break;
-            }
-            let shown = param.as_deref().map(|value| {
-                let shown = clipped(value, PARAM.min(room));
-                let omitted = value.len() - shown.len();
-                if omitted == 0 { shown.to_owned() } else { format!("{shown}… ({omitted} more bytes)") }
-            });
-            room = room.saturating_sub(shown.as_ref().map_or(1, |shown| shown.len().max(1)));
-            params.push(shown);
-        }
+        let shown = show(operation.step, text, runs, operation.params, operation.script)?;
         Some(Shown {
-            message: String::new(),
-            step: step_word(operation.step),
-            text,
-            runs,
-            params_omitted: operation.params.len() - params.len(),
-            params,
-            statements: operation.script.statements.iter().map(does).collect(),
             db_user: Arc::clone(&self.user),
             database: Arc::clone(&self.database),
             transaction: match self.status {
@@ -190,6 +140,7 @@ impl Core {
                 _ => "none",
             },
             command: self.log.next().0,
+            ..shown
         })
     }
 }
@@ -200,88 +151,11 @@ pub(super) fn not_shown() -> Refusal {
         "54000",
         "refused: it needs approval, and is more than can be shown to who would approve it",
         &format!(
-            "Approvers see all that runs: up to {} KiB of text, {} KiB of what it runs by name, and {STATEMENTS} \
+            "Approvers see all that runs: up to {} KiB of text, {} KiB of what it runs by name, and {} \
              statements. Send less at once.",
-            TEXT >> 10,
-            RUNS >> 10
+            request::TEXT >> 10,
+            request::RUNS >> 10,
+            request::STATEMENTS,
         ),
     )
-}
-
-fn step_word(step: Step) -> &'static str {
-    match step {
-        Step::Query => "query",
-        Step::Prepare => "prepare",
-        Step::Bind => "bind",
-        Step::Execute => "execute",
-        Step::FunctionCall => "function_call",
-        Step::Replication => "replication",
-        Step::Cancel => "cancel",
-    }
-}
-
-fn does(statement: &Statement) -> Does {
-    fn words<T: serde::Serialize>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-        let word = |item: T| match serde_json::to_value(item) {
-            Ok(serde_json::Value::String(word)) => Some(word),
-            _ => None,
-        };
-        items.into_iter().filter_map(word).take(LIST).collect()
-    }
-    fn names<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-        let mut items = items.into_iter();
-        let mut names: Vec<String> =
-            items.by_ref().take(LIST).map(|item| clipped(&item.to_string(), NAME).to_owned()).collect();
-        let more = items.count();
-        if more > 0 {
-            names.push(format!("… and {more} more"));
-        }
-        names
-    }
-    let others = statement.kinds.iter().filter(|kind| **kind != statement.kind);
-    Does {
-        kinds: words(std::iter::once(&statement.kind).chain(others)),
-        classes: words(&statement.classes),
-        reads: names(&statement.reads),
-        writes: names(&statement.writes),
-        functions: names(&statement.functions),
-        r#where: words(statement.where_clause).concat(),
-        limit: words(statement.limit).concat(),
-        dynamic: statement.dynamic,
-        // The reason quotes the text, which may hold what is masked.
-        unparsed: if statement.error.is_some() { "it cannot be read".to_owned() } else { String::new() },
-    }
-}
-
-/// The beginning of a text, at most `most` bytes.
-fn clipped(text: &str, most: usize) -> &str {
-    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
-}
-
-/// A digest over parts that cannot run into one another.
-pub(super) struct Parts(Sha256);
-
-impl Parts {
-    pub(super) fn new(purpose: &str) -> Self {
-        let mut parts = Self(Sha256::new());
-        parts.text(purpose);
-        parts
-    }
-
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        self.0.update((bytes.len() as u64).to_be_bytes());
-        self.0.update(bytes);
-    }
-
-    pub(super) fn text(&mut self, text: &str) {
-        self.bytes(text.as_bytes());
-    }
-
-    pub(super) fn number(&mut self, number: u64) {
-        self.0.update(number.to_be_bytes());
-    }
-
-    pub(super) fn finish(self) -> [u8; 32] {
-        self.0.finalize().into()
-    }
 }

@@ -3,7 +3,7 @@
 use super::super::Core;
 use super::super::judge::IDLE;
 use super::super::statements::Prepared;
-use super::operation::Parts;
+use crate::protocol::postgres::request::Parts;
 use crate::sql::{Class, Kind, Statement};
 
 /// What was changed so far in a session.
@@ -12,6 +12,9 @@ use crate::sql::{Class, Kind, Statement};
 /// may have been undone since leads to one of its own.
 pub(in super::super) struct Surroundings {
     digest: [u8; 32],
+    /// The digest at the start, where texts mean there what they do in any session of this user in this
+    /// database.
+    usual: Option<[u8; 32]>,
     /// Something was changed, and its transaction may not be over.
     altered: bool,
     /// It is not answered yet: it may fail.
@@ -30,8 +33,10 @@ impl Surroundings {
             hash.text(name);
             hash.text(value);
         }
+        let digest = hash.finish();
         Self {
-            digest: hash.finish(),
+            digest,
+            usual: parameters.iter().all(|(name, value)| is_usual(name, value)).then_some(digest),
             altered: false,
             unanswered: false,
             failed: false,
@@ -44,6 +49,12 @@ impl Surroundings {
         (!self.unanswered).then_some(&self.digest)
     }
 
+    /// Nothing was changed that may change what a text means, since the start or by how it began: what was
+    /// asked for without a session means the same here.
+    pub(super) fn unchanged(&self) -> bool {
+        !self.unanswered && self.usual == Some(self.digest)
+    }
+
     fn mix(&mut self, what: &str, text: &str, own: Option<&(String, u64)>) {
         let mut hash = Parts::new(what);
         hash.bytes(&self.digest);
@@ -53,6 +64,16 @@ impl Surroundings {
             hash.number(*command);
         }
         self.digest = hash.finish();
+    }
+}
+
+/// A start-up parameter that changes nothing of what a text means.
+fn is_usual(name: &str, value: &str) -> bool {
+    match name {
+        "user" | "database" | "application_name" | "client_encoding" | "extra_float_digits" => true,
+        // Without an order of day and month, which stays the server's.
+        "DateStyle" | "datestyle" => value.eq_ignore_ascii_case("iso"),
+        _ => value.is_empty(),
     }
 }
 

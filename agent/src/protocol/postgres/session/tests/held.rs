@@ -33,7 +33,7 @@ fn go_on(core: &mut Core, pipe: &mut Pipe, client: &Stream) -> Vec<u8> {
     pipe.take_outgoing()
 }
 
-fn bind(portal: &str, value: &str) -> Vec<u8> {
+pub(super) fn bind(portal: &str, value: &str) -> Vec<u8> {
     let mut body = format!("{portal}\0s\0").into_bytes();
     body.extend(b"\0\0\0\x01");
     body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
@@ -268,11 +268,11 @@ async fn held_again(bench: &Bench, before: &[(Vec<u8>, Vec<u8>)], between: &[(Ve
     core.waits()
 }
 
-fn query(text: &str) -> Vec<u8> {
+pub(super) fn query(text: &str) -> Vec<u8> {
     message(b'Q', format!("{text}\0").as_bytes())
 }
 
-fn done(tag: &str, status: u8) -> Vec<u8> {
+pub(super) fn done(tag: &str, status: u8) -> Vec<u8> {
     [message(b'C', format!("{tag}\0").as_bytes()), message(b'Z', &[status])].concat()
 }
 

@@ -1,0 +1,279 @@
+//! A command that is not sent yet: what it would do, and what people are shown of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use pg_query::protobuf::Token;
+
+use super::request::{self, Parts, has_shape, show};
+use super::session::{REDACTED, recorded_parameter};
+use crate::approval::Shown;
+use crate::approval::ahead::{Tree, Wanted};
+use crate::identity::Subject;
+use crate::mask::MaskSet;
+use crate::operation::{Operation, Protocol};
+use crate::record::Step;
+use crate::sql::{self, Kind, Script, Secrets, Statement};
+
+/// Bytes of all parameters.
+const PARAMETERS: usize = 64 << 10;
+/// As many parameters as the protocol has numbers for.
+const MOST_PARAMETERS: usize = 65_535;
+
+/// What somebody means to send.
+#[derive(Debug, Clone)]
+pub(crate) struct Intended {
+    /// Where to.
+    pub(crate) server: SocketAddr,
+    /// The database.
+    pub(crate) database: Arc<str>,
+    /// The database user.
+    pub(crate) db_user: Arc<str>,
+    /// The whole text.
+    pub(crate) text: Arc<str>,
+    /// All parameters, in text form.
+    pub(crate) params: Vec<Option<String>>,
+}
+
+/// Why approval of it cannot be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    /// It is more than can be shown.
+    #[error(
+        "it is more than can be shown to who would approve it: up to {} KiB of text, {} statements and {} KiB of \
+         parameters",
+        request::TEXT >> 10, request::STATEMENTS, PARAMETERS >> 10
+    )]
+    TooMuch,
+    /// It holds a byte that no text has.
+    #[error("the text or a parameter holds a zero byte")]
+    Zero,
+    /// Other parameters than it has are given.
+    #[error(
+        "the text has {has} parameters ($1 …) and {given} values are given: give each of them, as it will be bound, \
+         or write the values into the text"
+    )]
+    Parameters {
+        /// How many it has.
+        has: usize,
+        /// How many are given.
+        given: usize,
+    },
+    /// It runs what a session has made before.
+    #[error(
+        "it runs what a session has prepared (EXECUTE, FETCH, a cursor), which nobody can see now: ask for the \
+         statement itself, or send it and wait"
+    )]
+    OfSession,
+}
+
+impl Intended {
+    /// What it does. Its text is looked at as any client's.
+    pub(crate) fn operation(&self, scripts: &sql::Cache) -> Operation {
+        Operation {
+            protocol: Protocol::Postgres,
+            user: Arc::clone(&self.db_user),
+            database: Arc::clone(&self.database),
+            text: Arc::clone(&self.text),
+            script: scripts.analyze(&self.text),
+            params: self.params.as_slice().into(),
+        }
+    }
+
+    /// Its text as it may be recorded and shown.
+    pub(crate) fn recordable(&self, masks: &MaskSet) -> String {
+        masks.mask_text(&sql::redact_secrets(&self.text)).into_owned()
+    }
+
+    /// It can be asked for.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(&self, script: &Script) -> Result<(), Unfit> {
+        let bytes: usize = self.params.iter().flatten().map(String::len).sum();
+        if self.text.len() > request::TEXT
+            || script.statements.len() > request::STATEMENTS
+            || bytes > PARAMETERS
+            || self.params.len() > MOST_PARAMETERS
+        {
+            return Err(Unfit::TooMuch);
+        }
+        if self.text.contains('\0') || self.params.iter().flatten().any(|value| value.contains('\0')) {
+            return Err(Unfit::Zero);
+        }
+        let has = parameters(&self.text);
+        if has != self.params.len() {
+            return Err(Unfit::Parameters { has, given: self.params.len() });
+        }
+        let of_session = |statement: &Statement| {
+            !statement.executes.is_empty()
+                || statement.kinds.contains(&Kind::Fetch)
+                || (statement.cursor.is_some() && script.statements.len() == 1)
+        };
+        if script.statements.iter().any(of_session) { Err(Unfit::OfSession) } else { Ok(()) }
+    }
+
+    /// What approvers see of it; `None` where that is more than they are shown.
+    pub(crate) fn shown(&self, script: &Script, masks: &MaskSet) -> Option<Shown> {
+        let secrets = Secrets::of(&self.text);
+        let param = |(number, value): (usize, &Option<String>)| {
+            let value = value.as_ref()?;
+            Some(if secrets.has_param(number) {
+                REDACTED.to_owned()
+            } else {
+                recorded_parameter(masks, value)
+            })
+        };
+        let params: Vec<_> = (1..).zip(&self.params).map(param).collect();
+        let shown = show(Step::Query, self.recordable(masks), Vec::new(), &params, script)?;
+        Some(Shown {
+            db_user: Arc::clone(&self.db_user),
+            database: Arc::clone(&self.database),
+            transaction: "none",
+            ..shown
+        })
+    }
+
+    /// What a command has to be to go on by its approval.
+    pub(crate) fn wanted(&self, script: &Script, scripts: &sql::Cache) -> Wanted {
+        Wanted {
+            server: self.server,
+            database: Arc::clone(&self.database),
+            db_user: Arc::clone(&self.db_user),
+            text: Arc::clone(&self.text),
+            params: self.params.clone(),
+            shape: has_shape(script).then(|| scripts.template(&self.text)),
+        }
+    }
+
+    /// The whole of it, with who asks.
+    pub(crate) fn digest(&self, subject: &Subject, tree: Tree) -> [u8; 32] {
+        let mut hash = Parts::new("interlock approval beforehand 1");
+        hash.number(subject.uid.into());
+        for id in [subject.login_uid, subject.login_session] {
+            hash.number(id.map_or(u64::MAX, u64::from));
+        }
+        for identity in [&subject.person, &subject.workload] {
+            hash.number(u64::from(identity.is_some()));
+            let parts = identity.as_ref().map(|one| (&*one.issuer_name, &*one.issuer, one.subject.as_str()));
+            let (name, issuer, subject) = parts.unwrap_or_default();
+            [name, issuer, subject].into_iter().for_each(|part| hash.text(part));
+        }
+        hash.text(&subject.cgroup);
+        hash.text(&subject.container);
+        hash.number(tree.pid.into());
+        hash.number(tree.start_time_ns);
+        hash.text(&self.server.to_string());
+        hash.text(&self.database);
+        hash.text(&self.db_user);
+        hash.text(&self.text);
+        hash.number(self.params.len() as u64);
+        for param in &self.params {
+            hash.number(u64::from(param.is_some()));
+            hash.text(param.as_deref().unwrap_or_default());
+        }
+        hash.finish()
+    }
+
+    /// The same for any subject, as a held command has it.
+    pub(crate) fn likeness(&self, scripts: &sql::Cache) -> [u8; 32] {
+        let mut hash = Parts::new("interlock likeness 1");
+        hash.text(&self.server.to_string());
+        hash.text(&self.database);
+        hash.text(&scripts.template(&self.text));
+        hash.finish()
+    }
+}
+
+/// The highest number of a parameter in a text.
+pub(crate) fn parameters(text: &str) -> usize {
+    let Ok(scanned) = pg_query::scan(text) else { return 0 };
+    let number = |token: &pg_query::protobuf::ScanToken| {
+        if token.token != Token::Param as i32 {
+            return None;
+        }
+        let (start, end) = (usize::try_from(token.start).ok()?, usize::try_from(token.end).ok()?);
+        text.get(start..end)?.strip_prefix('$')?.parse::<usize>().ok()
+    };
+    scanned.tokens.iter().filter_map(number).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intended(text: &str, params: &[Option<&str>]) -> Intended {
+        Intended {
+            server: ([127, 0, 0, 1], 5432).into(),
+            database: "d".into(),
+            db_user: "u".into(),
+            text: text.into(),
+            params: params.iter().map(|value| value.map(str::to_owned)).collect(),
+        }
+    }
+
+    fn check(text: &str, params: &[Option<&str>]) -> Result<(), Unfit> {
+        intended(text, params).check(&sql::analyze(text))
+    }
+
+    #[test]
+    fn parameters_are_counted_as_the_server_does() {
+        for (text, count) in [
+            ("select 1", 0),
+            ("select $1", 1),
+            ("select $2 + $10", 10),
+            ("select '$3', \"$4\", $$ $5 $$ -- $6\n/* $7 */", 0),
+        ] {
+            assert_eq!(parameters(text), count, "{text}");
+        }
+        assert_eq!(check("select $1", &[]), Err(Unfit::Parameters { has: 1, given: 0 }));
+        assert_eq!(check("select $1", &[None]), Ok(()));
+        assert_eq!(check("select 1", &[Some("x")]), Err(Unfit::Parameters { has: 0, given: 1 }));
+    }
+
+    #[test]
+    fn what_cannot_be_shown_or_told_is_not_asked_for() {
+        assert_eq!(check(&format!("select '{}'", "x".repeat(17 << 10)), &[]), Err(Unfit::TooMuch));
+        assert_eq!(check(&"select 1;".repeat(26), &[]), Err(Unfit::TooMuch));
+        assert_eq!(check("select $1", &[Some(&"x".repeat(65 << 10))]), Err(Unfit::TooMuch));
+        assert_eq!(check("select 1\0; drop table x", &[]), Err(Unfit::Zero));
+        for text in ["execute p", "fetch all from c"] {
+            assert_eq!(check(text, &[]), Err(Unfit::OfSession), "{text}");
+        }
+        assert_eq!(check("delete from t; delete from u", &[]), Ok(()));
+    }
+
+    #[test]
+    fn each_part_of_it_counts() {
+        let base = intended("delete from t where a = $1", &[Some("x")]);
+        let (subject, tree) = (Subject::default(), Tree { pid: 7, start_time_ns: 7 });
+        let mut all = vec![base.digest(&subject, tree)];
+        let mut other = |change: &dyn Fn(&mut Intended)| {
+            let mut changed = base.clone();
+            change(&mut changed);
+            all.push(changed.digest(&subject, tree));
+        };
+        other(&|intended| intended.text = "delete from t where a = $1 ".into());
+        other(&|intended| intended.params = vec![None]);
+        other(&|intended| intended.params = vec![Some(String::new())]);
+        other(&|intended| intended.database = "e".into());
+        other(&|intended| intended.db_user = "e".into());
+        other(&|intended| intended.server.set_port(1));
+        all.push(base.digest(&subject, Tree { pid: 8, ..tree }));
+        all.push(base.digest(&subject, Tree { start_time_ns: 8, ..tree }));
+        all.push(base.digest(&Subject { uid: 1, ..Subject::default() }, tree));
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let text = "alter role app password 'hunter22'; select $1";
+        let intended = intended(text, &[Some("x")]);
+        let shown = intended.shown(&sql::analyze(text), &MaskSet::default()).unwrap();
+        assert!(!shown.text.contains("hunter22"), "{}", shown.text);
+        assert_eq!(shown.params, [Some("x".to_owned())]);
+    }
+}
