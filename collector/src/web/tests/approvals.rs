@@ -139,7 +139,7 @@ async fn members_decide_whatever_their_role_and_nobody_else_whatever_theirs() {
             for by_token in [false, true] {
                 // A request for each of them.
                 let digest =
-                    vec![u8::try_from(nth).unwrap(), u8::from(by_token), u8::from(member), name.len() as u8];
+                    [u8::try_from(nth).unwrap(), u8::from(by_token), u8::from(member), name.len() as u8];
                 let told = ApprovalRequest { digest: digest.repeat(8), ..request() };
                 let id = site.asked(&host, &told).await;
                 let caller =
