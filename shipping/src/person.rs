@@ -1,5 +1,10 @@
 //! Whether an account of the collector's and a user of a host may be one person.
 
+/// Claims of a token that may name the person, verified or not: enough to keep somebody from deciding, never to
+/// let them. Microsoft Entra ID has another subject for each application, and verifies no addresses.
+pub const NAME_CLAIMS: &[&str] =
+    &["email", "preferred_username", "upn", "unique_name", "name", "oid", "user_email", "user_login"];
+
 /// A user's name without what says which directory it is from: `CORP\Alice`, `alice@corp.example` and `alice`
 /// are one.
 pub fn plain_name(name: &str) -> String {

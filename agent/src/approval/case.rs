@@ -107,6 +107,11 @@ pub enum NotCounted {
     /// The rules do not allow to break the glass.
     #[error("the policy does not allow to break the glass for this")]
     NoBreakGlass,
+    /// The host cannot tell the name of who asks, so that no account can be told from them.
+    #[error(
+        "this host knows no name of who asks, so accounts cannot be told from them: approve it on the host"
+    )]
+    Nameless,
     /// It was shown another operation.
     #[error("it is for another operation than the one that waits now: look at it again")]
     Digest,

@@ -224,7 +224,7 @@ pub(super) struct Past {
     pub(super) request: Request,
     pub(super) outcome: Outcome,
     pub(super) by: Vec<Arc<str>>,
-    /// A collector was told all of it, or is not to be.
+    /// No collector is to be told of it.
     pub(super) told: bool,
 }
 

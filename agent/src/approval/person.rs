@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_shipping::{names_of, plain_name};
+use interlock_shipping::{NAME_CLAIMS, names_of, plain_name};
 
 use crate::identity::login::{PersonKey, signed_in_ago};
 use crate::identity::{Subject, Verified};
@@ -166,6 +166,23 @@ impl Approver {
         }
     }
 
+    /// Somebody of this name may be them. It may be a mere claim, and counts against them alone.
+    fn is_called(&self, name: &str) -> bool {
+        let plain = plain_name(name);
+        if plain.is_empty() {
+            return false;
+        }
+        let account = match &self.who {
+            Who::Account(account) => account.is_user(name) || plain == account.subject.trim().to_lowercase(),
+            Who::Host(_) => false,
+        };
+        let verified = self
+            .verified
+            .as_deref()
+            .is_some_and(|person| called(person).into_iter().any(|own| plain_name(own) == plain));
+        account || verified || [&self.name, &self.login].iter().any(|own| plain_name(own) == plain)
+    }
+
     /// What may make `other` the same person.
     pub fn same(&self, other: &Self) -> Option<&'static str> {
         if is_verified(self.verified.as_deref(), other) || is_verified(other.verified.as_deref(), self) {
@@ -191,15 +208,22 @@ const SAME_VERIFIED: &str = "the same verified person";
 /// account.
 fn is_verified(person: Option<&Verified>, by: &Approver) -> bool {
     let Some(person) = person else { return false };
-    let other = by.verified.as_deref().is_some_and(|other| PersonKey::of(person).is(&PersonKey::of(other)));
-    let account = match &by.who {
-        Who::Account(account) => {
-            let subject = *person.issuer == *account.issuer && person.subject == account.subject;
-            subject || PersonKey::of(person).has_address(account.email.trim())
+    if by.verified.as_deref().is_some_and(|other| PersonKey::of(person).is(&PersonKey::of(other))) {
+        return true;
+    }
+    if let Who::Account(account) = &by.who {
+        let subject = *person.issuer == *account.issuer && person.subject == account.subject;
+        if subject || PersonKey::of(person).has_address(account.email.trim()) {
+            return true;
         }
-        Who::Host(_) => false,
-    };
-    other || account
+    }
+    called(person).iter().any(|name| by.is_called(name))
+}
+
+/// What a person is called by their provider, verified or not.
+fn called(person: &Verified) -> Vec<&str> {
+    let claims = NAME_CLAIMS.iter().filter_map(|claim| person.claims.get(*claim)?.as_str());
+    claims.chain([person.name.as_str()]).filter(|name| !name.trim().is_empty()).collect()
 }
 
 /// Who asks.
@@ -209,6 +233,8 @@ pub struct Requester {
     pub person: Person,
     /// Names of the user and of the login user; empty ones where there is none.
     pub names: [String; 2],
+    /// Who started the CI job, as its verified token says, and as its environment claims.
+    pub actors: Vec<String>,
     /// The person as an identity provider has verified them.
     pub verified: Option<Arc<Verified>>,
 }
@@ -220,13 +246,22 @@ impl Requester {
         // The subject has only what is confirmed.
         let person = Person { uid, login_uid, login_session, confirmed: true };
         let names = [subject.user.clone(), subject.login_user.clone()];
-        Self { person, names, verified: subject.person.clone() }
+        let job = subject.workload.as_deref();
+        let mails = job
+            .into_iter()
+            .flat_map(|job| NAME_CLAIMS.iter().filter_map(|name| job.claims.get(*name)?.as_str()));
+        let started = job.map(|job| job.job.actor.as_str()).into_iter().chain([subject.ci.actor.as_str()]);
+        let actors = started.chain(mails).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Self { person, names, actors, verified: subject.person.clone() }
     }
 
     /// What may make an approver the same person.
     pub fn same(&self, by: &Approver) -> Option<&'static str> {
         if is_verified(self.verified.as_deref(), by) {
             return Some(SAME_VERIFIED);
+        }
+        if self.actors.iter().any(|name| by.is_called(name)) {
+            return Some("of the name of who started the job");
         }
         match &by.who {
             Who::Host(person) => self.person.same(person),
@@ -349,6 +384,44 @@ mod tests {
         assert!(asks.same(&account("https://id", "8", "bob@corp.example")).is_none());
         assert!(host(2, Some(alice())).same(&account("https://id", "7", "")).is_some());
         assert!(account("https://id", "7", "").same(&host(2, Some(alice()))).is_some());
+    }
+
+    #[test]
+    fn unverified_claims_keep_a_person_from_deciding() {
+        // As Entra ID has them: another subject for each application, and no verified address.
+        let mut alice = Verified::clone(&verified("https://login.example/v2.0", "pairwise", None));
+        alice.claims.insert("preferred_username".to_owned(), "Alice@corp.example".into());
+        alice.claims.insert("oid".to_owned(), "0a1b".into());
+        let subject = Subject { uid: 1, person: Some(Arc::new(alice.clone())), ..Subject::default() };
+        let asks = Requester::of(&subject);
+        let by = |of: Account| Approver { who: Who::Account(Box::new(of)), ..host(9, None) };
+        assert_eq!(asks.same(&by(account("entra:alice@corp.example", "", &[]))), Some(SAME_VERIFIED));
+        assert_eq!(asks.same(&by(account("x", "alice@corp.example", &[]))), Some(SAME_VERIFIED));
+        assert_eq!(asks.same(&by(account("x", "", &["alice"]))), Some(SAME_VERIFIED));
+        let of = Account { issuer: "https://other".into(), subject: "0a1b".into(), ..account("x", "", &[]) };
+        assert_eq!(asks.same(&by(of)), Some(SAME_VERIFIED));
+        let mut elsewhere = alice;
+        elsewhere.subject = "other".to_owned();
+        assert_eq!(asks.same(&host(2, Some(Arc::new(elsewhere)))), Some(SAME_VERIFIED));
+        assert_eq!(asks.same(&by(account("bob", "bob@corp.example", &[]))), None);
+    }
+
+    #[test]
+    fn who_started_a_job_does_not_approve_what_it_asks_for() {
+        let job = |actor: &str, claimed: &str| {
+            let mut job = Verified::example(crate::identity::IdentityKind::Workload);
+            job.job.actor = actor.to_owned();
+            let mut subject = Subject { uid: 1, workload: Some(Arc::new(job)), ..Subject::default() };
+            subject.ci.actor = claimed.to_owned();
+            Requester::of(&subject)
+        };
+        let by = Approver { who: Who::Account(Box::new(account("alice", "", &[]))), ..host(9, None) };
+        for asks in [job("alice", ""), job("", "Alice")] {
+            assert!(asks.same(&by).is_some());
+            assert!(asks.same(&Approver { name: "alice".into(), ..host(9, None) }).is_some());
+            assert!(asks.same(&host(9, None)).is_none());
+        }
+        assert!(job("", "").same(&by).is_none());
     }
 
     #[test]

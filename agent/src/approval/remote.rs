@@ -4,7 +4,7 @@
 //! one at a time, so that nothing is copied before it can be sent. A call begins with an empty one, so that a
 //! collector that was started anew is right again. Only what is on disk is told.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,6 +113,8 @@ pub enum News {
 pub struct Told {
     /// Open requests, and the state of the desk in which each was told.
     open: HashMap<Id, u64>,
+    /// Requests that had ended.
+    past: HashSet<Id>,
     /// How requests ended that did up to this state of the desk.
     ended: u64,
     /// All that was open when the call began.
@@ -236,15 +238,16 @@ impl Desk {
 
     /// What is to be told next.
     pub fn next_news(&self, told: &mut Told) -> Option<News> {
-        let mut inner = self.inner();
+        let inner = self.inner();
         let remote = self.bounds.remote;
         if remote == Remote::Off {
             // What was told before it was turned off is open no more.
             return (!std::mem::replace(&mut told.complete, true)).then(|| News::All(Vec::new()));
         }
         // While no collector was there.
-        if let Some(past) = inner.past.iter_mut().find(|past| !past.told) {
-            past.told = true;
+        // Whether what an earlier call was told has come there nobody knows: each is told all of them.
+        while let Some(past) = inner.past.iter().find(|past| !past.told && !told.past.contains(&past.id)) {
+            told.past.insert(past.id);
             let deadline = past.asked.checked_add(past.request.terms.within).unwrap_or(past.asked);
             let known = told.open.contains_key(&past.id);
             if !known {
@@ -333,6 +336,10 @@ impl Desk {
             }
             if remote != Remote::Decide {
                 return Err(NotCounted::NotRemote);
+            }
+            let subject = &open.request.subject;
+            if subject.user.is_empty() || subject.login_uid.is_some() && subject.login_user.is_empty() {
+                return Err(NotCounted::Nameless);
             }
             let vote = Vote { by: by.clone(), reason, scope, seconds };
             let missing = open.case.approve(vote.clone(), Instant::now())?;

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use interlock_recording::ledger::proto::entry::Body;
 use interlock_recording::ledger::proto::{ApprovalGiven, GlassReviewed};
+use interlock_recording::proto::Subject;
 use interlock_recording::{fill_random, hex};
 use interlock_shipping::v1::{ApprovalAccount, ApprovalVote};
-use interlock_shipping::{MAX_NAMES, MAX_REASON, names_of, plain_name};
+use interlock_shipping::{MAX_NAMES, MAX_REASON, NAME_CLAIMS, names_of, plain_name};
+use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::administer::By;
@@ -46,10 +48,37 @@ impl Account {
         Ok(Self { name: name.to_owned(), owner: store.owner_of(name).await?, authenticated_ns })
     }
 
-    /// Whether it is the account of who asks, as far as can be told.
+    /// Whether it is the account of who asks, or of who let it through unapproved, as far as can be told. What is
+    /// only claimed, as who started a CI job by its environment, counts here too: it can but keep somebody from
+    /// deciding.
     pub fn asks(&self, approval: &WholeApproval) -> bool {
-        let names = names_of(&self.name, &self.owner.email, &self.owner.logins);
-        [&approval.item.user, &approval.item.login_user].iter().any(|user| names.contains(&plain_name(user)))
+        let Ok(subject) = Subject::decode(&*approval.told.subject) else { return true };
+        let owner = &self.owner;
+        let own = names_of(&self.name, &owner.email, &owner.logins);
+        let is_own = |name: &str| own.contains(&plain_name(name));
+        let item = &approval.item;
+        let users = [&item.user, &item.login_user, &subject.user, &subject.login_user];
+        let job = subject.workload.iter().map(|job| &job.actor);
+        let ci = subject.ci.iter().map(|ci| &ci.actor);
+        let broke = approval.standing.by.iter().filter(|_| item.state == "broken_glass");
+        let broke = broke.flat_map(|by| [&by.name, &by.login]);
+        let verified = [&subject.person, &subject.workload].into_iter().flatten();
+        let signed_in = verified.clone().any(|one| {
+            !owner.issuer.is_empty() && one.issuer == owner.issuer && one.subject == owner.subject
+        });
+        let person = subject.person.iter().flat_map(|person| [&person.name, &person.subject]);
+        let claims = verified.flat_map(|one| {
+            one.claims.iter().filter(|(claim, _)| NAME_CLAIMS.contains(&claim.as_str())).map(|(_, name)| name)
+        });
+        signed_in
+            || users
+                .into_iter()
+                .chain(job)
+                .chain(ci)
+                .chain(broke)
+                .chain(person)
+                .chain(claims)
+                .any(|n| is_own(n))
     }
 
     /// The groups of it that may decide.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalRequest, ApprovalStanding, ApprovalVote, ApprovalsOpen,
+    ApprovalAnswer, ApprovalName, ApprovalRequest, ApprovalStanding, ApprovalVote, ApprovalsOpen,
 };
 use interlock_shipping::{MAX_APPROVAL, MAX_REASON};
 use prost::Message as _;
@@ -13,6 +13,8 @@ use crate::store::{StoreError, approval_id};
 
 /// Requests of one host that are kept as open; more are an agent's that has lost its bounds.
 const OPEN: i64 = 20_000;
+/// Requests of one host that are kept at all: those that have ended are kept for a month.
+const KEPT: i64 = 50_000;
 /// Rules, groups of one, and approvals, that one request has at most.
 const RULES: usize = 64;
 const GROUPS: usize = 64;
@@ -33,7 +35,17 @@ impl Votes {
         intake: &Intake,
         host: &str,
     ) -> Result<Vec<ApprovalVote>, StoreError> {
-        let mut votes = intake.store.waiting_votes(host).await?;
+        let (mut votes, void) = intake.store.waiting_votes(host).await?;
+        if !void.is_empty() {
+            let mut write = intake.store.write().await?;
+            for vote in void {
+                let why = "the account is disabled, or in none of the groups any more".to_owned();
+                let answer = ApprovalAnswer { vote, counted: false, why, missing: 0 };
+                write.answer_vote(host, &answer).await?;
+            }
+            write.commit().await?;
+            intake.connected.change();
+        }
         votes.retain(|vote| self.told.insert(vote.vote.clone()));
         Ok(votes)
     }
@@ -96,6 +108,9 @@ impl Intake {
         if self.store.open_approvals_of(host).await? >= OPEN {
             return Ok(Err("more requests for approval are open than an agent holds"));
         }
+        if self.store.kept_approvals_of(host).await? >= KEPT {
+            return Ok(Err("more requests for approval are kept than one host may have"));
+        }
         let mut write = self.store.write().await?;
         write.take_approval(host, told).await?;
         write.commit().await?;
@@ -113,6 +128,8 @@ impl Intake {
         if !is_name(&told.request, &told.digest)
             || !states.contains(&told.state.as_str())
             || told.votes.len() > VOTES
+            || told.votes.iter().any(|vote| vote.reason.len() > 4 * MAX_REASON)
+            || told.scope.len() > NAME
             || told.reason.len() > 4 * MAX_REASON
             || told.encoded_len() > MAX_APPROVAL
         {
@@ -126,8 +143,16 @@ impl Intake {
     }
 
     /// Takes in which are open.
-    pub(super) async fn take_open(&self, host: &str, all: &ApprovalsOpen) -> Result<(), StoreError> {
-        let ids: Vec<String> =
+    pub(super) async fn take_open(
+        &self,
+        host: &str,
+        all: &ApprovalsOpen,
+    ) -> Result<Result<(), &'static str>, StoreError> {
+        let wrong = |open: &ApprovalName| !is_name(&open.request, &open.digest);
+        if i64::try_from(all.open.len()).is_ok_and(|open| open > OPEN) || all.open.iter().any(wrong) {
+            return Ok(Err("open requests for approval, in a form that they cannot have"));
+        }
+        let ids: HashSet<String> =
             all.open.iter().map(|open| approval_id(host, &open.request, &open.digest)).collect();
         let mut write = self.store.write().await?;
         let closed = write.close_approvals(host, &ids).await?;
@@ -136,6 +161,6 @@ impl Intake {
             tracing::info!(host, closed, "requests for approval are open no more");
             self.connected.change();
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }

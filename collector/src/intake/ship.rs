@@ -114,6 +114,7 @@ impl Shipping for Shipper {
                 slowed: false,
                 told: Told::default(),
                 votes: Votes::default(),
+                open_told: false,
                 healthy_at: tokio::time::Instant::now() - HEALTH,
             };
             let ended = call.run(messages).await;
@@ -177,6 +178,8 @@ struct Call<'c> {
     told: Told,
     /// What it was told of decisions on its requests for approval.
     votes: Votes,
+    /// It has told which of its requests are open: it does so once in a call.
+    open_told: bool,
     /// When it last said how it is.
     healthy_at: tokio::time::Instant,
 }
@@ -336,7 +339,14 @@ impl Call<'_> {
                 let taken = self.intake.take_standing(self.host, &told).await.map_err(internal)?;
                 self.odd(taken).await
             }
-            Message::ApprovalsOpen(all) => self.intake.take_open(self.host, &all).await.map_err(internal),
+            Message::ApprovalsOpen(all) => {
+                self.bound(all.encoded_len()).await?;
+                if std::mem::replace(&mut self.open_told, true) {
+                    return self.odd(Err("which requests for approval are open, twice in one call")).await;
+                }
+                let taken = self.intake.take_open(self.host, &all).await.map_err(internal)?;
+                self.odd(taken).await
+            }
             Message::ApprovalAnswer(answer) => {
                 self.votes.answered(self.intake, self.host, &answer).await.map_err(internal)
             }

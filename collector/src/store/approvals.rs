@@ -3,6 +3,8 @@
 //! A request is known by its name on the host and a digest of host and operation: names come again, and another
 //! host may give any name to its own.
 
+use std::collections::HashSet;
+
 use interlock_recording::hex;
 use interlock_shipping::v1::{ApprovalRequest, ApprovalStanding};
 use prost::Message as _;
@@ -23,6 +25,9 @@ const NAME: usize = 256;
 const ALIKE: i64 = 8;
 /// Requests that have ended are kept at least so long, and as long as their session's recording is.
 const KEPT_NS: i64 = 30 * 86_400 * 1_000_000_000;
+
+/// No request is open for longer, whatever its host says.
+const LONGEST_NS: i64 = 86_400 * 1_000_000_000;
 
 /// What has come of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -361,6 +366,18 @@ impl Store {
         Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
+    /// How many of a host's requests are kept.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn kept_approvals_of(&self, host: &str) -> Result<i64, StoreError> {
+        let row = sqlx::query("SELECT COUNT(*) FROM approvals WHERE host = $1")
+            .bind(host)
+            .fetch_one(self.pool())
+            .await?;
+        Ok(row.try_get(0)?)
+    }
+
     /// How many of a host's requests are open.
     ///
     /// # Errors
@@ -430,7 +447,7 @@ impl Write<'_> {
         .bind(session.map(|session| session.to_string()).unwrap_or_default())
         .bind(int(told.asked_ns))
         .bind(now)
-        .bind(now.saturating_add(int(told.left_ns)))
+        .bind(now.saturating_add(int(told.left_ns).min(LONGEST_NS)))
         .bind(clip(&subject.user, NAME))
         .bind(clip(&subject.login_user, NAME))
         .bind(clip(exe, NAME))
@@ -465,7 +482,7 @@ impl Write<'_> {
         Ok(true)
     }
 
-    /// Takes in how a host's request stands. One that has ended stays so. Whether anything changed.
+    /// Takes in how a host's request stands. One that has ended stays so, unless its glass was broken. Whether anything changed.
     ///
     /// # Errors
     /// The database fails.
@@ -475,7 +492,7 @@ impl Write<'_> {
         let bytes = told.encode_to_vec();
         let changed = sqlx::query(
             "UPDATE approvals SET state = $2, standing = $3, ended_ns = $4, changed_ns = $6 WHERE id = $1 AND host = $5 \
-             AND state = 'pending' AND standing <> $3",
+             AND (state = 'pending' AND standing <> $3 OR $7 = 1 AND state <> 'broken_glass')",
         )
         .bind(&id)
         .bind(&told.state)
@@ -483,6 +500,8 @@ impl Write<'_> {
         .bind(ended.then(now_ns))
         .bind(host)
         .bind(now_ns())
+        // What went through unapproved needs a review, whatever was thought of it.
+        .bind(i64::from(told.state == "broken_glass"))
         .execute(self.on())
         .await?;
         if changed.rows_affected() == 0 {
@@ -497,23 +516,33 @@ impl Write<'_> {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn close_approvals(&mut self, host: &str, open: &[String]) -> Result<usize, StoreError> {
-        let rows = sqlx::query("SELECT id, standing FROM approvals WHERE host = $1 AND state = 'pending'")
+    pub async fn close_approvals(&mut self, host: &str, open: &HashSet<String>) -> Result<usize, StoreError> {
+        let rows = sqlx::query("SELECT id FROM approvals WHERE host = $1 AND state = 'pending'")
             .bind(host)
             .fetch_all(self.on())
             .await?;
+        let standing = ApprovalStanding {
+            state: "withdrawn".to_owned(),
+            reason: "it is open on the host no more: its agent was started anew, or it ended while the agent was not connected"
+                .to_owned(),
+            ..ApprovalStanding::default()
+        };
+        let standing = standing.encode_to_vec();
         let mut closed = 0;
         for row in rows {
             let id: String = row.try_get(0)?;
             if open.contains(&id) {
                 continue;
             }
-            let bytes: Vec<u8> = row.try_get(1)?;
-            let mut standing = ApprovalStanding::decode(&*bytes).unwrap_or_default();
-            "withdrawn".clone_into(&mut standing.state);
-            "it is open on the host no more: its agent was started anew, or it ended while the agent was not connected"
-                .clone_into(&mut standing.reason);
-            self.take_standing(host, &standing).await?;
+            sqlx::query(
+                "UPDATE approvals SET state = 'withdrawn', standing = $2, ended_ns = $3, changed_ns = $3 WHERE id = $1",
+            )
+            .bind(&id)
+            .bind(&standing)
+            .bind(now_ns())
+            .execute(self.on())
+            .await?;
+            self.approval_news(host, &id, ApprovalNews::Ended).await?;
             closed += 1;
         }
         Ok(closed)

@@ -71,6 +71,7 @@ CREATE TABLE approvals (
     reviewed_ns BIGINT,
     review TEXT
 );
+CREATE INDEX approvals_of_host ON approvals (host);
 CREATE INDEX approvals_open ON approvals (host) WHERE state = 'pending';
 CREATE INDEX approvals_pending ON approvals (deadline_ns) WHERE state = 'pending';
 CREATE INDEX approvals_unreviewed ON approvals (number) WHERE state = 'broken_glass' AND reviewed_ns IS NULL;

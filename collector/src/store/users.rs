@@ -222,6 +222,7 @@ impl Write<'_> {
             .bind(password_hash)
             .execute(self.on())
             .await?;
+        self.void_votes(name).await?;
         Ok(done.rows_affected() == 1)
     }
 
@@ -240,6 +241,7 @@ impl Write<'_> {
             .bind(if active { "active" } else { "disabled" })
             .execute(self.on())
             .await?;
+        self.void_votes(name).await?;
         Ok(done.rows_affected() == 1)
     }
 

@@ -99,24 +99,39 @@ impl Store {
         row.as_ref().map(read_vote).transpose()
     }
 
-    /// What a host is to be told, at most 256.
+    /// What a host is to be told, at most 256, of accounts that can sign in and with groups as they are now; and
+    /// the votes that count no more, for their accounts cannot, or are in none of the groups.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn waiting_votes(&self, host: &str) -> Result<Vec<ApprovalVote>, StoreError> {
+    pub async fn waiting_votes(&self, host: &str) -> Result<(Vec<ApprovalVote>, Vec<String>), StoreError> {
         let rows = sqlx::query(
-            "SELECT told FROM approval_votes WHERE host = $1 AND state = 'given' AND given_ns > $2 \
-             ORDER BY given_ns LIMIT 256",
+            "SELECT v.told, v.account, COALESCE(u.state, '') FROM approval_votes v LEFT JOIN users u ON u.name = v.account \
+             WHERE v.host = $1 AND v.state = 'given' AND v.given_ns > $2 ORDER BY v.given_ns LIMIT 256",
         )
         .bind(host)
         .bind(now_ns() - TOLD_NS)
         .fetch_all(self.pool())
         .await?;
-        let vote = |row: &AnyRow| {
-            let told: Vec<u8> = row.try_get(0)?;
-            ApprovalVote::decode(&*told).map_err(|_| StoreError::Damaged("a decision that is none"))
-        };
-        rows.iter().map(vote).collect()
+        let (mut votes, mut void) = (Vec::new(), Vec::new());
+        for row in rows {
+            let (told, account, state): (Vec<u8>, String, String) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let mut vote =
+                ApprovalVote::decode(&*told).map_err(|_| StoreError::Damaged("a decision that is none"))?;
+            let groups = self.groups_of(&account).await?;
+            let mut is_in = false;
+            if let Some(by) = &mut vote.by {
+                by.groups.retain(|group| groups.contains(group));
+                is_in = !by.groups.is_empty();
+            }
+            if state == "active" && is_in {
+                votes.push(vote);
+            } else {
+                void.push(vote.vote);
+            }
+        }
+        Ok((votes, void))
     }
 
     /// The hosts that there is something to be told.
@@ -163,6 +178,22 @@ impl Write<'_> {
         }
         self.approval_touched(new.approval).await?;
         Ok(true)
+    }
+
+    /// An account's decisions that no host has answered count no more.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn void_votes(&mut self, account: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE approval_votes SET state = 'refused', answered_ns = $2, \
+             why = 'the account was changed before the host had answered' WHERE account = $1 AND state = 'given'",
+        )
+        .bind(account)
+        .bind(now_ns())
+        .execute(self.on())
+        .await?;
+        Ok(())
     }
 
     async fn approval_touched(&mut self, id: &str) -> Result<(), StoreError> {

@@ -44,7 +44,8 @@ fn case(quorums: Vec<Quorum>, change: impl FnOnce(&mut Terms), now: Instant) -> 
     let mut terms = Terms { quorums: quorums.into(), scopes: Box::new([Scope::Once]), ..Terms::sample() };
     change(&mut terms);
     let names = ["u1".to_owned(), "u1".to_owned()];
-    let requester = Requester { person: person(1, Some(1), Some(1)), names, verified: None };
+    let requester =
+        Requester { person: person(1, Some(1), Some(1)), names, actors: Vec::new(), verified: None };
     Case::new(Arc::new(terms), requester, true, now + Duration::from_secs(60))
 }
 

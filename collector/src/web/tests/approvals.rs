@@ -1,5 +1,7 @@
 //! Who sees requests for approval, who decides on them, and what is written down of it.
 
+use std::collections::HashSet;
+
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
     ApprovalAnswer, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement,
@@ -93,7 +95,7 @@ impl Site {
         let (intake, host) = (Arc::clone(&self.intake), host.to_owned());
         tokio::spawn(async move {
             loop {
-                for vote in intake.store.waiting_votes(&host).await.unwrap() {
+                for vote in intake.store.waiting_votes(&host).await.unwrap().0 {
                     let why = refuses(&vote);
                     let answer = ApprovalAnswer {
                         vote: vote.vote.clone(),
@@ -460,9 +462,9 @@ async fn each_change_is_in_the_journal_and_what_is_over_stays_so() {
     let second = ApprovalRequest { digest: vec![8; 32], ..told };
     let second_id = site.asked(&host, &second).await;
     let mut write = store.write().await.unwrap();
-    assert_eq!(write.close_approvals("another", &[]).await.unwrap(), 0);
-    assert_eq!(write.close_approvals(&host, std::slice::from_ref(&second_id)).await.unwrap(), 0);
-    assert_eq!(write.close_approvals(&host, &[]).await.unwrap(), 1);
+    assert_eq!(write.close_approvals("another", &HashSet::new()).await.unwrap(), 0);
+    assert_eq!(write.close_approvals(&host, &HashSet::from([second_id.clone()])).await.unwrap(), 0);
+    assert_eq!(write.close_approvals(&host, &HashSet::new()).await.unwrap(), 1);
     write.commit().await.unwrap();
     let rows = store.journal((0, 0), 100).await.unwrap();
     let about: Vec<_> =

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::cancel::Cancel;
+use super::judge::who;
 use super::look::Look;
 use super::pipe::Pipe;
 use super::refusal::Refusal;
@@ -29,6 +30,7 @@ use crate::approval::{
     self, CancelKey, Covered, Desk, DeskError, Estimate, Event, Grant, Outcome, Shape, Shown, Ticket,
     Withdrawal,
 };
+use crate::identity::Subject;
 use crate::policy::{Decision, Destination, Scope, Terms, Verdict};
 use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
@@ -99,6 +101,8 @@ pub(super) struct Held {
     digest: [u8; 32],
     terms: Arc<Terms>,
     shape: Option<Shape>,
+    /// Who asks, as approvers were shown.
+    subject: Arc<Subject>,
     since: Instant,
     /// Who has approved.
     by: Vec<Arc<str>>,
@@ -153,6 +157,7 @@ impl Held {
             digest: request.digest,
             terms: Arc::clone(&request.terms),
             shape: request.shape,
+            subject: Arc::clone(&request.subject),
             since: Instant::now(),
             by: Vec::new(),
             message: request.shown.message.clone(),
@@ -435,7 +440,9 @@ impl Core {
                 (Scope::Shape, Some(shape)) => {
                     Some(Covered::Shape(shape, Instant::now() + Duration::from_secs(*seconds)))
                 }
-                (Scope::Session, _) => Some(Covered::Session(self.log.session().id())),
+                (Scope::Session, _) if who(&held.subject) == who(&self.subject) => {
+                    Some(Covered::Session(self.log.session().id()))
+                }
                 _ => None,
             };
             if let Some(covered) = covered {

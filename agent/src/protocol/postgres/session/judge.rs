@@ -80,6 +80,12 @@ impl Judged {
     }
 }
 
+/// The person and the workload, whose tokens may be newer ones.
+pub(super) fn who(subject: &Subject) -> [Option<(&str, &str)>; 2] {
+    [&subject.person, &subject.workload]
+        .map(|one| one.as_deref().map(|one| (&*one.issuer, one.subject.as_str())))
+}
+
 impl Core {
     /// Takes the newest policy, if it changed.
     pub(super) fn refresh_policy(&mut self) {
@@ -100,6 +106,10 @@ impl Core {
         let known = |subject: &Subject| (subject.person.clone(), subject.workload.clone());
         if known(&subject) != known(&self.subject) {
             self.log.session().identity_changed(&subject);
+        }
+        if who(&subject) != who(&self.subject) {
+            // What was approved for the session was so for whom approvers were shown.
+            self.holds.desk.session_ended(self.log.session().id());
         }
         self.subject = subject;
     }
