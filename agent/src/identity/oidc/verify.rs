@@ -308,6 +308,7 @@ fn recorded(config: &IssuerConfig, claims: &Claims) -> BTreeMap<String, String> 
     names.filter_map(text).take(MAX_RECORDED_CLAIMS).collect()
 }
 
+#[derive(Clone, Copy)]
 struct Times {
     expires: Timestamp,
     authenticated: Option<Timestamp>,
