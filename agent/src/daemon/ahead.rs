@@ -18,6 +18,7 @@ use super::Agent;
 use crate::approval::ahead::{Asker, Opened, Tree};
 use crate::approval::{Beforehand, Desk, Event, Id, Outcome, Request, Ticket, Withdrawal};
 use crate::control::{Command, Peer};
+use crate::identity::workload::Purpose;
 use crate::identity::{Stat, Subject, TICK_NS};
 use crate::operation::{Operation, Protocol};
 use crate::policy::{self, Decision, Destination, Egress, EntryId, FlowPolicy, Terms, Treatment, Verdict};
@@ -112,7 +113,7 @@ impl Agent {
         let known = self.identity.known(peer.pid).ok_or_else(gone)?;
         let agent = self.me.upgrade().ok_or("the agent is stopping")?;
         let mut subject = self.identify(known.clone()).await.ok_or("your process cannot be looked at")?;
-        agent.find_workload(&known, &mut subject).await;
+        agent.find_workload(&known, &mut subject, Purpose::Question).await;
         agent.find_person(&known, &mut subject);
         let entries = self.interceptor.entries_of(&subject, program).map_err(|error| error.to_string())?;
         if !peer.is_there() {

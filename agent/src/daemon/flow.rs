@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::{Agent, copy, login};
+use crate::identity::workload::Purpose;
 use crate::identity::{Known, LiveSubject, Subject};
 use crate::intercept;
 use crate::operation::Protocol;
@@ -89,7 +90,7 @@ pub(super) async fn serve(agent: Arc<Agent>, accepted: intercept::Flow, stopping
         );
         return copy::reset(&client);
     };
-    agent.find_workload(&known, &mut subject).await;
+    agent.find_workload(&known, &mut subject, Purpose::Flow).await;
     agent.find_person(&known, &mut subject);
     let destination =
         Destination { address: original, hosts: agent.policies.hosts().names_of(original.ip()) };

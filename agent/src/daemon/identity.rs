@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use super::Agent;
-use crate::identity::workload::{self, Found};
+use crate::identity::workload::{self, Found, Purpose};
 use crate::identity::{IdentityKind, Known, LiveSubject, Subject};
 use crate::record::TokenRefused;
 
@@ -34,22 +34,33 @@ impl Drop for Keeper {
 
 impl Agent {
     /// Puts the workload that a process belongs to into its subject, or why there is none.
-    pub(super) async fn find_workload(self: &Arc<Self>, known: &Known, subject: &mut Subject) {
+    pub(super) async fn find_workload(
+        self: &Arc<Self>,
+        known: &Known,
+        subject: &mut Subject,
+        purpose: Purpose,
+    ) {
         if self.workloads.is_empty() {
+            subject.no_issuer.push(IdentityKind::Workload);
             return;
         }
-        let found = self.look_for_workload(known, subject).await;
+        let found = self.look_for_workload(known, subject, purpose).await;
         subject.put(IdentityKind::Workload, found.identity, &found.why);
     }
 
     /// Looks, on a thread that may block, and tells of tokens that are not for who shows them.
-    async fn look_for_workload(self: &Arc<Self>, known: &Known, subject: &Subject) -> Found {
+    async fn look_for_workload(
+        self: &Arc<Self>,
+        known: &Known,
+        subject: &Subject,
+        purpose: Purpose,
+    ) -> Found {
         let readers = self.readers.of(known.uid);
         let (agent, process) = (Arc::clone(self), known.clone());
         let looked = tokio::time::timeout(PATIENCE, async move {
             let permit = readers.acquire_owned().await.ok()?;
             tokio::task::spawn_blocking(move || {
-                let found = agent.workloads.find(&process);
+                let found = agent.workloads.find(&process, purpose);
                 drop(permit);
                 found
             })
@@ -86,8 +97,8 @@ impl Agent {
         found
     }
 
-    /// Has a newer token looked for in time, and again and again once there is none. What expires before is
-    /// taken away by the flow itself.
+    /// Has the token looked for and verified again, in time for a newer one, and again and again once there is
+    /// none. What does not hold any more is taken away; what expires before, by the flow itself.
     pub(super) fn keep_identity(self: &Arc<Self>, known: Known, live: &Arc<LiveSubject>) -> Keeper {
         if live.current().workload.is_none() {
             return Keeper(None);
@@ -97,19 +108,13 @@ impl Agent {
             loop {
                 let now = Timestamp::now();
                 let pause = match &live.current().workload {
-                    Some(identity) => {
-                        let left = workload::renew_after(identity, now).duration_since(now).unsigned_abs();
-                        left.max(PAUSE)
-                    }
+                    Some(identity) => workload::next_look(identity, now).max(PAUSE),
                     None => AGAIN,
                 };
                 tokio::time::sleep(pause).await;
                 let subject = live.current();
-                let found = agent.look_for_workload(&known, &subject).await;
-                match (found.identity, &live.current().workload) {
-                    (None, Some(current)) if current.is_current(Timestamp::now()) => {}
-                    (identity, _) => live.set(IdentityKind::Workload, identity, &found.why),
-                }
+                let found = agent.look_for_workload(&known, &subject, Purpose::Flow).await;
+                live.set(IdentityKind::Workload, found.identity, &found.why);
             }
         })))
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::control::{Peer, Request};
 use crate::identity::login::{Caller, Place, Seat};
+use crate::identity::workload::Purpose;
 use crate::identity::{IdentityKind, Known, Subject, Verified};
 
 /// Where the kernel says which processes may steer others of the same user (Yama).
@@ -21,6 +22,7 @@ impl Agent {
     /// Puts the person who has signed in where a process belongs into its subject, or why there is none.
     pub(super) fn find_person(&self, known: &Known, subject: &mut Subject) {
         if !self.logins.is_offered() {
+            subject.no_issuer.push(IdentityKind::Person);
             return;
         }
         let person = self.logins.person(&seat(known, subject));
@@ -78,7 +80,7 @@ impl Agent {
         let seat = Seat::of(peer.pid, login).map_err(|_| gone(peer))?;
         let agent = self.me.upgrade().ok_or("the agent is stopping")?;
         let mut subject = agent.identify(known.clone()).await.ok_or("your process cannot be looked at")?;
-        agent.find_workload(&known, &mut subject).await;
+        agent.find_workload(&known, &mut subject, Purpose::Question).await;
         agent.find_person(&known, &mut subject);
         if peer.is_there() { Ok((seat, Arc::new(subject))) } else { Err(gone(peer)) }
     }

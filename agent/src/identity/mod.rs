@@ -21,7 +21,7 @@ pub(crate) use ancestors::Stat;
 pub use live::LiveSubject;
 pub(crate) use process::TICK_NS;
 pub use process::{Known, ProgramOf, Reader};
-pub use verified::{IdentityKind, Job, Verified};
+pub use verified::{GroupsKnown, IdentityKind, Job, Verified};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -81,6 +81,10 @@ pub struct Subject {
     pub person: Option<Arc<Verified>>,
     /// The job or service, if a verified token of its own names it.
     pub workload: Option<Arc<Verified>>,
+    /// Kinds of identity that nobody can have on this host: agent.yaml has no issuer of them. Where that is
+    /// not known it is empty: then what is missing may be hidden.
+    #[serde(skip)]
+    pub no_issuer: Vec<IdentityKind>,
     /// What could not be found out or verified, if anything, and why.
     pub missing: Vec<String>,
 }

@@ -51,6 +51,9 @@ pub struct Verified {
     pub name: String,
     /// Groups, from the claim that agent.yaml names.
     pub groups: Vec<String>,
+    /// Whether there may be others.
+    #[serde(skip)]
+    pub groups_known: GroupsKnown,
     /// The job, where the issuer is one of a CI system; empty texts else.
     pub job: Job,
     /// All claims of the token, at most [`MAX_TOKEN`](super::oidc::MAX_TOKEN) bytes of JSON.
@@ -67,6 +70,17 @@ pub struct Verified {
     /// SHA-256 in hexadecimal of the issuer and of what is in the token only once (`jti`, else all of its
     /// claims). It tells tokens apart, and cannot be used as one.
     pub token_hash: String,
+}
+
+/// How much is known of someone's groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupsKnown {
+    /// All of them.
+    All,
+    /// The claim is not there: whether they have any is not said.
+    Unsaid,
+    /// The claim holds what is no group, or stands elsewhere (`_claim_names`).
+    Partly,
 }
 
 /// A job of a CI system, from claims that the system itself has filled in.
@@ -92,6 +106,7 @@ impl Verified {
             subject: "example".to_owned(),
             name: "example".to_owned(),
             groups: Vec::new(),
+            groups_known: GroupsKnown::All,
             job: Job::default(),
             claims: Claims::new(),
             recorded: BTreeMap::new(),

@@ -12,7 +12,7 @@ use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
 
 use super::Destination;
-use crate::identity::{Subject, Verified};
+use crate::identity::{GroupsKnown, Subject, Verified};
 use crate::operation::Operation;
 use crate::sql::{Kind, Limit, Statement, Where};
 
@@ -229,7 +229,10 @@ fn identity(identity: Option<&Verified>) -> Value {
         .with("issuer", || text(&identity.issuer_name))
         .with("subject", || text(&identity.subject))
         .with("name", || text(&identity.name))
-        .with("groups", || strings(&identity.groups))
+        .with("groups", || match identity.groups_known {
+            GroupsKnown::All => strings(&identity.groups),
+            GroupsKnown::Unsaid | GroupsKnown::Partly => Value::Null,
+        })
         .with("project", || text(&identity.job.project))
         .with("branch", || text(&identity.job.branch))
         .with("environment", || text(&identity.job.environment))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::tests::set;
 use super::*;
-use crate::identity::Subject;
+use crate::identity::{Subject, Verified};
 
 fn who(pairs: &[(&str, &str)]) -> Subject {
     subject(pairs.iter().copied()).unwrap()
@@ -75,13 +75,17 @@ fn absent_is_unknown() {
         let text = format!("rules: [{{name: d, match: {{{matcher}}}, action: deny}}]");
         verdicts(&text, &[MAIN, OTHER, PERSON])
     };
-    assert_eq!(deny("identity: {branch: feature}"), [Deny, Allow, Deny, Allow]);
+    assert_eq!(deny("identity: {branch: feature}"), [Deny, Allow, Deny, Deny], "only workloads have one");
     assert_eq!(deny("not_identity: {branch: main}"), [Deny, Allow, Deny, Deny]);
+    assert_eq!(deny("identity: {kind: person, groups: contractors}"), [Deny, Deny, Deny, Allow]);
+    assert_eq!(deny("identity: {kind: workload, issuer: other}"), [Deny, Allow, Allow, Deny]);
+    assert_eq!(deny("identity: {groups: contractors}"), [Deny; 4], "the other may be in it");
     let allow = |matcher: &str| {
         let text = format!("default: deny\nrules: [{{name: a, match: {{{matcher}}}, action: allow}}]");
         verdicts(&text, &[MAIN, OTHER, PERSON])
     };
-    assert_eq!(allow("not_identity: {branch: feature}"), [Deny, Allow, Deny, Allow]);
+    assert_eq!(allow("not_identity: {branch: feature}"), [Deny, Allow, Deny, Deny]);
+    assert_eq!(allow("not_identity: {kind: person, groups: contractors}"), [Deny, Deny, Deny, Allow]);
     let when = |when: &str, action: &str| {
         let text = format!(
             "default: {}\nrules: [{{name: w, when: '{when}', action: {action}}}]",
@@ -94,6 +98,47 @@ fn absent_is_unknown() {
     assert_eq!(when("subject.workload.claims.ref != \"refs/heads/main\"", "deny"), [Deny, Allow, Deny, Deny]);
     assert_eq!(when("subject.person == null", "deny"), [Deny, Deny, Deny, Allow]);
     assert_eq!(when("\"dba\" in subject.person.groups", "allow"), [Deny, Deny, Deny, Allow]);
+}
+
+/// Where a kind cannot be had, a rule that names none is about the other.
+#[test]
+fn what_no_issuer_gives_is_not_hidden() {
+    use crate::identity::IdentityKind::{Person, Workload};
+    let denied = |matcher: &str, no_issuer: &[_], pairs| {
+        let subject = Subject { no_issuer: no_issuer.to_vec(), ..who(pairs) };
+        let text = format!("rules: [{{name: d, match: {{{matcher}}}, action: deny}}]");
+        decide(&text, &subject).verdict == Deny
+    };
+    let rule = "identity: {groups: contractors}";
+    assert!(denied(rule, &[], MAIN) && denied(rule, &[Workload], MAIN));
+    assert!(!denied(rule, &[Person], MAIN) && !denied(rule, &[Workload], PERSON));
+    assert!(denied(rule, &[Person, Workload], &[]), "nobody is known at all");
+    assert!(denied("identity: {kind: person, groups: contractors}", &[Person], MAIN), "it is said");
+}
+
+#[test]
+fn groups_that_are_not_told_are_unknown() {
+    use crate::identity::{GroupsKnown, IdentityKind};
+    let of = |groups_known| {
+        let mut subject = who(PERSON);
+        let person = Verified { groups_known, ..(**subject.person.as_ref().unwrap()).clone() };
+        subject.put(IdentityKind::Person, Some(Arc::new(person)), &[]);
+        move |text: &str| decide(text, &subject).verdict
+    };
+    let deny = |matcher: &str| format!("rules: [{{name: d, match: {{{matcher}}}, action: deny}}]");
+    let when = |expression: &str| format!("rules: [{{name: d, when: '{expression}', action: deny}}]");
+    let contractor = deny("identity: {kind: person, groups: contractors}");
+    let listed = when("\"contractors\" in subject.person.groups");
+    let all = of(GroupsKnown::All);
+    assert_eq!((all(&contractor), all(&listed)), (Allow, Allow));
+    for known in [GroupsKnown::Unsaid, GroupsKnown::Partly] {
+        let some = of(known);
+        assert_eq!((some(&contractor), some(&listed)), (Deny, Deny));
+        assert_eq!(some(&deny("identity: {kind: person, groups: contractors, issuer: other}")), Allow);
+        assert_eq!(some(&deny("not_identity: {kind: person, groups: dba}")), Allow, "what is told counts");
+        let allow = "default: deny\nrules: [{name: a, match: {not_identity: {kind: person, groups: contractors}}, action: allow}]";
+        assert_eq!((some(allow), all(allow)), (Deny, Allow));
+    }
 }
 
 #[test]

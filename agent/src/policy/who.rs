@@ -1,8 +1,8 @@
 //! Verified identities in rules: what they match, and where one is needed.
 //!
 //! What is absent is unknown: whoever stands behind a process can leave a token out, or sign out. So where
-//! there is no verified identity at all, rules that refuse apply and rules that allow do not, for `identity`
-//! and `not_identity` alike.
+//! there is no verified identity of the kind that a rule is about, rules that refuse apply and rules that
+//! allow do not, for `identity` and `not_identity` alike. Groups that a token does not tell are unknown alike.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::decode::{Decode, Decoder, OneOrMany, record, suggestion, words};
 use super::pattern::{Match, Text};
 use super::values::Message;
 use super::yaml::{Node, Value};
-use crate::identity::{IdentityKind, Subject, Verified};
+use crate::identity::{GroupsKnown, IdentityKind, Subject, Verified};
 
 record! {
     /// A verified person or workload, by globs. All keys that are given must hold for one and the same
@@ -159,12 +159,27 @@ impl schemars::JsonSchema for Claims {
 // === impl IdentityMatcher ===
 
 impl IdentityMatcher {
-    /// How the subject's verified identities match. Where there is none at all, they may.
+    /// How the subject's verified identities match. Where one that it could be about is missing, it may.
     pub(crate) fn matches(&self, subject: &Subject) -> Match {
-        match verified(subject).next() {
-            None => Match::May,
-            Some(_) => verified(subject).any(|identity| self.is(identity)).into(),
-        }
+        let one = self.kind();
+        let nobody = subject.person.is_none() && subject.workload.is_none();
+        [IdentityKind::Person, IdentityKind::Workload]
+            .into_iter()
+            .filter(|kind| one.is_none_or(|one| one == *kind))
+            .map(|kind| match subject.identity(kind) {
+                Some(identity) => self.is(identity),
+                // Where only the other kind can be had on this host, nobody hides this one.
+                None if one.is_none() && !nobody && subject.no_issuer.contains(&kind) => Match::No,
+                None => Match::May,
+            })
+            .max()
+            .unwrap_or(Match::May)
+    }
+
+    /// The one kind that it is about. Only workloads have jobs.
+    fn kind(&self) -> Option<IdentityKind> {
+        let of_jobs = [&self.project, &self.branch, &self.environment, &self.actor];
+        self.kind.or(of_jobs.iter().any(|key| key.is_some()).then_some(IdentityKind::Workload))
     }
 
     /// How well it can be told that none of them matches.
@@ -176,12 +191,12 @@ impl IdentityMatcher {
         }
     }
 
-    fn is(&self, identity: &Verified) -> bool {
+    fn is(&self, identity: &Verified) -> Match {
         let text = |patterns: &Option<OneOrMany<Text>>, text: &str| {
             patterns.as_ref().is_none_or(|patterns| any(patterns, text))
         };
         let job = &identity.job;
-        self.kind.is_none_or(|kind| kind == identity.kind)
+        let rest = self.kind.is_none_or(|kind| kind == identity.kind)
             && text(&self.issuer, &identity.issuer_name)
             && text(&self.subject, &identity.subject)
             && text(&self.name, &identity.name)
@@ -189,14 +204,15 @@ impl IdentityMatcher {
             && text(&self.branch, &job.branch)
             && text(&self.environment, &job.environment)
             && text(&self.actor, &job.actor)
-            && (self.groups.as_ref())
-                .is_none_or(|groups| identity.groups.iter().any(|group| any(groups, group)))
-            && self.claims.as_ref().is_none_or(|claims| claims.hold(identity))
+            && self.claims.as_ref().is_none_or(|claims| claims.hold(identity));
+        match &self.groups {
+            _ if !rest => Match::No,
+            Some(groups) if !identity.groups.iter().any(|group| any(groups, group)) => {
+                if identity.groups_known == GroupsKnown::All { Match::No } else { Match::May }
+            }
+            _ => Match::Must,
+        }
     }
-}
-
-fn verified(subject: &Subject) -> impl Iterator<Item = &Arc<Verified>> {
-    subject.person.iter().chain(&subject.workload)
 }
 
 /// What is empty no glob takes in: `*` is any branch, and not none.

@@ -28,9 +28,9 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
 use super::fault::{SignInError, said, said_of};
-use crate::identity::Verified;
 use crate::identity::oidc::http::HttpError;
 use crate::identity::oidc::{Endpoints, Issuer};
+use crate::identity::{GroupsKnown, Verified};
 
 /// What is asked for besides `openid` where agent.yaml does not say, as far as the provider offers it:
 /// `offline_access` is what most give a refresh token for.
@@ -506,6 +506,12 @@ impl Provider {
     }
 
     fn check_groups(&self, person: &Verified) -> Result<(), SignInError> {
+        if person.groups_known == GroupsKnown::Partly {
+            return Err(self.untrusted(
+                "it does not tell all groups of the person (some are no text, too long, or stand elsewhere): \
+                 have it name only those that concern Interlock, as texts, in the token",
+            ));
+        }
         if person.groups.len() > MOST_GROUPS {
             return Err(self.untrusted(&format!(
                 "it names more than {MOST_GROUPS} groups of the person: have it name those that concern Interlock"

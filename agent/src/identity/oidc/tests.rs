@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::fake::{Key, Server, config, seconds};
 use super::*;
+use crate::identity::GroupsKnown;
 
 fn with(mut claims: Value, more: Value) -> Value {
     let (Value::Object(object), Value::Object(more)) = (&mut claims, more) else { panic!() };
@@ -322,6 +323,53 @@ fn keys_in_a_file_need_no_network() {
     let error = issuer("provider: kubernetes, issuer: 'https://kubernetes.default.svc'")
         .verify(&key.sign(&with(claims("x"), json!({"iss": "https://kubernetes.default.svc"}))));
     assert!(error.unwrap_err().to_string().contains("others could have written it"));
+}
+
+/// A group that is left out is not one that nobody is in.
+#[test]
+fn groups_that_a_token_does_not_tell_are_not_none() {
+    let (server, key) = (Server::start(), Key::ec("1"));
+    server.publish(&[&key]);
+    let issuer = Issuer::new(&server.config()).unwrap();
+    let groups = |more| {
+        let verified = issuer.verify(&key.sign(&with(server.claims(), more))).unwrap();
+        (verified.groups.join(" "), verified.groups_known)
+    };
+    let elsewhere =
+        json!({"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "x"}}});
+    for (claims, expected, known) in [
+        (json!({}), "", GroupsKnown::Unsaid),
+        (json!({"groups": []}), "", GroupsKnown::All),
+        (json!({"groups": ["a", "b", "a"]}), "a b", GroupsKnown::All),
+        (json!({"groups": "a"}), "a", GroupsKnown::All),
+        (json!({"groups": ["a", 7]}), "a", GroupsKnown::Partly),
+        (json!({"groups": ["a", "x".repeat(513)]}), "a", GroupsKnown::Partly),
+        (json!({"groups": {"a": true}}), "", GroupsKnown::Partly),
+        (elsewhere, "", GroupsKnown::Partly),
+        (json!({"hasgroups": true}), "", GroupsKnown::Partly),
+    ] {
+        let told = claims.to_string();
+        assert_eq!(groups(claims), (expected.to_owned(), known), "{told}");
+    }
+}
+
+/// A rule about a branch is not passed by with a name that is too long to be matched.
+#[test]
+fn a_job_whose_words_cannot_be_matched_is_nobody() {
+    let (server, key) = (Server::start(), Key::ec("1"));
+    server.publish(&[&key]);
+    let text = format!(
+        "{{name: github, kind: workload, provider: github_actions, issuer: '{}', audience: interlock, token: {{variable: T}}}}",
+        server.url
+    );
+    let issuer = Issuer::new(&config(&text)).unwrap();
+    let verify = |branch: String| {
+        issuer.verify(&key.sign(&with(server.claims(), json!({"ref": branch, "repository": "a/b"}))))
+    };
+    assert_eq!(verify("refs/heads/feature/x".to_owned()).unwrap().job.branch, "feature/x");
+    for branch in [format!("refs/heads/feature/{}", "x".repeat(512)), "refs/heads/feature/\n".to_owned()] {
+        assert!(verify(branch).unwrap_err().to_string().contains("\"ref\" is too long"));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::super::config::{IssuerConfig, Provider};
-use super::super::verified::{Claims, IdentityKind, Job, Verified, claim};
+use super::super::verified::{Claims, GroupsKnown, IdentityKind, Job, Verified, claim};
 use super::Issuer;
 use super::keys::{KeySet, KeysError, Means};
 use super::token::{Parts, TokenError};
@@ -188,6 +188,17 @@ impl Issuer {
         {
             return Err(wrong("kubernetes.io", "is missing: it is no token of a service account"));
         }
+        // What a job is matched by. Left out, a rule about it would not apply.
+        for &name in job_claims(self.config.provider) {
+            let unfit = |value: &Value| match value {
+                Value::Null => false,
+                Value::String(text) => !text.is_empty() && word(Some(value)).is_empty(),
+                _ => true,
+            };
+            if claim(claims, name).is_some_and(unfit) {
+                return Err(wrong(name, "is too long, or no text to be read"));
+            }
+        }
         Ok(Times { expires, authenticated: time("auth_time")? })
     }
 
@@ -213,13 +224,15 @@ impl Issuer {
             Some(name) => word(claim(&claims, name)),
             None => name(self.config.provider, &claims, &job),
         };
+        let (groups, groups_known) = groups(&self.config, &claims);
         Verified {
             kind: self.config.kind,
             issuer_name: self.name.clone(),
             issuer: self.id.clone(),
             name: if name.is_empty() { subject.clone() } else { name },
             subject,
-            groups: groups(claim(&claims, &self.config.groups_claim)),
+            groups,
+            groups_known,
             job,
             token_hash: hash(&self.id, &claims),
             recorded: recorded(&self.config, &claims),
@@ -343,17 +356,51 @@ fn word(value: Option<&Value>) -> String {
     }
 }
 
-fn groups(value: Option<&Value>) -> Vec<String> {
-    let list = match value {
+/// The groups that the claims tell, and whether there may be others.
+fn groups(config: &IssuerConfig, claims: &Claims) -> (Vec<String>, GroupsKnown) {
+    let name = &config.groups_claim;
+    let list = match claim(claims, name) {
         Some(Value::Array(list)) => list.as_slice(),
+        None | Some(Value::Null) => {
+            // OpenID Connect Core, section 5.6.2, and what Entra ID says where there are too many.
+            let first = name.strip_prefix('/').and_then(|path| path.split('/').next());
+            let elsewhere = claims.get("_claim_names").is_some_and(|names| {
+                names.get(name).is_some() || first.is_some_and(|first| names.get(first).is_some())
+            });
+            let indirect = elsewhere || claims.get("hasgroups").is_some_and(|has| has != false);
+            let known = match config.provider {
+                _ if indirect => GroupsKnown::Partly,
+                Provider::Oidc => GroupsKnown::Unsaid,
+                // Their tokens have none.
+                Provider::GithubActions
+                | Provider::Gitlab
+                | Provider::Buildkite
+                | Provider::Kubernetes
+                | Provider::Spiffe => GroupsKnown::All,
+            };
+            return (Vec::new(), known);
+        }
         Some(one) => std::slice::from_ref(one),
-        None => &[],
     };
     let mut groups: Vec<String> =
         list.iter().map(|group| word(Some(group))).filter(|g| !g.is_empty()).collect();
+    let known = if groups.len() == list.len() { GroupsKnown::All } else { GroupsKnown::Partly };
     groups.sort();
     groups.dedup();
-    groups
+    (groups, known)
+}
+
+/// The claims that [`job`] reads.
+fn job_claims(provider: Provider) -> &'static [&'static str] {
+    match provider {
+        Provider::GithubActions => &["repository", "ref", "environment", "actor"],
+        Provider::Gitlab => {
+            &["project_path", "ref", "ref_path", "ref_type", "pipeline_source", "environment", "user_login"]
+        }
+        Provider::Buildkite => &["organization_slug", "pipeline_slug", "build_branch"],
+        Provider::Kubernetes => &["/kubernetes.io/namespace"],
+        Provider::Oidc | Provider::Spiffe => &[],
+    }
 }
 
 /// The job that a CI system's claims name. A tag is no branch, whatever it is called.

@@ -1,16 +1,14 @@
 //! Tokens belong to who showed them first.
 
+use jiff::Timestamp;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
-use jiff::Timestamp;
 
 /// Most tokens that are bound at a time.
 const MAX_BOUND: usize = 20_000;
 
-/// For how long something is bound that does not say when it ends.
-const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most of them that one user's processes hold: nobody else is shut out by them.
+const MAX_OF_USER: usize = 1000;
 
 /// A process, for good: process ids are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,16 +40,26 @@ pub(super) enum Refused {
     /// Others hold it.
     #[error("its token belongs to {0}")]
     Others(String, u32, u32),
+    /// It is of a pod, and this is another one or none.
+    #[error("its token belongs to the pod {0}, and this process is not known to be in it")]
+    Pod(String),
     /// There are too many.
     #[error("more tokens are in use than can be told apart")]
     Full,
+    /// Nobody holds it yet, and others show it as well.
+    #[error(
+        "its token stands in the environment of the processes below {0} of user {1} as well, so nobody can \
+         tell whose it is: it counts for neither until one of them has ended"
+    )]
+    Several(u32, u32),
 }
 
 impl Refused {
     /// The process at the top of the tree that holds it, and its user.
     pub(super) fn owner(&self) -> Option<(u32, u32)> {
         match self {
-            Self::Others(_, pid, uid) => Some((*pid, *uid)),
+            Self::Others(_, pid, uid) | Self::Several(pid, uid) => Some((*pid, *uid)),
+            Self::Pod(_) => Some((0, 0)),
             Self::Full => None,
         }
     }
@@ -64,12 +72,14 @@ pub(super) struct Bindings(Mutex<HashMap<String, Bound>>);
 #[derive(Debug)]
 struct Bound {
     holder: Holder,
+    /// Whose share of the room it takes.
+    uid: u32,
     until: Timestamp,
 }
 
 impl Holder {
     /// What `other` holds is this one's, too.
-    fn shares_with(&self, other: &Self) -> bool {
+    pub(super) fn shares_with(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Container(own), Self::Container(other)) => own == other,
             (
@@ -85,6 +95,19 @@ impl Holder {
         }
     }
 
+    /// Its topmost process has lost its parent.
+    pub(super) fn is_left(&self) -> bool {
+        matches!(self, Self::Tree { parent, .. } if parent.pid <= 1)
+    }
+
+    /// Nobody holds it yet, and this one shows it as well.
+    pub(super) fn rivals(&self) -> Refused {
+        match self {
+            Self::Tree { top, uid, .. } => Refused::Several(top.pid.unsigned_abs(), *uid),
+            Self::Container(_) => Refused::Several(0, 0),
+        }
+    }
+
     fn told(&self) -> Refused {
         match self {
             Self::Tree { top, uid, .. } => {
@@ -97,10 +120,25 @@ impl Holder {
 }
 
 impl Bindings {
-    /// Binds a token until it ends, unless others hold it; one that does not say when for a day.
-    pub(super) fn bind(&self, hash: &str, until: Option<Timestamp>, holder: &Holder) -> Result<(), Refused> {
+    /// Whether it is bound to this one. Nothing is changed.
+    pub(super) fn is_of(&self, hash: &str, holder: &Holder) -> Result<bool, Refused> {
+        let bound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match bound.get(hash).filter(|known| known.until > Timestamp::now()) {
+            Some(known) if known.holder.shares_with(holder) => Ok(true),
+            Some(known) => Err(known.holder.told()),
+            None => Ok(false),
+        }
+    }
+
+    /// Binds a token until it ends, unless others hold it. `uid` is the user of who shows it.
+    pub(super) fn bind(
+        &self,
+        hash: &str,
+        until: Timestamp,
+        holder: &Holder,
+        uid: u32,
+    ) -> Result<(), Refused> {
         let now = Timestamp::now();
-        let until = until.unwrap_or_else(|| now.checked_add(A_DAY).unwrap_or(now));
         let mut bound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = bound.get_mut(hash).filter(|known| known.until > now) {
             if !known.holder.shares_with(holder) {
@@ -109,19 +147,32 @@ impl Bindings {
             known.until = known.until.max(until);
             return Ok(());
         }
-        if bound.len() >= MAX_BOUND {
+        let is_full = |bound: &HashMap<String, Bound>| {
+            bound.len() >= MAX_BOUND || bound.values().filter(|known| known.uid == uid).count() >= MAX_OF_USER
+        };
+        if is_full(&bound) {
             bound.retain(|_, known| known.until > now);
+            // What still counts is not given up: who has filled the room would get at others' tokens.
+            if is_full(&bound) {
+                return Err(Refused::Full);
+            }
         }
-        if bound.len() >= MAX_BOUND {
-            return Err(Refused::Full);
-        }
-        bound.insert(hash.to_owned(), Bound { holder: holder.clone(), until });
+        bound.insert(hash.to_owned(), Bound { holder: holder.clone(), uid, until });
         Ok(())
     }
 }
 
 #[cfg(test)]
+impl Bindings {
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn tree(top: i32, parent: i32, uid: u32, cgroup: &str) -> Holder {
@@ -134,7 +185,7 @@ mod tests {
         let bindings = Bindings::default();
         let (now, hour) = (Timestamp::now(), Duration::from_secs(3600));
         let later = now.checked_add(hour).unwrap();
-        let bind = |holder: &Holder| bindings.bind("h", Some(later), holder);
+        let bind = |holder: &Holder| bindings.bind("h", later, holder, 1000);
         let job = tree(10, 5, 1000, "/job");
         assert_eq!(bind(&job), Ok(()));
         assert_eq!(bind(&job), Ok(()));
@@ -154,23 +205,43 @@ mod tests {
         let Holder::Tree { top, parent, .. } = &mut again else { unreachable!() };
         (top.start, parent.start) = (99, 98);
         assert!(bind(&again).is_err());
-        assert_eq!(bindings.bind("other", Some(later), &again), Ok(()));
+        assert_eq!(bindings.bind("other", later, &again, 1000), Ok(()));
     }
 
     #[test]
     fn orphans_are_nobodys_siblings() {
         let bindings = Bindings::default();
         let later = Timestamp::now().checked_add(Duration::from_secs(60)).unwrap();
-        assert_eq!(bindings.bind("h", Some(later), &tree(10, 1, 1000, "/job")), Ok(()));
-        assert!(bindings.bind("h", Some(later), &tree(11, 1, 1000, "/job")).is_err());
+        assert_eq!(bindings.bind("h", later, &tree(10, 1, 1000, "/job"), 1000), Ok(()));
+        assert!(bindings.bind("h", later, &tree(11, 1, 1000, "/job"), 1000).is_err());
     }
 
     #[test]
     fn what_has_ended_is_bound_anew() {
         let bindings = Bindings::default();
         let (job, other) = (tree(10, 5, 1000, "/job"), tree(20, 6, 1000, "/job"));
-        assert_eq!(bindings.bind("h", Some(Timestamp::UNIX_EPOCH), &job), Ok(()));
-        assert_eq!(bindings.bind("h", None, &other), Ok(()));
-        assert!(bindings.bind("h", None, &job).is_err());
+        let later = Timestamp::now().checked_add(Duration::from_secs(60)).unwrap();
+        assert_eq!(bindings.bind("h", Timestamp::UNIX_EPOCH, &job, 1000), Ok(()));
+        assert_eq!(bindings.is_of("h", &job), Ok(false));
+        assert_eq!(bindings.bind("h", later, &other, 1000), Ok(()));
+        assert!(bindings.bind("h", later, &job, 1000).is_err());
+        assert!(bindings.is_of("h", &job).is_err());
+        assert_eq!(bindings.is_of("h", &other), Ok(true));
+    }
+
+    #[test]
+    fn one_user_takes_the_room_of_nobody_else() {
+        let bindings = Bindings::default();
+        let (now, minute) = (Timestamp::now(), Duration::from_secs(60));
+        let later = now.checked_add(minute).unwrap();
+        let greedy = tree(10, 5, 1000, "/job");
+        for at in 0..MAX_OF_USER {
+            assert_eq!(bindings.bind(&format!("h{at}"), later, &greedy, 1000), Ok(()));
+        }
+        assert_eq!(bindings.bind("more", later, &greedy, 1000), Err(Refused::Full));
+        assert_eq!(bindings.bind("h0", later, &greedy, 1000), Ok(()), "it has that one");
+        let other = tree(20, 6, 1001, "/job");
+        assert_eq!(bindings.bind("more", later, &other, 1001), Ok(()));
+        assert!(bindings.bind("h0", later, &other, 1001).is_err(), "nothing was given up");
     }
 }

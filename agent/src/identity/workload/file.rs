@@ -146,7 +146,7 @@ mod tests {
         if own.uid != 0 {
             return;
         }
-        let nobody = Account { uid: 65534, fs_uid: 65534, fs_gid: 65534, groups: vec![12] };
+        let nobody = Account { uid: 65534, fs_uid: 65534, fs_gid: 65534, groups: vec![12], depth: 1 };
         let dir = tempfile::tempdir().unwrap();
         let token = dir.path().join("token");
         std::fs::write(&token, "abc").unwrap();

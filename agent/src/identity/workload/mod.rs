@@ -3,8 +3,8 @@
 //! [`Workloads::find`] looks where the issuers of agent.yaml say (`places`): in the environment of the process
 //! and of its parents, in a file that the process itself can read (`file`), or at the address in the job's
 //! environment that gives out tokens (`request`). What it finds it has verified ([`super::oidc`]), and binds
-//! to who showed it first (`bind`): the same token shown by another process tree counts no more there, and is
-//! told as [`Misused`].
+//! to who connected with it first (`bind`): the same token shown by another process tree counts no more there,
+//! and is told as [`Misused`]. What two trees show before it is bound counts for neither.
 //!
 //! All of it blocks. No token is kept: what is kept are hashes, and what the tokens said.
 
@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use super::oidc::{Issuer, Issuers};
 use super::process::Known;
 use super::verified::{IdentityKind, Verified};
-use bind::{Bindings, Holder};
+use bind::{Bindings, Refused};
 use file::Readings;
 use places::Candidate;
 use tree::Tree;
@@ -51,6 +51,17 @@ pub struct Workloads {
     readings: Arc<Readings>,
     /// What is known of tokens, by a hash of issuer and token.
     known: Mutex<HashMap<[u8; 32], Outcome>>,
+    /// [`VERIFIED`], but in tests.
+    verified_for: Duration,
+}
+
+/// What a workload is looked for for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A connection: what is found belongs to who connects from then on.
+    Flow,
+    /// Somebody asks who they are: that makes nothing theirs.
+    Question,
 }
 
 /// What was found of a process's workload.
@@ -87,16 +98,22 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn counts(&self) -> bool {
+    fn counts(&self, verified_for: Duration) -> bool {
         match &self.result {
-            Ok(identity) => self.at.elapsed() < VERIFIED && identity.is_current(Timestamp::now()),
+            Ok(identity) => self.at.elapsed() < verified_for && identity.is_current(Timestamp::now()),
             Err(_) => self.at.elapsed() < REFUSED,
         }
     }
 }
 
+/// When the workload of a flow is to be looked for again: before its token ends, and as often as tokens are
+/// verified anew.
+pub fn next_look(identity: &Verified, now: Timestamp) -> Duration {
+    renew_after(identity, now).duration_since(now).unsigned_abs().min(VERIFIED)
+}
+
 /// When a newer token than this one is to be looked for.
-pub fn renew_after(identity: &Verified, since: Timestamp) -> Timestamp {
+fn renew_after(identity: &Verified, since: Timestamp) -> Timestamp {
     let left = identity.expires.duration_since(since).unsigned_abs();
     let ahead = (left / 3).min(AHEAD);
     identity.expires.checked_sub(ahead).unwrap_or(since).max(since)
@@ -105,7 +122,13 @@ pub fn renew_after(identity: &Verified, since: Timestamp) -> Timestamp {
 impl Workloads {
     /// Looks for workloads of these issuers.
     pub fn new(issuers: Arc<Issuers>) -> Self {
-        Self { issuers, bindings: Bindings::default(), readings: Arc::default(), known: Mutex::default() }
+        Self {
+            issuers,
+            bindings: Bindings::default(),
+            readings: Arc::default(),
+            known: Mutex::default(),
+            verified_for: VERIFIED,
+        }
     }
 
     /// There is nobody to look for.
@@ -115,7 +138,7 @@ impl Workloads {
 
     /// Which workload a process belongs to. The first issuer in the order of agent.yaml whose token holds
     /// counts. Blocks, for as long as requests to issuers take.
-    pub fn find(&self, known: &Known) -> Found {
+    pub fn find(&self, known: &Known, purpose: Purpose) -> Found {
         let mut found = Found::default();
         if self.is_empty() {
             return found;
@@ -127,8 +150,9 @@ impl Workloads {
         for issuer in self.issuers.of_kind(IdentityKind::Workload) {
             let before = found.why.len();
             for candidate in places::candidates(issuer, &tree, &self.readings) {
-                match candidate.and_then(|candidate| self.check(issuer, &tree, candidate, &mut found.misused))
-                {
+                let checked = candidate
+                    .and_then(|candidate| self.check(issuer, &tree, candidate, purpose, &mut found.misused));
+                match checked {
                     // The tree was read while the process was this one.
                     Ok(_) if !tree.is_still_there() => {}
                     Ok(identity) => {
@@ -146,61 +170,69 @@ impl Workloads {
         found
     }
 
-    /// Verifies what was found, and binds it to who showed it.
+    /// Verifies what was found, and binds it to who connects with it.
     fn check(
         &self,
         issuer: &Issuer,
         tree: &Tree,
         candidate: Candidate,
+        purpose: Purpose,
         misused: &mut Vec<Misused>,
     ) -> Result<Arc<Verified>, String> {
-        let mut bound = |hash: &str, expires, holder: &Holder| {
-            self.bindings.bind(hash, expires, holder).map_err(|refused| {
-                let reason = refused.to_string();
-                if let Some((owner_pid, owner_uid)) = refused.owner() {
-                    misused.push(Misused {
-                        issuer_name: Arc::clone(issuer.name()),
-                        token_hash: hash.to_owned(),
-                        reason: reason.clone(),
-                        owner_pid,
-                        owner_uid,
-                    });
-                }
-                reason
-            })
+        let mut refused = |hash: &str, refused: Refused| {
+            let reason = refused.to_string();
+            if let Some((owner_pid, owner_uid)) = refused.owner() {
+                misused.push(Misused {
+                    issuer_name: Arc::clone(issuer.name()),
+                    token_hash: hash.to_owned(),
+                    reason: reason.clone(),
+                    owner_pid,
+                    owner_uid,
+                });
+            }
+            reason
         };
-        let (identity, holder) = match candidate {
-            Candidate::Token { token, holder } => (self.verified(issuer, &token)?, holder),
-            Candidate::Request { request, holder } => {
-                // What asks for tokens is as good as a token. Nobody says until when.
+        // What asks for tokens is as good as a token, and belongs to somebody once it has got one.
+        let (identity, holder, shown, asker) = match candidate {
+            Candidate::Token { token, holder, shown } => {
+                (self.verified(issuer, &token)?, holder, shown, None)
+            }
+            Candidate::Request { request, holder, shown } => {
                 let hash = hex(&request.bearer_hash(issuer));
-                bound(&hash, None, &holder)?;
-                (self.requested(issuer, &request)?, holder)
+                self.bindings.is_of(&hash, &holder).map_err(|error| refused(&hash, error))?;
+                (self.requested(issuer, &request)?, holder, Some(shown), Some(hash))
             }
         };
-        bound(&identity.token_hash, Some(identity.expires), &holder)?;
         // Of a pod the kernel's word says which one it is.
         let said = identity.claim("/kubernetes.io/pod/uid").and_then(serde_json::Value::as_str);
-        if let (Some(said), Some(pod)) = (said, tree.pod())
-            && said != pod
+        if let Some(said) = said
+            && tree.pod().as_deref() != Some(said)
         {
-            let reason =
-                format!("its token belongs to the pod {}", said.chars().take(64).collect::<String>());
-            misused.push(Misused {
-                issuer_name: Arc::clone(issuer.name()),
-                token_hash: identity.token_hash.clone(),
-                reason: reason.clone(),
-                owner_pid: 0,
-                owner_uid: 0,
-            });
-            return Err(reason);
+            let said = said.chars().filter(|c| !c.is_control()).take(64).collect();
+            return Err(refused(&identity.token_hash, Refused::Pod(said)));
+        }
+        let first = asker.as_ref().unwrap_or(&identity.token_hash);
+        let is_bound = self.bindings.is_of(first, &holder).map_err(|error| refused(first, error))?;
+        // Who reads another job's environment is not to be the first by being quick.
+        if !is_bound
+            && let Some(shown) = shown
+            && let Some(rival) = tree.rival(&shown, &holder)
+        {
+            return Err(refused(&identity.token_hash, rival.rivals()));
+        }
+        for hash in [Some(&identity.token_hash), asker.as_ref()].into_iter().flatten() {
+            let bound = match purpose {
+                Purpose::Flow => self.bindings.bind(hash, identity.expires, &holder, tree.account.uid),
+                Purpose::Question => self.bindings.is_of(hash, &holder).map(drop),
+            };
+            bound.map_err(|error| refused(hash, error))?;
         }
         Ok(identity)
     }
 
     fn verified(&self, issuer: &Issuer, token: &Zeroizing<String>) -> Result<Arc<Verified>, String> {
         let key = digest(&[b"token", issuer.name().as_bytes(), token.as_bytes()]);
-        if let Some(outcome) = self.known().get(&key).filter(|outcome| outcome.counts()) {
+        if let Some(outcome) = self.known().get(&key).filter(|outcome| outcome.counts(self.verified_for)) {
             return outcome.result.clone();
         }
         let result = issuer.verify(token).map(Arc::new).map_err(|error| error.to_string());
@@ -217,10 +249,12 @@ impl Workloads {
             Some(Outcome { result: Ok(identity), at }) => {
                 // Instants do not tell the time of day: as long ago as it has been known.
                 let since = now.checked_sub(at.elapsed()).unwrap_or(now);
-                if now < renew_after(&identity, since) {
+                let is_fresh = at.elapsed() < self.verified_for;
+                if is_fresh && now < renew_after(&identity, since) {
                     return Ok(identity);
                 }
-                Some(identity).filter(|identity| identity.is_current(now))
+                // The token itself is not kept: what cannot be asked for again cannot be verified again.
+                Some(identity).filter(|identity| is_fresh && identity.is_current(now))
             }
             _ => None,
         };
@@ -240,7 +274,7 @@ impl Workloads {
     ) -> Result<Arc<Verified>, String> {
         let mut known = self.known();
         if known.len() >= MAX_KNOWN {
-            known.retain(|_, outcome| outcome.counts());
+            known.retain(|_, outcome| outcome.counts(self.verified_for));
         }
         if known.len() < MAX_KNOWN {
             known.insert(key, Outcome { result: result.clone(), at: Instant::now() });

@@ -8,16 +8,16 @@ use zeroize::Zeroizing;
 use super::bind::Holder;
 use super::file::{self, Readings};
 use super::request::Request;
-use super::tree::{Link, Tree};
+use super::tree::{Shown, Tree};
 use crate::identity::config::Provider;
 use crate::identity::oidc::{Issuer, MAX_TOKEN};
 
 /// What may prove who a process is.
 pub(super) enum Candidate {
     /// A token.
-    Token { token: Zeroizing<String>, holder: Holder },
+    Token { token: Zeroizing<String>, holder: Holder, shown: Option<Shown> },
     /// An address that gives out tokens, and what it wants to see.
-    Request { request: Request, holder: Holder },
+    Request { request: Request, holder: Holder, shown: Shown },
 }
 
 /// What a process has to show for an issuer, in order, or why what stands there is none.
@@ -29,14 +29,18 @@ pub(super) fn candidates(
     let place = &issuer.config().token;
     let mut found = Vec::new();
     if issuer.config().provider == Provider::GithubActions
-        && let (Some((url, link)), Some((bearer, _))) =
+        && let (Some((url, _)), Some((bearer, link))) =
             (tree.variable("ACTIONS_ID_TOKEN_REQUEST_URL"), tree.variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN"))
     {
+        let shown = shown("ACTIONS_ID_TOKEN_REQUEST_TOKEN", bearer);
         let request = Request::new(issuer, url, bearer);
-        found.push(request.map(|request| Candidate::Request { request, holder: holder(tree, link) }));
+        found.push(request.map(|request| Candidate::Request { request, holder: tree.holder(link), shown }));
     }
-    if let Some((token, link)) = place.variable.as_deref().and_then(|name| tree.variable(name)) {
-        found.push(text(token).map(|token| Candidate::Token { token, holder: holder(tree, link) }));
+    if let Some(name) = place.variable.as_deref()
+        && let Some((token, link)) = tree.variable(name)
+    {
+        let shown = Some(shown(name, token));
+        found.push(text(token).map(|token| Candidate::Token { token, holder: tree.holder(link), shown }));
     }
     let named = place.file_variable.as_deref().and_then(|name| tree.variable(name));
     let paths = named.map(|(path, _)| PathBuf::from(path)).into_iter().chain(place.file.clone());
@@ -44,7 +48,7 @@ pub(super) fn candidates(
         match in_file(tree, &path, readings) {
             Ok(Some(token)) => {
                 let holder = Holder::Container(tree.container());
-                found.push(Ok(Candidate::Token { token, holder }));
+                found.push(Ok(Candidate::Token { token, holder, shown: None }));
             }
             Ok(None) => {}
             Err(why) => found.push(Err(why)),
@@ -53,13 +57,8 @@ pub(super) fn candidates(
     found
 }
 
-fn holder(tree: &Tree, link: &Link) -> Holder {
-    Holder::Tree {
-        top: link.process,
-        parent: link.parent,
-        uid: tree.account.uid,
-        cgroup: tree.cgroup.clone(),
-    }
+fn shown(variable: &str, value: &str) -> Shown {
+    Shown { variable: variable.to_owned(), value: Zeroizing::new(value.to_owned()) }
 }
 
 /// A token from a text, without the blanks around it.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::digest;
+use super::tree::stem;
 use crate::identity::oidc::{Issuer, MAX_TOKEN, http};
 
 /// The longest address, in bytes.
@@ -49,7 +50,7 @@ impl Request {
 
     /// Tells who may ask from others, whatever they add to the address.
     pub(super) fn bearer_hash(&self, issuer: &Issuer) -> [u8; 32] {
-        digest(&[b"bearer", issuer.name().as_bytes(), self.bearer.as_bytes()])
+        digest(&[b"bearer", issuer.name().as_bytes(), stem(&self.bearer).as_bytes()])
     }
 
     /// Tells it from other requests.

@@ -58,26 +58,29 @@ fn a_token_in_the_environment_belongs_to_its_tree() {
     // The job, and what it starts.
     let (_job, job) = run("sh -c 'echo $PPID $$; read x; :'; :", &environment);
     for process in &job {
-        let found = workloads.find(process);
+        let found = workloads.find(process, Purpose::Flow);
         assert_eq!(found.identity.unwrap().subject, "job:1", "{:?}", found.why);
     }
     // A child without it has it from its parent.
     let (_bare, bare) = run("env -u T sh -c 'echo $$; read x; :'; :", &environment);
-    assert!(workloads.find(&bare[0]).identity.is_some(), "started by the same process as the job");
+    assert!(
+        workloads.find(&bare[0], Purpose::Flow).identity.is_some(),
+        "started by the same process as the job"
+    );
     // The same token in another tree: a shell of its own that sets it.
     let (_thief, thief) = run(&format!("T={} sh -c 'echo $$; read x; :'; :", *token), &[]);
-    let found = workloads.find(&thief[0]);
+    let found = workloads.find(&thief[0], Purpose::Flow);
     assert_eq!(found.identity, None);
     assert_eq!((found.misused.len(), found.misused[0].owner_pid), (1, job[0].pid));
     assert!(found.why[0].contains("belongs to the processes below"), "{:?}", found.why);
     assert!(!format!("{found:?}").contains(token.as_str()));
     // Nobody's.
     let (_none, none) = run(WAIT, &[]);
-    let found = workloads.find(&none[0]);
+    let found = workloads.find(&none[0], Purpose::Flow);
     assert_eq!((found.identity, found.why), (None, vec!["workload: ci: no token was found".to_owned()]));
     // Another process with this id.
     let gone = Known { start_time_ns: 1, ..none[0].clone() };
-    assert!(workloads.find(&gone).why[0].contains("had gone"));
+    assert!(workloads.find(&gone, Purpose::Flow).why[0].contains("had gone"));
 }
 
 #[test]
@@ -92,17 +95,17 @@ fn a_file_is_read_as_the_process_sees_it() {
     ));
     let workloads = workloads(config);
     let (_job, job) = run(WAIT, &[]);
-    assert!(workloads.find(&job[0]).why[0].contains("no token was found"));
+    assert!(workloads.find(&job[0], Purpose::Flow).why[0].contains("no token was found"));
     std::fs::write(&path, format!("{}\n", *key.sign(&server.claims()))).unwrap();
-    assert!(workloads.find(&job[0]).identity.is_some());
+    assert!(workloads.find(&job[0], Purpose::Flow).identity.is_some());
     // It has been replaced.
     std::fs::write(&path, &*key.sign(&with(&server, json!({"sub": "job:2"})))).unwrap();
-    assert_eq!(workloads.find(&job[0]).identity.unwrap().subject, "job:2");
+    assert_eq!(workloads.find(&job[0], Purpose::Flow).identity.unwrap().subject, "job:2");
     std::fs::write(&path, "rubbish").unwrap();
-    let found = workloads.find(&job[0]);
+    let found = workloads.find(&job[0], Purpose::Flow);
     assert!(found.identity.is_none() && found.why[0].contains("no signed JWT"), "{:?}", found.why);
     let (_other, other) = run(WAIT, &[("F", "/proc/self/root/etc/shadow")]);
-    assert!(workloads.find(&other[0]).identity.is_none());
+    assert!(workloads.find(&other[0], Purpose::Flow).identity.is_none());
 }
 
 fn with(server: &Server, more: serde_json::Value) -> serde_json::Value {
@@ -134,18 +137,18 @@ fn a_job_of_github_has_its_token_asked_for() {
     let (_job, job) = run(WAIT, &environment);
     // Elsewhere than allowed nobody is asked.
     let elsewhere = workloads(config(&text("127.0.0.1:1")));
-    let found = elsewhere.find(&job[0]);
+    let found = elsewhere.find(&job[0], Purpose::Flow);
     assert!(found.identity.is_none() && found.why[0].contains("request_hosts"), "{:?}", found.why);
     assert_eq!(server.asked.lock().unwrap().len(), 0);
 
     let workloads = workloads(config(&text(host)));
-    let found = workloads.find(&job[0]);
+    let found = workloads.find(&job[0], Purpose::Flow);
     assert_eq!(found.identity.unwrap().job.project, "shop/api", "{:?}", found.why);
     let asked =
         ("/token?api-version=2.0&audience=urn%3Ax+y".to_owned(), "Bearer bearer-of-the-job".to_owned());
     assert_eq!(server.asked.lock().unwrap()[0], asked);
     // It is not asked for at each connection.
-    assert!(workloads.find(&job[0]).identity.is_some());
+    assert!(workloads.find(&job[0], Purpose::Flow).identity.is_some());
     assert_eq!(server.times_asked(&asked.0), 1);
     // What asks for tokens is bound as tokens are, whatever is added to the address.
     let thief = format!(
@@ -153,12 +156,12 @@ fn a_job_of_github_has_its_token_asked_for() {
          sh -c 'echo $$; read x; :'; :"
     );
     let (_thief, thief) = run(&thief, &[]);
-    let found = workloads.find(&thief[0]);
+    let found = workloads.find(&thief[0], Purpose::Flow);
     assert_eq!((found.identity, found.misused.len(), server.times_asked(&asked.0)), (None, 1, 1));
     // A server that gives none.
     server.answer("/token", 403, &json!({}));
     let (_other, other) = run(WAIT, &[environment[0], ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "another")]);
-    let found = workloads.find(&other[0]);
+    let found = workloads.find(&other[0], Purpose::Flow);
     assert!(found.why[0].contains("status 403") && !found.why[0].contains("another"), "{:?}", found.why);
 }
 
@@ -171,4 +174,133 @@ fn newer_tokens_are_looked_for_in_time() {
     };
     let after = |seconds| renew_after(&at(seconds), now).as_second() - 10_000;
     assert_eq!((after(3600), after(90), after(0), after(-5)), (3540, 60, 0, 0));
+}
+
+/// Who reads a job's environment and is quicker than the job does not become its owner.
+#[test]
+fn what_two_trees_show_first_is_nobodys() {
+    let (server, key) = (Server::start(), Key::ec("1"));
+    server.publish(&[&key]);
+    let workloads = workloads(server.config());
+    let token = key.sign(&server.claims());
+    let (job_process, job) = run(WAIT, &[("T", token.as_str())]);
+    let thief = || run(&format!("T=' {}' sh -c 'echo $$; read x; :'; :", *token), &[]);
+    let (first, stolen) = thief();
+    for (process, other) in [(&stolen[0], job[0].pid), (&job[0], stolen[0].pid)] {
+        let found = workloads.find(process, Purpose::Flow);
+        assert_eq!(found.identity, None);
+        assert_eq!((found.misused.len(), found.misused[0].owner_pid), (1, other));
+        assert!(found.why[0].contains("nobody can tell whose it is"), "{:?}", found.why);
+    }
+    end(first, &stolen);
+    // Who asks alone makes nothing theirs.
+    let found = workloads.find(&job[0], Purpose::Question);
+    assert!(found.identity.is_some(), "{:?}", found.why);
+    assert_eq!(workloads.bindings.is_of(&found.identity.unwrap().token_hash, &nobody()), Ok(false));
+    let found = workloads.find(&job[0], Purpose::Flow);
+    assert!(found.identity.is_some(), "{:?}", found.why);
+    // From then on it has it, whoever else shows it.
+    let (_second, stolen) = thief();
+    for purpose in [Purpose::Question, Purpose::Flow] {
+        let found = workloads.find(&stolen[0], purpose);
+        assert!(found.identity.is_none() && found.why[0].contains("belongs to"), "{:?}", found.why);
+    }
+    assert!(workloads.find(&job[0], Purpose::Flow).identity.is_some());
+    drop(job_process);
+}
+
+fn nobody() -> bind::Holder {
+    bind::Holder::Container("nothing".to_owned())
+}
+
+/// Ends what `run` has started, and waits until those processes are gone.
+fn end(waiting: Waiting, processes: &[Known]) {
+    drop(waiting);
+    for process in processes {
+        let pid = rustix::process::Pid::from_raw(process.pid.cast_signed()).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let is_there =
+            || std::fs::read(format!("/proc/{}/environ", process.pid)).is_ok_and(|it| !it.is_empty());
+        while is_there() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_pods_token_counts_in_that_pod_alone() {
+    let (server, key) = (Server::start(), Key::ec("1"));
+    server.publish(&[&key]);
+    let workloads = workloads(server.config());
+    let claims =
+        with(&server, json!({"kubernetes.io": {"pod": {"uid": "0a1b2c3d-0000-1111-2222-333344445555"}}}));
+    let (_job, job) = run(WAIT, &[("T", &key.sign(&claims))]);
+    let found = workloads.find(&job[0], Purpose::Flow);
+    assert_eq!((found.identity, found.misused.len()), (None, 1));
+    assert!(found.why[0].contains("belongs to the pod 0a1b2c3d"), "{:?}", found.why);
+}
+
+/// What has not got a token yet shuts out nobody.
+#[test]
+fn a_bearer_is_bound_when_it_has_got_a_token() {
+    let (server, key) = (Server::start(), Key::ec("1"));
+    server.publish(&[&key]);
+    let host = server.url.strip_prefix("http://").unwrap();
+    let workloads = Workloads { verified_for: Duration::ZERO, ..workloads(github(&server, host)) };
+    let url = format!("{}/token", server.url);
+    let environment =
+        [("ACTIONS_ID_TOKEN_REQUEST_URL", url.as_str()), ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "b")];
+    server.answer("/token", 403, &json!({}));
+    let (_job, job) = run(WAIT, &environment);
+    assert!(workloads.find(&job[0], Purpose::Flow).why[0].contains("status 403"));
+    assert_eq!(workloads.bindings.len(), 0);
+    let token = || json!({"value": *key.sign(&with(&server, json!({"repository": "shop/api"})))});
+    server.answer("/token", 200, &token());
+    let found = loop {
+        let found = workloads.find(&job[0], Purpose::Flow);
+        if found.identity.is_some() {
+            break found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(workloads.bindings.len(), 2, "{found:?}");
+    // What is to be verified again and cannot be had again does not count any more.
+    server.answer("/token", 401, &json!({}));
+    let found = workloads.find(&job[0], Purpose::Flow);
+    assert!(found.identity.is_none() && found.why[0].contains("status 401"), "{:?}", found.why);
+}
+
+fn github(server: &Server, hosts: &str) -> IssuerConfig {
+    config(&format!(
+        "{{name: github, kind: workload, provider: github_actions, issuer: '{}', audience: interlock, token: {{request_hosts: ['{hosts}']}}}}",
+        server.url
+    ))
+}
+
+/// A key that the issuer has withdrawn ends what it has signed.
+#[test]
+fn a_running_flows_token_is_verified_again() {
+    let (dir, key, now) = (tempfile::tempdir().unwrap(), Key::ec("1"), Timestamp::now());
+    let (server, path) = (Server::start(), dir.path().join("keys"));
+    let publish = |key: &Key| {
+        std::fs::write(dir.path().join("new"), json!({"keys": [key.jwk()]}).to_string()).unwrap();
+        std::fs::rename(dir.path().join("new"), &path).unwrap();
+    };
+    publish(&key);
+    let config = config(&format!(
+        "{{name: ci, kind: workload, issuer: '{}', audience: interlock, jwks_file: '{}', token: {{variable: T}}}}",
+        server.url,
+        path.display()
+    ));
+    let workloads = Workloads { verified_for: Duration::ZERO, ..workloads(config) };
+    let (_job, job) = run(WAIT, &[("T", &key.sign(&server.claims()))]);
+    let identity = workloads.find(&job[0], Purpose::Flow).identity.unwrap();
+    assert!(next_look(&identity, now) <= VERIFIED);
+    let for_a_day =
+        Verified { expires: now.checked_add(Duration::from_secs(86_400)).unwrap(), ..(*identity).clone() };
+    assert_eq!(next_look(&for_a_day, now), VERIFIED);
+    publish(&Key::ec("1"));
+    while workloads.find(&job[0], Purpose::Flow).identity.is_some() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use zeroize::Zeroizing;
 
-use super::bind::Process;
+use super::bind::{Holder, Process};
 use crate::identity::ancestors::Stat;
 use crate::identity::cgroup;
 use crate::identity::process::{Known, TICK_NS, memory};
@@ -27,6 +27,8 @@ pub(super) struct Account {
     pub(super) fs_uid: u32,
     pub(super) fs_gid: u32,
     pub(super) groups: Vec<u32>,
+    /// How many process namespaces deep it is: 1 on the host itself.
+    pub(super) depth: usize,
 }
 
 /// A process and what leads up to it.
@@ -91,18 +93,83 @@ impl Tree {
 
     /// What shares files: the pod, else the container, else the mount namespace.
     pub(super) fn container(&self) -> String {
-        if let Some(pod) = pod(&self.cgroup) {
+        // The containers of a pod share its tokens, and no namespace of files.
+        if let Some(pod) = self.pod() {
             return format!("pod {pod}");
         }
-        match cgroup::container(&self.cgroup) {
-            "" => format!("user {} in mount namespace {}", self.account.uid, self.mounts),
-            id => format!("container {id}"),
+        let mounts = self.mounts;
+        match container(&self.cgroup, is_of_root) {
+            Some(id) => format!("container {id} in mount namespace {mounts}"),
+            None => format!("user {} in mount namespace {mounts}", self.account.uid),
         }
     }
 
     /// The pod's UID, if it runs in one.
     pub(super) fn pod(&self) -> Option<String> {
-        pod(&self.cgroup)
+        pod(&self.cgroup, is_of_root)
+    }
+
+    /// Another process tree of the same user that shows what `shown` tells, and that whoever holds this
+    /// does not share it with. Reads the environments of all of the user's processes.
+    pub(super) fn rival(&self, shown: &Shown, holder: &Holder) -> Option<Holder> {
+        let own = |pid: i32| self.links.iter().any(|link| link.process.pid == pid);
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| !own(*pid)).find_map(|pid| {
+            let account = Account::of(pid).filter(|account| account.uid == self.account.uid)?;
+            // What starts a container hands it its environment, and shows it as well.
+            if account.depth < self.account.depth {
+                return None;
+            }
+            let environment = Zeroizing::new(memory(pid, "environ").ok()?);
+            if !environment.split(|byte| *byte == 0).any(|entry| shown.is_in(entry)) {
+                return None;
+            }
+            let known = Known { pid: pid.unsigned_abs(), uid: account.uid, ..Known::default() };
+            let tree = Self::of(&known)?;
+            let (value, link) = tree.variable(&shown.variable)?;
+            let other = tree.holder(link);
+            let is_rival = shown.is(value) && !holder.shares_with(&other);
+            // What a job has left running beside it takes nothing away from it.
+            let left = link.parent.pid <= 1 && tree.cgroup == self.cgroup && !holder.is_left();
+            (is_rival && !left).then_some(other)
+        })
+    }
+
+    /// Who holds what a process of the tree shows.
+    pub(super) fn holder(&self, link: &Link) -> Holder {
+        Holder::Tree {
+            top: link.process,
+            parent: link.parent,
+            uid: self.account.uid,
+            cgroup: self.cgroup.clone(),
+        }
+    }
+}
+
+/// A variable with a token, or with what asks for one.
+pub(super) struct Shown {
+    pub(super) variable: String,
+    pub(super) value: Zeroizing<String>,
+}
+
+impl Shown {
+    /// Whether this is the same secret.
+    fn is(&self, value: &str) -> bool {
+        stem(value.trim()) == stem(self.value.trim())
+    }
+
+    fn is_in(&self, entry: &[u8]) -> bool {
+        let value = entry.strip_prefix(self.variable.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+        value.and_then(|value| std::str::from_utf8(value).ok()).is_some_and(|value| self.is(value))
+    }
+}
+
+/// A token without its signature, which can be written in more than one way; a text that is none whole.
+pub(super) fn stem(text: &str) -> &str {
+    match text.rsplit_once('.') {
+        Some((signed, _)) if signed.contains('.') => signed,
+        _ => text,
     }
 }
 
@@ -128,20 +195,62 @@ impl Account {
             line.split_whitespace().map(|number| number.parse().ok()).collect()
         };
         let (uids, gids) = (numbers("Uid")?, numbers("Gid")?);
+        let depth = numbers("NSpid").map_or(1, |ids| ids.len());
         Some(Self {
             uid: *uids.first()?,
             fs_uid: *uids.get(3)?,
             fs_gid: *gids.get(3)?,
             groups: numbers("Groups")?,
+            depth,
         })
     }
 }
 
-/// The UID in the name of a pod's cgroup: `kubepods-burstable-pod<UID>.slice`, or `pod<UID>` with cgroupfs.
-fn pod(cgroup: &str) -> Option<String> {
-    let within = cgroup.contains("kubepods");
-    let mut parts = cgroup.split('/').filter(|_| within);
-    parts.find_map(|part| {
+/// Whether a cgroup's directory is root's. Users may have made cgroups below their own.
+fn is_of_root(cgroup: &str) -> bool {
+    fs::symlink_metadata(format!("/sys/fs/cgroup{cgroup}")).is_ok_and(|seen| seen.is_dir() && seen.uid() == 0)
+}
+
+/// The outermost part of a cgroup's path that `find` finds something in, if the directory is root's.
+fn outermost<'c, T>(
+    cgroup: &'c str,
+    is_of_root: impl Fn(&str) -> bool,
+    find: impl Fn(&'c str) -> Option<T>,
+) -> Option<T> {
+    let mut end = 0;
+    for part in cgroup.split('/') {
+        end += part.len();
+        if let Some(found) = find(part) {
+            return Some(found).filter(|_| cgroup.get(..end).is_some_and(&is_of_root));
+        }
+        end += 1;
+    }
+    None
+}
+
+/// The container's id, where a runtime of root's names its cgroups so.
+fn container(cgroup: &str, is_of_root: impl Fn(&str) -> bool) -> Option<&str> {
+    const RUNTIMES: [&str; 6] = [
+        "/docker/",
+        "/system.slice/docker-",
+        "/system.slice/containerd.service/",
+        "/machine.slice/libpod-",
+        "/kubepods.slice/",
+        "/kubepods/",
+    ];
+    if !RUNTIMES.iter().any(|runtime| cgroup.starts_with(runtime)) {
+        return None;
+    }
+    outermost(cgroup, is_of_root, |part| Some(cgroup::container(part)).filter(|id| !id.is_empty()))
+}
+
+/// The UID in the name of a pod's cgroup: `kubepods-burstable-pod<UID>.slice`, or `pod<UID>` with cgroupfs,
+/// below the directory that is the kubelet's.
+fn pod(cgroup: &str, is_of_root: impl Fn(&str) -> bool) -> Option<String> {
+    if !["/kubepods.slice/", "/kubepods/"].iter().any(|kubelet| cgroup.starts_with(kubelet)) {
+        return None;
+    }
+    outermost(cgroup, is_of_root, |part| {
         let part = part.strip_suffix(".slice").unwrap_or(part);
         let at = part
             .rfind("pod")
@@ -175,8 +284,9 @@ mod tests {
     #[test]
     fn accounts_and_pods_are_read() {
         let status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \n";
-        let account = Account { uid: 1, fs_uid: 4, fs_gid: 8, groups: vec![9, 10] };
+        let account = Account { uid: 1, fs_uid: 4, fs_gid: 8, groups: vec![9, 10], depth: 1 };
         assert_eq!(Account::parse(status), Some(account));
+        assert_eq!(Account::parse(&format!("{status}NSpid:\t77\t1\n")).unwrap().depth, 2);
         assert_eq!(Account::parse("Uid:\t1\n"), None);
         let uid = "0a1b2c3d-0000-1111-2222-333344445555";
         for cgroup in [
@@ -187,9 +297,43 @@ mod tests {
             format!("/kubepods/besteffort/pod{uid}/abc"),
             format!("/kubepods.slice/kubepods-pod{}.slice", uid.replace('-', "_")),
         ] {
-            assert_eq!(pod(&cgroup).as_deref(), Some(uid), "{cgroup}");
+            assert_eq!(pod(&cgroup, |_| true).as_deref(), Some(uid), "{cgroup}");
+            assert_eq!(pod(&cgroup, |_| false), None, "{cgroup}");
         }
-        assert_eq!(pod("/user.slice/pod-0a1b2c3d"), None);
-        assert_eq!(pod(&format!("/system.slice/pod{uid}")), None);
+        assert_eq!(pod("/user.slice/pod-0a1b2c3d", |_| true), None);
+        assert_eq!(pod(&format!("/system.slice/pod{uid}"), |_| true), None);
+    }
+
+    /// Users make cgroups of any name below those that are theirs.
+    #[test]
+    fn names_of_a_users_own_are_no_pods_and_no_containers() {
+        let (uid, id) = ("0a1b2c3d-0000-1111-2222-333344445555", "4f".repeat(32));
+        let own = "/user.slice/user-1000.slice/user@1000.service";
+        for within in [own, "/system.slice/kubepods.service", "/system.slice/runner.service", ""] {
+            let made = format!("{within}/x-kubepods/pod{uid}/docker-{id}.scope");
+            assert_eq!((pod(&made, |_| true), container(&made, |_| true)), (None, None), "{made}");
+        }
+        let (other, runtime) = ("5e".repeat(32), format!("/system.slice/docker-{id}.scope"));
+        assert_eq!(container(&runtime, |_| true), Some(id.as_str()));
+        assert_eq!(container(&format!("{runtime}/docker-{other}.scope"), |_| true), Some(id.as_str()));
+        assert_eq!(container(&format!("/kubepods/pod{uid}/{id}"), |_| true), Some(id.as_str()));
+        assert_eq!(container(&runtime, |path| path != runtime), None, "the directory is not root's");
+        let (real, other) = (format!("/kubepods/pod{uid}"), uid.replace('0', "1"));
+        let inner = format!("{real}/{id}/kubepods/pod{other}");
+        assert_eq!(pod(&inner, |path| path == real).as_deref(), Some(uid), "what is outermost counts");
+        assert!(!is_of_root("/no/such/cgroup") && is_of_root(""));
+    }
+
+    #[test]
+    fn the_same_secret_is_told_however_it_is_written() {
+        let shown = |value: &str| Shown { variable: "T".to_owned(), value: value.to_owned().into() };
+        let token = shown("header.claims.signature");
+        for same in ["T=header.claims.signature", "T= header.claims.signature\n", "T=header.claims.other"] {
+            assert!(token.is_in(same.as_bytes()), "{same}");
+        }
+        for other in ["T=header.other.signature", "TT=header.claims.signature", "X=header.claims.signature"] {
+            assert!(!token.is_in(other.as_bytes()), "{other}");
+        }
+        assert!(shown("opaque").is("opaque") && !shown("a.b").is("a.c"));
     }
 }
