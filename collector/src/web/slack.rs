@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::{State, secret, sha256};
 use crate::administer::By;
 use crate::approvals::ask::slack::{self, About, Did, Slack};
-use crate::approvals::ask::tame;
+use crate::approvals::ask::{is_whole, tame};
 use crate::approvals::{self, Account, DecideError, Decision};
 use crate::store::{Person, now_ns};
 
@@ -125,6 +125,11 @@ async fn decided(
     let one = state.store.approval(&about.id).await?.ok_or_else(|| Problem::from(DecideError::NotFound))?;
     // Whoever may not decide is asked nothing; that they tried is written down.
     let may = !account.entitled(&one).is_empty();
+    // A message of before may have a button that it would not have now.
+    if may && about.approve && !is_whole(&one) {
+        let text = "Slack does not show all of this request: look at it on its page, and approve it there.";
+        return Ok(Said::Text(text.to_owned()));
+    }
     let reason = match did {
         Did::Clicked { trigger, .. } if may && (!about.approve || one.told.reason_required) => {
             let what = if about.approve { "Approve" } else { "Refuse" };

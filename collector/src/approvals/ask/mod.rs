@@ -28,7 +28,7 @@ use crate::store::Store;
 pub use config::{Approvals, Ask};
 use run::Runner;
 use send::Sender;
-pub(crate) use shown::tame;
+pub(crate) use shown::{is_whole, tame};
 
 /// Opens the files that a way to ask names.
 ///

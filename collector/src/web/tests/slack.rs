@@ -298,7 +298,12 @@ async fn who_refuses_says_why_and_what_asks_for_more_leads_to_the_page() {
     let shown = ApprovalRequest { collector: "show".into(), ..request("dddddddd") };
     let shown = chat.take(&shown).await;
     assert!(whisper(&chat.clicks("U1", "approve", &shown).await).contains("takes no approvals"));
-    for id in [&fresh, &why, &shown] {
+    // What Slack does not show whole is approved on the page alone, whatever button a message has; refused anywhere.
+    let runs = ApprovalRequest { runs: vec!["DROP TABLE customers".into()], ..request("eeeeeeee") };
+    let runs = chat.take(&runs).await;
+    assert!(whisper(&chat.clicks("U1", "approve", &runs).await).contains("does not show all"));
+    assert_eq!(chat.clicks("U1", "deny", &runs).await.path, "/views.open");
+    for id in [&fresh, &why, &shown, &runs] {
         assert!(chat.votes(id).await.is_empty());
     }
     // A disabled account, and one whose password was reset, decide nothing.
