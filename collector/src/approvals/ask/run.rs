@@ -10,7 +10,9 @@ use super::config::Ask;
 use super::send::{Failure, Sender};
 use super::shown::Shown;
 use crate::outputs::Timing;
-use crate::store::{ApprovalNews, JournalKind, JournalRow, Progress, Store, StoreError, lease_of, now_ns};
+use crate::store::{
+    ApprovalNews, JournalKind, JournalRow, Progress, Store, StoreError, WholeApproval, lease_of, now_ns,
+};
 
 /// Rows of the journal that are read at one time.
 const ROWS: i64 = 64;
@@ -43,6 +45,12 @@ impl From<StoreError> for Interrupt {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
+}
+
+/// Whether who is asked for these groups, or for all, is asked about a request.
+pub(super) fn serves(groups: &[String], approval: &WholeApproval) -> bool {
+    let serves = |group: &String| groups.is_empty() || groups.contains(group);
+    approval.told.quorums.iter().flat_map(|quorum| &quorum.groups).any(serves)
 }
 
 impl Runner {
@@ -180,9 +188,7 @@ impl Runner {
     /// Tells of a request as it stands now; whether there was something to tell.
     async fn tell(&self, id: &str, news: ApprovalNews) -> Result<Result<bool, Failure>, StoreError> {
         let Some(one) = self.store.approval(id).await? else { return Ok(Ok(false)) };
-        let groups = self.ask.groups();
-        let serves = |group: &String| groups.is_empty() || groups.contains(group);
-        if !one.told.quorums.iter().flat_map(|quorum| &quorum.groups).any(serves) {
+        if !serves(self.ask.groups(), &one) {
             return Ok(Ok(false));
         }
         let sent = self.store.approval_message(self.ask.name(), id).await?;

@@ -256,7 +256,7 @@ impl Site {
     fn slack(&self, server: &Fake, more: &str) -> String {
         let (token, signing) = (self.secret("token", "xoxb-7\n"), self.secret("signing", SIGNING));
         format!(
-            "{{kind: slack, name: chat, channel: C0123456789, token: {}, signing_secret: {}, api: 'http://{}/api'{more}}}",
+            "{{kind: slack, name: chat, channel: C0123456789, team: T1, app: A1, token: {}, signing_secret: {}, api: 'http://{}/api'{more}}}",
             token.display(),
             signing.display(),
             server.address
