@@ -181,6 +181,25 @@ impl Shown {
         }
     }
 
+    /// That whoever makes this request makes too many for each to be told of.
+    pub(super) fn more(one: &WholeApproval, base: &str) -> Self {
+        let outcome = "More of them are not told here for some minutes. All stand in the inbox. If nobody expects them, \
+                       look into what this user or host does.";
+        Self {
+            state: "more".to_owned(),
+            url: format!("{base}/approvals"),
+            title: tame(&format!("{} on {} asks again and again", one.item.user, one.item.host_name), 140),
+            facts: Vec::new(),
+            text: String::new(),
+            cut: false,
+            message: String::new(),
+            outcome: outcome.to_owned(),
+            open: false,
+            once: false,
+            ..Self::new(one, base)
+        }
+    }
+
     /// It waits for somebody.
     pub(super) fn pending(&self) -> bool {
         self.state == "pending"
