@@ -268,6 +268,22 @@ fn web_config(config: &Config) -> anyhow::Result<web::Config> {
     })
 }
 
+/// What a provider's account was in before the configuration said that it does not count.
+async fn keep_groups(config: &Config, store: &Store) -> Result<(), StoreError> {
+    let oidc = config.sign_in.oidc.iter().map(|one| (&one.name, &one.approver_groups));
+    let saml = config.sign_in.saml.iter().map(|one| (&one.name, &one.approver_groups));
+    let mut write = store.write().await?;
+    for (name, groups) in oidc.chain(saml) {
+        let gone = write.keep_groups(name, groups).await?;
+        if gone > 0 {
+            let detail =
+                format!("{gone} memberships count no longer: approver_groups does not name their groups");
+            write.audit("configuration", "user.owner", name, &detail, "").await?;
+        }
+    }
+    write.commit().await
+}
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -321,6 +337,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
             .await?;
     let base = web_url(config, config.web.listen);
     let (store, connected) = (&intake.store, &intake.connected);
+    keep_groups(config, store).await?;
     let asks = ask::start(&config.approvals, &parts.name, &base, store, connected, &stopped, timing).await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
     if config.sign_in.local

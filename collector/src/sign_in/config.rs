@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::web::Role;
+use crate::web::{Role, is_group};
 
 /// How people sign in.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
@@ -60,6 +60,10 @@ pub struct Oidc {
     pub max_age_minutes: Option<u32>,
     /// Which groups have which role.
     pub roles: RoleGroups,
+    /// Groups of it that count for approvals, where policies name groups of the same names; none when left out: at
+    /// many providers people other than who writes policies say who is in which group.
+    #[serde(default)]
+    pub approver_groups: Vec<String>,
 }
 
 /// An identity provider of SAML 2.0.
@@ -82,6 +86,10 @@ pub struct Saml {
     pub name_attribute: Option<String>,
     /// Which groups have which role.
     pub roles: RoleGroups,
+    /// Groups of it that count for approvals, where policies name groups of the same names; none when left out: at
+    /// many providers people other than who writes policies say who is in which group.
+    #[serde(default)]
+    pub approver_groups: Vec<String>,
 }
 
 fn scopes() -> Vec<String> {
@@ -148,6 +156,16 @@ impl SignIn {
         within("idle_minutes", self.idle_minutes, 1440)?;
         within("token_days", self.token_days, 366)?;
         let mut names: Vec<&str> = Vec::new();
+        let oidc = self.oidc.iter().map(|provider| (&provider.name, &provider.approver_groups));
+        let saml = self.saml.iter().map(|provider| (&provider.name, &provider.approver_groups));
+        for (name, groups) in oidc.chain(saml) {
+            if let Some(group) = groups.iter().find(|group| !is_group(group)) {
+                return Err(format!(
+                    "sign_in: {name}: approver_groups: {group:?} is none that a policy can name: 1 to 32 letters, \
+                     digits, `-`, `_` and `.`"
+                ));
+            }
+        }
         let oidc = self.oidc.iter().map(|provider| (&provider.name, &provider.label, &provider.roles));
         let saml = self.saml.iter().map(|provider| (&provider.name, &provider.label, &provider.roles));
         for (name, label, roles) in oidc.chain(saml) {
@@ -264,6 +282,7 @@ mod tests {
             (&OKTA.replace("https://x", "http://x"), url, "issuer"),
             (&OKTA.replace("https://x", "https://u:p@x"), url, "issuer"),
             (&OKTA.replace("name: okta", "name: Okta"), url, "small letters"),
+            (&OKTA.replace("c, roles", "c, approver_groups: ['d b'], roles"), url, "approver_groups"),
             (&OKTA.replace("viewer: [all]", ""), url, "at least one role"),
             (&OKTA.replace("viewer: [all]", "viewer: ['']"), url, "a group has a name"),
             (&format!("{OKTA}\n{saml}"), url, "two providers"),

@@ -125,6 +125,14 @@ impl Provider {
             Self::Saml(provider) => &provider.config().roles,
         }
     }
+
+    /// Which groups count for approvals.
+    pub fn approver_groups(&self) -> &[String] {
+        match self {
+            Self::Oidc(provider) => &provider.config().approver_groups,
+            Self::Saml(provider) => &provider.config().approver_groups,
+        }
+    }
 }
 
 /// All that people can sign in with.

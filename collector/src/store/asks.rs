@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use sqlx::Row as _;
+use sqlx::any::AnyRow;
 
 use super::page::rfc3339;
 use super::{Store, StoreError, TokenOwner, Write, now_ns, plain};
@@ -23,19 +24,27 @@ CREATE INDEX approval_messages_by_age ON approval_messages (sent_ns);
 -- People in chats who have confirmed, signed in to the collector, that an account is theirs.
 CREATE TABLE chat_links (
     chat TEXT NOT NULL,
+    -- The app whose word it is who somebody is.
+    app TEXT NOT NULL,
     team TEXT NOT NULL,
     person TEXT NOT NULL,
     name TEXT NOT NULL,
     account TEXT NOT NULL,
     linked_ns BIGINT NOT NULL,
-    PRIMARY KEY (chat, team, person)
+    expires_ns BIGINT NOT NULL,
+    PRIMARY KEY (chat, app, team, person)
 );
-CREATE INDEX chat_links_of ON chat_links (account);
+-- An account has one in each workspace.
+CREATE UNIQUE INDEX chat_links_of ON chat_links (account, chat, app, team);
+CREATE INDEX audit_of_chat_links ON audit (target, id) WHERE action IN ('account.link', 'account.unlink');
 
 -- What a person in a chat was given to confirm it with, once.
 CREATE TABLE chat_link_tokens (
     token_sha256 TEXT PRIMARY KEY,
+    -- SHA-256 of the token and of the code that is shown to them alone.
+    code_sha256 TEXT NOT NULL,
     chat TEXT NOT NULL,
+    app TEXT NOT NULL,
     team TEXT NOT NULL,
     person TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -58,6 +67,8 @@ const KEPT_NS: i64 = 40 * 86_400 * 1_000_000_000;
 pub struct Person {
     /// Which chat, such as `slack`.
     pub chat: String,
+    /// The app whose word it is that it is them.
+    pub app: String,
     /// The workspace.
     pub team: String,
     /// Their id in it.
@@ -75,6 +86,37 @@ pub struct ChatLink {
     /// Since when.
     #[serde(rename = "linked", serialize_with = "rfc3339")]
     pub linked_ns: i64,
+    /// Until when.
+    #[serde(rename = "until", serialize_with = "rfc3339")]
+    pub expires_ns: i64,
+}
+
+/// What was done about the links of an account.
+#[derive(Debug, Clone)]
+pub struct ChatLinkChange {
+    /// When.
+    pub at_ns: i64,
+    /// A link was made; else one was ended.
+    pub made: bool,
+    /// Of whom.
+    pub detail: String,
+    /// From which address.
+    pub address: String,
+}
+
+/// What came of a token with which somebody links a person in a chat to their account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Linked {
+    /// They are linked.
+    Done(Person),
+    /// The token does not count.
+    Gone,
+    /// The code is another one. The token is used up.
+    Code,
+    /// The person is linked to an account already.
+    Taken,
+    /// The account is linked to another person of this workspace already.
+    Another,
 }
 
 /// A message about a request.
@@ -108,17 +150,20 @@ impl Store {
     pub async fn chat_account(
         &self,
         chat: &str,
+        app: &str,
         team: &str,
         person: &str,
     ) -> Result<Option<(String, TokenOwner)>, StoreError> {
         let row = sqlx::query(
             "SELECT u.name, u.role, u.provider, u.last_sign_in_ns, u.recovery_until_ns, COALESCE(i.issuer, '') \
              FROM chat_links l JOIN users u ON u.name = l.account LEFT JOIN identities i ON i.user_name = u.name \
-             WHERE l.chat = $1 AND l.team = $2 AND l.person = $3 AND u.state = 'active'",
+             WHERE l.chat = $1 AND l.app = $2 AND l.team = $3 AND l.person = $4 AND l.expires_ns > $5 AND u.state = 'active'",
         )
         .bind(chat)
+        .bind(plain(app).as_ref())
         .bind(plain(team).as_ref())
         .bind(plain(person).as_ref())
+        .bind(now_ns())
         .fetch_optional(self.pool())
         .await?;
         row.map(|row| {
@@ -140,20 +185,45 @@ impl Store {
     /// The database fails.
     pub async fn chat_links(&self, account: &str) -> Result<Vec<ChatLink>, StoreError> {
         let rows = sqlx::query(
-            "SELECT chat, team, person, name, linked_ns FROM chat_links WHERE account = $1 ORDER BY linked_ns LIMIT 100",
+            "SELECT chat, app, team, person, name, linked_ns, expires_ns FROM chat_links \
+             WHERE account = $1 AND expires_ns > $2 ORDER BY linked_ns LIMIT 100",
+        )
+        .bind(account)
+        .bind(now_ns())
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(ChatLink {
+                    person: person(row)?,
+                    linked_ns: row.try_get("linked_ns")?,
+                    expires_ns: row.try_get("expires_ns")?,
+                })
+            })
+            .collect()
+    }
+
+    /// What was done last about the links of an account, the newest first: at most twenty.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn chat_link_changes(&self, account: &str) -> Result<Vec<ChatLinkChange>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT at_ns, action, detail, address FROM audit \
+             WHERE target = $1 AND action IN ('account.link', 'account.unlink') ORDER BY id DESC LIMIT 20",
         )
         .bind(account)
         .fetch_all(self.pool())
         .await?;
         rows.iter()
             .map(|row| {
-                let person = Person {
-                    chat: row.try_get(0)?,
-                    team: row.try_get(1)?,
-                    person: row.try_get(2)?,
-                    name: row.try_get(3)?,
-                };
-                Ok(ChatLink { person, linked_ns: row.try_get(4)? })
+                let action: String = row.try_get(1)?;
+                Ok(ChatLinkChange {
+                    at_ns: row.try_get(0)?,
+                    made: action == "account.link",
+                    detail: row.try_get(2)?,
+                    address: row.try_get(3)?,
+                })
             })
             .collect()
     }
@@ -164,22 +234,24 @@ impl Store {
     /// The database fails.
     pub async fn chat_link_token(&self, token_sha256: &str) -> Result<Option<Person>, StoreError> {
         let row = sqlx::query(
-            "SELECT chat, team, person, name FROM chat_link_tokens WHERE token_sha256 = $1 AND expires_ns > $2",
+            "SELECT chat, app, team, person, name FROM chat_link_tokens WHERE token_sha256 = $1 AND expires_ns > $2",
         )
         .bind(token_sha256)
         .bind(now_ns())
         .fetch_optional(self.pool())
         .await?;
-        row.map(|row| {
-            Ok(Person {
-                chat: row.try_get(0)?,
-                team: row.try_get(1)?,
-                person: row.try_get(2)?,
-                name: row.try_get(3)?,
-            })
-        })
-        .transpose()
+        row.as_ref().map(person).transpose()
     }
+}
+
+fn person(row: &AnyRow) -> Result<Person, StoreError> {
+    Ok(Person {
+        chat: row.try_get("chat")?,
+        app: row.try_get("app")?,
+        team: row.try_get("team")?,
+        person: row.try_get("person")?,
+        name: row.try_get("name")?,
+    })
 }
 
 impl Write<'_> {
@@ -237,24 +309,29 @@ impl Write<'_> {
     pub async fn add_chat_link_token(
         &mut self,
         token_sha256: &str,
+        code_sha256: &str,
         of: &Person,
         expires_ns: i64,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "DELETE FROM chat_link_tokens WHERE expires_ns < $1 OR chat = $2 AND team = $3 AND person = $4",
+            "DELETE FROM chat_link_tokens WHERE expires_ns < $1 \
+             OR chat = $2 AND app = $3 AND team = $4 AND person = $5",
         )
         .bind(now_ns())
         .bind(&of.chat)
+        .bind(plain(&of.app).as_ref())
         .bind(plain(&of.team).as_ref())
         .bind(plain(&of.person).as_ref())
         .execute(self.on())
         .await?;
         sqlx::query(
-            "INSERT INTO chat_link_tokens (token_sha256, chat, team, person, name, expires_ns) \
-             VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO chat_link_tokens (token_sha256, code_sha256, chat, app, team, person, name, expires_ns) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(token_sha256)
+        .bind(code_sha256)
         .bind(&of.chat)
+        .bind(plain(&of.app).as_ref())
         .bind(plain(&of.team).as_ref())
         .bind(plain(&of.person).as_ref())
         .bind(plain(&of.name).as_ref())
@@ -264,43 +341,60 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Uses a token up and links the person that it is of to an account; `None` when the token does not count, or the
-    /// person is linked to an account already.
+    /// Uses a token up, whatever comes of it, and links the person that it is of to an account until `expires_ns`.
     ///
     /// # Errors
     /// The database fails.
     pub async fn link_chat(
         &mut self,
         token_sha256: &str,
+        code_sha256: &str,
         account: &str,
-    ) -> Result<Option<Person>, StoreError> {
+        expires_ns: i64,
+    ) -> Result<Linked, StoreError> {
+        let now = now_ns();
         let row = sqlx::query(
-            "DELETE FROM chat_link_tokens WHERE token_sha256 = $1 AND expires_ns > $2 RETURNING chat, team, person, name",
+            "DELETE FROM chat_link_tokens WHERE token_sha256 = $1 AND expires_ns > $2 \
+             RETURNING chat, app, team, person, name, code_sha256",
         )
         .bind(token_sha256)
-        .bind(now_ns())
+        .bind(now)
         .fetch_optional(self.on())
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let person = Person {
-            chat: row.try_get(0)?,
-            team: row.try_get(1)?,
-            person: row.try_get(2)?,
-            name: row.try_get(3)?,
-        };
+        let Some(row) = row else { return Ok(Linked::Gone) };
+        let (person, code) = (person(&row)?, row.try_get::<String, _>("code_sha256")?);
+        // Of random bytes, and once: how long it takes to compare says nothing.
+        if code != code_sha256 {
+            return Ok(Linked::Code);
+        }
+        sqlx::query("DELETE FROM chat_links WHERE expires_ns <= $1").bind(now).execute(self.on()).await?;
+        let other = sqlx::query(
+            "SELECT 1 FROM chat_links WHERE account = $1 AND chat = $2 AND app = $3 AND team = $4",
+        )
+        .bind(account)
+        .bind(&person.chat)
+        .bind(&person.app)
+        .bind(&person.team)
+        .fetch_optional(self.on())
+        .await?;
+        if other.is_some() {
+            return Ok(Linked::Another);
+        }
         let linked = sqlx::query(
-            "INSERT INTO chat_links (chat, team, person, name, account, linked_ns) VALUES ($1, $2, $3, $4, $5, $6) \
-             ON CONFLICT (chat, team, person) DO NOTHING",
+            "INSERT INTO chat_links (chat, app, team, person, name, account, linked_ns, expires_ns) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
         )
         .bind(&person.chat)
+        .bind(&person.app)
         .bind(&person.team)
         .bind(&person.person)
         .bind(&person.name)
         .bind(account)
-        .bind(now_ns())
+        .bind(now)
+        .bind(expires_ns)
         .execute(self.on())
         .await?;
-        Ok((linked.rows_affected() == 1).then_some(person))
+        Ok(if linked.rows_affected() == 1 { Linked::Done(person) } else { Linked::Taken })
     }
 
     /// Ends a link of an account; whether there was one.
@@ -311,14 +405,16 @@ impl Write<'_> {
         &mut self,
         account: &str,
         chat: &str,
+        app: &str,
         team: &str,
         person: &str,
     ) -> Result<bool, StoreError> {
         let gone = sqlx::query(
-            "DELETE FROM chat_links WHERE account = $1 AND chat = $2 AND team = $3 AND person = $4",
+            "DELETE FROM chat_links WHERE account = $1 AND chat = $2 AND app = $3 AND team = $4 AND person = $5",
         )
         .bind(account)
         .bind(chat)
+        .bind(app)
         .bind(team)
         .bind(person)
         .execute(self.on())

@@ -57,7 +57,7 @@ use tokio::sync::{Mutex, MutexGuard};
 pub use agents::{Agent, Enrolment, HealthReport};
 pub use api_tokens::{ApiToken, NewApiToken, TokenOwner};
 pub use approvals::{Approval, ApprovalFilter, ApprovalNews, WholeApproval, approval_id};
-pub use asks::{ChatLink, Person, SentMessage};
+pub use asks::{ChatLink, ChatLinkChange, Linked, Person, SentMessage};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
 pub use clock::Clock;

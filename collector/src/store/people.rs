@@ -78,6 +78,37 @@ impl Store {
 }
 
 impl Write<'_> {
+    /// Takes the accounts of a provider out of all groups but these; gives out of how many.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn keep_groups(&mut self, provider: &str, groups: &[String]) -> Result<u64, StoreError> {
+        let rows = sqlx::query(
+            "SELECT DISTINCT g.group_name FROM account_groups g JOIN users u ON u.name = g.user_name \
+             WHERE u.provider = $1",
+        )
+        .bind(provider)
+        .fetch_all(self.on())
+        .await?;
+        let mut gone = 0;
+        for row in &rows {
+            let group: String = row.try_get(0)?;
+            if groups.contains(&group) {
+                continue;
+            }
+            gone += sqlx::query(
+                "DELETE FROM account_groups WHERE group_name = $1 \
+                 AND user_name IN (SELECT name FROM users WHERE provider = $2)",
+            )
+            .bind(&group)
+            .bind(provider)
+            .execute(self.on())
+            .await?
+            .rows_affected();
+        }
+        Ok(gone)
+    }
+
     /// Sets an account's groups.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::role::{ALL, Role};
 use super::scope::{SCOPES, Scope};
 use super::{State, totp};
-use crate::store::{ApiToken, ChatLink, SignIn};
+use crate::store::{ApiToken, ChatLink, ChatLinkChange, SignIn};
 
 /// A secret for one-time codes, shown until a code confirms it.
 struct Codes {
@@ -32,6 +32,7 @@ struct AccountPage {
     tokens: Vec<ApiToken>,
     made: Option<Made>,
     links: Vec<ChatLink>,
+    link_changes: Vec<ChatLinkChange>,
     /// The roles that a token of this account can have.
     roles: Vec<Role>,
     scopes: [Scope; 9],
@@ -53,6 +54,7 @@ async fn account(state: &State, actor: Actor, once: Once) -> Result<Response, Pr
     let sign_ins = state.store.sign_ins(&actor.name, state.idle_ns()).await?;
     let tokens = state.store.api_tokens(Some(&actor.name)).await?;
     let links = state.store.chat_links(&actor.name).await?;
+    let link_changes = state.store.chat_link_changes(&actor.name).await?;
     let roles = ALL.iter().copied().filter(|role| actor.role.covers(*role)).collect();
     let page = Layout::new(state, actor, "account", "Your account", once.notice).await?;
     let has_codes = known.is_some_and(|known| known.totp_secret.is_some());
@@ -66,6 +68,7 @@ async fn account(state: &State, actor: Actor, once: Once) -> Result<Response, Pr
             tokens,
             made: once.made,
             links,
+            link_changes,
             roles,
             scopes: SCOPES,
         },

@@ -78,7 +78,7 @@ fn check_reason(reason: &str) -> Result<&str, Problem> {
 }
 
 /// What a policy can name as a group of approvers.
-pub(super) fn is_group(name: &str) -> bool {
+pub(crate) fn is_group(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=32).contains(&name.len()) && name.bytes().all(plain)
 }

@@ -13,7 +13,6 @@ use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::actions::is_group;
 use super::guard::{Cookies, Visitor, cookie};
 use super::page::show;
 use super::params::Params;
@@ -392,9 +391,10 @@ async fn enter(
         }
     };
     let mut response = show(StatusCode::OK, &SignedInPage { back })?;
-    // Whoever is in which groups counts from now on; what cannot be a group in a policy is none.
+    // Whoever is in which groups counts from now on; of these only what the configuration lets count for approvals.
+    let count = provider.approver_groups();
     let mut groups: Vec<String> =
-        identity.groups.iter().filter(|group| is_group(group)).take(MOST_GROUPS).cloned().collect();
+        identity.groups.iter().filter(|group| count.contains(group)).take(MOST_GROUPS).cloned().collect();
     groups.sort_unstable();
     groups.dedup();
     write.set_groups(&user, &groups).await?;

@@ -51,6 +51,7 @@ use crate::outputs::Configured;
 use crate::sign_in::Providers;
 use crate::store::{Store, StoreError, now_ns};
 
+pub(crate) use actions::is_group;
 pub use listen::{check_files, serve};
 pub use role::Role;
 pub use routes::router;

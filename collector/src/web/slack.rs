@@ -9,6 +9,7 @@ use askama::Template;
 use axum::extract::{Path, Request, State as Use};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
+use interlock_recording::fill_random;
 
 use super::guard::{Actor, lets_in};
 use super::page::{Layout, done, show};
@@ -17,9 +18,9 @@ use super::problem::Problem;
 use super::{State, secret, sha256};
 use crate::administer::By;
 use crate::approvals::ask::slack::{self, About, Did, Slack};
-use crate::approvals::ask::tame;
+use crate::approvals::ask::{is_whole, tame};
 use crate::approvals::{self, Account, DecideError, Decision};
-use crate::store::{Person, now_ns};
+use crate::store::{Linked, Person, now_ns};
 
 /// The most that Slack sends: it sends the message along.
 const MOST: usize = 256 << 10;
@@ -46,28 +47,32 @@ pub(super) async fn hook(
                       minutes ago, or was taken already.";
         Problem::new(StatusCode::UNAUTHORIZED, detail)
     };
-    let mut app = None;
+    let mut apps = Vec::new();
     for candidate in &state.config.slack {
         match candidate.verify(&timestamp, &signature, &bytes) {
-            Ok(()) => {
-                app = Some(candidate.clone());
-                break;
-            }
+            Ok(()) => apps.push(candidate.clone()),
             Err(error) => tracing::debug!(ask = candidate.name(), "a request is not Slack's: {error:#}"),
         }
     }
-    let app = app.ok_or_else(refused)?;
+    let did = if apps.is_empty() { None } else { slack::read(&bytes) };
+    // The secret of one app is no word on who is who in the workspace of another.
+    if let Some((by, _)) = &did {
+        apps.retain(|app| app.is_of(by));
+    }
+    if apps.is_empty() {
+        return Err(refused());
+    }
     let mut write = state.store.write().await?;
     let new = write.see(&slack::digest(&signature), slack::REMEMBERED_NS).await?;
     write.commit().await?;
     if !new {
         return Err(refused());
     }
-    if let Some((by, did)) = slack::read(&bytes) {
+    if let Some((by, did)) = did {
         // Slack waits for three seconds, and a host may take longer.
         tokio::spawn(async move {
-            if let Err(why) = act(&state, &app, &by, did).await {
-                tracing::warn!(ask = app.name(), "somebody in Slack could not be answered: {why}");
+            if let Err(why) = act(&state, &apps, &by, did).await {
+                tracing::warn!("somebody in Slack could not be answered: {why}");
             }
         });
     }
@@ -75,19 +80,25 @@ pub(super) async fn hook(
 }
 
 /// Does what somebody wants, and says in Slack what came of it.
-async fn act(state: &State, app: &Slack, by: &slack::By, did: Did) -> Result<(), String> {
+async fn act(state: &State, apps: &[Slack], by: &slack::By, did: Did) -> Result<(), String> {
     let about = match &did {
         Did::Clicked { about, .. } | Did::Said { about, .. } => about.clone(),
     };
+    // One app may post into several channels, for other groups each.
+    let Some(app) = apps.iter().find(|app| app.posts_in(&about.channel)).or(apps.first()) else {
+        return Ok(());
+    };
     let page = format!("{}/approvals/{}", state.config.url, about.id);
-    let said = match decided(state, app, by, &did, &about).await {
+    let said = match decided(state, app, apps, by, &did, &about).await {
         Ok(Said::Nothing) => return Ok(()),
         Ok(Said::Text(text)) => (text, Some(("Look at it", page.as_str()))),
-        Ok(Said::Link(url)) => {
-            let text = "To decide here, confirm once that an account of the collector's is yours: open this within \
-                        ten minutes, signed in there. Give it to nobody: whoever confirms it lets you decide as them, \
-                        and you them.";
-            return app.whisper(&about.channel, &by.person, text, Some(("Confirm my account", &url))).await;
+        Ok(Said::Link { url, code }) => {
+            let text = format!(
+                "To decide here, confirm that an account of the collector's is yours: open this within ten minutes, \
+                 signed in there, and type the code {code}. Give neither to anybody: whoever confirms it lets you \
+                 decide as them."
+            );
+            return app.whisper(&about.channel, &by.person, &text, Some(("Confirm my account", &url))).await;
         }
         Err(problem) => (problem.detail, Some(("Look at it", page.as_str()))),
     };
@@ -100,18 +111,23 @@ enum Said {
     Nothing,
     Text(String),
     /// Where to confirm whose account is theirs.
-    Link(String),
+    Link {
+        url: String,
+        /// What is typed there.
+        code: String,
+    },
 }
 
 async fn decided(
     state: &State,
     app: &Slack,
+    apps: &[Slack],
     by: &slack::By,
     did: &Did,
     about: &About,
 ) -> Result<Said, Problem> {
-    let Some((name, owner)) = state.store.chat_account(CHAT, &by.team, &by.person).await? else {
-        return Ok(Said::Link(link(state, by).await?));
+    let Some((name, owner)) = state.store.chat_account(CHAT, &by.app, &by.team, &by.person).await? else {
+        return link(state, by).await;
     };
     // As of an API token: what the provider has not said for long may not be so any more.
     let providers = &state.config.providers;
@@ -123,8 +139,17 @@ async fn decided(
     }
     let account = Account::of(&state.store, &name, None).await?;
     let one = state.store.approval(&about.id).await?.ok_or_else(|| Problem::from(DecideError::NotFound))?;
+    if !apps.iter().any(|app| app.serves(&one)) {
+        let text = "Nobody is asked about this request here: decide on its page.";
+        return Ok(Said::Text(text.to_owned()));
+    }
     // Whoever may not decide is asked nothing; that they tried is written down.
     let may = !account.entitled(&one).is_empty();
+    // A message of before may have a button that it would not have now.
+    if may && about.approve && !is_whole(&one) {
+        let text = "Slack does not show all of this request: look at it on its page, and approve it there.";
+        return Ok(Said::Text(text.to_owned()));
+    }
     let reason = match did {
         Did::Clicked { trigger, .. } if may && (!about.approve || one.told.reason_required) => {
             let what = if about.approve { "Approve" } else { "Refuse" };
@@ -155,19 +180,32 @@ async fn decided(
 }
 
 /// A link with which somebody in Slack confirms, once, whose account is theirs.
-async fn link(state: &State, by: &slack::By) -> Result<String, Problem> {
+async fn link(state: &State, by: &slack::By) -> Result<Said, Problem> {
     let token = secret()?;
+    let mut bytes = [0; 8];
+    fill_random(&mut bytes)?;
+    let code = format!("{:06}", u64::from_le_bytes(bytes) % 1_000_000);
     let of = Person {
         chat: CHAT.to_owned(),
+        app: by.app.clone(),
         team: by.team.clone(),
         person: by.person.clone(),
         name: by.name.clone(),
     };
-    let expires_ns = now_ns().saturating_add(i64::try_from(slack::LINK.as_nanos()).unwrap_or(i64::MAX));
+    let expires_ns = after(slack::LINK);
     let mut write = state.store.write().await?;
-    write.add_chat_link_token(&sha256(&token), &of, expires_ns).await?;
+    write.add_chat_link_token(&sha256(&token), &with_code(&token, &code), &of, expires_ns).await?;
     write.commit().await?;
-    Ok(format!("{}/account/link/{token}", state.config.url))
+    Ok(Said::Link { url: format!("{}/account/link/{token}", state.config.url), code })
+}
+
+fn after(time: Duration) -> i64 {
+    now_ns().saturating_add(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// What is kept of a code: with the token, or it could be guessed from its hash.
+fn with_code(token: &str, code: &str) -> String {
+    sha256(&format!("{token} {code}"))
 }
 
 #[derive(Template)]
@@ -184,6 +222,22 @@ fn gone() -> Problem {
         "This link counts no longer: it counts once, for ten minutes, until another is asked for, and not for whom \
          another account is linked to. Click a button of a message in Slack again.",
     )
+}
+
+fn not_linked(why: &Linked) -> Problem {
+    let detail = match why {
+        Linked::Code => {
+            "This is not the code that stands with the link in Slack, and the link is used up. If it was you who \
+             clicked there, click again."
+        }
+        Linked::Another => {
+            "Your account is linked to another user of this workspace: unlink that one on your account's page first. \
+             If you have not clicked in Slack yourself, somebody wants to decide as you: tell your administrators."
+        }
+        Linked::Taken => "This user in Slack is linked to another account already.",
+        Linked::Gone | Linked::Done(_) => return gone(),
+    };
+    Problem::new(StatusCode::CONFLICT, detail)
 }
 
 /// To where one shows once more who it is, if that was not done just now.
@@ -219,15 +273,21 @@ pub(super) async fn confirm_link(
     Use(state): Use<State>,
     actor: Actor,
     Path(token): Path<String>,
+    Fields(fields): Fields,
 ) -> Result<Response, Problem> {
     if let Some(again) = again(&actor, &token) {
         return Ok(again);
     }
     let mut write = state.store.write().await?;
-    // Used up also by whom it does not link.
-    let Some(person) = write.link_chat(&sha256(&token), &actor.name).await? else {
-        write.commit().await?;
-        return Err(gone());
+    let code = with_code(&token, fields.exact("code").trim());
+    let linked = write.link_chat(&sha256(&token), &code, &actor.name, after(slack::LINKED)).await?;
+    let person = match linked {
+        Linked::Done(person) => person,
+        // Used up also by whom it does not link.
+        not => {
+            write.commit().await?;
+            return Err(not_linked(&not));
+        }
     };
     let detail = format!("{}: {} ({} in {})", person.chat, person.name, person.person, person.team);
     write.audit(&actor.trail(), "account.link", &actor.name, &detail, &actor.address).await?;
@@ -241,9 +301,10 @@ pub(super) async fn end_link(
     actor: Actor,
     Fields(fields): Fields,
 ) -> Result<Response, Problem> {
-    let (chat, team, person) = (fields.exact("chat"), fields.exact("team"), fields.exact("person"));
+    let (chat, app) = (fields.exact("chat"), fields.exact("app"));
+    let (team, person) = (fields.exact("team"), fields.exact("person"));
     let mut write = state.store.write().await?;
-    if !write.unlink_chat(&actor.name, chat, team, person).await? {
+    if !write.unlink_chat(&actor.name, chat, app, team, person).await? {
         return Err(Problem::not_found("link"));
     }
     let detail = format!("{chat}: {person} in {team}");

@@ -39,6 +39,10 @@ pub struct Slack {
     pub groups: Vec<String>,
     /// The channel's id, such as `C0123456789`. The app must be in it.
     pub channel: String,
+    /// The workspace's id, such as `T0123456789`: nobody of another one is listened to.
+    pub team: String,
+    /// The app's id, such as `A0123456789`: nothing that comes by another one is listened to.
+    pub app: String,
     /// A file with the app's bot token (`xoxb-…`). Read again for each request.
     pub token: PathBuf,
     /// A file with the app's signing secret, by which its buttons' requests are known. Read again for each request.
@@ -157,6 +161,14 @@ impl Ask {
                         slack.channel
                     ));
                 }
+                for (key, id, first, place) in [
+                    ("team", &slack.team, 'T', "it stands in the address of the workspace in a browser"),
+                    ("app", &slack.app, 'A', "it stands under Basic Information of the app"),
+                ] {
+                    if id.len() < 8 || !id.starts_with(first) || !id.chars().all(fits) {
+                        return Err(format!("{key}: {id:?} is no id such as {first}0123456789 ({place})"));
+                    }
+                }
                 web_address("api", &slack.api)
             }
             Self::Teams(_) => Ok(()),
@@ -256,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_worked_with_is_refused_with_its_name() {
-        let slack = "{kind: slack, name: a, channel: C0123456789, token: /t, signing_secret: /s}";
+        let slack = "{kind: slack, name: a, channel: C0123456789, team: T0123456789, app: A0123456789, token: /t, signing_secret: /s}";
         let mail = "kind: email, name: m, from: 'Interlock <a@b.example>', to: [c@d.example]";
         assert_eq!(check_text(slack), Ok(()));
         assert_eq!(check_text(&format!("{{{mail}, server: 'starttls://h:587'}}")), Ok(()));
@@ -264,6 +276,9 @@ mod tests {
         for (text, says) in [
             (format!("{slack}, {slack}"), "two called"),
             (slack.replace("C0123456789", "'#dba'"), "no channel's id"),
+            (slack.replace("T0123456789", "''"), "team:"),
+            (slack.replace("A0123456789", "T0123456789"), "app:"),
+            (slack.replace("app: A0123456789, ", ""), "app"),
             (slack.replace("/t", "/t, colour: red"), "colour"),
             (slack.replace("/t", "/t, api: 'http://slack.example/s3cret'"), "in the clear"),
             (slack.replace("name: a", "name: 'a:b'"), "no name"),

@@ -6,6 +6,7 @@
 
 pub mod config;
 mod hook;
+mod limit;
 mod mail;
 mod run;
 mod send;
@@ -26,9 +27,10 @@ use crate::outputs::Timing;
 use crate::store::Store;
 
 pub use config::{Approvals, Ask};
+use limit::Limits;
 use run::Runner;
 use send::Sender;
-pub(crate) use shown::tame;
+pub(crate) use shown::{is_whole, tame};
 
 /// Opens the files that a way to ask names.
 ///
@@ -94,6 +96,7 @@ pub async fn start(
             timing,
             stopped: stopped.clone(),
             changed: connected.changed(),
+            limits: Limits::default(),
         };
         tasks.push(tokio::spawn(runner.run()));
     }

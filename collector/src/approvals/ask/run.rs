@@ -7,10 +7,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::config::Ask;
+use super::limit::{Limits, Verdict};
 use super::send::{Failure, Sender};
 use super::shown::Shown;
 use crate::outputs::Timing;
-use crate::store::{ApprovalNews, JournalKind, JournalRow, Progress, Store, StoreError, lease_of, now_ns};
+use crate::store::{
+    ApprovalNews, JournalKind, JournalRow, Progress, Store, StoreError, WholeApproval, lease_of, now_ns,
+};
 
 /// Rows of the journal that are read at one time.
 const ROWS: i64 = 64;
@@ -27,6 +30,7 @@ pub(super) struct Runner {
     pub(super) timing: Timing,
     pub(super) stopped: watch::Receiver<bool>,
     pub(super) changed: watch::Receiver<u64>,
+    pub(super) limits: Limits,
 }
 
 /// Why it does not go on.
@@ -43,6 +47,12 @@ impl From<StoreError> for Interrupt {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
+}
+
+/// Whether who is asked for these groups, or for all, is asked about a request.
+pub(super) fn serves(groups: &[String], approval: &WholeApproval) -> bool {
+    let serves = |group: &String| groups.is_empty() || groups.contains(group);
+    approval.told.quorums.iter().flat_map(|quorum| &quorum.groups).any(serves)
 }
 
 impl Runner {
@@ -178,19 +188,38 @@ impl Runner {
     }
 
     /// Tells of a request as it stands now; whether there was something to tell.
-    async fn tell(&self, id: &str, news: ApprovalNews) -> Result<Result<bool, Failure>, StoreError> {
+    async fn tell(&mut self, id: &str, news: ApprovalNews) -> Result<Result<bool, Failure>, StoreError> {
         let Some(one) = self.store.approval(id).await? else { return Ok(Ok(false)) };
-        let groups = self.ask.groups();
-        let serves = |group: &String| groups.is_empty() || groups.contains(group);
-        if !one.told.quorums.iter().flat_map(|quorum| &quorum.groups).any(serves) {
+        if !serves(self.ask.groups(), &one) {
             return Ok(Ok(false));
         }
         let sent = self.store.approval_message(self.ask.name(), id).await?;
-        let shown = Shown::new(&one, &self.base);
+        // Programs are told of all; people of no more than they can read. What went through unapproved is told always.
+        let new = sent.is_none() && one.item.state == "pending" && !matches!(self.ask, Ask::Webhook(_));
+        let user = if one.item.login_user.is_empty() { &one.item.user } else { &one.item.login_user };
+        let host = &one.item.host;
+        let verdict = if new { self.limits.verdict(host, user, Instant::now()) } else { Verdict::Post };
+        let shown = match verdict {
+            Verdict::Post => Shown::new(&one, &self.base),
+            Verdict::Fold => return Ok(Ok(false)),
+            Verdict::Summary => {
+                let more = Shown::more(&one, &self.base);
+                return Ok(match self.sender.post(&more).await {
+                    Err(failure) => Err(failure),
+                    Ok(()) => {
+                        self.limits.note(host, user, verdict, Instant::now());
+                        Ok(true)
+                    }
+                });
+            }
+        };
         match self.sender.tell(&shown, news, sent.as_ref()).await {
             Err(failure) => Ok(Err(failure)),
             Ok(None) => Ok(Ok(true)),
             Ok(Some(now)) => {
+                if new {
+                    self.limits.note(host, user, verdict, Instant::now());
+                }
                 let mut write = self.store.write().await?;
                 write.note_message(self.ask.name(), id, &now).await?;
                 write.commit().await?;

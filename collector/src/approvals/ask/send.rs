@@ -58,6 +58,16 @@ impl Sender {
         })
     }
 
+    /// Posts a message of its own, to which nothing follows.
+    pub(super) async fn post(&self, shown: &Shown) -> Result<(), Failure> {
+        match self {
+            Self::Slack(slack) => slack.post(shown).await.map(drop),
+            Self::Teams(teams) => teams.post(shown).await,
+            Self::Mail(mail) => mail.send(shown, false).await,
+            Self::Hook(_) => Ok(()),
+        }
+    }
+
     /// Tells what has come of a request. `sent` is what was sent about it before; what is to be kept of what is sent
     /// now comes back.
     pub(super) async fn tell(

@@ -33,7 +33,7 @@ pub(crate) struct Shown {
     pub(super) facts: Vec<(&'static str, String)>,
     /// The text, or its beginning.
     pub(super) text: String,
-    /// Not all of the text is shown.
+    /// Not all is shown of what would be approved: text, facts, parameters, or the texts that it runs by name.
     pub(super) cut: bool,
     /// The rule's own words.
     pub(super) message: String,
@@ -41,10 +41,20 @@ pub(crate) struct Shown {
     pub(super) outcome: String,
     /// It waits, and the collector may approve it.
     pub(super) open: bool,
-    /// It can be approved once.
+    /// It can be approved once, and here is all that there is to read before.
     pub(super) once: bool,
     deadline_ns: i64,
     missing: u32,
+}
+
+/// Whether [`tame`] leaves nothing out.
+fn fits(text: &str, most: usize) -> bool {
+    printable(text).chars().count() <= most
+}
+
+/// Whether a message shows all that somebody would approve by it.
+pub(crate) fn is_whole(one: &WholeApproval) -> bool {
+    !Shown::new(one, "").cut
 }
 
 /// A value that is safe to read, and short.
@@ -72,11 +82,16 @@ impl Shown {
     /// `base` is the address that people use.
     pub(crate) fn new(one: &WholeApproval, base: &str) -> Self {
         let WholeApproval { item, told, standing, .. } = one;
-        let subject = Subject::decode(&*told.subject).unwrap_or_default();
+        // Who asks and by what must be readable, or the message is not all of it.
+        let subject = Subject::decode(&*told.subject);
+        let unknown = subject.is_err();
+        let subject = subject.unwrap_or_default();
         let kinds = joined(told.statements.iter().flat_map(|statement| &statement.kinds));
         let mut facts: Vec<(&'static str, String)> = Vec::new();
+        let mut cut = unknown;
         let mut put = |name: &'static str, value: String| {
             if !value.is_empty() {
+                cut |= !fits(&value, VALUE);
                 facts.push((name, tame(&value, VALUE)));
             }
         };
@@ -99,21 +114,26 @@ impl Shown {
         }
         warnings.dedup();
         put("Beware", warnings.join("; "));
-        let who = match item.login_user.as_str() {
-            "" => item.user.clone(),
-            login if login == item.user => item.user.clone(),
-            login => format!("{} (signed in as {login})", item.user),
+        let who = match subject.login_user.as_str() {
+            "" => subject.user.clone(),
+            login if login == subject.user => subject.user.clone(),
+            login => format!("{} (signed in as {login})", subject.user),
         };
         put("Who", who);
-        put("Program", item.exe.clone());
+        put("Program", subject.script.clone().unwrap_or_else(|| subject.exe.clone()));
         let ci = subject.ci.unwrap_or_default();
         let job = [&ci.project, &ci.job, &ci.run].into_iter().filter(|part| !part.is_empty());
         let job: Vec<&str> = job.map(String::as_str).collect();
         let job = if job.is_empty() { subject.unit } else { format!("{}: {}", ci.system, job.join(" / ")) };
         put("Job", job);
         put("Host", item.host_name.clone());
-        put("Server", item.destination.clone());
-        let database = match (item.database.as_str(), item.db_user.as_str()) {
+        // From what the host told: lists keep values shorter.
+        let server = match told.hosts.as_slice() {
+            [] => told.server.clone(),
+            hosts => format!("{} ({})", hosts.join(", "), told.server),
+        };
+        put("Server", server);
+        let database = match (told.database.as_str(), told.db_user.as_str()) {
             ("", user) => user.to_owned(),
             (database, "") => database.to_owned(),
             (database, user) => format!("{database} as {user}"),
@@ -127,7 +147,14 @@ impl Shown {
             put("Until", time(item.deadline_ns.unsigned_abs()));
         }
         let text = tame(&told.text, TEXT);
-        let cut = text.ends_with('…') || !told.params.is_empty() || told.omitted_params > 0;
+        // Without a text there is nothing to judge by, and what is run by name is not in the text.
+        let cut = cut
+            || told.text.is_empty()
+            || !fits(&told.text, TEXT)
+            || !fits(&told.message, VALUE)
+            || !told.params.is_empty()
+            || told.omitted_params > 0
+            || !told.runs.is_empty();
         Self {
             id: item.id.clone(),
             request: tame(&item.request, 32),
@@ -148,9 +175,28 @@ impl Shown {
             message: tame(&told.message, VALUE),
             outcome: outcome(one),
             open: pending && told.collector == "decide",
-            once: told.scopes.iter().any(|scope| scope == "once"),
+            once: !cut && told.scopes.iter().any(|scope| scope == "once"),
             deadline_ns: item.deadline_ns,
             missing: standing.missing,
+        }
+    }
+
+    /// That whoever makes this request makes too many for each to be told of.
+    pub(super) fn more(one: &WholeApproval, base: &str) -> Self {
+        let outcome = "More of them are not told here for some minutes. All stand in the inbox. If nobody expects them, \
+                       look into what this user or host does.";
+        Self {
+            state: "more".to_owned(),
+            url: format!("{base}/approvals"),
+            title: tame(&format!("{} on {} asks again and again", one.item.user, one.item.host_name), 140),
+            facts: Vec::new(),
+            text: String::new(),
+            cut: false,
+            message: String::new(),
+            outcome: outcome.to_owned(),
+            open: false,
+            once: false,
+            ..Self::new(one, base)
         }
     }
 

@@ -11,11 +11,12 @@ use sha2::{Digest as _, Sha256};
 use ureq::http::Request;
 
 use super::config::Slack as Config;
+use super::run::serves;
 use super::send::{Failure, later};
 use super::shown::{Shown, tame};
 use crate::http::Client;
 use crate::outputs::secret_line;
-use crate::store::{SentMessage, now_ns};
+use crate::store::{SentMessage, WholeApproval, now_ns};
 
 /// A request of Slack's older or newer than this is not taken, seconds: as Slack says.
 const AGE: i64 = 300;
@@ -50,6 +51,21 @@ impl Slack {
     /// Its name in the configuration.
     pub(crate) fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// Whether somebody did something by this app, in its workspace.
+    pub(crate) fn is_of(&self, by: &By) -> bool {
+        self.config.app == by.app && self.config.team == by.team
+    }
+
+    /// Whether it posts into this channel.
+    pub(crate) fn posts_in(&self, channel: &str) -> bool {
+        self.config.channel == channel
+    }
+
+    /// Whether it is asked about this request.
+    pub(crate) fn serves(&self, approval: &WholeApproval) -> bool {
+        serves(&self.config.groups, approval)
     }
 
     /// Calls a method of the Web API.
@@ -236,6 +252,9 @@ pub(crate) enum Did {
 /// Somebody who did something in Slack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct By {
+    /// The app through which.
+    pub(crate) app: String,
+    /// The workspace.
     pub(crate) team: String,
     pub(crate) person: String,
     /// What they are called there; for people to read only.
@@ -247,9 +266,14 @@ pub(crate) fn read(body: &[u8]) -> Option<(By, Did)> {
     let payload = form_urlencoded::parse(body).find(|(name, _)| name == "payload")?.1;
     let payload: Value = serde_json::from_str(&payload).ok()?;
     let user = &payload["user"];
-    let team = short(&user["team_id"]).or_else(|| short(&payload["team"]["id"]))?;
+    let (of, at) = (short(&user["team_id"]), short(&payload["team"]["id"]));
+    // Somebody of another workspace, in a channel that both share.
+    if of.is_some() && at.is_some() && of != at {
+        return None;
+    }
+    let (app, team) = (short(&payload["api_app_id"])?, of.or(at)?);
     let name = ["username", "name"].into_iter().find_map(|key| user[key].as_str()).unwrap_or_default();
-    let by = By { team, person: short(&user["id"])?, name: tame(name, 80) };
+    let by = By { app, team, person: short(&user["id"])?, name: tame(name, 80) };
     let did = match payload["type"].as_str()? {
         "block_actions" => {
             let action = payload["actions"].as_array()?.first()?;
@@ -346,6 +370,8 @@ pub(crate) fn digest(signature: &str) -> String {
 
 /// How long a person has to confirm that an account is theirs.
 pub(crate) const LINK: Duration = Duration::from_secs(600);
+/// How long that counts: then they confirm it anew.
+pub(crate) const LINKED: Duration = Duration::from_secs(180 * 86_400);
 
 #[cfg(test)]
 mod tests {
@@ -383,17 +409,17 @@ mod tests {
     #[test]
     fn what_people_do_is_read_and_nothing_else() {
         let click = json!({
-            "type": "block_actions", "team": {"id": "T1"}, "user": {"id": "U1", "username": "al\u{202e}ice", "team_id": "T1"},
+            "type": "block_actions", "api_app_id": "A1", "team": {"id": "T1"}, "user": {"id": "U1", "username": "al\u{202e}ice", "team_id": "T1"},
             "trigger_id": "1.2.abc", "channel": {"id": "C1"},
             "actions": [{"action_id": "approve", "value": "abcdefgh-0123"}],
         });
         let (by, did) = read(&form(&click)).unwrap();
-        assert_eq!((by.team.as_str(), by.person.as_str()), ("T1", "U1"));
+        assert_eq!((by.app.as_str(), by.team.as_str(), by.person.as_str()), ("A1", "T1", "U1"));
         assert!(!by.name.contains('\u{202e}'), "{by:?}");
         let about = About { id: "abcdefgh-0123".into(), channel: "C1".into(), approve: true };
         assert_eq!(did, Did::Clicked { about: about.clone(), trigger: "1.2.abc".into() });
         let said = json!({
-            "type": "view_submission", "team": {"id": "T1"}, "user": {"id": "U1", "team_id": "T1"},
+            "type": "view_submission", "api_app_id": "A1", "team": {"id": "T1"}, "user": {"id": "U1", "team_id": "T1"},
             "view": {"callback_id": "decide", "private_metadata": about.written(),
                      "state": {"values": {"why": {"reason": {"value": "because"}}}}},
         });
@@ -402,6 +428,8 @@ mod tests {
             ("/actions/0/action_id", json!("open")),
             ("/actions/0/value", json!("../admin")),
             ("/actions/0/value", json!("x".repeat(300))),
+            ("/user/team_id", json!("T2")),
+            ("/api_app_id", json!("")),
             ("/user/id", json!(7)),
             ("/user/id", json!("")),
             ("/type", json!("shortcut")),

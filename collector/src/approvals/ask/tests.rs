@@ -13,7 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalBy, ApprovalCounted, ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement,
+    ApprovalBy, ApprovalCounted, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding,
+    ApprovalStatement,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -255,7 +256,7 @@ impl Site {
     fn slack(&self, server: &Fake, more: &str) -> String {
         let (token, signing) = (self.secret("token", "xoxb-7\n"), self.secret("signing", SIGNING));
         format!(
-            "{{kind: slack, name: chat, channel: C0123456789, token: {}, signing_secret: {}, api: 'http://{}/api'{more}}}",
+            "{{kind: slack, name: chat, channel: C0123456789, team: T1, app: A1, token: {}, signing_secret: {}, api: 'http://{}/api'{more}}}",
             token.display(),
             signing.display(),
             server.address
@@ -333,6 +334,45 @@ async fn slack_is_asked_and_its_message_follows_the_request() {
     let message = slack.until(3).await[2].json();
     assert!(message.to_string().contains("Refused by bob: too \\\\u{202e}late"), "{message}");
     assert_eq!(actions(&message), ["open"]);
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn only_what_is_shown_whole_is_approved_by_a_button() {
+    let mut site = Site::new().await;
+    let slack = Fake::new();
+    let ask = site.slack(&slack, "");
+    site.start(&ask).await;
+    let whole = || request("aaaaaaaa");
+    let statement = || whole().statements.remove(0);
+    let parts = [
+        ApprovalRequest { text: format!("SELECT 1{};DROP TABLE customers", " ".repeat(1600)), ..whole() },
+        ApprovalRequest { text: String::new(), ..whole() },
+        ApprovalRequest { runs: vec!["DROP TABLE customers".into()], text: "EXECUTE a".into(), ..whole() },
+        ApprovalRequest { params: vec![ApprovalParam { value: None }], ..whole() },
+        ApprovalRequest { omitted_params: 1, ..whole() },
+        ApprovalRequest { database: format!("test{}shop", " ".repeat(300)), ..whole() },
+        ApprovalRequest { hosts: vec!["a".repeat(200), "b".repeat(200)], ..whole() },
+        ApprovalRequest { message: "x".repeat(301), ..whole() },
+        ApprovalRequest { subject: vec![0xff], ..whole() },
+        ApprovalRequest {
+            statements: vec![ApprovalStatement {
+                writes: vec!["a".repeat(290), "customers".into()],
+                ..statement()
+            }],
+            ..whole()
+        },
+    ];
+    for (at, told) in parts.into_iter().enumerate() {
+        let told = ApprovalRequest { request: format!("bbbbbb{at:02}"), ..told };
+        site.take(&told).await;
+        let message = slack.until(at + 1).await[at].json();
+        assert_eq!(actions(&message), ["deny", "open"], "{message}");
+        assert!(message.to_string().contains("This is not all of it"), "{message}");
+    }
+    site.take(&whole()).await;
+    let message = slack.until(11).await[10].json();
+    assert_eq!(actions(&message), ["approve", "deny", "open"]);
     site.stop().await;
 }
 

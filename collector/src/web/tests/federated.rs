@@ -102,6 +102,33 @@ fn refused(reply: &Reply, why: &str) {
 }
 
 #[tokio::test]
+async fn only_groups_that_the_configuration_names_count_for_approvals() {
+    let fake = Fake::start();
+    let everything = |claims: &mut Value, _: &Key| {
+        claims["groups"] = json!(["all", "dba", "oncall", "DBA", "audit"]);
+        None
+    };
+    let groups = async |site: &Site| site.intake.store.groups_of("okta:admin").await.unwrap();
+    let silent = site(&fake, "").await;
+    signed_in(&try_with(&silent, &fake, everything).await);
+    assert!(groups(&silent).await.is_empty());
+    let site = site(&fake, ", approver_groups: [dba, oncall, network]").await;
+    signed_in(&try_with(&site, &fake, everything).await);
+    assert_eq!(groups(&site).await, ["dba", "oncall"]);
+    // What the configuration names no longer counts no longer, also before the next sign-in; others are left alone.
+    site.account("alice", Role::Viewer).await;
+    let mut write = site.intake.store.write().await.unwrap();
+    write.set_groups("alice", &["dba".to_owned()]).await.unwrap();
+    assert_eq!(write.keep_groups("okta", &["oncall".to_owned()]).await.unwrap(), 1);
+    write.commit().await.unwrap();
+    assert_eq!(groups(&site).await, ["oncall"]);
+    assert_eq!(site.intake.store.groups_of("alice").await.unwrap(), ["dba"]);
+    // Nor when there is no group of them left.
+    signed_in(&try_with(&site, &fake, |_, _| None).await);
+    assert!(groups(&site).await.is_empty());
+}
+
+#[tokio::test]
 async fn groups_give_roles_and_accounts_are_apart_from_local_ones() {
     let fake = Fake::start();
     let site = site(&fake, "").await;

@@ -20,6 +20,11 @@ struct Chat {
 
 impl Chat {
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With more in the app's configuration.
+    async fn with(more: &str) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         let (slack, secrets) = (Fake::new(), tempfile::tempdir().unwrap());
         let secret = |name: &str, text: &str| {
@@ -30,8 +35,8 @@ impl Chat {
         };
         let (token, signing) = (secret("token", "xoxb-7"), secret("signing", SIGNING));
         let approvals: Approvals = serde_saphyr::from_str(&format!(
-            "{{ask: [{{kind: slack, name: chat, channel: C0123456789, token: {token}, signing_secret: {signing}, \
-             api: 'http://{}'}}]}}",
+            "{{ask: [{{kind: slack, name: chat, channel: C0123456789, team: T1, app: A1, token: {token}, signing_secret: {signing}, \
+             api: 'http://{}'{more}}}]}}",
             slack.address
         ))
         .unwrap();
@@ -90,10 +95,16 @@ impl Chat {
 
     /// Somebody links their user in Slack to an account.
     async fn links(&self, person: &str, account: &str, id: &str) {
-        let token = token(&self.clicks(person, "approve", id).await);
-        let browser = self.fresh(account).await;
-        let reply = self.site.post(&format!("/account/link/{token}"), &browser, &[]).await;
+        let reply = self.confirms(&self.clicks(person, "approve", id).await, account).await;
         assert_eq!(reply.location(), "/account?done=linked", "{}", reply.text);
+    }
+
+    /// Somebody opens the link that was given in Slack, and types the code.
+    async fn confirms(&self, asked: &Asked, account: &str) -> Reply {
+        let browser = self.fresh(account).await;
+        let path = format!("/account/link/{}", token(asked));
+        let code = code(asked);
+        self.site.post(&path, &browser, &[("code", code.as_str())]).await
     }
 
     /// A browser that has signed in just now.
@@ -136,7 +147,7 @@ fn seconds() -> i64 {
 /// A click; each has another trigger, so that none is a repetition.
 fn click(person: &str, button: &str, id: &str) -> Value {
     serde_json::json!({
-        "type": "block_actions", "team": {"id": "T1"}, "user": {"id": person, "username": "<b>al\u{202e}ice", "team_id": "T1"},
+        "type": "block_actions", "api_app_id": "A1", "team": {"id": "T1"}, "user": {"id": person, "username": "<b>al\u{202e}ice", "team_id": "T1"},
         "trigger_id": super::super::secret().unwrap(), "channel": {"id": "C0123456789"},
         "actions": [{"action_id": button, "value": id}],
     })
@@ -149,6 +160,11 @@ fn token(asked: &Asked) -> String {
     let rest =
         text.split("https://collector.example/account/link/").nth(1).unwrap_or_else(|| panic!("{text}"));
     rest.split('"').next().unwrap().to_owned()
+}
+
+/// The code that stands with the link.
+fn code(asked: &Asked) -> String {
+    whisper(asked).split("the code ").nth(1).unwrap().chars().take(6).collect()
 }
 
 /// What somebody is told, that nobody else sees.
@@ -196,7 +212,8 @@ async fn only_who_has_confirmed_an_account_decides_and_as_that_account() {
     let id = chat.take(&request("aaaaaaaa")).await;
     chat.member("alice", &["dba"]).await;
     chat.member("mallory", &[]).await;
-    let path = format!("/account/link/{}", token(&chat.clicks("U1", "approve", &id).await));
+    let asked = chat.clicks("U1", "approve", &id).await;
+    let path = format!("/account/link/{}", token(&asked));
     assert!(chat.votes(&id).await.is_empty());
 
     // Signed in not long ago.
@@ -208,19 +225,30 @@ async fn only_who_has_confirmed_an_account_decides_and_as_that_account() {
     let alice = chat.fresh("alice").await;
     let page = chat.site.get(&path, &alice).await.text;
     assert!(page.contains("<strong><bdi>&#60;b&#62;al\\u{202e}ice</bdi></strong>"), "{page}");
-    assert_eq!(chat.site.post(&path, &alice, &[]).await.location(), "/account?done=linked");
+    let code = code(&asked);
+    let typed = [("code", code.as_str())];
+    assert_eq!(chat.site.post(&path, &alice, &typed).await.location(), "/account?done=linked");
     // Once; nor by somebody else, nor with a token that was replaced.
     let mallory = chat.fresh("mallory").await;
     for caller in [&alice, &mallory] {
-        assert_eq!(chat.site.post(&path, caller, &[]).await.status, StatusCode::NOT_FOUND);
+        assert_eq!(chat.site.post(&path, caller, &typed).await.status, StatusCode::NOT_FOUND);
         assert_eq!(chat.site.get(&path, caller).await.status, StatusCode::NOT_FOUND);
     }
-    let first = token(&chat.clicks("U2", "approve", &id).await);
-    let second = token(&chat.clicks("U2", "approve", &id).await);
-    let first = chat.site.post(&format!("/account/link/{first}"), &alice, &[]).await;
-    assert_eq!(first.status, StatusCode::NOT_FOUND);
-    let second = chat.site.post(&format!("/account/link/{second}"), &mallory, &[]).await;
-    assert_eq!(second.location(), "/account?done=linked");
+    let first = chat.clicks("U2", "approve", &id).await;
+    let second = chat.clicks("U2", "approve", &id).await;
+    assert_eq!(chat.confirms(&first, "alice").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(chat.confirms(&second, "mallory").await.location(), "/account?done=linked");
+    // Another user's link is no second one for an account, whoever sent it to its owner.
+    let phished = chat.confirms(&chat.clicks("U6", "approve", &id).await, "alice").await;
+    assert_eq!(phished.status, StatusCode::CONFLICT);
+    assert!(phished.text.contains("linked to another user"), "{}", phished.text);
+    // Without the code that stands with it in Slack a link is none, and it can be tried once.
+    chat.member("carl", &["dba"]).await;
+    let asked = chat.clicks("U7", "approve", &id).await;
+    let carl = chat.fresh("carl").await;
+    let path = format!("/account/link/{}", token(&asked));
+    assert_eq!(chat.site.post(&path, &carl, &[("code", "")]).await.status, StatusCode::CONFLICT);
+    assert_eq!(chat.confirms(&asked, "carl").await.status, StatusCode::NOT_FOUND);
 
     // Mallory is in none of the groups, whatever the button says.
     for button in ["approve", "deny"] {
@@ -242,12 +270,17 @@ async fn only_who_has_confirmed_an_account_decides_and_as_that_account() {
     // Unlinked, it counts no longer.
     let shown = chat.site.get("/account", &alice).await.text;
     assert!(shown.contains("<code>U1</code> of <code>T1</code>"), "{shown}");
-    let fields = [("chat", "slack"), ("team", "T1"), ("person", "U1")];
+    let fields = [("chat", "slack"), ("app", "A1"), ("team", "T1"), ("person", "U1")];
     // It is for its own account alone.
     let other = chat.site.post("/account/links/end", &mallory, &fields).await;
     assert_eq!(other.status, StatusCode::NOT_FOUND);
     let ended = chat.site.post("/account/links/end", &alice, &fields).await;
     assert_eq!(ended.location(), "/account?done=unlinked");
+    // Its owner sees what was done.
+    let shown = chat.site.get("/account", &alice).await.text;
+    for done in [": linked <bdi>slack: ", ": unlinked <bdi>slack: U1 in T1"] {
+        assert!(shown.contains(done), "{done}: {shown}");
+    }
     token(&chat.clicks("U1", "deny", &id).await);
 }
 
@@ -265,7 +298,7 @@ async fn who_refuses_says_why_and_what_asks_for_more_leads_to_the_page() {
     let view = modal.json()["view"].clone();
     let submit = |person: &str, reason: &str| {
         serde_json::json!({
-            "type": "view_submission", "team": {"id": "T1"}, "user": {"id": person, "team_id": "T1"},
+            "type": "view_submission", "api_app_id": "A1", "team": {"id": "T1"}, "user": {"id": person, "team_id": "T1"},
             "view": {
                 "callback_id": view["callback_id"], "private_metadata": view["private_metadata"],
                 "state": {"values": {"why": {"reason": {"value": reason}}}},
@@ -298,7 +331,12 @@ async fn who_refuses_says_why_and_what_asks_for_more_leads_to_the_page() {
     let shown = ApprovalRequest { collector: "show".into(), ..request("dddddddd") };
     let shown = chat.take(&shown).await;
     assert!(whisper(&chat.clicks("U1", "approve", &shown).await).contains("takes no approvals"));
-    for id in [&fresh, &why, &shown] {
+    // What Slack does not show whole is approved on the page alone, whatever button a message has; refused anywhere.
+    let runs = ApprovalRequest { runs: vec!["DROP TABLE customers".into()], ..request("eeeeeeee") };
+    let runs = chat.take(&runs).await;
+    assert!(whisper(&chat.clicks("U1", "approve", &runs).await).contains("does not show all"));
+    assert_eq!(chat.clicks("U1", "deny", &runs).await.path, "/views.open");
+    for id in [&fresh, &why, &shown, &runs] {
         assert!(chat.votes(id).await.is_empty());
     }
     // A disabled account, and one whose password was reset, decide nothing.
@@ -309,4 +347,48 @@ async fn who_refuses_says_why_and_what_asks_for_more_leads_to_the_page() {
     assert_eq!(reply.location(), "/admin/users?done=user-changed", "{}", reply.text);
     token(&chat.clicks("U1", "approve", &why).await);
     assert!(chat.votes(&why).await.is_empty());
+}
+
+#[tokio::test]
+async fn one_app_speaks_for_its_own_workspace_and_groups_alone() {
+    let chat = Chat::with(", groups: [dba]").await;
+    let id = chat.take(&request("aaaaaaaa")).await;
+    let mut network = request("bbbbbbbb");
+    network.quorums[0].groups = vec!["network".into()];
+    let network = chat.take(&network).await;
+    chat.member("alice", &["dba", "network"]).await;
+    chat.links("U1", "alice", &id).await;
+    // Signed with its secret, for another workspace or app.
+    for (path, value) in [("/team/id", "T2"), ("/api_app_id", "A2")] {
+        let mut payload = click("U1", "approve", &id);
+        *payload.pointer_mut(path).unwrap() = value.into();
+        if path == "/team/id" {
+            payload["user"]["team_id"] = value.into();
+        }
+        assert_eq!(chat.sent(&payload, SIGNING, seconds()).await, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    let said = whisper(&chat.clicks("U1", "approve", &network).await);
+    assert!(said.contains("Nobody is asked about this request here"), "{said}");
+    for id in [&id, &network] {
+        assert!(chat.votes(id).await.is_empty());
+    }
+    // A link that has ended is none.
+    let store = &chat.site.intake.store;
+    let person = crate::store::Person {
+        chat: "slack".into(),
+        app: "A1".into(),
+        team: "T1".into(),
+        person: "U8".into(),
+        name: String::new(),
+    };
+    chat.member("bob", &["dba"]).await;
+    for (expires_ns, linked) in [(now_ns() - 1, false), (now_ns() + 3_600_000_000_000, true)] {
+        let mut write = store.write().await.unwrap();
+        write.add_chat_link_token("token", "code", &person, now_ns() + 3_600_000_000_000).await.unwrap();
+        let done = write.link_chat("token", "code", "bob", expires_ns).await.unwrap();
+        assert_eq!(done, crate::store::Linked::Done(person.clone()));
+        write.commit().await.unwrap();
+        assert_eq!(store.chat_account("slack", "A1", "T1", "U8").await.unwrap().is_some(), linked);
+        assert_eq!(store.chat_links("bob").await.unwrap().len(), usize::from(linked));
+    }
 }
