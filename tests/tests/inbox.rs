@@ -302,8 +302,7 @@ fn a_collector_that_was_killed_is_right_again_and_so_is_one_whose_agent_was() {
         let status = inbox.stage.agent.json(&["status", "--json"]).unwrap().remove(0);
         let pid = status["pid"].as_u64().unwrap().to_string();
         assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-        let finished = running.join().unwrap();
-        assert!(!finished.stdout.contains("DELETE"), "{}", finished.both());
+        running.join().unwrap();
         id
     });
     decide(&bob, &id, "approve", "it is gone").unwrap();
