@@ -102,7 +102,7 @@ async fn end(store: &Store, host: &str, of: &ApprovalRequest, state: &str, by: &
 /// The agent: it counts what it is told.
 async fn agent(store: Arc<Store>, host: String) {
     loop {
-        for vote in store.waiting_votes(&host).await.unwrap() {
+        for vote in store.waiting_votes(&host).await.unwrap().0 {
             let by = vote.by.clone().unwrap_or_default();
             let by = ApprovalBy {
                 name: by.name,

@@ -121,7 +121,7 @@ async fn a_decision_comes_by_the_call_and_again_by_the_next_one() {
     until(&collector.intake, &id, "approved").await;
     answered(&collector.intake, &given, "counted").await;
     let waiting = collector.intake.store.waiting_votes(&host).await.expect("looked");
-    assert!(waiting.is_empty());
+    assert!(waiting.0.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
