@@ -4,6 +4,7 @@
 
 /// The messages and the services, made from the `.proto` file.
 #[expect(missing_docs, clippy::doc_markdown, reason = "the descriptions stand in the .proto file")]
+#[expect(clippy::large_enum_variant, reason = "one message at a time is read or written, none is kept")]
 pub mod v1 {
     tonic::include_proto!("interlock.shipping.v1");
 }

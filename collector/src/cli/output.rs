@@ -43,9 +43,9 @@ pub(super) fn log() -> anyhow::Result<()> {
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().init()
+        builder.without_time().init();
     } else {
-        builder.init()
+        builder.init();
     }
     Ok(())
 }

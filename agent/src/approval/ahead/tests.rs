@@ -117,7 +117,7 @@ async fn it_is_for_exactly_that_and_once() {
     refused("another container", &|subject, _, _, _| subject.container = "c".into());
     refused("another tree", &|subject, _, _, _| subject.ancestors[0].pid = 72);
     refused("a later process of that id", &|subject, _, _, _| {
-        subject.ancestors[0].start_time_ns += 20_000_000
+        subject.ancestors[0].start_time_ns += 20_000_000;
     });
     refused("nobody's child", &|subject, _, _, _| subject.ancestors.clear());
     refused("a start that is not known", &|subject, _, _, _| {

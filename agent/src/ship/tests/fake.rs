@@ -271,7 +271,7 @@ impl Fake {
             | Message::ApprovalsOpen(_)
             | Message::ApprovalAnswer(_)) => {
                 has.approvals.push(told);
-                let Some(vote) = has.votes.pop() else { return None };
+                let vote = has.votes.pop()?;
                 Some(ToAgent { message: Some(ToAgentMessage::ApprovalVote(vote)) })
             }
         }

@@ -137,7 +137,7 @@ async fn members_decide_whatever_their_role_and_nobody_else_whatever_theirs() {
             for by_token in [false, true] {
                 // A request for each of them.
                 let digest =
-                    vec![u8::try_from(nth).unwrap(), u8::from(by_token), u8::from(member), name.len() as u8];
+                    [u8::try_from(nth).unwrap(), u8::from(by_token), u8::from(member), name.len() as u8];
                 let told = ApprovalRequest { digest: digest.repeat(8), ..request() };
                 let id = site.asked(&host, &told).await;
                 let caller =
@@ -461,7 +461,7 @@ async fn each_change_is_in_the_journal_and_what_is_over_stays_so() {
     let second_id = site.asked(&host, &second).await;
     let mut write = store.write().await.unwrap();
     assert_eq!(write.close_approvals("another", &[]).await.unwrap(), 0);
-    assert_eq!(write.close_approvals(&host, &[second_id.clone()]).await.unwrap(), 0);
+    assert_eq!(write.close_approvals(&host, std::slice::from_ref(&second_id)).await.unwrap(), 0);
     assert_eq!(write.close_approvals(&host, &[]).await.unwrap(), 1);
     write.commit().await.unwrap();
     let rows = store.journal((0, 0), 100).await.unwrap();
