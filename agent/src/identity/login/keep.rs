@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::fault::SignInError;
@@ -18,9 +17,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// Every how many looks it is seen whether login sessions are still there.
 const SESSIONS: u32 = 5;
 
-/// Sign-ins that providers are asked about at once: other work waits for the same threads.
-const AT_ONCE: usize = 8;
-
 /// A provider that did not answer is asked again after this, or as often as it would be anyway.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -30,14 +26,30 @@ struct Due {
     serial: u64,
     provider: Arc<Provider>,
     token: Zeroizing<String>,
-    person: Arc<Verified>,
+    /// What was signed of the person last.
+    signed: Arc<Verified>,
+}
+
+/// The longest that asking about one sign-in takes: a few requests, each with its own limit.
+const SLOWEST: Duration = Duration::from_secs(60);
+
+/// Claims that each token has anew, and that say nothing new of the person.
+const OF_TOKEN: [&str; 7] = ["iat", "exp", "nbf", "jti", "at_hash", "auth_time", "nonce"];
+
+/// The provider says something else of a person than before.
+fn differs(person: &Verified, before: &Verified) -> bool {
+    let lasting = |one: &Verified| {
+        let mut claims = one.claims.clone();
+        claims.retain(|name, _| !OF_TOKEN.contains(&name.as_str()));
+        claims
+    };
+    person.groups != before.groups || person.name != before.name || lasting(person) != lasting(before)
 }
 
 impl Logins {
     /// Does so until it is dropped.
     pub async fn keep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
-        let turns = Arc::new(Semaphore::new(AT_ONCE));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for round in 0_u32.. {
             ticks.tick().await;
@@ -45,7 +57,7 @@ impl Logins {
             let sessions = round.is_multiple_of(SESSIONS);
             let due = tokio::task::spawn_blocking(move || logins.look(sessions)).await.unwrap_or_default();
             for due in due {
-                let (logins, turns) = (Arc::clone(&self), Arc::clone(&turns));
+                let (logins, turns) = (Arc::clone(&self), due.provider.turns());
                 tokio::spawn(async move {
                     let turn = turns.acquire_owned().await;
                     let _ = tokio::task::spawn_blocking(move || logins.ask_again(&due)).await;
@@ -61,6 +73,7 @@ impl Logins {
         let mut over = Vec::new();
         let mut due = Vec::new();
         let mut seen = Vec::new();
+        let mut unchecked = Vec::new();
         {
             let mut inner = self.inner();
             inner.pending.retain(|_, pending| !pending.is_forgotten());
@@ -68,6 +81,14 @@ impl Logins {
                 inner.bound.iter().filter(|(_, bound)| now >= bound.until).map(|(place, _)| *place).collect();
             over.extend(expired.into_iter().filter_map(|place| Some((place, inner.bound.remove(&place)?))));
             for (place, bound) in &mut inner.bound {
+                // However long its turn to be asked about may take.
+                let config = bound.provider.issuer().config();
+                let kept = Duration::from_secs(u64::from(config.keys_kept_minutes) * 60);
+                let recheck = Duration::from_secs(u64::from(config.recheck_seconds));
+                if bound.refresh.is_some() && bound.checked.elapsed() > kept.max(recheck) + SLOWEST {
+                    unchecked.push((*place, bound.serial));
+                    continue;
+                }
                 if let (Some(token), Some(at)) = (&bound.refresh, bound.next)
                     && instant >= at
                 {
@@ -77,7 +98,7 @@ impl Logins {
                         serial: bound.serial,
                         provider: Arc::clone(&bound.provider),
                         token: token.clone(),
-                        person: Arc::clone(&bound.person),
+                        signed: Arc::clone(&bound.signed),
                     });
                 }
                 if sessions || matches!(place, Place::Tree { .. }) {
@@ -88,6 +109,9 @@ impl Logins {
         for (place, bound) in over {
             let _ = self.ended(place, &bound, &What::Expired);
             give_back(bound);
+        }
+        for (place, serial) in unchecked {
+            self.end(place, serial, "unchecked", "the provider could not be asked in time");
         }
         // Not under the lock: it reads /proc.
         for (place, serial, mut witness) in seen {
@@ -105,7 +129,7 @@ impl Logins {
 
     /// Asks a provider whether a sign-in still counts.
     fn ask_again(&self, due: &Due) {
-        let answer = due.provider.refresh(&due.token, &due.person);
+        let answer = due.provider.refresh(&due.token, &due.signed);
         let config = due.provider.issuer().config();
         let recheck = Duration::from_secs(u64::from(config.recheck_seconds.max(1)));
         let kept = Duration::from_secs(u64::from(config.keys_kept_minutes) * 60);
@@ -148,17 +172,25 @@ impl Logins {
             bound.refresh = refreshed.refresh;
             bound.checked = Instant::now();
             bound.next = Some(Instant::now() + recheck);
+            if let Some(signed) = refreshed.signed {
+                bound.signed = Arc::new(signed);
+            }
             if let Some(person) = refreshed.person {
-                let person = Verified { expires: bound.until, ..person };
-                if person.groups != bound.person.groups || person.name != bound.person.name {
-                    let before = std::mem::replace(&mut bound.person, Arc::new(person));
-                    changed = Some((before.groups.clone(), bound.snapshot()));
+                let authenticated = bound.person.authenticated;
+                let person = Verified { expires: bound.until, authenticated, ..person };
+                let before = std::mem::replace(&mut bound.person, Arc::new(person));
+                if differs(&bound.person, &before) {
+                    changed = Some((before, bound.snapshot()));
                 }
             }
         }
         if let Some((before, bound)) = changed {
             // From the next operation on, whether it can be recorded or not: a group may have been left.
-            let _ = self.ended(due.place, &bound, &What::GroupsChanged { before: &before });
+            if before.groups != bound.person.groups || before.name != bound.person.name {
+                let _ = self.ended(due.place, &bound, &What::GroupsChanged { before: &before.groups });
+            } else {
+                self.changed(due.place);
+            }
         }
     }
 

@@ -112,6 +112,8 @@ pub struct Caller {
 /// A sign-in that counts.
 struct Bound {
     person: Arc<Verified>,
+    /// The same with nothing but what the provider has signed.
+    signed: Arc<Verified>,
     provider: Arc<Provider>,
     /// Who ran `interlock login`.
     subject: Arc<Subject>,
@@ -182,6 +184,7 @@ impl Bound {
     fn snapshot(&self) -> Self {
         Self {
             person: Arc::clone(&self.person),
+            signed: Arc::clone(&self.signed),
             provider: Arc::clone(&self.provider),
             subject: Arc::clone(&self.subject),
             refresh: None,

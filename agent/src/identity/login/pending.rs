@@ -23,6 +23,9 @@ use crate::identity::Verified;
 const PER_USER: usize = 4;
 const IN_ALL: usize = 64;
 
+/// Of these, kept for users who have none under way: a few others cannot take all places.
+const FIRST: usize = 24;
+
 /// A sign-in that nobody has asked about for so long is given up: the command has ended.
 pub(super) const FORGOTTEN: Duration = Duration::from_secs(90);
 
@@ -129,6 +132,21 @@ impl Drop for Pending {
     }
 }
 
+/// The place of a sign-in that is being begun; free again if that fails.
+struct Reserved<'l> {
+    logins: &'l Logins,
+    id: &'l str,
+    kept: bool,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.logins.inner().pending.remove(self.id);
+        }
+    }
+}
+
 impl Logins {
     /// Begins a sign-in for the place of whoever calls.
     ///
@@ -141,19 +159,9 @@ impl Logins {
         way: Way,
     ) -> Result<Begun, String> {
         let provider = self.provider(issuer)?;
-        {
-            let mut inner = self.inner();
-            inner.pending.retain(|_, pending| !pending.is_forgotten());
-            let own = inner.pending.values().filter(|pending| pending.caller.uid == caller.uid).count();
-            if own >= PER_USER || inner.pending.len() >= IN_ALL {
-                return Err(
-                    "too many sign-ins are under way: end one of them (Ctrl-C) and try again".to_owned()
-                );
-            }
-        }
         let id = interlock_recording::hex(&random()?);
         let (tell, outcome) = watch::channel(None);
-        let mut pending = Pending {
+        let pending = Pending {
             caller: caller.clone(),
             provider: Arc::clone(&provider),
             browser: None,
@@ -163,6 +171,22 @@ impl Logins {
             touched: Instant::now(),
             until: Instant::now() + BROWSER,
         };
+        {
+            let mut inner = self.inner();
+            inner.pending.retain(|_, pending| !pending.is_forgotten());
+            let own = inner.pending.values().filter(|pending| pending.caller.uid == caller.uid).count();
+            let places = if own == 0 { IN_ALL } else { IN_ALL - FIRST };
+            if own >= PER_USER || inner.pending.len() >= places {
+                return Err(
+                    "too many sign-ins are under way: end one of them (Ctrl-C) and try again".to_owned()
+                );
+            }
+            // Taken before the provider is asked: others begin meanwhile.
+            inner.pending.insert(id.clone(), pending);
+        }
+        let mut reserved = Reserved { logins: self, id: &id, kept: false };
+        let (mut browser, mut task) = (None, None);
+        let mut until = Instant::now() + BROWSER;
         let mut begun = Begun {
             id: id.clone(),
             issuer: provider.name().to_string(),
@@ -183,29 +207,36 @@ impl Logins {
                 begun.complete_url = device.complete_url();
                 begun.code = Some(device.code().to_owned());
                 begun.seconds = device.lasts().as_secs();
-                pending.until = Instant::now() + device.lasts() + FORGOTTEN;
+                until = Instant::now() + device.lasts() + FORGOTTEN;
                 let logins = Arc::clone(self);
-                let task = tokio::spawn(async move {
+                let finish = tokio::spawn(async move {
                     let signed_in = provider.finish_device(device).await;
                     let outcome = logins.settle(&caller, &provider, signed_in, way).await;
                     tell.send_replace(Some(outcome));
                 });
-                pending.task = Some(task.abort_handle());
+                task = Some(finish.abort_handle());
             }
             Way::Browser { port } => {
                 let redirect = format!("http://127.0.0.1:{port}/signed-in");
-                let (url, browser) = blocking(move || asked.begin_browser(redirect))
+                let (url, sent) = blocking(move || asked.begin_browser(redirect))
                     .await
                     .map_err(|error| error.to_string())?;
                 begun.url = url;
-                pending.browser = Some(browser);
+                browser = Some(sent);
             }
         }
         let mut inner = self.inner();
-        if inner.pending.len() >= IN_ALL {
-            return Err("too many sign-ins are under way: try again later".to_owned());
-        }
-        inner.pending.insert(id, pending);
+        let Some(pending) = inner.pending.get_mut(&id) else {
+            drop(inner);
+            if let Some(task) = task {
+                task.abort();
+            }
+            return Err("the sign-in was given up: the provider was too slow".to_owned());
+        };
+        (pending.browser, pending.task, pending.until) = (browser, task, until);
+        pending.touched = Instant::now();
+        reserved.kept = true;
+        drop(inner);
         Ok(begun)
     }
 
@@ -329,7 +360,7 @@ impl Logins {
         signed_in: SignedIn,
         way: Way,
     ) -> Result<Value, (String, Option<Box<Verified>>)> {
-        let SignedIn { person, refresh } = signed_in;
+        let SignedIn { person, signed, refresh } = signed_in;
         let refused = |reason: String| (reason, Some(Box::new(person.clone())));
         let config = provider.issuer().config();
         if let Some(claim) = &config.user_claim {
@@ -359,6 +390,7 @@ impl Logins {
         let recheck = Duration::from_secs(u64::from(config.recheck_seconds.max(1)));
         let mut bound = Bound {
             person: Arc::clone(&person),
+            signed: Arc::new(signed),
             provider: Arc::clone(provider),
             subject: Arc::clone(&caller.subject),
             since: now,

@@ -76,6 +76,15 @@ pub enum PlaceError {
         /// Whose it is.
         uid: u32,
     },
+    /// What started it starts other things too: a service manager, or what runs containers.
+    #[error(
+        "there is no login session that the agent has seen begin, and what started this (process {pid}) is a \
+         service manager or runs containers, and starts others' programs too: run `interlock login` from a shell"
+    )]
+    Starter {
+        /// The parent.
+        pid: u32,
+    },
 }
 
 /// A process that may be of a place.
@@ -141,6 +150,11 @@ impl Place {
         let owner = user(parent).ok_or(PlaceError::NoShell)?;
         if owner != uid {
             return Err(PlaceError::NotOwn { pid: parent_id, uid: owner });
+        }
+        let groups = cgroups(parent).map_err(gone)?;
+        let manages = of_manager(&groups) && groups.lines().any(|line| line.ends_with("/init.scope"));
+        if manages || !shares_namespaces(number, parent) {
+            return Err(PlaceError::Starter { pid: parent_id });
         }
         Ok((Self::Tree { pid: parent_id, start: stat.start }, Some(no_session)))
     }
@@ -237,6 +251,15 @@ fn parent_of(pid: i32) -> io::Result<Option<(i32, Stat)>> {
         }
     }
     Err(io::Error::other("its parents change all the time"))
+}
+
+/// Whether two processes are in the same process and mount namespaces: what starts containers is outside of
+/// them. What cannot be looked at is not.
+fn shares_namespaces(one: i32, other: i32) -> bool {
+    ["pid", "mnt"].iter().all(|kind| {
+        let of = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+        matches!((of(one), of(other)), (Ok(one), Ok(other)) if one == other)
+    })
 }
 
 /// The cgroups of a process, as /proc/PID/cgroup lists them.

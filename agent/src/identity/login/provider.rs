@@ -3,7 +3,6 @@
 //!
 //! The agent asks, never the process of whoever signs in: tokens do not leave the agent.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +24,13 @@ use oauth2::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::fault::{SignInError, said, said_of};
 use crate::identity::oidc::http::HttpError;
 use crate::identity::oidc::{Endpoints, Issuer};
+use crate::identity::verified::{self, Claims};
 use crate::identity::{GroupsKnown, Verified};
 
 /// What is asked for besides `openid` where agent.yaml does not say, as far as the provider offers it:
@@ -44,6 +45,9 @@ const LONGEST: Duration = Duration::from_secs(30 * 60);
 
 /// Groups of one person that are looked at; nobody is signed in with more, rather than with a part of them.
 const MOST_GROUPS: usize = 2000;
+
+/// Sign-ins that one provider is asked about at once: other work waits for the same threads.
+const AT_ONCE: usize = 4;
 
 /// The longest answer about a person that is read, in bytes.
 const MAX_USERINFO: usize = 128 << 10;
@@ -89,6 +93,8 @@ type Client = oauth2::Client<
 pub(super) struct Provider {
     issuer: Arc<Issuer>,
     secret: Option<Zeroizing<String>>,
+    /// Sign-ins that it is asked about at once. Its own: one that answers slowly holds up no other.
+    turns: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Provider {
@@ -124,6 +130,8 @@ pub(super) struct Brought {
 /// Who has signed in.
 pub(super) struct SignedIn {
     pub(super) person: Verified,
+    /// The same with nothing but what the provider has signed.
+    pub(super) signed: Verified,
     pub(super) refresh: Option<Zeroizing<String>>,
 }
 
@@ -131,6 +139,8 @@ pub(super) struct SignedIn {
 pub(super) struct Refreshed {
     /// Groups, name and when they signed in, if the provider has said.
     pub(super) person: Option<Verified>,
+    /// What it has signed of them, if it has anew.
+    pub(super) signed: Option<Verified>,
     /// What to ask with the next time; the same as before when the provider gave no other.
     pub(super) refresh: Option<Zeroizing<String>>,
 }
@@ -185,7 +195,12 @@ impl Provider {
                 Some(Zeroizing::new(text.to_owned()))
             }
         };
-        Ok(Self { issuer, secret })
+        Ok(Self { issuer, secret, turns: Arc::new(Semaphore::new(AT_ONCE)) })
+    }
+
+    /// Whose turn it is to ask it about a sign-in.
+    pub(super) fn turns(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.turns)
     }
 
     pub(super) fn issuer(&self) -> &Arc<Issuer> {
@@ -334,7 +349,8 @@ impl Provider {
         self.accept(&tokens, Some(&browser.nonce))
     }
 
-    /// Asks whether a sign-in still counts, and for the groups of now. Blocks.
+    /// Asks whether a sign-in still counts, and for the groups of now. `before` is what was signed of the person
+    /// last: what was said of them besides has to be said anew. Blocks.
     ///
     /// # Errors
     /// It does not count any more ([`SignInError::Revoked`]), or the provider cannot be asked.
@@ -356,7 +372,7 @@ impl Provider {
             || Zeroizing::new(token.to_owned()),
             |token| Zeroizing::new(token.secret().clone()),
         ));
-        let mut person = match &tokens.extra_fields().id_token {
+        let signed = match &tokens.extra_fields().id_token {
             None => None,
             Some(id_token) => {
                 let person = self.verify(id_token)?;
@@ -367,15 +383,32 @@ impl Provider {
                 Some(person)
             }
         };
-        let known = person.as_ref().unwrap_or(before);
-        let incomplete = person.is_none() || self.lacks(known);
-        if incomplete && let Some(more) = self.userinfo(&endpoints, known, tokens.access_token().secret())? {
-            person = Some(more);
-        }
+        let access = tokens.access_token().secret();
+        let person = match &signed {
+            Some(signed) if !self.lacks(signed) => Some(signed.clone()),
+            Some(signed) => {
+                let more = self.userinfo(&endpoints, signed, access)?;
+                Some(more.map_or_else(|| signed.clone(), |more| self.issuer.with_more(signed, more)))
+            }
+            None => {
+                let newer = self.userinfo(&endpoints, before, access)?;
+                let claim = self.issuer.config().groups_claim.as_str();
+                // Groups that nobody says anything about any more may have been left long ago.
+                if !self.lacks(before)
+                    && newer.as_ref().is_none_or(|newer| verified::claim(newer, claim).is_none())
+                {
+                    return Err(self.untrusted(
+                        "it names the groups in the first ID token alone: have it give one on refreshing too, or \
+                         name the groups in the userinfo answer",
+                    ));
+                }
+                newer.map(|newer| self.issuer.with_newer(before, newer))
+            }
+        };
         person.as_ref().map_or(Ok(()), |person| self.check_groups(person))?;
         // Refreshing is no sign-in.
         let person = person.map(|person| Verified { authenticated: before.authenticated, ..person });
-        Ok(Refreshed { person, refresh })
+        Ok(Refreshed { person, signed, refresh })
     }
 
     /// Gives a token back, where the provider takes it. Blocks.
@@ -470,15 +503,17 @@ impl Provider {
             return Err(self.untrusted("its ID token was not made just now (iat)"));
         }
         self.check_hash(id_token, &person, tokens.access_token().secret())?;
-        let person = if self.lacks(&person) {
+        let signed = person.clone();
+        let more = if self.lacks(&signed) {
             let endpoints = self.endpoints()?;
-            self.userinfo(&endpoints, &person, tokens.access_token().secret())?.unwrap_or(person)
+            self.userinfo(&endpoints, &signed, tokens.access_token().secret())?
         } else {
-            person
+            None
         };
+        let person = more.map_or(person, |more| self.issuer.with_more(&signed, more));
         self.check_groups(&person)?;
         let refresh = tokens.refresh_token().map(|token| Zeroizing::new(token.secret().clone()));
-        Ok(SignedIn { person, refresh })
+        Ok(SignedIn { person, signed, refresh })
     }
 
     fn verify(&self, token: &Zeroizing<String>) -> Result<Verified, SignInError> {
@@ -531,7 +566,7 @@ impl Provider {
         endpoints: &Endpoints,
         person: &Verified,
         access: &str,
-    ) -> Result<Option<Verified>, SignInError> {
+    ) -> Result<Option<Claims>, SignInError> {
         let Some(place) = &endpoints.userinfo_endpoint else { return Ok(None) };
         let unavailable = |error: String| SignInError::Unavailable(Arc::clone(self.name()), said(&error));
         let request = oauth2::http::Request::get(place.as_str())
@@ -552,13 +587,13 @@ impl Provider {
         if answer.body().len() > MAX_USERINFO {
             return Err(self.untrusted("what it says of the person is too long"));
         }
-        let more: BTreeMap<String, Value> = serde_json::from_slice(answer.body())
+        let more: Claims = serde_json::from_slice(answer.body())
             .map_err(|_| self.untrusted("what it says of the person is no JSON object"))?;
         // OpenID Connect Core, section 5.3.2.
         if more.get("sub").and_then(Value::as_str) != Some(&person.subject) {
             return Err(self.untrusted("what it says is about somebody else (sub)"));
         }
-        Ok(Some(self.issuer.with_more(person, more)))
+        Ok(Some(more))
     }
 
     fn untrusted(&self, why: &str) -> SignInError {

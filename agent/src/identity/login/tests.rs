@@ -56,6 +56,7 @@ fn bind(logins: &Logins, place: Place, person: Verified, seconds: i64) {
         next: None,
         serial: inner.serial,
         witness: None,
+        signed: Arc::new(person.clone()),
         person: Arc::new(person),
     };
     inner.bound.insert(place, bound);

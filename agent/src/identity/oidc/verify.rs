@@ -217,6 +217,34 @@ impl Issuer {
         Verified { token_hash: person.token_hash.clone(), ..self.verified(claims, times) }
     }
 
+    /// The same person with what the provider says of them later than what it has signed: that counts before it.
+    /// What makes the token one stays as it was signed.
+    pub(in crate::identity) fn with_newer(
+        &self,
+        person: &Verified,
+        newer: impl IntoIterator<Item = (String, Value)>,
+    ) -> Verified {
+        const SIGNED: [&str; 13] = [
+            "iss",
+            "sub",
+            "aud",
+            "azp",
+            "exp",
+            "iat",
+            "nbf",
+            "jti",
+            "nonce",
+            "at_hash",
+            "auth_time",
+            "acr",
+            "amr",
+        ];
+        let mut claims = person.claims.clone();
+        claims.extend(newer.into_iter().filter(|(name, _)| !SIGNED.contains(&name.as_str())));
+        let times = Times { expires: person.expires, authenticated: person.authenticated };
+        Verified { token_hash: person.token_hash.clone(), ..self.verified(claims, times) }
+    }
+
     fn verified(&self, claims: Claims, times: Times) -> Verified {
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
         let job = job(self.config.provider, &claims);
