@@ -201,7 +201,7 @@ mod tests {
             assert_eq!(refused.owner(), Some((10, 1000)), "{refused}");
         }
         // The same number, another process.
-        let mut again = job.clone();
+        let mut again = job;
         let Holder::Tree { top, parent, .. } = &mut again else { unreachable!() };
         (top.start, parent.start) = (99, 98);
         assert!(bind(&again).is_err());
