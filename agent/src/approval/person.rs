@@ -223,7 +223,9 @@ fn is_verified(person: Option<&Verified>, by: &Approver) -> bool {
 /// What a person is called by their provider, verified or not.
 fn called(person: &Verified) -> Vec<&str> {
     let claims = NAME_CLAIMS.iter().filter_map(|claim| person.claims.get(*claim)?.as_str());
-    claims.chain([person.name.as_str()]).filter(|name| !name.trim().is_empty()).collect()
+    // Where nothing names them their subject does, which is another person's at another provider.
+    let name = (person.name != person.subject).then_some(person.name.as_str());
+    claims.chain(name).filter(|name| !name.trim().is_empty()).collect()
 }
 
 /// Who asks.
