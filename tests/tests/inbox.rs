@@ -321,11 +321,13 @@ fn cut_off_from_the_collector_nothing_is_approved() {
     let stage = stage(DECIDE);
     collector.enrol(&stage.agent).unwrap();
     let state = |wanted: &str| {
+        let mut said = String::new();
         wait_for("the request at the collector", LONG, || {
-            let listed = collector.run(&["approvals", "list", "--state", wanted, "--json"]).unwrap();
+            let listed = collector.run(&["approvals", "list", "--status", wanted, "--json"]).unwrap();
+            said = listed.both();
             listed.stdout.contains("DROP TABLE t")
         })
-        .unwrap();
+        .unwrap_or_else(|error| panic!("{error}: {wanted}: {said} {}", collector.log()));
     };
     let (finished, ()) = during(
         || stage.psql("DROP TABLE t;\n"),

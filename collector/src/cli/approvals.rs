@@ -13,7 +13,7 @@ use crate::web::params::APPROVALS;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List what waits; with `--state` what was decided.
+    /// List what waits; with `--status` what was decided.
     List(Box<List>),
     /// Show one with all that is known of it, as JSON. The audit trail says who looked.
     Show {
@@ -26,7 +26,7 @@ pub(super) enum Command {
 pub(super) struct List {
     /// pending, decided, unreviewed, or one outcome: approved, broken_glass, denied, expired, withdrawn; any for all.
     #[arg(long, default_value = "pending")]
-    state: String,
+    status: String,
     /// Part of the text, or the name that the host gave it.
     #[arg(long)]
     text: Option<String>,
@@ -63,7 +63,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             }
             let one = found.ok_or_else(|| {
                 anyhow::anyhow!(
-                    "there is no request {id}: `interlock-collector approvals list --state any` shows them"
+                    "there is no request {id}: `interlock-collector approvals list --status any` shows them"
                 )
             })?;
             let mut write = store.write().await?;
@@ -75,7 +75,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let state = Some(list.state).filter(|state| state != "any");
+    let state = Some(list.status).filter(|status| status != "any");
     let params = params(&[
         ("state", &state),
         ("text", &list.text),
