@@ -1,7 +1,7 @@
 //! `interlock mcp`: a server of the Model Context Protocol for AI agents, over stdio or HTTP.
 //!
 //! It runs as the user who starts it, and has no right beyond theirs: all that it does is ask the agent over the
-//! control socket, which looks at who asks by itself. What it serves is in [`tools`].
+//! control socket, which looks at who asks by itself. What it serves is in `tools`.
 
 mod advice;
 mod http;

@@ -2,7 +2,7 @@
 //! session or process tree, and until when.
 //!
 //! [`Logins`] knows them all. `interlock login` begins a sign-in over the control socket ([`Logins::begin`]);
-//! the agent itself talks to the provider ([`provider`]); once somebody is verified they are bound to the
+//! the agent itself talks to the provider (`provider`); once somebody is verified they are bound to the
 //! [`Place`] that the command was run in. Whoever asks who stands behind a process asks [`Logins::person`].
 //! Nothing is kept over the agent's end, tokens least of all: after a restart people sign in anew. So there
 //! is no file of sessions that could be stolen, forged, or read after the host was started again, when its
