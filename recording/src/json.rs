@@ -117,6 +117,8 @@ fn body(body: &Body) -> Value {
             "reason": body.reason,
             "owner_pid": body.owner_pid,
             "owner_uid": body.owner_uid,
+            "other_host": body.other_host,
+            "other_host_name": body.other_host_name,
         }),
         Body::PersonSignedIn(body)
         | Body::PersonSignedOut(body)

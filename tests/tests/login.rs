@@ -487,3 +487,37 @@ print('traced')";
     assert!(seen.contains("nobody has signed in") && !seen.contains("alice at okta"), "{seen}");
     assert_eq!(name(&mut shell, "").as_deref(), Some("alice"));
 }
+
+#[test]
+fn who_begins_to_steer_a_running_command_from_outside_takes_the_person_from_it() {
+    let scene = Scene::new("", "require_identity: person");
+    let mut shell = scene.session(ALICE);
+    scene.sign_in(&mut shell, "alice");
+    let directory = interlock_tests::temporary_directory("steered").unwrap();
+    let at = directory.path().display();
+    shell
+        .begin(&format!(
+            "while [ ! -e {at}/stop ]; do echo \"SELECT 'tick';\"; sleep 0.1; done | psql -At -v ON_ERROR_STOP=1"
+        ))
+        .unwrap();
+    wait_for("a flow", LIMIT, || !scene.events("flow_started").is_empty()).unwrap();
+    let pid = scene.events("flow_started")[0]["subject"]["pid"].as_u64().unwrap();
+    // PTRACE_SEIZE, until the test is over.
+    let tracer = "import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.ptrace(0x4206, int(sys.argv[1]), None, 0), flush=True)
+while not os.path.exists(sys.argv[2] + '/over'):
+    time.sleep(0.01)";
+    let mut other = scene.session(ALICE);
+    other.begin(&format!("python3 -c \"{tracer}\" {pid} {at}")).unwrap();
+    assert_eq!(other.line().unwrap(), "0", "this host lets nobody trace");
+    let (said, _) = shell.end().unwrap();
+    std::fs::write(directory.path().join("stop"), "").unwrap();
+    std::fs::write(directory.path().join("over"), "").unwrap();
+    other.end().unwrap();
+    assert!(said.contains("tick") && said.contains("traces it (ptrace)"), "{said}");
+    let changed = scene.events("identity_changed");
+    assert_eq!((changed.len(), &changed[0]["person"]), (1, &Value::Null), "{changed:?}");
+    // The session is still theirs.
+    assert_eq!(name(&mut shell, "").as_deref(), Some("alice"));
+}

@@ -13,6 +13,7 @@ pub mod login;
 pub mod oidc;
 mod process;
 mod secrets;
+pub(crate) mod tracer;
 pub mod users;
 mod verified;
 pub mod workload;

@@ -166,6 +166,10 @@ impl Batch {
             body.string(4, &refused.reason);
             body.uint(5, refused.owner_pid.into());
             body.uint(6, refused.owner_uid.into());
+            if let Some(other) = refused.other_host {
+                body.string(7, &other.id);
+                body.string(8, &other.name);
+            }
         });
     }
 

@@ -350,6 +350,13 @@ impl Call<'_> {
             Message::ApprovalAnswer(answer) => {
                 self.votes.answered(self.intake, self.host, &answer).await.map_err(internal)
             }
+            Message::TokensBound(told) => {
+                self.bound(told.encoded_len()).await?;
+                match self.intake.take_tokens(self.host, &agent.name, &told).await.map_err(internal)? {
+                    Ok(words) => self.reply(ToAgentMessage::TokenWords(words)).await,
+                    Err(why) => self.found("tokens", why).await,
+                }
+            }
         }
     }
 

@@ -14,3 +14,4 @@ mod order;
 mod retention;
 mod settled;
 mod support;
+mod tokens;
