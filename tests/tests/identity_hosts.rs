@@ -241,9 +241,10 @@ fn who_begins_to_trace_a_running_process_takes_its_identity_from_it() {
         wait_for_more(&stage, &said);
         end(own);
         let stranger = trace(Command::new("python3"), pid);
-        let ended = running.join().unwrap();
+        wait_for("the signal", LIMIT, || !of_kind(&stage, "token_refused").is_empty()).unwrap();
+        // That it has gone makes no difference. It has to go: what is traced ends only with it.
         end(stranger);
-        ended
+        running.join().unwrap()
     });
     let ended = ended.expect_failure();
     assert!(ended.contains("traces it (ptrace)"), "{ended}");

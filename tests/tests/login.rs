@@ -497,7 +497,7 @@ fn who_begins_to_steer_a_running_command_from_outside_takes_the_person_from_it()
     let at = directory.path().display();
     shell
         .begin(&format!(
-            "while [ ! -e {at}/stop ]; do echo \"SELECT 'tick';\"; sleep 0.1; done | psql -At -v ON_ERROR_STOP=1"
+            "while true; do echo \"SELECT 'tick';\"; sleep 0.1; done | psql -At -v ON_ERROR_STOP=1"
         ))
         .unwrap();
     wait_for("a flow", LIMIT, || !scene.events("flow_started").is_empty()).unwrap();
@@ -511,10 +511,11 @@ while not os.path.exists(sys.argv[2] + '/over'):
     let mut other = scene.session(ALICE);
     other.begin(&format!("python3 -c \"{tracer}\" {pid} {at}")).unwrap();
     assert_eq!(other.line().unwrap(), "0", "this host lets nobody trace");
-    let (said, _) = shell.end().unwrap();
-    std::fs::write(directory.path().join("stop"), "").unwrap();
+    wait_for("the change", LIMIT, || !scene.events("identity_changed").is_empty()).unwrap();
+    // What is traced ends only when its tracer has gone.
     std::fs::write(directory.path().join("over"), "").unwrap();
     other.end().unwrap();
+    let (said, _) = shell.end().unwrap();
     assert!(said.contains("tick") && said.contains("traces it (ptrace)"), "{said}");
     let changed = scene.events("identity_changed");
     assert_eq!((changed.len(), &changed[0]["person"]), (1, &Value::Null), "{changed:?}");
