@@ -49,6 +49,10 @@ const MOST_GROUPS: usize = 2000;
 /// Sign-ins that one provider is asked about at once: other work waits for the same threads.
 const AT_ONCE: usize = 4;
 
+/// What asks a provider to have somebody prove anew who they are, though they are signed in there (OpenID Connect
+/// Core, section 3.1.2.1). Whoever opens the address can leave it out: `auth_time` is what tells.
+const ANEW: [(&str, &str); 2] = [("prompt", "login"), ("max_age", "0")];
+
 /// The longest answer about a person that is read, in bytes.
 const MAX_USERINFO: usize = 128 << 10;
 
@@ -215,18 +219,21 @@ impl Provider {
     ///
     /// # Errors
     /// The provider cannot be asked, has no device flow, or refuses.
-    pub(super) fn begin_device(&self) -> Result<Device, SignInError> {
+    pub(super) fn begin_device(&self, fresh: bool) -> Result<Device, SignInError> {
         let endpoints = self.endpoints()?;
         let Some(place) = &endpoints.device_authorization_endpoint else {
             return Err(self.not_offered("has no device flow: use `interlock login --browser`"));
         };
         let client = self.client(&endpoints)?;
         let client = client.set_device_authorization_url(DeviceAuthorizationUrl::from_url(place.clone()));
-        let details: StandardDeviceAuthorizationResponse = client
-            .exchange_device_code()
-            .add_scopes(self.scopes())
-            .request(&|request| self.send(request))
-            .map_err(|error| self.failed(error))?;
+        let mut request = client.exchange_device_code().add_scopes(self.scopes());
+        if fresh {
+            // RFC 8628 has no such parameters; providers that do not know them ignore them.
+            request =
+                ANEW.iter().fold(request, |request, (name, value)| request.add_extra_param(*name, *value));
+        }
+        let details: StandardDeviceAuthorizationResponse =
+            request.request(&|request| self.send(request)).map_err(|error| self.failed(error))?;
         let plain = |text: &str| !text.is_empty() && text.len() <= 2048 && !text.contains(unfit);
         let shown = [Some(details.verification_uri().as_str()), Some(details.user_code().secret())];
         let complete = details.verification_uri_complete().map(|url| url.secret().as_str());
@@ -287,7 +294,11 @@ impl Provider {
     ///
     /// # Errors
     /// The provider cannot be asked for its metadata, or does not offer this way.
-    pub(super) fn begin_browser(&self, redirect: String) -> Result<(String, Browser), SignInError> {
+    pub(super) fn begin_browser(
+        &self,
+        redirect: String,
+        fresh: bool,
+    ) -> Result<(String, Browser), SignInError> {
         let endpoints = self.endpoints()?;
         let Some(place) = &endpoints.authorization_endpoint else {
             return Err(self.not_offered("has nothing to open in a browser: use `interlock login --device`"));
@@ -308,12 +319,16 @@ impl Provider {
         let client = self.client(&endpoints)?.set_auth_uri(AuthUrl::from_url(place.clone()));
         let client = client.set_redirect_uri(browser.redirect.clone());
         let state = browser.state.to_string();
-        let (url, _) = client
+        let mut request = client
             .authorize_url(move || CsrfToken::new(state))
             .add_scopes(self.scopes())
             .add_extra_param("nonce", browser.nonce.as_str())
-            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
-            .url();
+            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
+        if fresh {
+            request =
+                ANEW.iter().fold(request, |request, (name, value)| request.add_extra_param(*name, *value));
+        }
+        let (url, _) = request.url();
         Ok((url.into(), browser))
     }
 
@@ -594,6 +609,33 @@ impl Provider {
             return Err(self.untrusted("what it says is about somebody else (sub)"));
         }
         Ok(Some(more))
+    }
+
+    /// That somebody has proven who they are no earlier than at `since`, by the provider's word.
+    ///
+    /// # Errors
+    /// They have not, or it does not say.
+    pub(super) fn check_fresh(&self, person: &Verified, since: Timestamp) -> Result<(), SignInError> {
+        let name = Arc::clone(self.name());
+        // The clocks may be apart, and `auth_time` is in whole seconds.
+        let skew = Duration::from_secs(u64::from(self.issuer.config().clock_skew_seconds).max(1));
+        match person.authenticated {
+            None => Err(SignInError::NotAnew(
+                name,
+                "does not say when you have shown who you are (auth_time), so nothing there is a fresh sign-in"
+                    .to_owned(),
+            )),
+            Some(at) if at < since && since.duration_since(at).unsigned_abs() > skew => {
+                Err(SignInError::NotAnew(
+                    name,
+                    format!(
+                        "has not asked you anew (the last time was {at:.0}): sign out there, or open the address in a \
+                         private window, and try again; --browser may ask where --device does not"
+                    ),
+                ))
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     fn untrusted(&self, why: &str) -> SignInError {
