@@ -506,6 +506,10 @@ pub fn subject(subject: &Subject) -> Value {
             object[key] = verified(identity);
         }
     }
+    if let Some(claimed) = &subject.login_claimed {
+        object["login_claimed"] =
+            json!({"uid": claimed.uid, "user": claimed.user, "session": claimed.session});
+    }
     object
 }
 

@@ -261,6 +261,11 @@ fn whole(one: &Value) -> String {
     field("message", text(one, "message"));
     field("user", &format!("{} (uid {})", text(subject, "user"), number(subject, "uid")));
     field("login", text(subject, "login_user"));
+    let claimed = &subject["login_claimed"];
+    if claimed.is_object() {
+        let (user, uid) = (text(claimed, "user"), number(claimed, "uid"));
+        field("claims login", &format!("{user} (uid {uid}): root was not seen to set it"));
+    }
     field("process", &format!("{} {}", number(subject, "pid"), text(subject, "exe")));
     field("script", text(subject, "script"));
     field("arguments", &list(subject, "argv").replace(", ", " "));

@@ -654,6 +654,15 @@ pub(super) fn subject(writer: &mut Writer<'_>, subject: &Subject) {
     if let Some(workload) = &subject.workload {
         writer.message(61, |field| verified(field, workload));
     }
+    if let Some(claimed) = &subject.login_claimed {
+        writer.message(76, |field| {
+            field.uint(1, claimed.uid.into());
+            field.string(2, &claimed.user);
+            if let Some(session) = claimed.session {
+                field.always_uint(3, session.into());
+            }
+        });
+    }
 }
 
 fn verified(writer: &mut Writer<'_>, identity: &Verified) {

@@ -242,12 +242,20 @@ fn quorums(terms: &Terms) -> Vec<ApprovalQuorum> {
     terms.quorums.iter().map(quorum).collect()
 }
 
+/// Names of one approver beside those of their users that the collector is told.
+const FURTHER_NAMES: usize = 16;
+
+fn cut(text: &str, most: usize) -> String {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default().to_owned()
+}
+
 fn by(approver: &Approver) -> ApprovalBy {
     ApprovalBy {
         name: approver.name.as_ref().to_owned(),
         login: approver.login.as_ref().to_owned(),
         via: approver.way().word().to_owned(),
         groups: approver.groups.iter().take(64).map(|group| group.as_ref().to_owned()).collect(),
+        names: approver.further_names().take(FURTHER_NAMES).map(|name| cut(name, WORD)).collect(),
     }
 }
 

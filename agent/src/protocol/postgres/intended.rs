@@ -150,7 +150,9 @@ impl Intended {
     pub(crate) fn digest(&self, subject: &Subject, tree: Tree) -> [u8; 32] {
         let mut hash = Parts::new("interlock approval beforehand 1");
         hash.number(subject.uid.into());
-        for id in [subject.login_uid, subject.login_session] {
+        let claimed = subject.login_claimed.as_ref();
+        let claimed = [claimed.map(|claimed| claimed.uid), claimed.and_then(|claimed| claimed.session)];
+        for id in [subject.login_uid, subject.login_session].into_iter().chain(claimed) {
             hash.number(id.map_or(u64::MAX, u64::from));
         }
         for identity in [&subject.person, &subject.workload] {

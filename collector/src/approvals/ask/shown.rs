@@ -119,6 +119,12 @@ impl Shown {
             login if login == subject.user => subject.user.clone(),
             login => format!("{} (signed in as {login})", subject.user),
         };
+        let who = match &subject.login_claimed {
+            Some(claimed) if !claimed.user.is_empty() => {
+                format!("{who} (claims a login as {})", claimed.user)
+            }
+            _ => who,
+        };
         put("Who", who);
         put("Program", subject.script.clone().unwrap_or_else(|| subject.exe.clone()));
         let ci = subject.ci.unwrap_or_default();

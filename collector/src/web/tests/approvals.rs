@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement,
-    ApprovalVote,
+    ApprovalAnswer, ApprovalBy, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding,
+    ApprovalStatement, ApprovalVote,
 };
 use prost::Message as _;
 
@@ -287,6 +287,25 @@ async fn nobody_decides_on_their_own_request_by_any_of_their_names() {
         }
     }
     assert!(site.intake.store.approval_votes(&id).await.unwrap().is_empty());
+    // However the host writes them, and by a login that the process only claims.
+    let claimed =
+        interlock_recording::proto::ClaimedLogin { uid: 7, user: "CORP+carol".into(), session: None };
+    let subject =
+        Subject { user: "eve+batch@corp.example".into(), login_claimed: Some(claimed), ..Subject::default() };
+    let told = ApprovalRequest {
+        request: "k7m2q9x2".into(),
+        digest: vec![8; 32],
+        subject: subject.encode_to_vec(),
+        ..request()
+    };
+    let claims = site.asked(&host, &told).await;
+    for (name, own) in [("carol", true), ("Eve", true), ("corp", true), ("dave", false), ("batch2", false)] {
+        let browser = site.member(name, Role::Reviewer, &["dba"]).await;
+        let path = format!("/api/v1/approvals/{claims}/deny");
+        let reply = site.send(Method::POST, &path, &browser, r#"{"reason": "no"}"#).await;
+        let refused = reply.status == StatusCode::FORBIDDEN && reply.text.contains("own request");
+        assert_eq!(refused, own, "{name}: {} {}", reply.status, reply.text);
+    }
     // Who may decide on what is not for oneself to say, and groups are what policies can name.
     let own = site.send(Method::PATCH, "/api/v1/users/admin/owner", &admin, r#"{"groups": ["dba"]}"#).await;
     assert_eq!(own.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", own.text);
@@ -415,17 +434,26 @@ async fn a_broken_glass_stays_open_until_a_member_has_looked_into_it() {
     let host = site.host().await;
     let told = request();
     let id = site.asked(&host, &told).await;
-    site.stands(&host, &ApprovalStanding { reason: "fire".into(), ..standing(&told, "broken_glass") }).await;
+    // By somebody whose process claims a login, and who has signed in on the host.
+    let by = ApprovalBy {
+        name: "deploy".into(),
+        names: vec!["CORP+dave".into(), "erin@corp.example".into()],
+        ..ApprovalBy::default()
+    };
+    let broken = ApprovalStanding { reason: "fire".into(), by: Some(by), ..standing(&told, "broken_glass") };
+    site.stands(&host, &broken).await;
     let bob = site.member("bob", Role::Viewer, &["dba"]).await;
     let alice = site.member("alice", Role::Admin, &["dba"]).await;
+    let dave = site.member("dave", Role::Viewer, &["dba"]).await;
+    let erin = site.member("erin", Role::Viewer, &["dba"]).await;
     let auditor = site.signed_in(Role::Auditor).await;
     for caller in [&bob, &auditor] {
         assert!(site.get("/approvals?state=unreviewed", caller).await.text.contains("needs review"));
     }
     let path = format!("/api/v1/approvals/{id}/review");
     let body = r#"{"reason": "the disk was full"}"#;
-    // Who asked, and who is in no group, cannot close it.
-    for caller in [&alice, &auditor] {
+    // Who asked, who broke it by any of their names, and who is in no group, cannot close it.
+    for caller in [&alice, &dave, &erin, &auditor] {
         assert_eq!(site.send(Method::POST, &path, caller, body).await.status, StatusCode::FORBIDDEN);
     }
     let empty = site.post(&format!("/approvals/{id}/review"), &bob, &[("reason", " ")]).await;
