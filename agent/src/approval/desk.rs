@@ -586,4 +586,6 @@ impl Drop for Ticket {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
