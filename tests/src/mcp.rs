@@ -96,7 +96,12 @@ pub fn agent(
         // The cache of packages is root's.
         Some((uid, gid)) => {
             let mut command = stage.clients.command("setpriv");
-            command.args([&format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups", "python3"]);
+            command.args([
+                &format!("--reuid={uid}"),
+                &format!("--regid={gid}"),
+                "--clear-groups",
+                "/usr/bin/python3",
+            ]);
             command
         }
         None => stage.clients.command(cache::venv().join("bin/python")),
@@ -109,8 +114,7 @@ pub fn agent(
     command.args(["-c", &format!("{PRELUDE}\n{script}")]);
     command.env("MCP", line).env("SERVER", format!("127.0.0.1:{}", stage.postgres.port()));
     command.env("JDBC", client::JDBC_DRIVER);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut stdin = child.stdin.take().context("no standard input")?;
     let mut printed = String::new();
     for line in std::io::BufReader::new(child.stdout.take().context("no output")?).lines() {

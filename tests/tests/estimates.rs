@@ -69,7 +69,14 @@ fn during<R: Send>(
     meanwhile: impl FnOnce() -> R,
 ) -> (Finished, R) {
     std::thread::scope(|scope| {
-        let running = scope.spawn(client);
+        // What it said is told where `meanwhile` waits in vain.
+        let running = scope.spawn(|| {
+            client().inspect(|finished| {
+                if !finished.success() {
+                    eprintln!("{}", finished.both());
+                }
+            })
+        });
         let result = meanwhile();
         (running.join().unwrap().unwrap(), result)
     })
@@ -86,9 +93,12 @@ impl Expected {
     fn fits(self, estimate: &Value) -> bool {
         match self {
             // It is a guess: within a tenth.
-            Self::Rows(rows) => estimate["rows"].as_u64().is_some_and(|told| told.abs_diff(rows) <= rows / 10),
+            Self::Rows(rows) => {
+                estimate["rows"].as_u64().is_some_and(|told| told.abs_diff(rows) <= rows / 10)
+            }
             Self::Not(why) => {
-                estimate["rows"].is_null() && estimate["why_not"].as_str().is_some_and(|told| told.contains(why))
+                estimate["rows"].is_null()
+                    && estimate["why_not"].as_str().is_some_and(|told| told.contains(why))
             }
         }
     }
@@ -116,7 +126,10 @@ fn approvers_see_how_many_rows_or_why_not() {
         ("c.execute('DELETE FROM locked')", Expected::Not("holds a lock on it (SQLSTATE 55P03)")),
         ("c.execute('DELETE FROM talking')", Expected::Rows(1)),
         // Behind something that has run in the same pipeline.
-        ("piped('SELECT 1', (), 'DELETE FROM t WHERE id <= %s', (5,))", Expected::Not("has run what came before")),
+        (
+            "piped('SELECT 1', (), 'DELETE FROM t WHERE id <= %s', (5,))",
+            Expected::Not("has run what came before"),
+        ),
     ];
     let bodies: String = cases.iter().map(|(code, _)| format!("case(lambda: {code})\n")).collect();
     let script = format!(
@@ -184,7 +197,10 @@ def case(run):
     let asked = stage.agent.events().unwrap();
     let asked: Vec<_> = asked.iter().filter(|event| event["event"] == "approval_requested").collect();
     assert_eq!(asked.len(), 2 * cases.len());
-    assert!(cases.iter().zip(&asked).all(|((_, expected), asked)| expected.fits(&asked["estimate"])), "{asked:?}");
+    assert!(
+        cases.iter().zip(&asked).all(|((_, expected), asked)| expected.fits(&asked["estimate"])),
+        "{asked:?}"
+    );
     let commands = stage.agent.commands().unwrap();
     let own = |text: &str| text.contains("EXPLAIN") || text.contains("interlock");
     assert!(!commands.iter().filter_map(|command| command["text"].as_str()).any(own), "{commands:?}");
@@ -253,12 +269,12 @@ fn the_client_is_told_the_same_with_and_without() {
                 || stage.python(TRACED),
                 || {
                     let (mut last, mut states) = (String::new(), Vec::new());
-                    for nth in 0..14 {
+                    for nth in 0..13 {
                         let one = next(&stage, &mut last);
                         assert_eq!(one.get("estimate").is_some(), estimate, "{one}");
                         // Seen from outside: while it waits, nothing of what was asked is left.
                         states.push(stage.postgres.admin(seen).unwrap());
-                        if nth == 11 {
+                        if nth == 10 {
                             // Under REPEATABLE READ, which has no snapshot yet: what comes now is seen.
                             stage.postgres.admin("INSERT INTO t VALUES (5000, 'n')").unwrap();
                         }
@@ -277,7 +293,10 @@ fn the_client_is_told_the_same_with_and_without() {
     assert_eq!(with.lines().count(), without.lines().count());
     let printed: Vec<&str> = with.lines().take(14).collect();
     assert_eq!(printed[0], "[(None,)] [(0,)]", "{printed:?}");
-    assert!(printed[1] == "0" && printed[2].starts_with("[(4,), (5,), (6,)] [('7MB',)] [('0',)] [('0',)]"), "{printed:?}");
+    assert!(
+        printed[1] == "0" && printed[2].starts_with("[(4,), (5,), (6,)] [('7MB',)] [('0',)] [('0',)]"),
+        "{printed:?}"
+    );
     assert!(printed.contains(&"23505 deferred") && printed.contains(&"25006"), "{printed:?}");
     assert!(printed.contains(&"1001"), "the row that came while it waited: {printed:?}");
 }
@@ -311,7 +330,10 @@ for transaction in (False, True):
     let cancelled = "57014 canceling statement due to user request";
     assert_eq!(printed, format!("{cancelled} IDLE\nlives on\n{cancelled} INERROR\nlives on\n"));
     let events = stage.agent.events().unwrap();
-    assert!(!events.iter().any(|event| event["event"] == "approval_requested"), "nobody is asked: {events:?}");
+    assert!(
+        !events.iter().any(|event| event["event"] == "approval_requested"),
+        "nobody is asked: {events:?}"
+    );
     let refused: Vec<_> = events.iter().filter(|event| event["text"] == "DELETE FROM sleeping").collect();
     assert_eq!(refused.len(), 2, "it is recorded: {events:?}");
 }

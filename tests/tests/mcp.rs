@@ -5,8 +5,8 @@
 
 use std::os::unix::process::CommandExt as _;
 
-use interlock_tests::process::{Finished, LIMIT, finish};
 use interlock_tests::mcp::{self, PRELUDE};
+use interlock_tests::process::{Finished, LIMIT, finish};
 use interlock_tests::{Postgres, Stage, cache, wait_for};
 use serde_json::{Value, json};
 

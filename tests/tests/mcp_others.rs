@@ -268,5 +268,8 @@ print(psql(day).returncode)
     assert!(lines[6].contains("`time_zone` is what the driver sends"), "{said}");
     assert_eq!(lines[7], "0", "{said}");
     // Approvers are told.
-    assert!(!shown[0].contains("time zone") && shown[1].contains("with the time zone Asia/Tokyo"), "{shown:?}");
+    assert!(
+        !shown[0].contains("time zone") && shown[1].contains("with the time zone Asia/Tokyo"),
+        "{shown:?}"
+    );
 }

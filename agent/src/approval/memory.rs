@@ -104,15 +104,17 @@ impl Memory {
             viewer.person().is_some_and(|person| person.uid == 0 || person.uid == line.uid)
                 || viewer.groups.iter().any(|group| line.groups.contains(group))
         };
-        self.before.iter().rev().filter(move |line| line.likeness == likeness && sees(line)).filter_map(|line| {
-            Some(Similar {
-                id: Id::parse(&line.id)?,
-                asked: Timestamp::from_millisecond(line.asked_ms).ok()?,
-                user: line.user.clone(),
-                outcome: word(&line.outcome)?,
-                by: line.by.clone(),
-            })
-        })
+        self.before.iter().rev().filter(move |line| line.likeness == likeness && sees(line)).filter_map(
+            |line| {
+                Some(Similar {
+                    id: Id::parse(&line.id)?,
+                    asked: Timestamp::from_millisecond(line.asked_ms).ok()?,
+                    user: line.user.clone(),
+                    outcome: word(&line.outcome)?,
+                    by: line.by.clone(),
+                })
+            },
+        )
     }
 }
 
@@ -155,7 +157,8 @@ fn read(path: &Path) -> io::Result<Vec<Line>> {
     for line in BufReader::new(file.take(MOST)).split(b'\n') {
         let line = line?;
         let told = serde_json::from_slice::<Line>(&line).ok().filter(|_| line.len() < LINE);
-        let Some(told) = told.filter(|told| word(&told.outcome).is_some() && Id::parse(&told.id).is_some()) else {
+        let Some(told) = told.filter(|told| word(&told.outcome).is_some() && Id::parse(&told.id).is_some())
+        else {
             continue;
         };
         if kept.len() == KEPT {
@@ -174,8 +177,7 @@ impl Lines {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file =
-            OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
+        let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
         let text: String = last.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
         file.write_all(text.as_bytes())?;
         fs::rename(&fresh, &path)?;

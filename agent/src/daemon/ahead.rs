@@ -221,7 +221,8 @@ impl Agent {
             let zone = judged.intended.time_zone.as_ref();
             let zone = zone.map(|zone| format!(", for a session with the time zone {zone}"));
             let zone = zone.unwrap_or_default();
-            let message = format!("Asked for beforehand, not sent yet{zone}. Who asks says: {reason}. {rule}");
+            let message =
+                format!("Asked for beforehand, not sent yet{zone}. Who asks says: {reason}. {rule}");
             let mut shown = crate::approval::Shown { message, ..shown };
             shown.beforehand = Some(Beforehand {
                 reason: reason.clone(),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName, ApprovalParam, ApprovalQuorum,
-    ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote, ApprovalsOpen,
+    ApprovalAnswer, ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName, ApprovalParam,
+    ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote, ApprovalsOpen,
 };
 use interlock_shipping::{MAX_APPROVAL, MAX_NAMES, MAX_REASON};
 use prost::Message as _;

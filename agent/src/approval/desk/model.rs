@@ -442,7 +442,9 @@ async fn an_agent_that_was_started_anew_knows_nothing_of_it() {
     anew.take(Deed::Record);
     let other = anew.id;
     anew.id = id;
-    for deed in deeds().into_iter().filter(|deed| matches!(deed, Deed::Approve(_) | Deed::Deny(_) | Deed::Glass(_))) {
+    for deed in
+        deeds().into_iter().filter(|deed| matches!(deed, Deed::Approve(_) | Deed::Deny(_) | Deed::Glass(_)))
+    {
         assert!(!anew.take(deed), "{deed:?}");
     }
     anew.id = other;

@@ -112,9 +112,11 @@ impl Intended {
             return Err(Unfit::Zero);
         }
         let in_zone = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+-:.<>".contains(&byte);
-        if self.time_zone.as_ref().is_some_and(|zone| {
-            zone.is_empty() || zone.len() > ZONE || !zone.bytes().all(in_zone)
-        }) {
+        if self
+            .time_zone
+            .as_ref()
+            .is_some_and(|zone| zone.is_empty() || zone.len() > ZONE || !zone.bytes().all(in_zone))
+        {
             return Err(Unfit::Zone);
         }
         let has = parameters(&self.text);

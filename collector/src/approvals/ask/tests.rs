@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding,
-    ApprovalStatement,
+    ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest,
+    ApprovalStanding, ApprovalStatement,
 };
 use prost::Message as _;
 use serde_json::{Value, json};

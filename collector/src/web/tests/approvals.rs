@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement,
-    ApprovalVote,
+    ApprovalAnswer, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding,
+    ApprovalStatement, ApprovalVote,
 };
 use prost::Message as _;
 use serde_json::json;

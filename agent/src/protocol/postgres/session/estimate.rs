@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::Core;
 use super::judge::IDLE;
-use super::look::put_run;
+use super::look::{put_close, put_run};
 use crate::approval::Estimate;
 use crate::protocol::postgres::codec::{self, BindHead, HEADER, Header, Reader};
 use crate::sql::{Kind, Script};
@@ -81,7 +81,7 @@ impl Core {
         if idle {
             put_run(&mut message, name, b"ROLLBACK", &[], &[]);
         } else {
-            put_undo_savepoint(&mut message, name);
+            put_undo_savepoint(&mut message, name, name);
         }
         codec::put_message(&mut message, b'S', |_| {});
         Ok(message)
@@ -91,18 +91,21 @@ impl Core {
 /// The messages that end what the plan was asked for in, when that has failed.
 pub(super) fn undo(name: &[u8], in_transaction: bool) -> Vec<u8> {
     let mut message = Vec::new();
+    // What has failed may have left its statement, which is in the way of another of its name.
+    let own = [name, b" undo"].concat();
     if in_transaction {
-        put_undo_savepoint(&mut message, name);
+        put_undo_savepoint(&mut message, &own, name);
     } else {
-        put_run(&mut message, name, b"ROLLBACK", &[], &[]);
+        put_run(&mut message, &own, b"ROLLBACK", &[], &[]);
     }
+    put_close(&mut message, b'S', name);
     codec::put_message(&mut message, b'S', |_| {});
     message
 }
 
-fn put_undo_savepoint(message: &mut Vec<u8>, name: &[u8]) {
+fn put_undo_savepoint(message: &mut Vec<u8>, own: &[u8], name: &[u8]) {
     for what in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
-        put_run(message, name, &savepoint(what, name), &[], &[]);
+        put_run(message, own, &savepoint(what, name), &[], &[]);
     }
 }
 
@@ -179,9 +182,7 @@ fn number(plan: &Value) -> f64 {
 /// How many rows a plan changes, at any depth (the reader of JSON bounds it); `None` where it only reads.
 fn changes(plan: &Value) -> Option<f64> {
     let below = || plan["Plans"].as_array().into_iter().flatten();
-    let apart = |plan: &&Value| {
-        matches!(plan["Parent Relationship"].as_str(), Some("InitPlan" | "SubPlan"))
-    };
+    let apart = |plan: &&Value| matches!(plan["Parent Relationship"].as_str(), Some("InitPlan" | "SubPlan"));
     // What changes rows gives none by itself: it changes those of what is below, but for subqueries.
     let own = (plan["Node Type"].as_str() == Some("ModifyTable"))
         .then(|| below().filter(|plan| !apart(plan)).map(number).sum());

@@ -314,7 +314,8 @@ impl Core {
         let Some(mut request) = self.look(pipe, request) else { return false };
         let timeout = self.holds.looked.take().flatten();
         if request.terms.estimate && request.shown.estimate.is_none() {
-            let why_not = "the server could not be asked, for it has run what came before in the pipeline".to_owned();
+            let why_not =
+                "the server could not be asked, for it has run what came before in the pipeline".to_owned();
             request.shown.estimate = Some(Estimate { why_not, ..Estimate::default() });
         }
         let length = Header::read(pipe.undecided()).ok().flatten().map_or(0, Header::total);

@@ -265,11 +265,16 @@ pub(super) fn put_run(
         out.extend([0; 4]);
     });
     for kind in [b'P', b'S'] {
-        codec::put_message(message, b'C', |out| {
-            out.push(kind);
-            codec::put_cstr(out, name);
-        });
+        put_close(message, kind, name);
     }
+}
+
+/// Closes a portal (`P`) or a statement (`S`), if there is one of that name.
+pub(super) fn put_close(message: &mut Vec<u8>, kind: u8, name: &[u8]) {
+    codec::put_message(message, b'C', |out| {
+        out.push(kind);
+        codec::put_cstr(out, name);
+    });
 }
 
 /// A time as the server shows it, such as `90s` or `1500ms`; `None` for none.

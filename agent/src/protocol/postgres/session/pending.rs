@@ -120,7 +120,10 @@ impl Entry {
     fn prepares(&self) -> bool {
         let what = matches!(
             self.what,
-            What::Parse(_) | What::DescribeStatement(_) | What::CloseStatement { .. } | What::ClosePortal { .. }
+            What::Parse(_)
+                | What::DescribeStatement(_)
+                | What::CloseStatement { .. }
+                | What::ClosePortal { .. }
         );
         what && self.refusal.is_none()
     }
