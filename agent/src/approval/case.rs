@@ -375,8 +375,8 @@ fn place(
 ) -> bool {
     let Some(by) = votes.get(vote).map(|vote| &vote.by) else { return false };
     for (at, group) in quorum.groups.iter().enumerate() {
-        let fresh = seen.get_mut(at).is_some_and(|seen| !std::mem::replace(seen, true));
-        if !fresh || !by.groups.contains(group) {
+        // Only those of their own are tried: another vote may still find the others.
+        if !by.groups.contains(group) || seen.get_mut(at).is_none_or(|seen| std::mem::replace(seen, true)) {
             continue;
         }
         let holder = stands_for.get(at).copied().flatten();

@@ -309,7 +309,7 @@ fn whole(one: &Value) -> String {
     if let Some(estimate) = one.get("estimate").filter(|told| told.is_object()) {
         let told = match estimate["rows"].as_u64() {
             Some(rows) => format!("about {rows} rows, by the server's planner"),
-            None => format!("no estimate: {}", text(estimate, "why_not")),
+            None => format!("no estimate, because {}", text(estimate, "why_not")),
         };
         field("estimate", &told);
     }

@@ -70,6 +70,9 @@ pub struct Beforehand {
     pub tree_exe: String,
     /// For how many seconds after its approval it can be used.
     pub usable_seconds: u64,
+    /// The time zone of the sessions that it is for; the server's own when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<Arc<str>>,
 }
 
 /// What one statement does, in words.

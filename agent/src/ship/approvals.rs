@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalBy, ApprovalCounted, ApprovalName, ApprovalParam, ApprovalQuorum,
-    ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote, ApprovalsOpen,
+    ApprovalAnswer, ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName, ApprovalParam,
+    ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote, ApprovalsOpen,
 };
 use interlock_shipping::{MAX_APPROVAL, MAX_NAMES, MAX_REASON};
 use prost::Message as _;
@@ -220,6 +220,10 @@ fn request(opened: &Opened) -> ApprovalRequest {
         likeness: opened.likeness.to_vec(),
         collector: opened.remote.word().to_owned(),
         left_ns: ns(opened.deadline).saturating_sub(ns(jiff::Timestamp::now())),
+        estimate: shown
+            .estimate
+            .as_ref()
+            .map(|told| ApprovalEstimate { rows: told.rows, why_not: told.why_not.clone() }),
     };
     // What is shown is bounded; who asks names files, whose paths may be long.
     if request.encoded_len() > MAX_APPROVAL {

@@ -145,6 +145,10 @@ fn one_of_each_group_and_each_somebody_else() {
     // Two of one group are not enough; one in both stands for the one that is missing.
     assert_eq!(case.approve(vote(somebody(2, &["dba", "sec"])), now), Ok(1));
     assert_eq!(case.approve(vote(somebody(3, &["dba"])), now), Ok(0));
+    // In the other order as well.
+    let mut case = self::case(vec![quorum(&["dba", "sec"], 2, true)], |_| (), now);
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
+    assert_eq!(case.approve(vote(somebody(3, &["dba", "sec"])), now), Ok(0));
     let mut case = self::case(vec![quorum(&["dba", "sec"], 2, true)], |_| (), now);
     assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
     assert_eq!(case.approve(vote(somebody(3, &["dba"])), now), Ok(1));

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalBy, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding,
-    ApprovalStatement, ApprovalVote,
+    ApprovalAnswer, ApprovalBy, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest,
+    ApprovalStanding, ApprovalStatement, ApprovalVote,
 };
 use prost::Message as _;
+use serde_json::json;
 
 use super::*;
 use crate::store::{JournalKind, approval_id};
@@ -356,6 +357,36 @@ async fn a_fresh_sign_in_is_asked_for_and_counts() {
 }
 
 #[tokio::test]
+async fn how_many_rows_are_expected_is_shown() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    let why_not = "the server does not plan it (SQLSTATE 55P03)";
+    for (nth, estimate, page, api) in [
+        (1, None, "", Value::Null),
+        (
+            2,
+            Some(ApprovalEstimate { rows: Some(4_182_000), why_not: String::new() }),
+            "about 4 182 000, as the server expects",
+            json!({"rows": 4_182_000, "why_not": ""}),
+        ),
+        (
+            3,
+            Some(ApprovalEstimate { rows: None, why_not: why_not.into() }),
+            "no estimate, because the server does not plan it (SQLSTATE 55P03)",
+            json!({"rows": null, "why_not": why_not}),
+        ),
+    ] {
+        let told = ApprovalRequest { digest: vec![nth; 32], estimate, ..request() };
+        let id = site.asked(&host, &told).await;
+        let shown = site.get(&format!("/approvals/{id}"), &bob).await.text;
+        assert!(shown.contains(page), "{shown}");
+        assert_eq!(shown.contains(">rows<"), nth > 1, "{shown}");
+        assert_eq!(site.get(&format!("/api/v1/approvals/{id}"), &bob).await.json()["estimate"], api);
+    }
+}
+
+#[tokio::test]
 async fn what_hosts_tell_is_shown_harmlessly() {
     let site = Site::new().await;
     let host = site.host().await;
@@ -377,6 +408,7 @@ async fn what_hosts_tell_is_shown_harmlessly() {
         database: evil.clone(),
         db_user: evil.clone(),
         message: evil.clone(),
+        estimate: Some(ApprovalEstimate { rows: None, why_not: evil.clone() }),
         step: evil.clone(),
         transaction: evil.clone(),
         quorums: vec![ApprovalQuorum {

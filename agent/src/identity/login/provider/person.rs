@@ -38,7 +38,11 @@ impl Provider {
     ///
     /// # Errors
     /// They have not, or it does not say.
-    pub(in crate::identity::login) fn check_fresh(&self, person: &Verified, since: Timestamp) -> Result<(), SignInError> {
+    pub(in crate::identity::login) fn check_fresh(
+        &self,
+        person: &Verified,
+        since: Timestamp,
+    ) -> Result<(), SignInError> {
         let name = Arc::clone(self.name());
         // The clocks may be apart, and `auth_time` is in whole seconds.
         let skew = Duration::from_secs(u64::from(self.issuer.config().clock_skew_seconds).max(1));
