@@ -244,6 +244,28 @@ impl Write<'_> {
         Ok(())
     }
 
+    /// Writes a row about each request for approval whose id `of` gives, of a host (`$1`) and a time (`$2`).
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(super) async fn journal_all(
+        &mut self,
+        host: &str,
+        of: &str,
+        at_ns: i64,
+        word: &str,
+    ) -> Result<(), StoreError> {
+        let xact = this_transaction(self.dialect);
+        let kind = JournalKind::Approval.name();
+        let text = format!(
+            "INSERT INTO journal (xact, at_ns, kind, host, segment, first, last, about) \
+             SELECT {xact}, CAST($2 AS BIGINT), '{kind}', CAST($1 AS TEXT), 0, 0, 0, ids.id || ' {word}' FROM ({of}) AS ids \
+             WHERE EXISTS (SELECT 1 FROM outputs)"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(text)).bind(host).bind(at_ns).execute(self.on()).await?;
+        Ok(())
+    }
+
     /// Writes a row about one thing that has a number.
     ///
     /// # Errors

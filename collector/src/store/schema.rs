@@ -15,6 +15,7 @@ pub(super) const STEPS: &[&str] = &[
     APPROVALS,
     super::asks::TABLES,
     IDENTITY,
+    super::held::TABLES,
 ];
 
 /// Full-text search, which the two databases do in different ways.
