@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
+use super::news::ApprovalChange;
 use super::page::{Sql, containing, rfc3339, rfc3339_or_null};
 use super::{Page, Store, StoreError, Write, now_ns, plain};
 
@@ -391,7 +392,7 @@ impl Write<'_> {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
-        self.approval_news(host, id, ApprovalNews::Reviewed).await?;
+        self.approval_news(host, id, ApprovalNews::Reviewed, &ApprovalChange::reviewed(by, review)).await?;
         Ok(true)
     }
 }

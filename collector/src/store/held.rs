@@ -11,7 +11,7 @@ use sqlx::Row as _;
 
 use super::approvals::{ApprovalNews, approval_id, clip};
 use super::index::{places, portions};
-use super::journal::{JournalKind, NewRow};
+use super::news::ApprovalChange;
 use super::{Store, StoreError, Write, now_ns};
 
 /// The tables of this module.
@@ -110,25 +110,6 @@ struct NewHeld<'n> {
 }
 
 impl Write<'_> {
-    /// Notes for outputs, and for whatever asks people in other ways, what has come of a request.
-    pub(super) async fn approval_news(
-        &mut self,
-        host: &str,
-        id: &str,
-        news: ApprovalNews,
-    ) -> Result<(), StoreError> {
-        let about = format!("{id} {}", news.word());
-        self.journal(NewRow {
-            kind: JournalKind::Approval,
-            host,
-            segment: 0,
-            first: 0,
-            last: 0,
-            about: &about,
-        })
-        .await
-    }
-
     /// Takes in a request that a host has open; whether it is a new one.
     ///
     /// # Errors
@@ -145,7 +126,7 @@ impl Write<'_> {
             return Ok(false);
         }
         let id = approval_id(host, &told.request, &told.digest);
-        self.approval_news(host, &id, ApprovalNews::Made).await?;
+        self.approval_news(host, &id, ApprovalNews::Made, &ApprovalChange::of(&standing)).await?;
         Ok(true)
     }
 
@@ -249,6 +230,9 @@ impl Write<'_> {
     ) -> Result<bool, StoreError> {
         let id = approval_id(host, &told.request, &told.digest);
         let ended = told.state != "pending";
+        if !ended && !self.has_more_votes(host, &id, told).await? {
+            return Ok(false);
+        }
         let bytes = told.encode_to_vec();
         let changed = sqlx::query(
             "UPDATE approvals SET state = $2, standing = $3, ended_ns = $4, changed_ns = $6, \
@@ -270,8 +254,28 @@ impl Write<'_> {
             return Ok(false);
         }
         let news = if ended { ApprovalNews::Ended } else { ApprovalNews::Changed };
-        self.approval_news(host, &id, news).await?;
+        self.approval_news(host, &id, news, &ApprovalChange::of(told)).await?;
         Ok(true)
+    }
+
+    /// Whether one that is open has more approvals than it had: nothing else changes while it is, and so often at most
+    /// it is told of.
+    async fn has_more_votes(
+        &mut self,
+        host: &str,
+        id: &str,
+        told: &ApprovalStanding,
+    ) -> Result<bool, StoreError> {
+        let row =
+            sqlx::query("SELECT standing FROM approvals WHERE id = $1 AND host = $2 AND state = 'pending'")
+                .bind(id)
+                .bind(host)
+                .fetch_optional(self.on())
+                .await?;
+        let Some(row) = row else { return Ok(false) };
+        let before = ApprovalStanding::decode(row.try_get::<Vec<u8>, _>(0)?.as_slice())
+            .map_err(|_| StoreError::Damaged("a request for approval that is none"))?;
+        Ok(told.votes.len() > before.votes.len())
     }
 
     /// Keeps that a request went through unapproved which its host has not told of; whether that is news.
@@ -328,7 +332,7 @@ impl Write<'_> {
         if !self.put_held(&NewHeld { host, told, standing, whole: false }).await? {
             return Ok(false);
         }
-        self.approval_news(host, &id, ApprovalNews::Ended).await?;
+        self.approval_news(host, &id, ApprovalNews::Ended, &ApprovalChange::of(standing)).await?;
         Ok(true)
     }
 
@@ -343,6 +347,7 @@ impl Write<'_> {
                 .to_owned(),
             ..ApprovalStanding::default()
         };
+        let about = ApprovalChange::of(&standing).about(ApprovalNews::Ended);
         let standing = standing.encode_to_vec();
         let now = now_ns();
         let set = "UPDATE approvals SET state = 'withdrawn', standing = $2, ended_ns = $3, changed_ns = $3 \
@@ -372,7 +377,7 @@ impl Write<'_> {
             // Nothing else of this host has changed at this very time: its messages come one after another.
             let of = "SELECT id FROM approvals WHERE host = $1 AND state = 'withdrawn' AND changed_ns = $2 \
                       AND ended_ns = $2 ORDER BY number";
-            self.journal_all(host, of, now, ApprovalNews::Ended.word()).await?;
+            self.journal_all(host, of, now, &about).await?;
         }
         Ok(closed)
     }

@@ -125,7 +125,7 @@ pub struct JournalRow {
     /// The event after the last.
     pub last: i64,
     /// The session; of results, `session/number` of each command, with blanks between; of approvals, the id and
-    /// what has come of it ([`ApprovalNews`](super::ApprovalNews)).
+    /// what has come of it ([`JournalRow::approval`]).
     pub about: String,
 }
 
@@ -244,7 +244,8 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Writes a row about each request for approval whose id `of` gives, of a host (`$1`) and a time (`$2`).
+    /// Writes a row about each request for approval whose id `of` gives, of a host (`$1`) and a time (`$2`): `about`
+    /// stands behind the id.
     ///
     /// # Errors
     /// The database fails.
@@ -253,16 +254,16 @@ impl Write<'_> {
         host: &str,
         of: &str,
         at_ns: i64,
-        word: &str,
+        about: &str,
     ) -> Result<(), StoreError> {
         let xact = this_transaction(self.dialect);
         let kind = JournalKind::Approval.name();
         let text = format!(
             "INSERT INTO journal (xact, at_ns, kind, host, segment, first, last, about) \
-             SELECT {xact}, CAST($2 AS BIGINT), '{kind}', CAST($1 AS TEXT), 0, 0, 0, ids.id || ' {word}' FROM ({of}) AS ids \
+             SELECT {xact}, CAST($2 AS BIGINT), '{kind}', CAST($1 AS TEXT), 0, 0, 0, ids.id || CAST($3 AS TEXT) FROM ({of}) AS ids \
              WHERE EXISTS (SELECT 1 FROM outputs)"
         );
-        sqlx::query(sqlx::AssertSqlSafe(text)).bind(host).bind(at_ns).execute(self.on()).await?;
+        sqlx::query(sqlx::AssertSqlSafe(text)).bind(host).bind(at_ns).bind(about).execute(self.on()).await?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! On PostgreSQL, transactions take locks in this order, so that none waits for another in a circle: agents,
 //! then the ledger, then everything else.
 
+mod addresses;
 mod agents;
 mod api_tokens;
 mod approvals;
@@ -28,6 +29,7 @@ mod index;
 mod journal;
 mod ledger;
 mod moved;
+mod news;
 mod outputs;
 mod page;
 mod people;
@@ -73,6 +75,7 @@ pub use holds::{Hold, NewHold};
 pub use identities::KnownIdentity;
 pub use journal::{JournalKind, JournalRow};
 pub use ledger::{LedgerStoreError, StoredEntry};
+pub use news::{ApprovalChange, ToldBy};
 pub(crate) use outputs::lease_of;
 pub use outputs::{OutputState, Progress};
 pub use page::Page;

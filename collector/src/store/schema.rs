@@ -16,6 +16,7 @@ pub(super) const STEPS: &[&str] = &[
     super::asks::TABLES,
     IDENTITY,
     super::held::TABLES,
+    super::addresses::TABLES,
 ];
 
 /// Full-text search, which the two databases do in different ways.

@@ -308,7 +308,11 @@ async fn many_are_closed_at_once_and_each_is_told_of() {
         let rows = store.journal(place, 1000).await.expect("read");
         let Some(last) = rows.last() else { break };
         place = last.place;
-        told.extend(rows.into_iter().map(|row| row.about));
+        told.extend(rows.iter().map(|row| {
+            let (id, news, change) = row.approval().expect("of a request");
+            assert_eq!(change.state == "withdrawn", news.word() == "ended");
+            format!("{id} {}", news.word())
+        }));
     }
     let ended: HashSet<String> =
         told.iter().filter_map(|about| about.strip_suffix(" ended")).map(str::to_owned).collect();
