@@ -163,7 +163,7 @@ async fn what_is_open_on_the_host_is_open_here_and_nothing_else() {
         ApprovalRequest { quorums: Vec::new(), ..request(5) },
         ApprovalRequest { text: "x".repeat(600 << 10), ..request(5) },
         ApprovalRequest {
-            quorums: vec![ApprovalQuorum { groups: vec!["g".into(); 65], ..ApprovalQuorum::default() }],
+            quorums: vec![ApprovalQuorum { groups: vec!["g".into(); 1025], ..ApprovalQuorum::default() }],
             ..request(5)
         },
     ];
@@ -193,7 +193,7 @@ async fn a_decision_counts_by_what_its_account_is_when_the_host_is_told() {
     let key = HostKey::from_seed(&[24; 32]);
     let host = host_of(key.public());
     let identity = collector.enrol(&collector.token().await, &key).await.expect("enrolled");
-    let (mut call, _) = collector.call(&identity).await.expect("called");
+    let (call, _) = collector.call(&identity).await.expect("called");
     let id = |nth: u8| approval_id(&host, &request(nth).request, &request(nth).digest);
     for nth in 1..5 {
         let mut told = request(nth);
