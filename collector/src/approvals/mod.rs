@@ -329,6 +329,11 @@ pub async fn review(
 ) -> Result<(), DecideError> {
     let reason = interlock_recording::text::printable(reason.trim()).into_owned();
     let approval = intake.store.approval(id).await?.ok_or(DecideError::NotFound)?;
+    if approval.told.quorums.is_empty() {
+        let unknown =
+            "it is not known yet which groups may look into it: its host's recording says so when it comes";
+        return Err(DecideError::Invalid(unknown.into()));
+    }
     if account.entitled(&approval).is_empty() {
         let groups: Vec<&str> =
             approval.told.quorums.iter().flat_map(|quorum| &quorum.groups).map(String::as_str).collect();

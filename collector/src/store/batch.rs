@@ -10,6 +10,7 @@ use interlock_recording::verify::session_step;
 use interlock_recording::{SessionId, json};
 
 use super::clock::Clock;
+use super::glass::Recorded;
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
 pub(super) const MAX_TEXT: usize = 16 << 10;
@@ -43,6 +44,8 @@ pub struct Batch {
     pub(super) faults: Vec<String>,
     /// Commands that went through without approval, and have to be looked into.
     pub(super) glass: Vec<String>,
+    /// What the events tell of requests for approval.
+    pub(super) recorded: Vec<Recorded>,
     events: u64,
     /// The segment of the last event: those of a batch are of one.
     pub(super) segment: i64,
@@ -215,7 +218,14 @@ impl Batch {
             Some(Body::TerminalOutput(body)) => {
                 session.terminal = session.terminal.saturating_add(int(body.data.len() as u64));
             }
-            Some(Body::ApprovalDecided(body)) if body.needs_review && self.glass.len() < MAX_FAULTS => {
+            Some(Body::ApprovalRequested(body)) => {
+                self.recorded.push(Recorded::Asked(id, at_ns, Box::new(body.clone())));
+            }
+            Some(Body::ApprovalDecided(body)) => {
+                self.recorded.push(Recorded::Decided(id, at_ns, Box::new(body.clone())));
+                if !body.needs_review || self.glass.len() >= MAX_FAULTS {
+                    return;
+                }
                 let who = body.by.as_ref().map_or_else(String::new, |by| match by.login_user.as_str() {
                     "" => by.user.clone(),
                     login => format!("{} (logged in as {login})", by.user),

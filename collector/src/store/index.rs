@@ -151,6 +151,7 @@ impl Write<'_> {
             for glass in &batch.glass {
                 self.note(host, "broken_glass", glass).await?;
             }
+            self.take_recorded(host, batch, &sorted.strangers).await?;
         }
         Ok(())
     }

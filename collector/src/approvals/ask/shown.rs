@@ -10,6 +10,7 @@ use interlock_shipping::v1::{ApprovalBy, ApprovalEstimate};
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::cover::{Cover, offered};
 use crate::store::WholeApproval;
 
 /// Characters of a value.
@@ -45,6 +46,8 @@ pub(crate) struct Shown {
     pub(super) open: bool,
     /// It can be approved once, and here is all that there is to read before.
     pub(super) once: bool,
+    /// What more than the one command can be approved, likewise.
+    pub(super) covers: Vec<Cover>,
     deadline_ns: i64,
     missing: u32,
 }
@@ -207,6 +210,7 @@ impl Shown {
             message: tame(&told.message, VALUE),
             outcome: outcome(one),
             open: pending && told.collector == "decide",
+            covers: if cut { Vec::new() } else { offered(one) },
             once: !cut && told.scopes.iter().any(|scope| scope == "once"),
             deadline_ns: item.deadline_ns,
             missing: standing.missing,
@@ -228,6 +232,7 @@ impl Shown {
             outcome: outcome.to_owned(),
             open: false,
             once: false,
+            covers: Vec::new(),
             ..Self::new(one, base)
         }
     }

@@ -11,7 +11,7 @@ use prost::Message as _;
 use serde_json::json;
 
 use super::*;
-use crate::store::{JournalKind, approval_id};
+use crate::store::{JournalRow, approval_id};
 
 /// What `alice`, who has become `deploy`, asks for on a host.
 pub(super) fn request() -> ApprovalRequest {
@@ -527,8 +527,8 @@ async fn each_change_is_in_the_journal_and_what_is_over_stays_so() {
     assert_eq!(write.close_approvals(&host, &HashSet::new()).await.unwrap(), 1);
     write.commit().await.unwrap();
     let rows = store.journal((0, 0), 100).await.unwrap();
-    let about: Vec<_> =
-        rows.iter().filter(|row| row.kind == JournalKind::Approval).map(|row| row.about.as_str()).collect();
+    let rows = rows.iter().filter_map(JournalRow::approval);
+    let about: Vec<_> = rows.map(|(id, news, _)| format!("{id} {}", news.word())).collect();
     let expected = [
         format!("{id} made"),
         format!("{id} changed"),
