@@ -253,6 +253,7 @@ fn requested(body: &proto::ApprovalRequested) -> Value {
         "params": body.params.iter().map(|param| param.value.as_deref()).collect::<Vec<_>>(),
         "omitted_params": body.omitted_params,
         "runs": body.runs,
+        "redacted": body.redacted,
         "command": body.command,
         "digest": hex(&body.digest),
         "quorums": body.quorums.iter().map(|quorum| json!({

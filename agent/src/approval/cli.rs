@@ -319,6 +319,9 @@ fn whole(one: &Value) -> String {
     if number(one, "params_omitted") > 0 {
         field("", &format!("… and {} more parameters", number(one, "params_omitted")));
     }
+    if one["redacted"] == true {
+        field("redacted", "yes: masked values of it are not shown, here or anywhere");
+    }
     for similar in one["similar"].as_array().into_iter().flatten() {
         let by = list(similar, "by");
         let by = if by.is_empty() { by } else { format!(" by {by}") };

@@ -28,6 +28,8 @@ pub struct Shown {
     pub params: Vec<Option<String>>,
     /// Parameters that are not.
     pub params_omitted: usize,
+    /// Constants of the text, comments or parameters are masked: what they are is not for approvers.
+    pub redacted: bool,
     /// What each of its statements does.
     pub statements: Vec<Does>,
     /// The database user.

@@ -202,6 +202,7 @@ fn request(opened: &Opened) -> ApprovalRequest {
         params: shown.params.iter().map(|value| ApprovalParam { value: value.clone() }).collect(),
         omitted_params: shown.params_omitted as u64,
         runs: shown.runs.clone(),
+        redacted: shown.redacted,
         statements: shown.statements.iter().map(statement).collect(),
         subject: subject_bytes(&subject),
         server: opened.server.to_string(),

@@ -340,6 +340,9 @@ impl Timeline {
             let value = param.value.as_deref().map_or_else(|| "NULL".into(), printable);
             writeln!(output, "              ${number} = {value}")?;
         }
+        if body.redacted {
+            writeln!(output, "              approvers do not see its masked values")?;
+        }
         for quorum in &body.quorums {
             let groups = printable(&quorum.groups.join(", ")).into_owned();
             writeln!(output, "              {} of {groups} may approve", quorum.needed)?;
