@@ -15,7 +15,9 @@ mod desk;
 mod listed;
 mod peer;
 mod person;
+mod rate;
 mod remote;
+mod started;
 
 pub use case::{NotCounted, Outcome, Vote, Withdrawal};
 pub use desk::{

@@ -128,12 +128,14 @@ pub struct Approver {
     pub signed_in: Option<Duration>,
     /// The person as an identity provider has verified them, where they have signed in on this host.
     pub verified: Option<Arc<Verified>>,
+    /// What has started their process on this host, where nobody sits in front of it.
+    pub background: Option<Arc<str>>,
 }
 
 impl Approver {
     /// Somebody on this host.
     pub fn on_host(person: Person, name: Arc<str>, login: Arc<str>, groups: Box<[Arc<str>]>) -> Self {
-        Self { who: Who::Host(person), name, login, groups, signed_in: None, verified: None }
+        Self { who: Who::Host(person), name, login, groups, signed_in: None, verified: None, background: None }
     }
 
     /// The same with whom an identity provider has verified behind them. With `groups` their groups there count

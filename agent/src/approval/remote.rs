@@ -324,6 +324,7 @@ impl Desk {
             signed_in: account.authenticated_ns.and_then(|ns| ago(ns, Timestamp::now())),
             who: Who::Account(Box::new(account)),
             verified: None,
+            background: None,
         };
         let remote = self.bounds.remote;
         let decided = self.decide(&request, &by, |open| {
