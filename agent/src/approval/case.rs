@@ -95,15 +95,6 @@ pub enum NotCounted {
          told from them: log in anew by ssh, a console or the like"
     )]
     NoLogin,
-    /// Nobody sits in front of the approver's process: whoever may become that user may have had it started.
-    #[error(
-        "your process was started by {0}, which runs what anybody has left for it who may become you: approve it from \
-         a session of your own (ssh, a console), or at the collector"
-    )]
-    Background(Arc<str>),
-    /// The rules want a person whom an identity provider has verified.
-    #[error("the policy takes approvals only of people whom an identity provider has verified: {0}")]
-    Unverified(&'static str),
     /// They have approved before.
     #[error("you have approved it already; {0} more are needed")]
     Twice(usize),
@@ -136,6 +127,15 @@ pub enum NotCounted {
     /// The sign-in is older than the rules let it be, or it is not known when it was.
     #[error("the policy asks for a sign-in within {0}: {1}")]
     Stale(String, &'static str),
+    /// Nobody sits in front of the approver's process: whoever may become that user may have had it started.
+    #[error(
+        "your process was started by {0}, which runs what anybody has left for it who may become you: approve it from \
+         a session of your own (ssh, a console), or at the collector"
+    )]
+    Background(Arc<str>),
+    /// The rules want a person whom an identity provider has verified.
+    #[error("the policy takes approvals only of people whom an identity provider has verified: {0}")]
+    Unverified(&'static str),
     /// Only who asks may break the glass.
     #[error("only who asks can break the glass, and you are somebody else")]
     NotOwn,
@@ -219,8 +219,8 @@ impl Case {
             return Err(NotCounted::Twice(self.missing()));
         }
         self.counts_from_there(&vote.by)?;
-        self.verified(&vote.by)?;
         self.fresh(&vote.by)?;
+        self.verified(&vote.by)?;
         if self.terms.reason_required && vote.reason.is_empty() {
             return Err(NotCounted::NoReason);
         }
@@ -310,20 +310,6 @@ impl Case {
         }))
     }
 
-    /// An identity provider says who they are, where the rules want that.
-    fn verified(&self, by: &Approver) -> Result<(), NotCounted> {
-        match &by.who {
-            _ if !self.terms.verified => Ok(()),
-            Who::Host(_) if by.verified.is_some() => Ok(()),
-            // The collector's word for it.
-            Who::Account(account) if !account.issuer.is_empty() => Ok(()),
-            Who::Host(_) => Err(NotCounted::Unverified(
-                "sign in with `interlock login`, or approve it at the collector by an account of your provider",
-            )),
-            Who::Account(_) => Err(NotCounted::Unverified("sign in by an account of your provider")),
-        }
-    }
-
     /// They have signed in no longer ago than the rules let it be.
     fn fresh(&self, by: &Approver) -> Result<(), NotCounted> {
         let Some(fresh) = self.terms.fresh else { return Ok(()) };
@@ -340,6 +326,20 @@ impl Case {
             }
         };
         Err(NotCounted::Stale(span(fresh), what))
+    }
+
+    /// An identity provider says who they are, where the rules want that.
+    fn verified(&self, by: &Approver) -> Result<(), NotCounted> {
+        match &by.who {
+            _ if !self.terms.verified => Ok(()),
+            Who::Host(_) if by.verified.is_some() => Ok(()),
+            // The collector's word for it.
+            Who::Account(account) if !account.issuer.is_empty() => Ok(()),
+            Who::Host(_) => Err(NotCounted::Unverified(
+                "sign in with `interlock login`, or approve it at the collector by an account of your provider",
+            )),
+            Who::Account(_) => Err(NotCounted::Unverified("sign in by an account of your provider")),
+        }
     }
 
     /// How many more approvals are needed at least.

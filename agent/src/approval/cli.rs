@@ -261,9 +261,9 @@ fn whole(one: &Value) -> String {
     field("message", text(one, "message"));
     field("user", &format!("{} (uid {})", text(subject, "user"), number(subject, "uid")));
     field("login", text(subject, "login_user"));
-    field("beware", text(one, "started_by"));
     field("process", &format!("{} {}", number(subject, "pid"), text(subject, "exe")));
     field("script", text(subject, "script"));
+    field("beware", text(one, "started_by"));
     field("arguments", &list(subject, "argv").replace(", ", " "));
     field("unit", text(subject, "unit"));
     field("container", text(subject, "container"));

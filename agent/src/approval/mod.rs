@@ -29,3 +29,4 @@ pub use person::{Account, Approver, Person, Requester, Who};
 #[cfg(test)]
 pub(crate) use remote::tests as remote_tests;
 pub use remote::{Answered, Name, News, Opened, Remote, RemoteVote, Standing, Told};
+pub use started::seated;

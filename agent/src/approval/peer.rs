@@ -2,12 +2,10 @@
 
 use std::ffi::CString;
 use std::io;
-use std::sync::Arc;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use super::person::{Approver, Person};
-use super::started;
 use crate::identity::users;
 
 /// The person behind process `pid` of user `uid`. `login` is the login user that the kernel side has seen root
@@ -21,13 +19,11 @@ pub fn approver(pid: u32, uid: u32, login: Option<u32>) -> io::Result<Approver> 
     let (login_uid, login_session) = (audit(pid, "loginuid")?, audit(pid, "sessionid")?);
     let confirmed = login_uid.is_some() && login_uid == login;
     let person = Person { uid, login_uid, login_session, confirmed };
-    let background = background(pid, login_session)?;
     let Some(user) = User::from_uid(Uid::from_raw(uid))? else {
         let name = format!("uid {uid}").into();
-        let by = Approver::on_host(person, name, "".into(), Box::default());
-        return Ok(Approver { background, ..by });
+        return Ok(Approver::on_host(person, name, "".into(), Box::default()));
     };
-    let login = match person.login() {
+    let login = match login_uid {
         Some(login) if login != uid => users::user_name(login)?.unwrap_or_else(|| format!("uid {login}")),
         Some(_) => user.name.clone(),
         None => String::new(),
@@ -39,16 +35,9 @@ pub fn approver(pid: u32, uid: u32, login: Option<u32>) -> io::Result<Approver> 
     for group in getgrouplist(&name, user.gid)? {
         groups.extend(users::group_name(Gid::as_raw(group))?.map(Into::into));
     }
+    let (login, login_claimed) = if confirmed { (login, String::new()) } else { (String::new(), login) };
     let by = Approver::on_host(person, user.name.into(), login.into(), groups.into());
-    Ok(Approver { background, ..by })
-}
-
-/// What has started a process that nobody sits in front of; `None` where somebody may.
-fn background(pid: u32, audit_session: Option<u32>) -> io::Result<Option<Arc<str>>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    // Of the version 2 hierarchy, and where systemd has its own besides, of that.
-    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    Ok(paths.filter_map(|path| started::in_background(path, audit_session)).map(Into::into).next())
+    Ok(Approver { login_claimed: login_claimed.into(), ..by })
 }
 
 /// An audit id of a process; `None` where none is set, or the kernel has none.
@@ -83,6 +72,7 @@ mod tests {
             let person = by.person().unwrap();
             assert_eq!((person.login_uid, person.login(), person.session()), (claimed, None, None));
             assert_eq!(&*by.login, "");
+            assert_eq!(by.login_claimed.is_empty(), claimed.is_none());
         }
         if claimed.is_some() {
             let by = approver(child.id(), 0, claimed).unwrap();

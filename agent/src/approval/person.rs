@@ -135,7 +135,15 @@ pub struct Approver {
 impl Approver {
     /// Somebody on this host.
     pub fn on_host(person: Person, name: Arc<str>, login: Arc<str>, groups: Box<[Arc<str>]>) -> Self {
-        Self { who: Who::Host(person), name, login, groups, signed_in: None, verified: None, background: None }
+        Self {
+            who: Who::Host(person),
+            name,
+            login,
+            groups,
+            signed_in: None,
+            verified: None,
+            background: None,
+        }
     }
 
     /// The same with whom an identity provider has verified behind them. With `groups` their groups there count

@@ -4,12 +4,13 @@
 //! user's own service manager as well. Whoever may become a user by sudo can have those run a command, whose
 //! login user is that user then. The cgroup says by which it came, and logind what kind of session it is.
 
-use std::fs::File;
-use std::io::Read as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use interlock_recording::text::printable;
 
+use super::person::Approver;
 use crate::identity::Subject;
 
 /// Where logind says what it knows of its sessions: a file for each, `KEY=value` in lines, root's
@@ -24,11 +25,36 @@ const NAME: usize = 80;
 
 /// Services that run commands at a later time in the name of whoever has left them.
 const SCHEDULERS: [&str; 12] = [
-    "cron", "crond", "cronie", "vixie-cron", "bcron", "dcron", "fcron", "mcron", "scron", "anacron", "atd", "at",
+    "cron",
+    "crond",
+    "cronie",
+    "vixie-cron",
+    "bcron",
+    "dcron",
+    "fcron",
+    "mcron",
+    "scron",
+    "anacron",
+    "atd",
+    "at",
 ];
 
 /// The service manager that a user has; PAM knows it as `systemd-user`.
 const MANAGER: &str = "user@";
+
+/// The same approver with what has started their process, where nobody sits in front of it. The caller makes sure
+/// that the process is still the one that asks.
+///
+/// # Errors
+/// It cannot be told where the process runs.
+pub fn seated(by: Approver, pid: u32) -> io::Result<Approver> {
+    let session = by.person().and_then(|person| person.login_session);
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    // In the version 2 hierarchy, and where systemd has one of its own besides, in that.
+    let mut paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let background = paths.find_map(|path| in_background(path, session));
+    Ok(Approver { background: background.map(Into::into), ..by })
+}
 
 /// What has begun a session that nobody sits in front of, by a process's cgroup and audit session; `None` where
 /// somebody may. What cannot be known, as on a host without systemd, is not taken for such.
@@ -205,8 +231,11 @@ mod tests {
         let cron = "crond (session 3 of the class background)";
         assert_eq!(with("CLASS=user\n", "CLASS=background\n").unwrap(), cron.replace("crond", "sshd"));
         assert_eq!(
-            with("CLASS=user\nSCOPE=session-3.scope\nREMOTE_HOST=10.0.0.9\nSERVICE=sshd", "CLASS=background\nSERVICE=crond")
-                .unwrap(),
+            with(
+                "CLASS=user\nSCOPE=session-3.scope\nREMOTE_HOST=10.0.0.9\nSERVICE=sshd",
+                "CLASS=background\nSERVICE=crond"
+            )
+            .unwrap(),
             cron
         );
         for (from, to) in [
@@ -236,17 +265,21 @@ mod tests {
 
     #[test]
     fn approvers_are_told_who_else_may_stand_behind_it() {
-        let subject = |cgroup: &str| Subject { cgroup: cgroup.to_owned(), user: "deploy".into(), ..Subject::default() };
+        let subject =
+            |cgroup: &str| Subject { cgroup: cgroup.to_owned(), user: "deploy".into(), ..Subject::default() };
         assert_eq!(
             started_by(&subject("/system.slice/cron.service")),
             "started by cron (unit cron.service): whoever may become deploy may stand behind it"
         );
         let service = subject("/system.slice/backup.service/x.service");
-        assert!(started_by(&service).starts_with("started by a service (unit backup.service): whoever may start"));
+        assert!(
+            started_by(&service).starts_with("started by a service (unit backup.service): whoever may start")
+        );
         assert_eq!(started_by(&Subject { login_uid: Some(7), ..service.clone() }), "");
         assert_eq!(started_by(&Subject { container: "4f".into(), ..service }), "");
         assert_eq!(started_by(&subject("/user.slice/user-7.slice/x.scope")), "");
-        let nameless = Subject { user: String::new(), uid: 7, ..subject("/system.slice/a\u{202e}\n.service") };
+        let nameless =
+            Subject { user: String::new(), uid: 7, ..subject("/system.slice/a\u{202e}\n.service") };
         let told = started_by(&nameless);
         assert!(told.contains("become user 7") && !told.contains(['\u{202e}', '\n']), "{told}");
     }

@@ -449,7 +449,9 @@ mod tests {
             (Some(Duration::from_secs(600)), "one of dba at the collector".into())
         );
         assert!(terms.quorums[0].takes(Way::Collector) && !terms.quorums[0].takes(Way::Host));
-        assert!(!terms.verified && !decision(&hold("{groups: dba, approver: any}")).approval.unwrap().verified);
+        assert!(
+            !terms.verified && !decision(&hold("{groups: dba, approver: any}")).approval.unwrap().verified
+        );
         let terms = decision(&hold("{groups: dba, approver: verified, fresh: 10m}")).approval.unwrap();
         assert_eq!(
             (terms.verified, terms.words()),
@@ -478,7 +480,9 @@ mod tests {
         assert!(terms.reason_required && !terms.break_glass);
         // What one rule wants of approvers holds for those of all.
         assert!(!terms.verified);
-        let with = decision(&format!("{text}  - {{name: e, action: hold, approval: {{groups: sec, approver: verified}}}}\n"));
+        let with = decision(&format!(
+            "{text}  - {{name: e, action: hold, approval: {{groups: sec, approver: verified}}}}\n"
+        ));
         assert!(with.approval.unwrap().verified);
         // One that nobody may approve closes it for all.
         let text = format!("{text}  - {{name: d, action: hold}}\n");

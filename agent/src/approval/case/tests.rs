@@ -230,7 +230,10 @@ proptest! {
 fn nobody_approves_from_where_nobody_sits() {
     let now = Instant::now();
     let mut case = case(vec![quorum(&["dba"], 1, false)], |terms| terms.break_glass = true, now);
-    let by = |uid: u32| Approver { background: Some("cron (unit cron.service)".into()), ..somebody(uid, &["dba"]) };
+    let by = |uid: u32| Approver {
+        background: Some("cron (unit cron.service)".into()),
+        ..somebody(uid, &["dba"])
+    };
     let refused = case.approve(vote(by(2)), now).unwrap_err();
     assert!(refused.to_string().contains("started by cron (unit cron.service)"), "{refused}");
     // Who may not decide at all is told that.
@@ -258,7 +261,8 @@ fn a_verified_person_where_the_rules_want_one() {
         };
         Approver { who: Who::Account(Box::new(account)), name: "okta:carol".into(), ..somebody(9, &["dba"]) }
     };
-    let signed_in = Approver { verified: Some(Arc::new(Verified::default())), ..somebody(2, &["dba"]) };
+    let verified = crate::identity::Verified::example(crate::identity::IdentityKind::Person);
+    let signed_in = Approver { verified: Some(verified.into()), ..somebody(2, &["dba"]) };
     let mut case = new(None);
     for nobody in [somebody(2, &["dba"]), account("")] {
         assert!(matches!(case.approve(vote(nobody.clone()), now), Err(NotCounted::Unverified(_))));

@@ -209,7 +209,10 @@ async fn approvers_see_what_has_started_who_asks() {
         desk.ask(request(1, |request| request.subject = Arc::new(subject))).unwrap()
     };
     for (cgroup, told) in [
-        ("/system.slice/cron.service", Some("started by cron (unit cron.service): whoever may become deploy may stand behind it")),
+        (
+            "/system.slice/cron.service",
+            Some("started by cron (unit cron.service): whoever may become deploy may stand behind it"),
+        ),
         ("/user.slice/x.scope", None),
     ] {
         let ticket = asked(cgroup);
