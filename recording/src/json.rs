@@ -262,6 +262,7 @@ fn requested(body: &proto::ApprovalRequested) -> Value {
         })).collect::<Vec<_>>(),
         "within_ns": body.within_ns,
         "fresh_ns": body.fresh_ns,
+        "approver_verified": body.approver_verified,
         "estimate": body.estimate.as_ref().map(|estimate| json!({
             "rows": estimate.known.then_some(estimate.rows), "why_not": estimate.why_not,
         })),

@@ -133,6 +133,15 @@ pub enum NotCounted {
     /// The sign-in is older than the rules let it be, or it is not known when it was.
     #[error("the policy asks for a sign-in within {0}: {1}")]
     Stale(String, &'static str),
+    /// Nobody sits in front of the approver's process: whoever may become that user may have had it started.
+    #[error(
+        "your process was started by {0}, which runs what anybody has left for it who may become you: approve it from \
+         a session of your own (ssh, a console), or at the collector"
+    )]
+    Background(Arc<str>),
+    /// The rules want a person whom an identity provider has verified.
+    #[error("the policy takes approvals only of people whom an identity provider has verified: {0}")]
+    Unverified(&'static str),
     /// Only who asks may break the glass.
     #[error("only who asks can break the glass, and you are somebody else")]
     NotOwn,
@@ -209,6 +218,9 @@ impl Case {
     /// It does not count.
     pub fn approve(&mut self, vote: Vote, now: Instant) -> Result<usize, NotCounted> {
         self.entitled(&vote.by, now)?;
+        if let Some(started_by) = &vote.by.background {
+            return Err(NotCounted::Background(Arc::clone(started_by)));
+        }
         if self.votes.iter().any(|other| other.by.same(&vote.by).is_some()) {
             return Err(NotCounted::Twice(self.missing()));
         }
@@ -217,6 +229,7 @@ impl Case {
         }
         self.counts_from_there(&vote.by)?;
         self.fresh(&vote.by)?;
+        self.verified(&vote.by)?;
         if self.terms.reason_required && vote.reason.is_empty() {
             return Err(NotCounted::NoReason);
         }
@@ -322,6 +335,20 @@ impl Case {
             }
         };
         Err(NotCounted::Stale(span(fresh), what))
+    }
+
+    /// An identity provider says who they are, where the rules want that.
+    fn verified(&self, by: &Approver) -> Result<(), NotCounted> {
+        match &by.who {
+            _ if !self.terms.verified => Ok(()),
+            Who::Host(_) if by.verified.is_some() => Ok(()),
+            // The collector's word for it.
+            Who::Account(account) if !account.issuer.is_empty() => Ok(()),
+            Who::Host(_) => Err(NotCounted::Unverified(
+                "sign in with `interlock login`, or approve it at the collector by an account of your provider",
+            )),
+            Who::Account(_) => Err(NotCounted::Unverified("sign in by an account of your provider")),
+        }
     }
 
     /// How many more approvals are needed at least.

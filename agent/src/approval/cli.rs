@@ -268,6 +268,7 @@ fn whole(one: &Value) -> String {
     }
     field("process", &format!("{} {}", number(subject, "pid"), text(subject, "exe")));
     field("script", text(subject, "script"));
+    field("beware", text(one, "started_by"));
     field("arguments", &list(subject, "argv").replace(", ", " "));
     field("unit", text(subject, "unit"));
     field("container", text(subject, "container"));

@@ -131,20 +131,38 @@ pub struct Approver {
     pub signed_in: Option<Duration>,
     /// The person as an identity provider has verified them, where they have signed in on this host.
     pub verified: Option<Arc<Verified>>,
+    /// What has started their process on this host, where nobody sits in front of it.
+    pub background: Option<Arc<str>>,
 }
 
 impl Approver {
     /// Somebody on this host.
     pub fn on_host(person: Person, name: Arc<str>, login: Arc<str>, groups: Box<[Arc<str>]>) -> Self {
-        let (login_claimed, signed_in, verified) = ("".into(), None, None);
-        Self { who: Who::Host(person), name, login, login_claimed, groups, signed_in, verified }
+        Self {
+            who: Who::Host(person),
+            name,
+            login,
+            login_claimed: "".into(),
+            groups,
+            signed_in: None,
+            verified: None,
+            background: None,
+        }
     }
 
     /// An account of the collector's.
     pub fn of_account(account: Account, groups: Box<[Arc<str>]>, signed_in: Option<Duration>) -> Self {
         let name = Arc::clone(&account.name);
-        let (login, login_claimed, verified) = ("".into(), "".into(), None);
-        Self { who: Who::Account(Box::new(account)), name, login, login_claimed, groups, signed_in, verified }
+        Self {
+            who: Who::Account(Box::new(account)),
+            name,
+            login: "".into(),
+            login_claimed: "".into(),
+            groups,
+            signed_in,
+            verified: None,
+            background: None,
+        }
     }
 
     /// The same with whom an identity provider has verified behind them. With `groups` their groups there count

@@ -218,6 +218,8 @@ fn request(opened: &Opened) -> ApprovalRequest {
         reason_required: terms.reason_required,
         break_glass: terms.break_glass,
         fresh_seconds: terms.fresh.map_or(0, |fresh| fresh.as_secs()),
+        approver_verified: terms.verified,
+        started_by: shown.started_by.clone(),
         likeness: opened.likeness.to_vec(),
         collector: opened.remote.word().to_owned(),
         left_ns: ns(opened.deadline).saturating_sub(ns(jiff::Timestamp::now())),

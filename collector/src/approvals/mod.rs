@@ -30,6 +30,10 @@ const SKEW_NS: i64 = 60_000_000_000;
 /// How long it is waited for a host to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// What is said where the rules want a verified person, and an account is of the collector's own.
+pub const UNVERIFIED: &str = "the policy takes approvals only of people whom an identity provider has verified: sign in by \
+                              an account of your provider";
+
 /// Somebody who decides: an account, and when its owner has shown who they are.
 #[derive(Debug, Clone)]
 pub struct Account {
@@ -90,6 +94,11 @@ impl Account {
         let named =
             |group: &&String| approval.told.quorums.iter().any(|quorum| quorum.groups.contains(group));
         self.owner.groups.iter().filter(named).cloned().collect()
+    }
+
+    /// An identity provider says who its owner is, where the rules ask for that.
+    pub fn is_verified(&self, approval: &WholeApproval) -> bool {
+        !approval.told.approver_verified || !self.owner.issuer.is_empty()
     }
 
     /// Its owner has signed in no longer ago than the rules ask for.
@@ -194,6 +203,9 @@ fn check(account: &Account, approval: &WholeApproval, decision: &Decision) -> Re
         return Err(DecideError::NotFromHere(
             "the policy takes approvals only on the host: interlock approvals approve",
         ));
+    }
+    if !account.is_verified(approval) {
+        return Err(DecideError::NotFromHere(UNVERIFIED));
     }
     if !account.is_fresh(approval) {
         return Err(DecideError::Stale(told.fresh_seconds));

@@ -259,3 +259,58 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nobody_approves_from_where_nobody_sits() {
+    let now = Instant::now();
+    let mut case = case(vec![quorum(&["dba"], 1, false)], |terms| terms.break_glass = true, now);
+    let by = |uid: u32| Approver {
+        background: Some("cron (unit cron.service)".into()),
+        ..somebody(uid, &["dba"])
+    };
+    let refused = case.approve(vote(by(2)), now).unwrap_err();
+    assert!(refused.to_string().contains("started by cron (unit cron.service)"), "{refused}");
+    // Who may not decide at all is told that.
+    assert!(matches!(case.approve(vote(by(1)), now), Err(NotCounted::Own(_))));
+    assert_eq!((case.votes().len(), case.missing()), (0, 1));
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(0));
+}
+
+#[test]
+fn a_verified_person_where_the_rules_want_one() {
+    let now = Instant::now();
+    let new = |fresh: Option<u64>| {
+        let wants = |terms: &mut Terms| {
+            terms.verified = true;
+            terms.fresh = fresh.map(Duration::from_secs);
+        };
+        case(vec![quorum(&["dba"], 1, false)], wants, now)
+    };
+    let account = |issuer: &str| {
+        let account = super::super::person::Account {
+            name: "okta:carol".into(),
+            issuer: issuer.into(),
+            subject: "00u1".into(),
+            ..Default::default()
+        };
+        Approver { who: Who::Account(Box::new(account)), name: "okta:carol".into(), ..somebody(9, &["dba"]) }
+    };
+    let verified = crate::identity::Verified::example(crate::identity::IdentityKind::Person);
+    let signed_in = Approver { verified: Some(verified.into()), ..somebody(2, &["dba"]) };
+    let mut case = new(None);
+    for nobody in [somebody(2, &["dba"]), account("")] {
+        assert!(matches!(case.approve(vote(nobody.clone()), now), Err(NotCounted::Unverified(_))));
+        // A refusal is the safe side.
+        assert_eq!(new(None).deny(nobody, "no".into(), now), Ok(()));
+    }
+    assert_eq!(case.approve(vote(signed_in.clone()), now), Ok(0));
+    assert_eq!(new(None).approve(vote(account("https://issuer.example")), now), Ok(0));
+    // With `fresh` it must be of late as well.
+    for old in [signed_in.clone(), account("https://issuer.example")] {
+        assert!(matches!(new(Some(600)).approve(vote(old.clone()), now), Err(NotCounted::Stale(..))));
+        let late = Approver { signed_in: Some(Duration::from_secs(601)), ..old.clone() };
+        assert!(matches!(new(Some(600)).approve(vote(late), now), Err(NotCounted::Stale(..))));
+        let of_late = Approver { signed_in: Some(Duration::from_secs(10)), ..old };
+        assert_eq!(new(Some(600)).approve(vote(of_late), now), Ok(0));
+    }
+}

@@ -155,6 +155,7 @@ impl Shown {
             _ => who,
         };
         put("Who", who);
+        put("Started", told.started_by.clone());
         put("Program", subject.script.clone().unwrap_or_else(|| subject.exe.clone()));
         let ci = subject.ci.unwrap_or_default();
         let job = [&ci.project, &ci.job, &ci.run].into_iter().filter(|part| !part.is_empty());

@@ -409,6 +409,7 @@ async fn what_hosts_tell_is_shown_harmlessly() {
         db_user: evil.clone(),
         message: evil.clone(),
         estimate: Some(ApprovalEstimate { rows: None, why_not: evil.clone() }),
+        started_by: evil.clone(),
         step: evil.clone(),
         transaction: evil.clone(),
         quorums: vec![ApprovalQuorum {
@@ -589,4 +590,41 @@ async fn filters_find_and_miss() {
     let id = alike["items"][0]["id"].as_str().unwrap().to_owned();
     let one = site.get(&format!("/api/v1/approvals/{id}"), &reviewer).await.json();
     assert_eq!(one["alike"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn who_may_stand_behind_it_is_shown_and_a_verified_person_wanted() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let agent = site.agent(&host, |_| None);
+    let started_by = "started by cron (unit cron.service): whoever may become deploy may stand behind it";
+    let told = ApprovalRequest { approver_verified: true, started_by: started_by.into(), ..request() };
+    let id = site.asked(&host, &told).await;
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    let page = site.get(&format!("/approvals/{id}"), &bob).await.text;
+    assert!(page.contains(started_by) && page.contains("whom an identity provider has verified"), "{page}");
+    assert!(!page.contains("id=\"approve\"") && page.contains("id=\"deny\""), "{page}");
+    let one = site.get(&format!("/api/v1/approvals/{id}"), &bob).await.json();
+    assert_eq!((&one["approver_verified"], &one["started_by"]), (&true.into(), &started_by.into()));
+    let approve = format!("/api/v1/approvals/{id}/approve");
+    let reply = site.send(Method::POST, &approve, &bob, "{}").await;
+    assert_eq!(reply.status, StatusCode::CONFLICT, "{}", reply.text);
+    assert!(reply.text.contains("identity provider"), "{}", reply.text);
+    // The account of a provider.
+    let carol = site.member("carol", Role::Viewer, &["dba"]).await;
+    sqlx::query(
+        "INSERT INTO identities (issuer, subject, user_name) VALUES ('https://id.example', '00u1', 'carol')",
+    )
+    .execute(site.intake.store.pool())
+    .await
+    .unwrap();
+    assert!(site.get(&format!("/approvals/{id}"), &carol).await.text.contains("id=\"approve\""));
+    let reply = site.send(Method::POST, &approve, &carol, "{}").await;
+    assert!(reply.status.is_success(), "{} {}", reply.status, reply.text);
+    // A refusal counts from anybody who may decide.
+    let id = site.asked(&host, &ApprovalRequest { digest: vec![8; 32], ..told }).await;
+    let deny = format!("/api/v1/approvals/{id}/deny");
+    let reply = site.send(Method::POST, &deny, &bob, r#"{"reason": "not by cron"}"#).await;
+    assert!(reply.status.is_success(), "{} {}", reply.status, reply.text);
+    agent.abort();
 }
