@@ -338,7 +338,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let base = web_url(config, config.web.listen);
     let (store, connected) = (&intake.store, &intake.connected);
     keep_groups(config, store).await?;
-    let asks = ask::start(&config.approvals, &parts.name, &base, store, connected, &stopped, timing).await?;
+    let token_ns = crate::sign_in::token_ns(config.sign_in.token_days);
+    let asker = ask::Asker { name: &parts.name, base: &base, token_ns };
+    let asks = ask::start(&config.approvals, asker, store, connected, &stopped, timing).await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
     if config.sign_in.local
         && let Some(path) = web::setup_link(&parts.intake.store).await?

@@ -11,7 +11,7 @@ pub mod v1 {
 mod person;
 mod token;
 
-pub use person::{NAME_CLAIMS, names_of, plain_name};
+pub use person::{NAME_CLAIMS, Name, Names, may_be_one};
 pub use token::{ParseTokenError, Token};
 
 /// Bytes of a sealed segment's file in one message, at most.

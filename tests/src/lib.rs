@@ -9,6 +9,7 @@ pub mod client;
 pub mod collector;
 pub mod credentials;
 pub mod issuer;
+pub mod mcp;
 pub mod people;
 pub mod postgres;
 pub mod process;

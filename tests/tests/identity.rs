@@ -205,3 +205,38 @@ fn a_job_of_github_has_its_token_asked_for() {
     let started = of_kind(&stage, "flow_started");
     assert_eq!(started[0]["subject"]["workload"]["claims"]["repository"], "shop/api");
 }
+
+/// Namespaces of one's own make nobody the first process of a container that the job has started.
+#[test]
+fn a_token_stolen_into_namespaces_of_ones_own_does_not_count() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let issuer = Issuer::start();
+    let stage = stage(&issuer, NEEDED, "");
+    let token = issuer.token("job:1", "main", 600);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (ready, go) = (dir.path().join("ready"), dir.path().join("go"));
+    let plain = "exec setpriv --reuid=5 --regid=60 --clear-groups";
+    let script = format!(
+        "{plain} bash -c 'touch {}; while [ ! -e {} ]; do sleep 0.05; done; psql -c \"SELECT 1\"; exit $?'",
+        ready.display(),
+        go.display()
+    );
+    std::thread::scope(|scope| {
+        // A job that has not connected yet, and another of the same user's that has read its environment.
+        let job = scope.spawn(|| shell(&stage, &[("JOB_TOKEN", &token)], &script));
+        wait_for("the job", LIMIT, || ready.exists()).unwrap();
+        let thief = format!(
+            "{plain} unshare --user --map-root-user --pid --fork --kill-child \
+             bash -c 'export JOB_TOKEN=$LOOT; exec psql -c \"SELECT 2\"'"
+        );
+        let stolen = shell(&stage, &[("LOOT", &token)], &thief);
+        std::fs::write(&go, "").unwrap();
+        let job = job.join().unwrap();
+        let stolen = stolen.expect_failure();
+        assert!(stolen.contains("nobody can tell whose it is"), "{stolen}");
+        job.expect_success();
+    });
+    assert!(stage.postgres.was_sent("SELECT 1") && !stage.postgres.was_sent("SELECT 2"));
+    assert_eq!(of_kind(&stage, "token_refused").len(), 1);
+}

@@ -96,7 +96,7 @@ async fn person(peer: Peer, login: Option<u32>) -> Result<Approver, String> {
         if !peer.is_there() {
             return Err(gone());
         }
-        let by = approval::approver(pid, uid, login);
+        let by = approval::approver(pid, uid, login).and_then(|by| approval::seated(by, pid));
         let by = by.map_err(|error| format!("cannot tell who you are: {error}"))?;
         if peer.is_there() { Ok(by) } else { Err(gone()) }
     });

@@ -186,7 +186,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         credentials: Arc::new(credentials),
         recorder,
         shipping: Arc::default(),
-        approvals: Desk::new(config.approvals.bounds()),
+        approvals: Desk::remembering(config.approvals.bounds(), &config.state),
         identity: Arc::new(Reader::new(Box::new(move |pid| programs.of(pid)))),
         workloads: Workloads::new(issuers, bindings),
         traced: traced::Traced::default(),

@@ -7,6 +7,7 @@
 //! On PostgreSQL, transactions take locks in this order, so that none waits for another in a circle: agents,
 //! then the ledger, then everything else.
 
+mod addresses;
 mod agents;
 mod api_tokens;
 mod approvals;
@@ -20,13 +21,16 @@ mod commands;
 mod copy;
 mod deleted;
 mod findings;
+mod glass;
 mod group;
+mod held;
 mod holds;
 mod identities;
 mod index;
 mod journal;
 mod ledger;
 mod moved;
+mod news;
 mod outputs;
 mod page;
 mod people;
@@ -68,10 +72,12 @@ pub use copy::Table;
 pub use deleted::DeletedSegments;
 pub use findings::Finding;
 pub use group::{NotTaken, Standing, Take, What};
+pub use held::{HeldUsage, is_request};
 pub use holds::{Hold, NewHold};
 pub use identities::KnownIdentity;
 pub use journal::{JournalKind, JournalRow};
 pub use ledger::{LedgerStoreError, StoredEntry};
+pub use news::{ApprovalChange, ToldBy};
 pub(crate) use outputs::lease_of;
 pub use outputs::{OutputState, Progress};
 pub use page::Page;

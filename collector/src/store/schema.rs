@@ -16,6 +16,8 @@ pub(super) const STEPS: &[&str] = &[
     super::asks::TABLES,
     IDENTITY,
     super::bound::TABLES,
+    super::held::TABLES,
+    super::addresses::TABLES,
 ];
 
 /// Full-text search, which the two databases do in different ways.

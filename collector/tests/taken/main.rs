@@ -4,6 +4,7 @@
 mod approvals;
 mod evidence;
 mod fair;
+mod held;
 mod hostile;
 mod identities;
 mod intake;

@@ -5,6 +5,8 @@
 mod approvals;
 #[path = "../taken/evidence.rs"]
 mod evidence;
+#[path = "../taken/held.rs"]
+mod held;
 #[path = "../taken/hostile.rs"]
 mod hostile;
 #[path = "../taken/identities.rs"]

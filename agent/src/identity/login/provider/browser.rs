@@ -3,7 +3,7 @@
 use oauth2::{AuthUrl, AuthorizationCode, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl};
 use zeroize::Zeroizing;
 
-use super::{Provider, SignInError, SignedIn, constant_time, said};
+use super::{ANEW, Provider, SignInError, SignedIn, constant_time, said};
 
 /// What has to be known again when a browser comes back.
 pub(in crate::identity::login) struct Browser {
@@ -34,6 +34,7 @@ impl Provider {
     pub(in crate::identity::login) fn begin_browser(
         &self,
         redirect: String,
+        fresh: bool,
     ) -> Result<(String, Browser), SignInError> {
         let endpoints = self.endpoints()?;
         let Some(place) = &endpoints.authorization_endpoint else {
@@ -55,12 +56,16 @@ impl Provider {
         let client = self.client(&endpoints)?.set_auth_uri(AuthUrl::from_url(place.clone()));
         let client = client.set_redirect_uri(browser.redirect.clone());
         let state = browser.state.to_string();
-        let (url, _) = client
+        let mut request = client
             .authorize_url(move || CsrfToken::new(state))
             .add_scopes(self.scopes())
             .add_extra_param("nonce", browser.nonce.as_str())
-            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
-            .url();
+            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
+        if fresh {
+            request =
+                ANEW.iter().fold(request, |request, (name, value)| request.add_extra_param(*name, *value));
+        }
+        let (url, _) = request.url();
         Ok((url.into(), browser))
     }
 

@@ -9,7 +9,7 @@ use oauth2::{
     StandardDeviceAuthorizationResponse,
 };
 
-use super::{Provider, SignInError, SignedIn, blocking};
+use super::{ANEW, Provider, SignInError, SignedIn, blocking};
 use crate::identity::oidc::http::HttpError;
 
 /// The longest that a device code is waited for, whatever the provider says.
@@ -54,18 +54,21 @@ impl Provider {
     ///
     /// # Errors
     /// The provider cannot be asked, has no device flow, or refuses.
-    pub(in crate::identity::login) fn begin_device(&self) -> Result<Device, SignInError> {
+    pub(in crate::identity::login) fn begin_device(&self, fresh: bool) -> Result<Device, SignInError> {
         let endpoints = self.endpoints()?;
         let Some(place) = &endpoints.device_authorization_endpoint else {
             return Err(self.not_offered("has no device flow: use `interlock login --browser`"));
         };
         let client = self.client(&endpoints)?;
         let client = client.set_device_authorization_url(DeviceAuthorizationUrl::from_url(place.clone()));
-        let details: StandardDeviceAuthorizationResponse = client
-            .exchange_device_code()
-            .add_scopes(self.scopes())
-            .request(&|request| self.send(request))
-            .map_err(|error| self.failed(error))?;
+        let mut request = client.exchange_device_code().add_scopes(self.scopes());
+        if fresh {
+            // RFC 8628 has no such parameters; providers that do not know them ignore them.
+            request =
+                ANEW.iter().fold(request, |request, (name, value)| request.add_extra_param(*name, *value));
+        }
+        let details: StandardDeviceAuthorizationResponse =
+            request.request(&|request| self.send(request)).map_err(|error| self.failed(error))?;
         let plain = |text: &str| !text.is_empty() && text.len() <= 2048 && !text.contains(unfit);
         let shown = [Some(details.verification_uri().as_str()), Some(details.user_code().secret())];
         let complete = details.verification_uri_complete().map(|url| url.secret().as_str());

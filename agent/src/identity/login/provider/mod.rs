@@ -42,6 +42,10 @@ const SCOPES: [&str; 4] = ["profile", "email", "groups", "offline_access"];
 /// Sign-ins that one provider is asked about at once: other work waits for the same threads.
 const AT_ONCE: usize = 4;
 
+/// What asks a provider to have somebody prove anew who they are, though they are signed in there (OpenID Connect
+/// Core, section 3.1.2.1). Whoever opens the address can leave it out: `auth_time` is what tells.
+const ANEW: [(&str, &str); 2] = [("prompt", "login"), ("max_age", "0")];
+
 /// What a token endpoint adds to RFC 6749.
 #[derive(Default, Serialize, Deserialize)]
 struct WithIdToken {

@@ -34,6 +34,37 @@ pub(in crate::identity::login) struct SignedIn {
 }
 
 impl Provider {
+    /// That somebody has proven who they are no earlier than at `since`, by the provider's word.
+    ///
+    /// # Errors
+    /// They have not, or it does not say.
+    pub(in crate::identity::login) fn check_fresh(
+        &self,
+        person: &Verified,
+        since: Timestamp,
+    ) -> Result<(), SignInError> {
+        let name = Arc::clone(self.name());
+        // The clocks may be apart, and `auth_time` is in whole seconds.
+        let skew = Duration::from_secs(u64::from(self.issuer.config().clock_skew_seconds).max(1));
+        match person.authenticated {
+            None => Err(SignInError::NotAnew(
+                name,
+                "does not say when you have shown who you are (auth_time), so nothing there is a fresh sign-in"
+                    .to_owned(),
+            )),
+            Some(at) if at < since && since.duration_since(at).unsigned_abs() > skew => {
+                Err(SignInError::NotAnew(
+                    name,
+                    format!(
+                        "has not asked you anew (the last time was {at:.0}): sign out there, or open the address in a \
+                         private window, and try again; --browser may ask where --device does not"
+                    ),
+                ))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Who the tokens are about.
     pub(super) fn accept(&self, tokens: &Tokens, nonce: Option<&str>) -> Result<SignedIn, SignInError> {
         let Some(id_token) = &tokens.extra_fields().id_token else {

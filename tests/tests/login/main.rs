@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
+mod fresh;
+mod kept;
+
 use interlock_tests::people::{People, Shell};
 use interlock_tests::process::LIMIT;
 use interlock_tests::{Postgres, Stage, client, wait_for};
@@ -406,6 +409,33 @@ fn a_connection_has_the_person_as_they_come_and_go() {
     for name in ["alice", "bob", "nobody"] {
         assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
     }
+}
+
+#[test]
+fn a_mask_for_all_but_some_follows_who_has_signed_in() {
+    let rules = "masks:\n  \
+        - {name: for-all-but-dba, columns: [public.t.v], with: redact, not_identity: {kind: person, groups: dba}}\n";
+    let scene = Scene::new(", recheck_seconds: 1", rules);
+    scene
+        .stage
+        .postgres
+        .admin("CREATE TABLE t (v text); INSERT INTO t VALUES ('plain'); GRANT SELECT ON t TO PUBLIC")
+        .unwrap();
+    let mut shell = scene.session(ALICE);
+    let psql = Psql::start(&mut shell, "");
+    let seen = || psql.ask("SELECT v FROM t;").contains("plain");
+    assert!(!seen(), "nobody has signed in");
+    scene.sign_in(&mut shell, "bob");
+    assert!(!seen(), "bob is no dba");
+    scene.sign_in(&mut shell, "alice");
+    // The server's catalog is asked for anew.
+    wait_for("the value", LIMIT, seen).unwrap();
+    scene.people.steer(&json!({"groups": {"alice": ["staff"]}})).unwrap();
+    wait_for("the mask", LIMIT, || !seen()).unwrap();
+    scene.people.steer(&json!({"groups": {"alice": ["dba"]}})).unwrap();
+    wait_for("the value", LIMIT, seen).unwrap();
+    shell.run("interlock logout").unwrap();
+    assert!(!seen(), "alice has signed out");
 }
 
 #[test]
