@@ -95,6 +95,12 @@ pub enum NotCounted {
          told from them: log in anew by ssh, a console or the like"
     )]
     NoLogin,
+    /// The process that asks had ended before it could be looked at, so that nobody can be told from who asks.
+    #[error(
+        "the process that asks had ended before it was known who logged in, so nobody can be told from who asks: have \
+         it asked again"
+    )]
+    Unseen,
     /// They have approved before.
     #[error("you have approved it already; {0} more are needed")]
     Twice(usize),
@@ -218,6 +224,9 @@ impl Case {
         if self.votes.iter().any(|other| other.by.same(&vote.by).is_some()) {
             return Err(NotCounted::Twice(self.missing()));
         }
+        if self.requester.unseen {
+            return Err(NotCounted::Unseen);
+        }
         self.counts_from_there(&vote.by)?;
         self.fresh(&vote.by)?;
         self.verified(&vote.by)?;
@@ -291,9 +300,9 @@ impl Case {
         if let Some(same) = self.requester.same(by) {
             return Err(NotCounted::Own(same));
         }
-        // An account always says who it is.
+        // An account always says who it is. A login that who asks only claims is enough to need one.
         let nobody = by.person().is_some_and(|person| person.login().is_none());
-        if self.requester.person.login().is_some() && nobody {
+        if self.requester.person.login_uid.is_some() && nobody {
             return Err(NotCounted::NoLogin);
         }
         Ok(())
@@ -319,9 +328,9 @@ impl Case {
         let what = match (&by.who, by.signed_in) {
             (Who::Account(_), Some(_)) => "sign in again",
             (Who::Account(_), None) => "sign in again, with a browser",
-            (Who::Host(_), Some(_)) => "sign in again at your provider, and here with `interlock login`",
+            (Who::Host(_), Some(_)) => "sign in again, with `interlock login --fresh`",
             (Who::Host(_), None) => {
-                "it is not known when you have shown who you are on this host; sign in with `interlock login`, or \
+                "it is not known when you have shown who you are on this host; sign in with `interlock login --fresh`, or \
                  approve it at the collector"
             }
         };
@@ -393,8 +402,8 @@ fn place(
 ) -> bool {
     let Some(by) = votes.get(vote).map(|vote| &vote.by) else { return false };
     for (at, group) in quorum.groups.iter().enumerate() {
-        let fresh = seen.get_mut(at).is_some_and(|seen| !std::mem::replace(seen, true));
-        if !fresh || !by.groups.contains(group) {
+        // Only those of their own are tried: another vote may still find the others.
+        if !by.groups.contains(group) || seen.get_mut(at).is_none_or(|seen| std::mem::replace(seen, true)) {
             continue;
         }
         let holder = stands_for.get(at).copied().flatten();

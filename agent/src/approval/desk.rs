@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 use super::ahead::Ahead;
 use super::case::{Case, NotCounted, Outcome, Vote, Withdrawal};
 use super::listed::{Listed, Shown, Similar, decided_by};
+use super::memory::{Memory, Remembered};
 use super::person::{Approver, Requester};
 use super::rate::Rate;
 use super::remote::{Remote, Shared};
@@ -255,6 +257,7 @@ pub struct Desk {
     pub(super) bounds: Bounds,
     inner: Mutex<Inner>,
     ahead: Ahead,
+    memory: Memory,
     /// Changes whenever there is something to tell.
     pub(super) changed: watch::Sender<()>,
 }
@@ -273,10 +276,20 @@ pub struct Ticket {
 impl Desk {
     /// An empty one.
     pub fn new(bounds: Bounds) -> Arc<Self> {
+        Self::holding(bounds, Memory::default())
+    }
+
+    /// One that knows how requests of earlier agents ended, and lets later ones know: by a file in `state`.
+    pub fn remembering(bounds: Bounds, state: &Path) -> Arc<Self> {
+        Self::holding(bounds, Memory::open(state))
+    }
+
+    fn holding(bounds: Bounds, memory: Memory) -> Arc<Self> {
         Arc::new(Self {
             bounds,
             inner: Mutex::default(),
             ahead: Ahead::default(),
+            memory,
             changed: watch::channel(()).0,
         })
     }
@@ -359,7 +372,13 @@ impl Desk {
                 inner.shared.ended(id, &open.case, &open.request);
                 let _ = self.changed.send(());
             }
-            inner.past.push_back(Past { id, asked: open.asked, request: open.request, outcome, by, told });
+            let past = Past { id, asked: open.asked, request: open.request, outcome, by, told };
+            let remembered = (!told).then(|| Remembered::of(&past));
+            inner.past.push_back(past);
+            drop(inner);
+            if let Some(remembered) = remembered {
+                self.memory.add(&remembered);
+            }
         }
         Some(result)
     }
@@ -514,7 +533,6 @@ impl Desk {
                 && may_see(viewer, &past.request.terms, &past.request.requester())
         });
         listed.similar = similar
-            .take(SIMILAR)
             .map(|past| Similar {
                 id: past.id,
                 asked: past.asked,
@@ -522,6 +540,8 @@ impl Desk {
                 outcome: past.outcome.word(),
                 by: decided_by(&past.outcome, &past.by),
             })
+            .chain(self.memory.similar(&request.likeness, viewer))
+            .take(SIMILAR)
             .collect();
         Ok(listed)
     }
@@ -581,5 +601,7 @@ impl Drop for Ticket {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

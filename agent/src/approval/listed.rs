@@ -28,6 +28,8 @@ pub struct Shown {
     pub params: Vec<Option<String>>,
     /// Parameters that are not.
     pub params_omitted: usize,
+    /// Constants of the text, comments or parameters are masked: what they are is not for approvers.
+    pub redacted: bool,
     /// What each of its statements does.
     pub statements: Vec<Does>,
     /// The database user.
@@ -74,6 +76,9 @@ pub struct Beforehand {
     pub tree_exe: String,
     /// For how many seconds after its approval it can be used.
     pub usable_seconds: u64,
+    /// The time zone of the sessions that it is for; the server's own when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<Arc<str>>,
 }
 
 /// What one statement does, in words.

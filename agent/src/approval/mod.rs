@@ -6,13 +6,15 @@
 //! What a request may become is the state machine in [`case`]; the desk adds the clock, the bounds, and
 //! what was approved for longer than one command.
 //!
-//! Nothing here is kept over the agent's end: flows end with it, and what they held never went on.
+//! Nothing that is open or approved is kept over the agent's end: flows end with it, and what they held never went
+//! on. How requests ended is, for approvers to see.
 
 pub mod ahead;
 pub mod case;
 pub mod cli;
 mod desk;
 mod listed;
+mod memory;
 mod peer;
 mod person;
 mod rate;

@@ -124,6 +124,7 @@ pub(crate) fn whole(
         "transaction": told.transaction,
         "command": told.command,
         "message": told.message,
+        "estimate": told.estimate.as_ref().map(|told| json!({"rows": told.rows, "why_not": told.why_not})),
         "quorums": told.quorums.iter().map(quorum).collect::<Vec<_>>(),
         "scopes": told.scopes,
         "shape_for_seconds": told.shape_for_seconds,

@@ -27,6 +27,7 @@ use super::problem::Problem;
 use super::session::Identity;
 use super::sign_in;
 use super::{actions, display};
+use crate::approvals::ask::estimate;
 use crate::approvals::{Account, Decision};
 use crate::store::{Approval, Page, Vote, WholeApproval, now_ns};
 
@@ -290,6 +291,8 @@ struct ApprovalPage {
     params: Vec<(usize, Option<String>)>,
     omitted: i64,
     does: Vec<Does>,
+    /// How many rows it is expected to touch, in words; empty where nobody has asked.
+    rows: String,
     facts: Vec<(&'static str, String)>,
     identity: Identity,
     alike: Vec<Approval>,
@@ -389,6 +392,7 @@ async fn page(state: &State, actor: Actor, id: &str, notice: Option<Notice>) -> 
         params: (1..).zip(told.params.iter().map(|param| param.value.clone())).collect(),
         omitted: i64::try_from(told.omitted_params).unwrap_or(i64::MAX),
         does: told.statements.iter().map(Does::new).collect(),
+        rows: told.estimate.as_ref().map(estimate).unwrap_or_default(),
         facts,
         identity: Identity::new(&subject),
         alike,

@@ -43,9 +43,9 @@ fn quorum(groups: &[&str], needed: usize, all_of: bool) -> Quorum {
 fn case(quorums: Vec<Quorum>, change: impl FnOnce(&mut Terms), now: Instant) -> Case {
     let mut terms = Terms { quorums: quorums.into(), scopes: Box::new([Scope::Once]), ..Terms::sample() };
     change(&mut terms);
-    let names = ["u1".to_owned(), "u1".to_owned()];
-    let requester =
-        Requester { person: person(1, Some(1), Some(1)), names, actors: Vec::new(), verified: None };
+    let names = vec!["u1".to_owned()];
+    let person = person(1, Some(1), Some(1));
+    let requester = Requester { person, names, unseen: false, actors: Vec::new(), verified: None };
     Case::new(Arc::new(terms), requester, true, now + Duration::from_secs(60))
 }
 
@@ -95,6 +95,36 @@ fn a_claimed_login_counts_against_and_never_for() {
 }
 
 #[test]
+fn a_login_that_who_asks_only_claims_counts_against_whoever_has_it() {
+    let now = Instant::now();
+    let new = |person: Person, unseen: bool| {
+        let mut case = case(vec![quorum(&["dba"], 1, false)], |terms| terms.break_glass = true, now);
+        case.requester.person = person;
+        case.requester.unseen = unseen;
+        case
+    };
+    // From a shell of before the agent's first start, by sudo as a service's user.
+    let mut one = new(claims(500, 1, 7), false);
+    for own in [person(1, Some(1), Some(9)), person(0, Some(1), Some(9)), person(2, Some(2), Some(7))] {
+        assert!(
+            matches!(one.approve(vote(approver(own, &["dba"])), now), Err(NotCounted::Own(_))),
+            "{own:?}"
+        );
+        assert!(matches!(one.deny(approver(own, &["dba"]), "no".into(), now), Err(NotCounted::Own(_))));
+        assert_eq!(one.break_glass(approver(own, &["dba"]), "x".into(), now), Err(NotCounted::NotOwn));
+    }
+    // Who has none, or only claims one, may be the same.
+    for none in [person(2, None, None), claims(2, 2, 2)] {
+        assert_eq!(one.approve(vote(approver(none, &["dba"])), now), Err(NotCounted::NoLogin), "{none:?}");
+    }
+    assert_eq!(one.approve(vote(somebody(2, &["dba"])), now), Ok(0));
+    // Nobody approves what a process asks for that was gone before it could be looked at; refusals count.
+    let mut gone = new(person(500, None, None), true);
+    assert_eq!(gone.approve(vote(somebody(2, &["dba"])), now), Err(NotCounted::Unseen));
+    assert_eq!(gone.deny(somebody(2, &["dba"]), "no".into(), now), Ok(()));
+}
+
+#[test]
 fn as_many_as_are_needed_and_each_once() {
     let now = Instant::now();
     let mut case = case(vec![quorum(&["dba", "sec"], 2, false)], |_| (), now);
@@ -115,6 +145,10 @@ fn one_of_each_group_and_each_somebody_else() {
     // Two of one group are not enough; one in both stands for the one that is missing.
     assert_eq!(case.approve(vote(somebody(2, &["dba", "sec"])), now), Ok(1));
     assert_eq!(case.approve(vote(somebody(3, &["dba"])), now), Ok(0));
+    // In the other order as well.
+    let mut case = self::case(vec![quorum(&["dba", "sec"], 2, true)], |_| (), now);
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
+    assert_eq!(case.approve(vote(somebody(3, &["dba", "sec"])), now), Ok(0));
     let mut case = self::case(vec![quorum(&["dba", "sec"], 2, true)], |_| (), now);
     assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
     assert_eq!(case.approve(vote(somebody(3, &["dba"])), now), Ok(1));

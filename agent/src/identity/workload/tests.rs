@@ -42,7 +42,7 @@ fn run(script: &str, environment: &[(&str, &str)]) -> (Waiting, Vec<Known>) {
 }
 
 fn workloads(config: IssuerConfig) -> Workloads {
-    Workloads::new(Arc::new(Issuers::new(&IdentityConfig { issuers: vec![config] }).unwrap()))
+    Workloads::new(Arc::new(Issuers::new(&IdentityConfig { issuers: vec![config] }).unwrap()), Arc::default())
 }
 
 /// A process that waits for its end without a child of its own.
@@ -210,8 +210,8 @@ fn what_two_trees_show_first_is_nobodys() {
     drop(job_process);
 }
 
-fn nobody() -> bind::Holder {
-    bind::Holder::Container("nothing".to_owned())
+fn nobody() -> holder::Holder {
+    holder::Holder::Container("nothing".to_owned())
 }
 
 /// Ends what `run` has started, and waits until those processes are gone.
@@ -296,10 +296,13 @@ fn a_running_flows_token_is_verified_again() {
     let workloads = Workloads { verified_for: Duration::ZERO, ..workloads(config) };
     let (_job, job) = run(WAIT, &[("T", &key.sign(&server.claims()))]);
     let identity = workloads.find(&job[0], Purpose::Flow).identity.unwrap();
-    assert!(next_look(&identity, now) <= VERIFIED);
     let for_a_day =
         Verified { expires: now.checked_add(Duration::from_secs(86_400)).unwrap(), ..(*identity).clone() };
-    assert_eq!(next_look(&for_a_day, now), VERIFIED);
+    assert_eq!(workloads.next_look(&for_a_day, now), Duration::ZERO);
+    let workloads = workloads.verifying_after(VERIFIED);
+    assert!(workloads.next_look(&identity, now) <= VERIFIED);
+    assert_eq!(workloads.next_look(&for_a_day, now), VERIFIED);
+    let workloads = workloads.verifying_after(Duration::ZERO);
     publish(&Key::ec("1"));
     while workloads.find(&job[0], Purpose::Flow).identity.is_some() {
         std::thread::sleep(Duration::from_millis(50));

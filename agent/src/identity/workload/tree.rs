@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use zeroize::Zeroizing;
 
-use super::bind::{Holder, Process};
+use super::holder::{Holder, POD, Process};
 use crate::identity::ancestors::Stat;
 use crate::identity::cgroup;
 use crate::identity::process::{Known, TICK_NS, memory};
@@ -98,7 +98,7 @@ impl Tree {
     pub(super) fn container(&self) -> String {
         // The containers of a pod share its tokens, and no namespace of files.
         if let Some(pod) = self.pod() {
-            return format!("pod {pod}");
+            return format!("{POD}{pod}");
         }
         let mounts = self.mounts;
         match container(&self.cgroup, is_of_root) {
