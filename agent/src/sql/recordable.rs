@@ -14,10 +14,10 @@ mod tests;
 use std::borrow::Cow;
 use std::ops::Range;
 
-use pg_query::protobuf::{ScanToken, Token};
+use pg_query::protobuf::ScanToken;
 
 use super::Secrets;
-use super::literal::{self, Runs, Value, content, is_comment, is_constant, is_string, runs, slice};
+use super::literal::{self, Runs, Value, Within, content, is_comment, is_constant, is_string, slice};
 use crate::mask::{MaskSet, REDACTED};
 
 /// Texts that run within one another deeper than this are hidden whole, if anything in them is.
@@ -66,7 +66,9 @@ impl<'t> Recordable<'t> {
     /// is a constant. If anything has to be hidden, all is.
     pub fn of_unread(text: &'t str, secrets: &Secrets, masks: &MaskSet) -> Self {
         match secrets.redact(text) {
-            Cow::Borrowed(text) if !masks.finds(text) => Self { text: Cow::Borrowed(text), hidden: Hidden::Nothing },
+            Cow::Borrowed(text) if !masks.finds(text) => {
+                Self { text: Cow::Borrowed(text), hidden: Hidden::Nothing }
+            }
             _ => Self { text: Cow::Borrowed(REDACTED), hidden: Hidden::Code },
         }
     }
@@ -117,13 +119,13 @@ fn masked(text: &str, masks: &MaskSet, nested: usize, quotes: usize) -> Option<V
     }
     let tokens: Vec<ScanToken> = all.into_iter().filter(|token| !is_comment(token)).collect();
     let place = Place { text, tokens: &tokens, masks, nested, quotes, found: &found };
-    let mut statement = 0;
+    let mut within = Within::new(nested > 0);
     for (index, token) in tokens.iter().enumerate() {
-        match token.token() {
-            Token::Ascii59 => statement = index + 1,
-            _ if is_string(token) => place.string(statement, index, &mut edits),
-            _ if is_constant(token) => place.number(index, &mut edits),
-            _ => {}
+        within.pass(index, token);
+        if is_string(token) {
+            place.string(&mut within, index, &mut edits);
+        } else if is_constant(token) {
+            place.number(index, &mut edits);
         }
     }
     (!edits.is_empty()).then_some(edits)
@@ -137,7 +139,8 @@ fn in_comment(comment: &str, start: usize, masks: &MaskSet, edits: &mut Vec<Edit
     if found.is_empty() {
         return;
     }
-    let body = if comment.starts_with("--") { 2..comment.len() } else { 2..comment.len().saturating_sub(2).max(2) };
+    let body =
+        if comment.starts_with("--") { 2..comment.len() } else { 2..comment.len().saturating_sub(2).max(2) };
     // Comments within it have to be closed where they were.
     if comment.get(body.clone()).is_some_and(|body| body.contains("/*") || body.contains("*/")) {
         edits.push((start + body.start..start + body.end, REDACTED.to_owned()));
@@ -157,6 +160,7 @@ struct Place<'t> {
     /// Without comments.
     tokens: &'t [ScanToken],
     masks: &'t MaskSet,
+    /// In how many texts that are run it stands itself.
     nested: usize,
     quotes: usize,
     /// What was found in the whole text.
@@ -164,8 +168,10 @@ struct Place<'t> {
 }
 
 impl Place<'_> {
-    fn string(&self, statement: usize, index: usize, edits: &mut Vec<Edit>) {
-        let Some((range, literal)) = self.tokens.get(index).and_then(|token| slice(self.text, token)) else { return };
+    fn string(&self, within: &mut Within, index: usize, edits: &mut Vec<Edit>) {
+        let Some((range, literal)) = self.tokens.get(index).and_then(|token| slice(self.text, token)) else {
+            return;
+        };
         let inner = content(literal, range.start);
         let hidden = || (inner.clone(), REDACTED.to_owned());
         let Some(value) = Value::of(literal, literal::escape(self.text, self.tokens, index)) else {
@@ -180,12 +186,18 @@ impl Place<'_> {
             (part.start + range.start..part.end + range.start, by.clone())
         };
         // What stands before a constant can say what it is: `secret_access_key = '…'`.
-        let of_context = self.found.iter().filter(|(part, _)| part.start >= inner.start && part.end <= inner.end);
+        let from = self.found.partition_point(|(part, _)| part.start < inner.start);
+        let of_context = self.found.get(from..).unwrap_or_default().iter();
+        let of_context = of_context.take_while(|(part, _)| part.start < inner.end);
+        let of_context = of_context.filter(|(part, _)| part.end <= inner.end);
         let own = self.masks.find(&value.text);
-        if own.as_ref().is_some_and(Vec::is_empty) && of_context.clone().next().is_none() && !has_escapes(&value.text) {
+        if own.as_ref().is_some_and(Vec::is_empty)
+            && of_context.clone().next().is_none()
+            && !has_escapes(&value.text)
+        {
             return;
         }
-        let known = runs(self.text, self.tokens, statement, index, self.nested > 0);
+        let known = within.runs(self.text, self.tokens, index);
         match (known, own) {
             (Runs::Foreign, _) | (_, None) => edits.push(hidden()),
             (known, Some(own)) if known == Runs::Sql || literal::is_sql(&value.text) => {
@@ -208,7 +220,9 @@ impl Place<'_> {
 
     /// A number becomes a string, so that it stays one token.
     fn number(&self, index: usize, edits: &mut Vec<Edit>) {
-        let Some((range, literal)) = self.tokens.get(index).and_then(|token| slice(self.text, token)) else { return };
+        let Some((range, literal)) = self.tokens.get(index).and_then(|token| slice(self.text, token)) else {
+            return;
+        };
         let Some((_, by)) = self.masks.find(literal).unwrap_or_default().into_iter().next() else { return };
         if literal.contains('\'') {
             edits.push((content(literal, range.start), REDACTED.to_owned()));
@@ -217,7 +231,8 @@ impl Place<'_> {
         let (_, by) = plain((0..0, by));
         let quote = "'".repeat(self.quotes);
         // Apart from what it could become one with.
-        let byte = |at: Option<usize>| at.and_then(|at| self.text.as_bytes().get(at)).copied().unwrap_or(b' ');
+        let byte =
+            |at: Option<usize>| at.and_then(|at| self.text.as_bytes().get(at)).copied().unwrap_or(b' ');
         let before = if matches!(byte(range.start.checked_sub(1)), b'&' | b'\'') { " " } else { "" };
         let after = if byte(Some(range.end)) == b'\'' { " " } else { "" };
         edits.push((range, format!("{before}{quote}{by}{quote}{after}")));
@@ -252,17 +267,17 @@ fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
         return true;
     }
     let (Some(one), Some(other)) = (literal::scan(text), literal::scan(shown)) else { return false };
-    let without = |all: Vec<ScanToken>| all.into_iter().filter(|token| !is_comment(token)).collect::<Vec<_>>();
+    let without =
+        |all: Vec<ScanToken>| all.into_iter().filter(|token| !is_comment(token)).collect::<Vec<_>>();
     let (one, other) = (without(one), without(other));
     if one.len() != other.len() || nested > MAX_NESTED {
         return false;
     }
-    let mut statement = 0;
+    let mut within = Within::new(nested > 0);
     for (index, (token, shown_token)) in one.iter().zip(&other).enumerate() {
-        if token.token() == Token::Ascii59 {
-            statement = index + 1;
-        }
-        let (Some((_, token_text)), Some((_, shown_text))) = (slice(text, token), slice(shown, shown_token)) else {
+        within.pass(index, token);
+        let (Some((_, token_text)), Some((_, shown_text))) = (slice(text, token), slice(shown, shown_token))
+        else {
             return false;
         };
         if token_text == shown_text {
@@ -275,13 +290,14 @@ fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
             continue;
         }
         let value = Value::of(token_text, literal::escape(text, &one, index));
-        let known = runs(text, &one, statement, index, nested > 0);
+        let known = within.runs(text, &one, index);
         match (known, value) {
             (Runs::Foreign, _) | (Runs::Sql, None) => return false,
             (Runs::Unknown, None) => {}
             (known, Some(value)) if known == Runs::Sql || literal::is_sql(&value.text) => {
                 let shown_value = Value::of(shown_text, literal::escape(shown, &other, index));
-                let same = shown_value.is_some_and(|shown| runs_the_same(&value.text, &shown.text, nested + 1));
+                let same =
+                    shown_value.is_some_and(|shown| runs_the_same(&value.text, &shown.text, nested + 1));
                 if !same {
                     return false;
                 }

@@ -139,7 +139,8 @@ impl Intended {
         };
         let params: Vec<_> = (1..).zip(&self.params).map(param).collect();
         let redacted = text.hidden != Hidden::Nothing || params != self.params;
-        let shown = show(Step::Query, text.text.into_owned(), Vec::new(), &params, script).ok_or(Unfit::TooMuch)?;
+        let shown =
+            show(Step::Query, text.text.into_owned(), Vec::new(), &params, script).ok_or(Unfit::TooMuch)?;
         Ok(Shown {
             db_user: Arc::clone(&self.db_user),
             database: Arc::clone(&self.database),
@@ -290,5 +291,20 @@ mod tests {
         let shown = intended.shown(&sql::analyze(text), &MaskSet::default()).unwrap();
         assert!(!shown.text.contains("hunter22"), "{}", shown.text);
         assert_eq!(shown.params, [Some("x".to_owned())]);
+        assert!(shown.redacted);
+    }
+
+    #[test]
+    fn all_that_runs_is_shown() {
+        use crate::mask::{Detector, HashKey, Transform};
+        let masks = MaskSet::builder().detector("keys".into(), Detector::PrivateKey, Transform::Redact);
+        let masks = masks.build(&HashKey::new(&[1; 32]));
+        let shown = |text: &str| intended(text, &[]).shown(&sql::analyze(text), &masks);
+        let text = "update c set n = 1 where id = 17\n-----BEGIN PRIVATE KEY-----\nOR region = 'eu'";
+        let seen = shown(text).unwrap();
+        assert!(seen.text.ends_with("\nOR region = 'eu'") && seen.redacted, "{}", seen.text);
+        assert!(intended(text, &[]).recordable(&masks).ends_with("\nOR region = 'eu'"));
+        assert!(!shown("select 1").unwrap().redacted);
+        assert_eq!(shown("alter role x password hunter2").unwrap_err(), Unfit::Hidden);
     }
 }

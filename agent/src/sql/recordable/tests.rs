@@ -6,9 +6,9 @@ use super::*;
 use crate::mask::{Detector, HashKey, Transform};
 
 fn masks(transform: Transform) -> MaskSet {
-    let all = Detector::ALL.iter().fold(MaskSet::builder(), |masks, (detector, _)| {
-        masks.detector("all".into(), *detector, transform)
-    });
+    let all = Detector::ALL
+        .iter()
+        .fold(MaskSet::builder(), |masks, (detector, _)| masks.detector("all".into(), *detector, transform));
     all.build(&HashKey::new(&[1; 32]))
 }
 
@@ -35,7 +35,10 @@ fn constants_are_masked_and_the_rest_is_exact() {
         ("select 1 -- for bob@x.com\n, 2", "select 1 -- for [redacted]\n, 2"),
         ("select /* bob@x.com */ 2", "select /* [redacted] */ 2"),
         ("select /* /* bob@x.com */ a */ 2", "select /*[redacted]*/ 2"),
-        ("select * from c where card = 4111111111111111 or a", "select * from c where card = '[redacted]' or a"),
+        (
+            "select * from c where card = 4111111111111111 or a",
+            "select * from c where card = '[redacted]' or a",
+        ),
         ("select U&4111111111111111", "select U& '[redacted]'"),
         ("select -4111111111111111", "select -'[redacted]'"),
         // In every way that a constant is written.
@@ -66,7 +69,10 @@ fn constants_are_masked_and_the_rest_is_exact() {
             "DO $$BEGIN EXECUTE 'UPDATE c SET e = ''bob@x.com''' USING 'bob@x.com'; END$$",
             "DO $$BEGIN EXECUTE 'UPDATE c SET e = ''[redacted]''' USING '[redacted]'; END$$",
         ),
-        ("select run('delete from c where e = ''bob@x.com''')", "select run('delete from c where e = ''[redacted]''')"),
+        (
+            "select run('delete from c where e = ''bob@x.com''')",
+            "select run('delete from c where e = ''[redacted]''')",
+        ),
     ] {
         let hidden = if text == shown { Hidden::Nothing } else { Hidden::Constants };
         assert_eq!(recorded(text), (shown.to_owned(), hidden), "{text}");
@@ -105,7 +111,9 @@ const ATTACKS: &[&str] = &[
 #[test]
 fn what_runs_is_never_hidden() {
     for text in ATTACKS {
-        for transform in [Transform::Redact, Transform::Partial { keep_first: 3, keep_last: 3 }, Transform::Hash] {
+        for transform in
+            [Transform::Redact, Transform::Partial { keep_first: 3, keep_last: 3 }, Transform::Hash]
+        {
             let shown = Recordable::of(text, &Secrets::of(text), &masks(transform));
             assert!(shown.text.contains(PREDICATE), "{text}\n{}", shown.text);
             assert_ne!(shown.hidden, Hidden::Code, "{text}\n{}", shown.text);
@@ -126,6 +134,8 @@ fn what_cannot_be_seen_is_said_to_be_hidden() {
         "CREATE FUNCTION f() RETURNS int AS $$ 'bob@x.com' $$ LANGUAGE 'plperl'",
         "COPY t TO PROGRAM 'cat # password='''\n",
         "DO $$BEGIN UPDATE c SET e = 'bob@x.com$$",
+        // Pieces of a text that is put together.
+        "DO $$BEGIN EXECUTE 'DELETE FROM c ' || 'WHERE e = ''bob@x.com''' ; END$$",
         // Words that are no constants.
         "ALTER ROLE x PASSWORD hunter2",
         "SET app.token = hunter2",
@@ -164,11 +174,54 @@ fn a_function_of_ones_own_takes_no_secrets() {
 /// Pieces of texts that hit detectors, split tokens, or join them.
 fn piece() -> impl Strategy<Value = String> {
     let fixed = prop::sample::select(vec![
-        "'", "''", "E'", "U&'", "U&", "$$", "$a$", "--", "/*", "*/", "\n", " ", ";", "\\", "\"", "(", ")", ",", "=",
-        ".", "DO ", "LANGUAGE sql ", "EXECUTE ", "USING ", "SET ", "ALTER ROLE x ", "PASSWORD ", "password=",
-        "token ", "crypt", "CREATE FUNCTION f() AS ", "bob@x.com", "4111111111111111", "41111111", "https://u:p@h/",
-        "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "select ", "a", " or b ", "UESCAPE '!'",
-        "aws_secret_access_key = ", "0123456789abcdefghij0123456789abcdefghij", "é", "BEGIN ", " END", "x'", "$1",
+        "'",
+        "''",
+        "E'",
+        "U&'",
+        "U&",
+        "$$",
+        "$a$",
+        "--",
+        "/*",
+        "*/",
+        "\n",
+        " ",
+        ";",
+        "\\",
+        "\"",
+        "(",
+        ")",
+        ",",
+        "=",
+        ".",
+        "DO ",
+        "LANGUAGE sql ",
+        "EXECUTE ",
+        "USING ",
+        "SET ",
+        "ALTER ROLE x ",
+        "PASSWORD ",
+        "password=",
+        "token ",
+        "crypt",
+        "CREATE FUNCTION f() AS ",
+        "bob@x.com",
+        "4111111111111111",
+        "41111111",
+        "https://u:p@h/",
+        "-----BEGIN PRIVATE KEY-----",
+        "-----END PRIVATE KEY-----",
+        "select ",
+        "a",
+        " or b ",
+        "UESCAPE '!'",
+        "aws_secret_access_key = ",
+        "0123456789abcdefghij0123456789abcdefghij",
+        "é",
+        "BEGIN ",
+        " END",
+        "x'",
+        "$1",
     ]);
     fixed.prop_map(str::to_owned)
 }

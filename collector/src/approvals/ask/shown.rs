@@ -113,6 +113,9 @@ impl Shown {
             }
         }
         warnings.dedup();
+        if told.redacted {
+            warnings.push("some of its values are masked: what they are is shown to nobody".to_owned());
+        }
         put("Beware", warnings.join("; "));
         let who = match subject.login_user.as_str() {
             "" => subject.user.clone(),
@@ -154,6 +157,8 @@ impl Shown {
             || !fits(&told.message, VALUE)
             || !told.params.is_empty()
             || told.omitted_params > 0
+            // What nobody can read here nobody approves with one click.
+            || told.redacted
             || !told.runs.is_empty();
         Self {
             id: item.id.clone(),

@@ -3,8 +3,8 @@
 //! All that the client has sent so far is one batch: decided message by message, recorded in one append,
 //! forwarded in one write.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::hold::Standing;
