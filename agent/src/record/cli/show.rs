@@ -213,6 +213,14 @@ impl Timeline {
         if subject.login_uid.is_some() {
             writeln!(output, "  login        {}", printable(&subject.login_user))?;
         }
+        if let Some(claimed) = &subject.login_claimed {
+            let user = printable(&claimed.user);
+            writeln!(
+                output,
+                "  login        claims {user} (uid {}): root was not seen to set it",
+                claimed.uid
+            )?;
+        }
         let optional = [
             ("script", subject.script.as_deref().unwrap_or_default()),
             ("unit", &subject.unit),

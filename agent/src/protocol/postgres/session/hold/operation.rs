@@ -60,7 +60,9 @@ impl Core {
     pub(super) fn who_and_where(&self, hash: &mut Parts) {
         let subject = &self.subject;
         hash.number(subject.uid.into());
-        for id in [subject.login_uid, subject.login_session] {
+        let claimed = subject.login_claimed.as_ref();
+        let claimed = [claimed.map(|claimed| claimed.uid), claimed.and_then(|claimed| claimed.session)];
+        for id in [subject.login_uid, subject.login_session].into_iter().chain(claimed) {
             hash.number(id.map_or(u64::MAX, u64::from));
         }
         hash.text(&subject.exe.to_string_lossy());

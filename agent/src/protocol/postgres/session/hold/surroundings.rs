@@ -15,6 +15,8 @@ pub(in super::super) struct Surroundings {
     /// The digest at the start, where texts mean there what they do in any session of this user in this
     /// database.
     usual: Option<[u8; 32]>,
+    /// The time zone that it was started with.
+    time_zone: Option<Box<str>>,
     /// Something was changed, and its transaction may not be over.
     altered: bool,
     /// It is not answered yet: it may fail.
@@ -54,8 +56,11 @@ impl Surroundings {
             hash.text(value);
         }
         let digest = hash.finish();
+        let mut zones = parameters.iter().filter(|(name, _)| is_time_zone(name));
         Self {
             digest,
+            // The last of several counts.
+            time_zone: zones.next_back().map(|(_, zone)| zone.as_str().into()),
             usual: parameters.iter().all(|(name, value)| is_usual(name, value)).then_some(digest),
             altered: false,
             unanswered: false,
@@ -76,6 +81,11 @@ impl Surroundings {
         !self.unanswered && self.usual == Some(self.digest)
     }
 
+    /// The time zone that its start-up parameters have set, which [`Surroundings::unchanged`] lets be any.
+    pub(super) fn time_zone(&self) -> Option<&str> {
+        self.time_zone.as_deref()
+    }
+
     /// A text runs that may run code: functions, triggers, views.
     pub(in super::super) fn ran(&mut self) {
         self.ran += 1;
@@ -93,10 +103,20 @@ impl Surroundings {
     }
 }
 
-/// A start-up parameter that changes nothing of what a text means.
+fn is_time_zone(name: &str) -> bool {
+    name.eq_ignore_ascii_case("timezone")
+}
+
+/// A setting that changes nothing of what a text means. Drivers set these by themselves.
+fn is_harmless(setting: &str) -> bool {
+    matches!(setting, "application_name" | "extra_float_digits")
+}
+
+/// A start-up parameter that changes nothing of what a text means, or the time zone, which is told apart.
 fn is_usual(name: &str, value: &str) -> bool {
     match name {
         "user" | "database" | "application_name" | "client_encoding" | "extra_float_digits" => true,
+        name if is_time_zone(name) => true,
         // Without an order of day and month, which stays the server's.
         "DateStyle" | "datestyle" => value.eq_ignore_ascii_case("iso"),
         _ => value.is_empty(),
@@ -122,7 +142,7 @@ impl Core {
     /// A text runs that may change them, or undo a change.
     pub(in super::super) fn note_surroundings(&mut self, prepared: &Prepared) {
         let alters = |statement: &Statement| {
-            !statement.settings.is_empty()
+            statement.settings.iter().any(|setting| !is_harmless(setting))
                 || statement.dynamic
                 || statement.classes.contains(&Class::Ddl)
                 || statement.classes.contains(&Class::Privilege)
