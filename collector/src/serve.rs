@@ -478,7 +478,7 @@ pub async fn enter_heads(intake: &Intake) -> Result<(), LedgerStoreError> {
 /// leads does it.
 async fn chores(intake: Arc<Intake>, rules: Vec<Retention>, lead: Arc<Lead>) {
     let mut swept = false;
-    let (mut retained, mut checked, mut pruned) = (None, None, None);
+    let (mut retained, mut checked, mut pruned, mut ended) = (None, None, None, None);
     loop {
         if lead.is_held() {
             if !swept {
@@ -498,6 +498,11 @@ async fn chores(intake: Arc<Intake>, rules: Vec<Retention>, lead: Arc<Lead>) {
                 && let Err(error) = prune_approvals(&intake).await
             {
                 tracing::error!("requests for approval that are too old cannot be removed: {error}");
+            }
+            if is_due(&intake, "tokens", &mut ended, HOUR).await
+                && let Err(error) = prune_bound_tokens(&intake).await
+            {
+                tracing::error!("tokens that have ended cannot be removed: {error}");
             }
             if is_due(&intake, "check", &mut checked, 24 * HOUR).await
                 && let Err(error) = audit::watch(&intake).await
@@ -520,6 +525,13 @@ async fn prune_approvals(intake: &Intake) -> Result<(), StoreError> {
         }
         tracing::info!("{gone} old requests for approval were removed");
     }
+}
+
+/// Removes tokens of workloads that count no more.
+async fn prune_bound_tokens(intake: &Intake) -> Result<(), StoreError> {
+    let mut write = intake.store.write().await?;
+    write.prune_bound_tokens().await?;
+    write.commit().await
 }
 
 /// Whether something that is done so often is to be done now: by when this collector last did it, or when any of

@@ -366,6 +366,13 @@ impl Call<'_> {
                 self.pace(answer.encoded_len().max(LEAST)).await?;
                 self.votes.answered(self.intake, self.host, &answer).await.map_err(internal)
             }
+            Message::TokensBound(told) => {
+                self.bound(told.encoded_len()).await?;
+                match self.intake.take_tokens(self.host, &agent.name, &told).await.map_err(internal)? {
+                    Ok(words) => self.reply(ToAgentMessage::TokenWords(words)).await,
+                    Err(why) => self.found("tokens", why).await,
+                }
+            }
         }
     }
 

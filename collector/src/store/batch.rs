@@ -1,10 +1,11 @@
 //! What comes of events, made ready for the index before anything is written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use interlock_recording::proto::event::Body;
 use interlock_recording::proto::{Command, CommandResult, Event, FlowStarted, SessionEnded};
+use interlock_recording::query::identities;
 use interlock_recording::verify::session_step;
 use interlock_recording::{SessionId, json};
 
@@ -15,6 +16,8 @@ use super::glass::Recorded;
 pub(super) const MAX_TEXT: usize = 16 << 10;
 /// Bytes of a name: PostgreSQL's indexes do not take longer ones.
 pub(super) const MAX_NAME: usize = 1000;
+/// People and workloads that are taken note of in one batch of a session.
+const MAX_IDENTITIES: usize = 64;
 /// Kinds of statements that are listed of one command.
 const MAX_KINDS: usize = 32;
 /// Findings about the order of events in one batch; more of the same tell nobody anything.
@@ -59,6 +62,8 @@ pub(super) struct SessionChange {
     pub(super) start: Option<(i64, Box<FlowStarted>)>,
     pub(super) login: Option<(String, String)>,
     pub(super) end: Option<(i64, SessionEnded)>,
+    /// Who has come to stand behind it: what they are found by.
+    pub(super) identities: BTreeSet<String>,
     pub(super) first_event: i64,
     pub(super) last_event: i64,
     pub(super) first_segment: i64,
@@ -201,6 +206,11 @@ impl Batch {
             Some(Body::FlowStarted(body)) => session.start = Some((at_ns, Box::new(body.clone()))),
             Some(Body::Login(body)) => {
                 session.login = Some((clip_name(&body.user), clip_name(&body.database)));
+            }
+            Some(Body::IdentityChanged(body)) => {
+                let all = identities(body.person.as_ref(), body.workload.as_ref());
+                let room = MAX_IDENTITIES.saturating_sub(session.identities.len());
+                session.identities.extend(all.iter().take(room).map(|one| clip_name(one)));
             }
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),

@@ -15,6 +15,7 @@ mod asks;
 mod attempts;
 mod audit;
 mod batch;
+mod bound;
 mod clock;
 mod commands;
 mod copy;
@@ -64,6 +65,7 @@ pub use approvals::{Approval, ApprovalFilter, ApprovalNews, WholeApproval, appro
 pub use asks::{ChatLink, ChatLinkChange, Linked, Person, SentMessage};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
+pub use bound::{BoundToken, FirstHost};
 pub use clock::Clock;
 pub use commands::{CommandFilter, CommandItem};
 pub use copy::Table;

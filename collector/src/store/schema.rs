@@ -15,6 +15,7 @@ pub(super) const STEPS: &[&str] = &[
     APPROVALS,
     super::asks::TABLES,
     IDENTITY,
+    super::bound::TABLES,
     super::held::TABLES,
     super::addresses::TABLES,
 ];

@@ -15,3 +15,4 @@ mod order;
 mod retention;
 mod settled;
 mod support;
+mod tokens;

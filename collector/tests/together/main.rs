@@ -30,3 +30,5 @@ mod search;
 mod statements;
 #[path = "../taken/support.rs"]
 mod support;
+#[path = "../taken/tokens.rs"]
+mod tokens;

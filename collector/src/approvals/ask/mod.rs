@@ -32,7 +32,7 @@ pub(crate) use cover::Cover;
 use limit::Limits;
 use run::Runner;
 use send::Sender;
-pub(crate) use shown::{is_whole, tame};
+pub(crate) use shown::{estimate, is_whole, tame};
 
 /// Opens the files that a way to ask names.
 ///

@@ -6,7 +6,7 @@
 use interlock_recording::json::time;
 use interlock_recording::proto::Subject;
 use interlock_recording::text::printable;
-use interlock_shipping::v1::ApprovalBy;
+use interlock_shipping::v1::{ApprovalBy, ApprovalEstimate};
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ use crate::store::WholeApproval;
 
 /// Characters of a value.
 const VALUE: usize = 300;
+/// Characters of why there is no estimate.
+const WHY: usize = 200;
 /// Characters of the text.
 const TEXT: usize = 1500;
 
@@ -77,6 +79,29 @@ fn joined<'t>(texts: impl Iterator<Item = &'t String>) -> String {
     all.join(", ")
 }
 
+/// What the server's planner expects, in words. The reason is the host's, and short.
+pub(crate) fn estimate(told: &ApprovalEstimate) -> String {
+    match told.rows {
+        Some(1) => "about 1, as the server expects".to_owned(),
+        Some(rows) => format!("about {}, as the server expects", grouped(rows)),
+        None if told.why_not.is_empty() => "no estimate".to_owned(),
+        None => format!("no estimate, because {}", tame(&told.why_not, WHY)),
+    }
+}
+
+/// `4 182 000`: digits by threes, so that nobody takes thousands for millions.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 fn by(by: Option<&ApprovalBy>) -> String {
     by.map_or_else(|| "somebody".to_owned(), |by| tame(&by.name, VALUE))
 }
@@ -117,12 +142,20 @@ impl Shown {
         }
         warnings.dedup();
         put("Beware", warnings.join("; "));
+        put("Rows", told.estimate.as_ref().map(estimate).unwrap_or_default());
         let who = match subject.login_user.as_str() {
             "" => subject.user.clone(),
             login if login == subject.user => subject.user.clone(),
             login => format!("{} (signed in as {login})", subject.user),
         };
+        let who = match &subject.login_claimed {
+            Some(claimed) if !claimed.user.is_empty() => {
+                format!("{who} (claims a login as {})", claimed.user)
+            }
+            _ => who,
+        };
         put("Who", who);
+        put("Started", told.started_by.clone());
         put("Program", subject.script.clone().unwrap_or_else(|| subject.exe.clone()));
         let ci = subject.ci.unwrap_or_default();
         let job = [&ci.project, &ci.job, &ci.run].into_iter().filter(|part| !part.is_empty());

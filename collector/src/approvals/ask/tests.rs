@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalBy, ApprovalCounted, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding,
-    ApprovalStatement,
+    ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest,
+    ApprovalStanding, ApprovalStatement,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -481,6 +481,40 @@ async fn what_a_chat_missed_it_is_told_as_it_stands() {
 }
 
 #[tokio::test]
+async fn all_ways_tell_how_many_rows_are_expected() {
+    let mut site = Site::new().await;
+    let (slack, teams, hook) = (Fake::new(), Fake::new(), Fake::new());
+    let url = site.secret("teams", &format!("http://{}/x\n", teams.address));
+    let secret = site.secret("secret", &format!("whsec_{}\n", STANDARD.encode(SECRET)));
+    let asks = format!(
+        "{}, {{kind: teams, name: cards, url: {}}}, {{kind: webhook, name: hook, url: 'http://{}/x', secret: {}}}",
+        site.slack(&slack, ""),
+        url.display(),
+        hook.address,
+        secret.display()
+    );
+    site.start(&asks).await;
+    let known = ApprovalEstimate { rows: Some(4_182_000), why_not: String::new() };
+    let unknown = ApprovalEstimate { rows: None, why_not: "planning it may run functions".into() };
+    let words =
+        ["about 4 182 000, as the server expects", "no estimate, because planning it may run functions"];
+    for (nth, (estimate, words)) in (1..).zip([known, unknown].into_iter().zip(words)) {
+        let name = if nth == 1 { "aaaaaaaa" } else { "bbbbbbbb" };
+        let told = ApprovalRequest { estimate: Some(estimate), ..request(name) };
+        site.take(&told).await;
+        for way in [&slack, &teams, &hook] {
+            let asked = way.until(nth).await;
+            assert!(asked[nth - 1].json().to_string().contains(words), "{}", asked[nth - 1].json());
+        }
+        assert_eq!(hook.asked()[nth - 1].json()["data"]["facts"]["rows"], words);
+    }
+    // Where no rule has it asked nothing is said.
+    site.take(&request("cccccccc")).await;
+    assert!(hook.until(3).await[2].json()["data"]["facts"].get("rows").is_none());
+    site.stop().await;
+}
+
+#[tokio::test]
 async fn hostile_text_is_text_and_no_more_everywhere() {
     let mut site = Site::new().await;
     let (slack, teams, hook) = (Fake::new(), Fake::new(), Fake::new());
@@ -504,6 +538,7 @@ async fn hostile_text_is_text_and_no_more_everywhere() {
         database: evil.clone(),
         message: evil.clone(),
         server: evil.clone(),
+        estimate: Some(ApprovalEstimate { rows: None, why_not: evil.repeat(100) }),
         statements: vec![ApprovalStatement {
             writes: vec![evil.clone(); 50],
             kinds: vec![evil.clone()],
