@@ -65,7 +65,10 @@ impl Asker {
     /// Whether a command of `subject` may go on by what this one has asked for: the same user and login, in
     /// the same place, and of the tree.
     fn is_behind(&self, subject: &Subject) -> bool {
-        let who = |subject: &Subject| (subject.uid, subject.login_uid, subject.login_session);
+        let who = |subject: &Subject| {
+            let claimed = subject.login_claimed.as_ref().map(|claimed| (claimed.uid, claimed.session));
+            (subject.uid, subject.login_uid, subject.login_session, claimed)
+        };
         let verified = |subject: &Subject| {
             [&subject.person, &subject.workload].map(|identity| {
                 identity

@@ -17,7 +17,9 @@ mod listed;
 mod memory;
 mod peer;
 mod person;
+mod rate;
 mod remote;
+mod started;
 
 pub use case::{NotCounted, Outcome, Vote, Withdrawal};
 pub use desk::{
@@ -29,3 +31,4 @@ pub use person::{Account, Approver, Person, Requester, Who};
 #[cfg(test)]
 pub(crate) use remote::tests as remote_tests;
 pub use remote::{Answered, Name, News, Opened, Remote, RemoteVote, Standing, Told};
+pub use started::seated;

@@ -41,6 +41,9 @@ pub enum Request {
         issuer: Option<String>,
         /// How.
         way: Way,
+        /// Whoever it is must show anew who they are, though they are signed in at the provider.
+        #[serde(default)]
+        fresh: bool,
     },
     /// Wait for a sign-in a while; nothing comes back while nobody has signed in.
     SignInWait {

@@ -214,8 +214,7 @@ impl Agent {
             let masks = judged.flow.record_masks();
             let reason = masks.mask_text(reason).into_owned();
             let parent = asker.subject.ancestors.first().map(|parent| parent.exe.to_string_lossy());
-            let shown =
-                judged.intended.shown(&script, masks).ok_or("it is more than approvers can be shown")?;
+            let shown = judged.intended.shown(&script, masks).map_err(|unfit| unfit.to_string())?;
             // Wherever people decide, they see this.
             let rule = judged.decision.message.as_deref().unwrap_or_default();
             let zone = judged.intended.time_zone.as_ref();

@@ -166,6 +166,10 @@ impl Batch {
             body.string(4, &refused.reason);
             body.uint(5, refused.owner_pid.into());
             body.uint(6, refused.owner_uid.into());
+            if let Some(other) = refused.other_host {
+                body.string(7, &other.id);
+                body.string(8, &other.name);
+            }
         });
     }
 
@@ -431,6 +435,8 @@ fn requested(body: &mut Writer<'_>, asked: &ApprovalRequested<'_>) {
     }
     body.uint(11, nanoseconds(asked.terms.within));
     body.uint(50, asked.terms.fresh.map_or(0, nanoseconds));
+    body.bool(88, shown.redacted);
+    body.bool(90, asked.terms.verified);
     if let Some(estimate) = &shown.estimate {
         body.message(70, |field| {
             field.bool(1, estimate.rows.is_some());
@@ -649,6 +655,15 @@ pub(super) fn subject(writer: &mut Writer<'_>, subject: &Subject) {
     }
     if let Some(workload) = &subject.workload {
         writer.message(61, |field| verified(field, workload));
+    }
+    if let Some(claimed) = &subject.login_claimed {
+        writer.message(76, |field| {
+            field.uint(1, claimed.uid.into());
+            field.string(2, &claimed.user);
+            if let Some(session) = claimed.session {
+                field.always_uint(3, session.into());
+            }
+        });
     }
 }
 

@@ -130,6 +130,8 @@ pub(crate) fn whole(
         "shape_for_seconds": told.shape_for_seconds,
         "reason_required": told.reason_required,
         "fresh_seconds": told.fresh_seconds,
+        "approver_verified": told.approver_verified,
+        "started_by": told.started_by,
         "break_glass": told.break_glass,
         "counted": standing.votes.iter().map(counted).collect::<Vec<_>>(),
         "missing": standing.missing,

@@ -301,6 +301,8 @@ struct ApprovalPage {
     reason_required: bool,
     fresh_minutes: u64,
     message: String,
+    /// What has started the process that asks, where nobody sits in front of it.
+    started_by: String,
     break_glass: bool,
     /// Why whoever looks cannot decide, or not approve; empty when they can.
     cannot_decide: String,
@@ -355,6 +357,10 @@ async fn page(state: &State, actor: Actor, id: &str, notice: Option<Notice>) -> 
             .to_owned()
     } else if !here {
         "The policy takes approvals only on the host: interlock approvals approve".to_owned()
+    } else if !account.is_verified(&one) {
+        "The policy takes approvals only of people whom an identity provider has verified. Sign in by an account of \
+         your provider, or approve it on the host after `interlock login`: interlock approvals approve"
+            .to_owned()
     } else {
         String::new()
     };
@@ -395,6 +401,7 @@ async fn page(state: &State, actor: Actor, id: &str, notice: Option<Notice>) -> 
         reason_required: told.reason_required,
         fresh_minutes: told.fresh_seconds.div_ceil(60),
         message: told.message.clone(),
+        started_by: told.started_by.clone(),
         break_glass: told.break_glass,
         cannot_decide,
         cannot_approve,

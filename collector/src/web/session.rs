@@ -385,6 +385,10 @@ impl Identity {
         if subject.login_uid.is_some() {
             put("logged in to the host as", text(&subject.login_user));
         }
+        if let Some(claimed) = &subject.login_claimed {
+            let user = display::beginning(&claimed.user, 200);
+            put("claims a login as", format!("{user} (uid {}): root was not seen to set it", claimed.uid));
+        }
         put("group", text(&subject.group));
         put("script", text(subject.script.as_deref().unwrap_or_default()));
         put("unit", text(&subject.unit));

@@ -13,7 +13,7 @@ use crate::identity::Subject;
 use crate::mask::MaskSet;
 use crate::operation::{Operation, Protocol};
 use crate::record::Step;
-use crate::sql::{self, Kind, Script, Secrets, Statement};
+use crate::sql::{self, Hidden, Kind, Recordable, Script, Secrets, Statement};
 
 /// Bytes of all parameters.
 const PARAMETERS: usize = 64 << 10;
@@ -69,6 +69,12 @@ pub(crate) enum Unfit {
          and signs"
     )]
     Zone,
+    /// A mask or secret hides more of it than constants.
+    #[error(
+        "what it runs cannot be shown to who would approve it, for a mask or a secret hides more of it than \
+         constants: write values as constants in quotes, or give them as parameters"
+    )]
+    Hidden,
     /// It runs what a session has made before.
     #[error(
         "it runs what a session has prepared (EXECUTE, FETCH, a cursor), which nobody can see now: ask for the \
@@ -92,7 +98,7 @@ impl Intended {
 
     /// Its text as it may be recorded and shown.
     pub(crate) fn recordable(&self, masks: &MaskSet) -> String {
-        masks.mask_text(&sql::redact_secrets(&self.text)).into_owned()
+        Recordable::of(&self.text, &Secrets::of(&self.text), masks).text.into_owned()
     }
 
     /// It can be asked for.
@@ -131,9 +137,16 @@ impl Intended {
         if script.statements.iter().any(of_session) { Err(Unfit::OfSession) } else { Ok(()) }
     }
 
-    /// What approvers see of it; `None` where that is more than they are shown.
-    pub(crate) fn shown(&self, script: &Script, masks: &MaskSet) -> Option<Shown> {
+    /// What approvers see of it.
+    ///
+    /// # Errors
+    /// Why they cannot see all that runs.
+    pub(crate) fn shown(&self, script: &Script, masks: &MaskSet) -> Result<Shown, Unfit> {
         let secrets = Secrets::of(&self.text);
+        let text = Recordable::of(&self.text, &secrets, masks);
+        if text.hidden == Hidden::Code {
+            return Err(Unfit::Hidden);
+        }
         let param = |(number, value): (usize, &Option<String>)| {
             let value = value.as_ref()?;
             Some(if secrets.has_param(number) {
@@ -143,11 +156,14 @@ impl Intended {
             })
         };
         let params: Vec<_> = (1..).zip(&self.params).map(param).collect();
-        let shown = show(Step::Query, self.recordable(masks), Vec::new(), &params, script)?;
-        Some(Shown {
+        let redacted = text.hidden != Hidden::Nothing || params != self.params;
+        let shown =
+            show(Step::Query, text.text.into_owned(), Vec::new(), &params, script).ok_or(Unfit::TooMuch)?;
+        Ok(Shown {
             db_user: Arc::clone(&self.db_user),
             database: Arc::clone(&self.database),
             transaction: "none",
+            redacted,
             ..shown
         })
     }
@@ -169,7 +185,9 @@ impl Intended {
     pub(crate) fn digest(&self, subject: &Subject, tree: Tree) -> [u8; 32] {
         let mut hash = Parts::new("interlock approval beforehand 2");
         hash.number(subject.uid.into());
-        for id in [subject.login_uid, subject.login_session] {
+        let claimed = subject.login_claimed.as_ref();
+        let claimed = [claimed.map(|claimed| claimed.uid), claimed.and_then(|claimed| claimed.session)];
+        for id in [subject.login_uid, subject.login_session].into_iter().chain(claimed) {
             hash.number(id.map_or(u64::MAX, u64::from));
         }
         for identity in [&subject.person, &subject.workload] {

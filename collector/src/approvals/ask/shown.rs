@@ -10,6 +10,7 @@ use interlock_shipping::v1::{ApprovalBy, ApprovalEstimate};
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::cover::{Cover, offered};
 use crate::store::WholeApproval;
 
 /// Characters of a value.
@@ -45,6 +46,8 @@ pub(crate) struct Shown {
     pub(super) open: bool,
     /// It can be approved once, and here is all that there is to read before.
     pub(super) once: bool,
+    /// What more than the one command can be approved, likewise.
+    pub(super) covers: Vec<Cover>,
     deadline_ns: i64,
     missing: u32,
 }
@@ -145,7 +148,14 @@ impl Shown {
             login if login == subject.user => subject.user.clone(),
             login => format!("{} (signed in as {login})", subject.user),
         };
+        let who = match &subject.login_claimed {
+            Some(claimed) if !claimed.user.is_empty() => {
+                format!("{who} (claims a login as {})", claimed.user)
+            }
+            _ => who,
+        };
         put("Who", who);
+        put("Started", told.started_by.clone());
         put("Program", subject.script.clone().unwrap_or_else(|| subject.exe.clone()));
         let ci = subject.ci.unwrap_or_default();
         let job = [&ci.project, &ci.job, &ci.run].into_iter().filter(|part| !part.is_empty());
@@ -201,6 +211,7 @@ impl Shown {
             message: tame(&told.message, VALUE),
             outcome: outcome(one),
             open: pending && told.collector == "decide",
+            covers: if cut { Vec::new() } else { offered(one) },
             once: !cut && told.scopes.iter().any(|scope| scope == "once"),
             deadline_ns: item.deadline_ns,
             missing: standing.missing,
@@ -222,6 +233,7 @@ impl Shown {
             outcome: outcome.to_owned(),
             open: false,
             once: false,
+            covers: Vec::new(),
             ..Self::new(one, base)
         }
     }

@@ -36,10 +36,12 @@ use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
 use crate::protocol::postgres::request::OWN;
 use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
+use crate::sql::Hidden;
 use crate::tls::Stream;
 
 pub(super) use self::operation::Operation;
-use self::operation::not_shown;
+use self::operation::{not_seen, not_shown};
+pub(super) use self::surroundings::Standing;
 use self::surroundings::Surroundings;
 
 /// A flow's part in it.
@@ -280,6 +282,9 @@ impl Core {
         }
         if let Some(approved) = self.asked_beforehand(operation, terms) {
             return Holding::Pass(approved);
+        }
+        if self.hidden(operation) == Hidden::Code {
+            return Holding::Refuse(not_seen(), None);
         }
         let Some(shown) = self.shown(operation) else { return Holding::Refuse(not_shown(), None) };
         self.holds.to_hold = Some(Box::new(approval::Request {

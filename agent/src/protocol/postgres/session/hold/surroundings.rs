@@ -25,6 +25,26 @@ pub(in super::super) struct Surroundings {
     failed: bool,
     /// It was changed in a transaction that was still open when it was answered.
     in_transaction: bool,
+    /// How many texts were sent that may run code, whatever it does.
+    ran: u64,
+}
+
+/// Under what a portal was approved: what its text means there, and who stands behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Standing {
+    surroundings: [u8; 32],
+    unanswered: bool,
+    who: [u8; 32],
+    ran: u64,
+}
+
+impl Standing {
+    /// What was approved under it may go on under `now`: nothing has changed. A portal that has begun runs between
+    /// others of its session, whose texts say that they change nothing.
+    pub(in super::super) fn lasts(&self, now: &Self, begun: bool) -> bool {
+        let ran = if begun { now.ran } else { self.ran };
+        Self { ran, ..*self } == *now
+    }
 }
 
 impl Surroundings {
@@ -46,6 +66,7 @@ impl Surroundings {
             unanswered: false,
             failed: false,
             in_transaction: false,
+            ran: 0,
         }
     }
 
@@ -63,6 +84,11 @@ impl Surroundings {
     /// The time zone that its start-up parameters have set, which [`Surroundings::unchanged`] lets be any.
     pub(super) fn time_zone(&self) -> Option<&str> {
         self.time_zone.as_deref()
+    }
+
+    /// A text runs that may run code: functions, triggers, views.
+    pub(in super::super) fn ran(&mut self) {
+        self.ran += 1;
     }
 
     fn mix(&mut self, what: &str, text: &str, own: Option<&(String, u64)>) {
@@ -103,6 +129,16 @@ impl Core {
         (self.log.session().id().to_string(), self.log.next().0)
     }
 
+    /// What holds now.
+    pub(in super::super) fn standing(&self) -> Standing {
+        let mut who = Parts::new("interlock standing 1");
+        self.who_and_where(&mut who);
+        who.number(self.subject.pid.into());
+        who.number(self.subject.start_time_ns);
+        let Surroundings { digest, unanswered, ran, .. } = &self.holds.surroundings;
+        Standing { surroundings: *digest, unanswered: *unanswered, who: who.finish(), ran: *ran }
+    }
+
     /// A text runs that may change them, or undo a change.
     pub(in super::super) fn note_surroundings(&mut self, prepared: &Prepared) {
         let alters = |statement: &Statement| {
@@ -137,6 +173,7 @@ impl Core {
     pub(in super::super) fn note_call(&mut self) {
         let own = self.own();
         let surroundings = &mut self.holds.surroundings;
+        surroundings.ran();
         surroundings.mix("interlock surroundings: call", "", Some(&own));
         surroundings.altered = true;
         surroundings.unanswered = true;
