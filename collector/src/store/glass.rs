@@ -77,6 +77,7 @@ fn stands(told: &ApprovalRequest, at_ns: i64, decided: &ApprovalDecided) -> Appr
         login: clip(&by.login_user, NAME),
         via: clip(&by.via, NAME),
         groups: by.groups.iter().take(GROUPS).map(|group| clip(group, NAME)).collect(),
+        ..ApprovalBy::default()
     });
     ApprovalStanding {
         request: told.request.clone(),
