@@ -435,8 +435,8 @@ fn requested(body: &mut Writer<'_>, asked: &ApprovalRequested<'_>) {
     }
     body.uint(11, nanoseconds(asked.terms.within));
     body.uint(50, asked.terms.fresh.map_or(0, nanoseconds));
-    body.bool(90, asked.terms.verified);
     body.bool(88, shown.redacted);
+    body.bool(90, asked.terms.verified);
     if let Some(estimate) = &shown.estimate {
         body.message(70, |field| {
             field.bool(1, estimate.rows.is_some());

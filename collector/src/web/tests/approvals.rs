@@ -408,8 +408,8 @@ async fn what_hosts_tell_is_shown_harmlessly() {
         database: evil.clone(),
         db_user: evil.clone(),
         message: evil.clone(),
-        started_by: evil.clone(),
         estimate: Some(ApprovalEstimate { rows: None, why_not: evil.clone() }),
+        started_by: evil.clone(),
         step: evil.clone(),
         transaction: evil.clone(),
         quorums: vec![ApprovalQuorum {
