@@ -67,6 +67,7 @@ fn as_told(session: SessionId, at_ns: i64, asked: &ApprovalRequested) -> Approva
         command: asked.command,
         quorums: asked.quorums.iter().take(RULES).map(quorum).collect(),
         fresh_seconds: asked.fresh_ns / 1_000_000_000,
+        approver_verified: asked.approver_verified,
         redacted: asked.redacted,
         ..ApprovalRequest::default()
     })
