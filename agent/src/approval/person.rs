@@ -223,7 +223,11 @@ impl Approver {
             known.then_some(SAME_USER)
         };
         match (&self.who, &other.who) {
-            (Who::Host(one), Who::Host(two)) => one.same(two),
+            (Who::Host(one), Who::Host(two)) => {
+                // Of two directories: `alice` and `CORP+alice` have different ids.
+                let own = [&self.name, &self.login, &self.login_claimed];
+                one.same(two).or_else(|| own.iter().any(|name| other.is_called(name)).then_some(SAME_USER))
+            }
             (Who::Account(one), Who::Account(two)) => one.same(two),
             (Who::Host(_), Who::Account(account)) => names(self, account),
             (Who::Account(account), Who::Host(_)) => names(other, account),
@@ -507,6 +511,12 @@ mod tests {
         alice.claims.insert("preferred_username".to_owned(), "Alice+adm@corp.example".into());
         assert_eq!(asks.same(&host(2, Some(Arc::new(alice)))), Some(SAME_USER));
         assert_eq!(asks.same(&host(2, Some(verified("https://id", "7", None)))), None);
+        // Another user of theirs, of another directory; as one of two approvers too.
+        let directory = Approver { name: "CORP+alice".into(), ..host(2, None) };
+        assert_eq!(asks.same(&directory), Some(SAME_USER));
+        let local = Approver { name: "alice".into(), ..host(3, None) };
+        assert_eq!((local.same(&directory), directory.same(&local)), (Some(SAME_USER), Some(SAME_USER)));
+        assert_eq!(local.same(&host(2, None)), None);
         // A login that the approver's process only claims.
         assert_eq!(asks.same(&Approver { login_claimed: "alice".into(), ..host(2, None) }), Some(SAME_USER));
     }

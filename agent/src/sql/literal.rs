@@ -204,36 +204,60 @@ pub(super) enum Runs {
     Unknown,
 }
 
-/// Whether the string at `index` of a statement that begins at `statement` is run: the body of DO and of functions,
-/// COPY's program, and within a body (`nested`) what EXECUTE runs.
-pub(super) fn runs(text: &str, tokens: &[ScanToken], statement: usize, index: usize, nested: bool) -> Runs {
-    let back = |steps: usize| {
-        let at = index.checked_sub(steps).filter(|at| *at >= statement);
-        at.and_then(|at| tokens.get(at)).map(ScanToken::token)
-    };
-    let earlier = tokens.get(statement..index).unwrap_or_default();
-    let has = |kind: Token| earlier.iter().any(|token| token.token() == kind);
-    if back(1) == Some(Token::Program) {
-        return Runs::Foreign;
+/// Where in a text we are, as far as it says whether a string is run.
+#[derive(Debug, Default)]
+pub(super) struct Within {
+    /// The first token of the statement.
+    statement: usize,
+    /// The text is run itself.
+    nested: bool,
+    /// EXECUTE came, and not yet the values for what it runs.
+    executes: bool,
+    creates: bool,
+    /// It makes a function.
+    function: bool,
+    /// Its LANGUAGE is not one that is read here, once that was looked at.
+    foreign: Option<bool>,
+}
+
+impl Within {
+    /// At the beginning of a text.
+    pub(super) fn new(nested: bool) -> Self {
+        Self { nested, ..Self::default() }
     }
-    let body = back(1) == Some(Token::Do)
-        || back(2) == Some(Token::Language) && back(3) == Some(Token::Do)
-        || back(1) == Some(Token::As)
-            && has(Token::Create)
-            && (has(Token::Function) || has(Token::Procedure));
-    if body {
-        return if is_foreign(text, tokens, statement) { Runs::Foreign } else { Runs::Sql };
-    }
-    let mut executed = false;
-    for token in earlier {
+
+    /// Passes the token at `index`.
+    pub(super) fn pass(&mut self, index: usize, token: &ScanToken) {
         match token.token() {
-            Token::Execute => executed = true,
-            // The values for what is run.
-            Token::Using => executed = false,
+            Token::Ascii59 => *self = Self { statement: index + 1, ..Self::new(self.nested) },
+            Token::Execute => self.executes = true,
+            Token::Using => self.executes = false,
+            Token::Create => self.creates = true,
+            Token::Function | Token::Procedure => self.function = self.creates,
             _ => {}
         }
     }
-    if nested && executed { Runs::Sql } else { Runs::Unknown }
+
+    /// Whether the string at `index` is run: the body of DO and of functions, COPY's program, and within a body what
+    /// EXECUTE runs.
+    pub(super) fn runs(&mut self, text: &str, tokens: &[ScanToken], index: usize) -> Runs {
+        let back = |steps: usize| {
+            let at = index.checked_sub(steps).filter(|at| *at >= self.statement);
+            at.and_then(|at| tokens.get(at)).map(ScanToken::token)
+        };
+        if back(1) == Some(Token::Program) {
+            return Runs::Foreign;
+        }
+        let body = back(1) == Some(Token::Do)
+            || back(2) == Some(Token::Language) && back(3) == Some(Token::Do)
+            || back(1) == Some(Token::As) && self.function;
+        if body {
+            let statement = self.statement;
+            let foreign = *self.foreign.get_or_insert_with(|| is_foreign(text, tokens, statement));
+            return if foreign { Runs::Foreign } else { Runs::Sql };
+        }
+        if self.nested && self.executes { Runs::Sql } else { Runs::Unknown }
+    }
 }
 
 /// The statement's LANGUAGE is not one that is read here.
@@ -248,8 +272,79 @@ fn is_foreign(text: &str, tokens: &[ScanToken], statement: usize) -> bool {
     })
 }
 
+/// Words that a statement begins with.
+const BEGIN: &[&str] = &[
+    "abort",
+    "alter",
+    "analyse",
+    "analyze",
+    "begin",
+    "call",
+    "checkpoint",
+    "close",
+    "cluster",
+    "comment",
+    "commit",
+    "copy",
+    "create",
+    "deallocate",
+    "declare",
+    "delete",
+    "discard",
+    "do",
+    "drop",
+    "end",
+    "execute",
+    "explain",
+    "fetch",
+    "grant",
+    "import",
+    "insert",
+    "listen",
+    "load",
+    "lock",
+    "merge",
+    "move",
+    "notify",
+    "prepare",
+    "reassign",
+    "refresh",
+    "reindex",
+    "release",
+    "reset",
+    "revoke",
+    "rollback",
+    "savepoint",
+    "security",
+    "select",
+    "set",
+    "show",
+    "start",
+    "table",
+    "truncate",
+    "unlisten",
+    "update",
+    "vacuum",
+    "values",
+    "with",
+];
+
+/// It begins as a statement does; most values do not.
+fn may_be_sql(text: &str) -> bool {
+    let text = text.trim_start_matches(|c: char| c.is_ascii_whitespace() || matches!(c, ';' | '(' | '\u{b}'));
+    let end = text.bytes().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(text.len());
+    let word = text.get(..end).unwrap_or_default();
+    text.starts_with("--")
+        || text.starts_with("/*")
+        || text.starts_with("<<")
+        || BEGIN.iter().any(|begin| word.eq_ignore_ascii_case(begin))
+}
+
 /// A text holds statements that PostgreSQL's grammar takes, or a block of PL/pgSQL.
 pub(super) fn is_sql(text: &str) -> bool {
+    if !may_be_sql(text) {
+        return false;
+    }
     let trimmed = text.trim().trim_end_matches(';').trim_end();
     let begins = |word: &str| trimmed.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
     let end = trimmed.len().checked_sub(3).and_then(|at| trimmed.get(at..));

@@ -14,10 +14,10 @@ mod tests;
 use std::borrow::Cow;
 use std::ops::Range;
 
-use pg_query::protobuf::{ScanToken, Token};
+use pg_query::protobuf::ScanToken;
 
 use super::Secrets;
-use super::literal::{self, Runs, Value, content, is_comment, is_constant, is_string, runs, slice};
+use super::literal::{self, Runs, Value, Within, content, is_comment, is_constant, is_string, slice};
 use crate::mask::{MaskSet, REDACTED};
 
 /// Texts that run within one another deeper than this are hidden whole, if anything in them is.
@@ -119,13 +119,13 @@ fn masked(text: &str, masks: &MaskSet, nested: usize, quotes: usize) -> Option<V
     }
     let tokens: Vec<ScanToken> = all.into_iter().filter(|token| !is_comment(token)).collect();
     let place = Place { text, tokens: &tokens, masks, nested, quotes, found: &found };
-    let mut statement = 0;
+    let mut within = Within::new(nested > 0);
     for (index, token) in tokens.iter().enumerate() {
-        match token.token() {
-            Token::Ascii59 => statement = index + 1,
-            _ if is_string(token) => place.string(statement, index, &mut edits),
-            _ if is_constant(token) => place.number(index, &mut edits),
-            _ => {}
+        within.pass(index, token);
+        if is_string(token) {
+            place.string(&mut within, index, &mut edits);
+        } else if is_constant(token) {
+            place.number(index, &mut edits);
         }
     }
     (!edits.is_empty()).then_some(edits)
@@ -160,6 +160,7 @@ struct Place<'t> {
     /// Without comments.
     tokens: &'t [ScanToken],
     masks: &'t MaskSet,
+    /// In how many texts that are run it stands itself.
     nested: usize,
     quotes: usize,
     /// What was found in the whole text.
@@ -167,7 +168,7 @@ struct Place<'t> {
 }
 
 impl Place<'_> {
-    fn string(&self, statement: usize, index: usize, edits: &mut Vec<Edit>) {
+    fn string(&self, within: &mut Within, index: usize, edits: &mut Vec<Edit>) {
         let Some((range, literal)) = self.tokens.get(index).and_then(|token| slice(self.text, token)) else {
             return;
         };
@@ -185,8 +186,10 @@ impl Place<'_> {
             (part.start + range.start..part.end + range.start, by.clone())
         };
         // What stands before a constant can say what it is: `secret_access_key = '…'`.
-        let of_context =
-            self.found.iter().filter(|(part, _)| part.start >= inner.start && part.end <= inner.end);
+        let from = self.found.partition_point(|(part, _)| part.start < inner.start);
+        let of_context = self.found.get(from..).unwrap_or_default().iter();
+        let of_context = of_context.take_while(|(part, _)| part.start < inner.end);
+        let of_context = of_context.filter(|(part, _)| part.end <= inner.end);
         let own = self.masks.find(&value.text);
         if own.as_ref().is_some_and(Vec::is_empty)
             && of_context.clone().next().is_none()
@@ -194,7 +197,7 @@ impl Place<'_> {
         {
             return;
         }
-        let known = runs(self.text, self.tokens, statement, index, self.nested > 0);
+        let known = within.runs(self.text, self.tokens, index);
         match (known, own) {
             (Runs::Foreign, _) | (_, None) => edits.push(hidden()),
             (known, Some(own)) if known == Runs::Sql || literal::is_sql(&value.text) => {
@@ -270,11 +273,9 @@ fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
     if one.len() != other.len() || nested > MAX_NESTED {
         return false;
     }
-    let mut statement = 0;
+    let mut within = Within::new(nested > 0);
     for (index, (token, shown_token)) in one.iter().zip(&other).enumerate() {
-        if token.token() == Token::Ascii59 {
-            statement = index + 1;
-        }
+        within.pass(index, token);
         let (Some((_, token_text)), Some((_, shown_text))) = (slice(text, token), slice(shown, shown_token))
         else {
             return false;
@@ -289,7 +290,7 @@ fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
             continue;
         }
         let value = Value::of(token_text, literal::escape(text, &one, index));
-        let known = runs(text, &one, statement, index, nested > 0);
+        let known = within.runs(text, &one, index);
         match (known, value) {
             (Runs::Foreign, _) | (Runs::Sql, None) => return false,
             (Runs::Unknown, None) => {}

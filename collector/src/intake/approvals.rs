@@ -144,7 +144,9 @@ fn wrong(told: &ApprovalRequest) -> Option<&'static str> {
             && quorum.via.iter().all(|via| via.len() <= NAME)
     };
     let short = [&told.step, &told.transaction].into_iter().all(|word| word.len() <= NAME);
-    let long = [&told.server, &told.database, &told.db_user].into_iter().all(|name| name.len() <= LONG);
+    let long = [&told.server, &told.database, &told.db_user, &told.started_by]
+        .into_iter()
+        .all(|name| name.len() <= LONG);
     if !is_request(&told.request, &told.digest) {
         Some("a request for approval without a name")
     } else if told.encoded_len() > MAX_APPROVAL {
@@ -167,6 +169,7 @@ fn wrong(told: &ApprovalRequest) -> Option<&'static str> {
         || told.hosts.len() > LISTED
         || told.hosts.iter().any(|host| host.len() > LONG)
         || told.statements.len() > LISTED
+        || told.estimate.as_ref().is_some_and(|estimate| estimate.why_not.len() > LONG)
         || told.params.len() > PARAMS
     {
         Some("a request for approval with more in it than an agent tells")
@@ -185,6 +188,8 @@ fn stands(told: &ApprovalStanding) -> bool {
                 && by.via.len() <= NAME
                 && by.groups.len() <= GROUPS
                 && by.groups.iter().all(|group| group.len() <= LONG)
+                && by.names.len() <= GROUPS
+                && by.names.iter().all(|name| name.len() <= LONG)
         })
     };
     is_request(&told.request, &told.digest)

@@ -53,6 +53,9 @@ pub enum FirstHost {
 /// store by tokens that end at once.
 const MOST: i64 = 20_000;
 
+/// What is told again with another end is written again when it is later by this much: each way takes its time.
+const SLACK: i64 = 60 * 1_000_000_000;
+
 impl Write<'_> {
     /// Says who had a token first: `host`, if nobody has it yet. Of several that ask at the same time it is one.
     ///
@@ -61,7 +64,9 @@ impl Write<'_> {
     pub async fn bind_token(&mut self, host: &str, token: &BoundToken) -> Result<FirstHost, StoreError> {
         let now = now_ns();
         match self.first_host(&token.digest).await? {
-            Some((first, _, until)) if first == host && until >= token.until_ns => return Ok(FirstHost::Own),
+            Some((first, _, until)) if first == host && until >= token.until_ns.saturating_sub(SLACK) => {
+                return Ok(FirstHost::Own);
+            }
             Some((first, name, until)) if first != host && until > now => {
                 return Ok(FirstHost::Other { host: first, name });
             }
@@ -73,7 +78,8 @@ impl Write<'_> {
         let done = sqlx::query(
             "INSERT INTO bound_tokens (digest, host, token_hash, issuer, bound_ns, until_ns) \
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (digest) DO UPDATE \
-             SET host = $2, token_hash = $3, issuer = $4, bound_ns = $5, until_ns = $6 \
+             SET host = $2, token_hash = $3, issuer = $4, until_ns = $6, \
+             bound_ns = CASE WHEN bound_tokens.host = $2 THEN bound_tokens.bound_ns ELSE $5 END \
              WHERE bound_tokens.host = $2 OR bound_tokens.until_ns <= $5",
         )
         .bind(&token.digest)

@@ -67,6 +67,8 @@ fn as_told(session: SessionId, at_ns: i64, asked: &ApprovalRequested) -> Approva
         command: asked.command,
         quorums: asked.quorums.iter().take(RULES).map(quorum).collect(),
         fresh_seconds: asked.fresh_ns / 1_000_000_000,
+        approver_verified: asked.approver_verified,
+        redacted: asked.redacted,
         ..ApprovalRequest::default()
     })
 }
@@ -77,6 +79,14 @@ fn stands(told: &ApprovalRequest, at_ns: i64, decided: &ApprovalDecided) -> Appr
         login: clip(&by.login_user, NAME),
         via: clip(&by.via, NAME),
         groups: by.groups.iter().take(GROUPS).map(|group| clip(group, NAME)).collect(),
+        // They keep whoever broke the glass from reviewing it.
+        names: [&by.person_name, &by.person_subject]
+            .into_iter()
+            .chain(by.account.iter().flat_map(|account| account.logins.iter().chain([&account.email])))
+            .filter(|name| !name.is_empty())
+            .take(GROUPS)
+            .map(|name| clip(name, NAME))
+            .collect(),
     });
     ApprovalStanding {
         request: told.request.clone(),

@@ -117,6 +117,7 @@ pub(crate) fn whole(
         "params": told.params.iter().map(|param| param.value.as_deref()).collect::<Vec<_>>(),
         "omitted_params": told.omitted_params,
         "runs": told.runs,
+        "redacted": told.redacted,
         "statements": told.statements.iter().map(statement).collect::<Vec<_>>(),
         "subject": words::subject(&subject),
         "server": told.server,

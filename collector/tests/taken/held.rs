@@ -12,8 +12,8 @@ use interlock_recording::proto::Subject;
 use interlock_recording::{HostKey, hex};
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{
-    ApprovalBy, ApprovalCounted, ApprovalName, ApprovalParam, ApprovalQuorum, ApprovalRequest,
-    ApprovalStanding, ApprovalStatement, ApprovalsOpen, Live,
+    ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName, ApprovalParam, ApprovalQuorum,
+    ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalsOpen, Live,
 };
 use prost::Message as _;
 
@@ -106,6 +106,11 @@ async fn each_bound_of_what_an_agent_tells_is_one() {
         ApprovalRequest { database: long.clone(), ..request(5) },
         ApprovalRequest { db_user: long.clone(), ..request(5) },
         ApprovalRequest { hosts: vec![long.clone()], ..request(5) },
+        ApprovalRequest { started_by: long.clone(), ..request(5) },
+        ApprovalRequest {
+            estimate: Some(ApprovalEstimate { rows: None, why_not: long.clone() }),
+            ..request(5)
+        },
         ApprovalRequest { hosts: vec!["h".into(); 257], ..request(5) },
         ApprovalRequest { statements: vec![ApprovalStatement::default(); 257], ..request(5) },
         ApprovalRequest { params: vec![ApprovalParam::default(); 65_536], ..request(5) },
@@ -155,6 +160,8 @@ async fn each_bound_of_what_an_agent_tells_is_one() {
         by(ApprovalBy { via: "v".repeat(257), ..none() }),
         by(ApprovalBy { groups: groups(1025), ..none() }),
         by(ApprovalBy { groups: vec![long.clone()], ..none() }),
+        by(ApprovalBy { names: vec![long.clone()], ..none() }),
+        by(ApprovalBy { names: groups(1025), ..none() }),
         vote(ApprovalCounted { reason: "r".repeat(4001), ..ApprovalCounted::default() }),
         vote(ApprovalCounted { scope: "s".repeat(257), ..ApprovalCounted::default() }),
         vote(ApprovalCounted { by: Some(ApprovalBy { name: long, ..none() }), ..ApprovalCounted::default() }),

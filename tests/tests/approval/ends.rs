@@ -156,7 +156,7 @@ fn a_server_that_loses_patience_is_explained() {
 
 #[test]
 fn five_hundred_at_once_and_no_more_than_may() {
-    let configuration = "approvals: {max_held: 501, max_held_per_user: 500}";
+    let configuration = "approvals: {max_held: 501, max_held_per_user: 500, max_asked_per_user: 502}";
     let stage = stage_with(RULES, configuration, &["max_connections=520"]);
     let (finished, ()) = during(
         || {

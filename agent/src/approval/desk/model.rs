@@ -215,7 +215,7 @@ impl Real {
         let desk = Desk::new(Bounds {
             held: 5,
             held_per_user: 5,
-            asked_per_user: 5,
+            asked_per_user: 1000,
             bytes: 1000,
             remind: Duration::from_secs(60),
             remote: setting.remote,

@@ -10,7 +10,7 @@ fn bounds() -> Bounds {
     Bounds {
         held: 5,
         held_per_user: 3,
-        asked_per_user: 60,
+        asked_per_user: 1000,
         bytes: 1000,
         remind: Duration::from_secs(60),
         remote: Remote::Decide,

@@ -329,5 +329,20 @@ mod tests {
         let shown = intended.shown(&sql::analyze(text), &MaskSet::default()).unwrap();
         assert!(!shown.text.contains("hunter22"), "{}", shown.text);
         assert_eq!(shown.params, [Some("x".to_owned())]);
+        assert!(shown.redacted);
+    }
+
+    #[test]
+    fn all_that_runs_is_shown() {
+        use crate::mask::{Detector, HashKey, Transform};
+        let masks = MaskSet::builder().detector("keys".into(), Detector::PrivateKey, Transform::Redact);
+        let masks = masks.build(&HashKey::new(&[1; 32]));
+        let shown = |text: &str| intended(text, &[]).shown(&sql::analyze(text), &masks);
+        let text = "update c set n = 1 where id = 17\n-----BEGIN PRIVATE KEY-----\nOR region = 'eu'";
+        let seen = shown(text).unwrap();
+        assert!(seen.text.ends_with("\nOR region = 'eu'") && seen.redacted, "{}", seen.text);
+        assert!(intended(text, &[]).recordable(&masks).ends_with("\nOR region = 'eu'"));
+        assert!(!shown("select 1").unwrap().redacted);
+        assert_eq!(shown("alter role x password hunter2").unwrap_err(), Unfit::Hidden);
     }
 }

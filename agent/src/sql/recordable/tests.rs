@@ -132,8 +132,10 @@ fn what_cannot_be_seen_is_said_to_be_hidden() {
         // Bodies in other languages, and programs.
         "DO LANGUAGE plpython3u $$x = 'bob@x.com'$$",
         "CREATE FUNCTION f() RETURNS int AS $$ 'bob@x.com' $$ LANGUAGE 'plperl'",
-        "COPY t TO PROGRAM 'cat # password='''\n",
+        "COPY t TO PROGRAM 'cat > /x # password=hunter2'",
         "DO $$BEGIN UPDATE c SET e = 'bob@x.com$$",
+        // Pieces of a text that is put together.
+        "DO $$BEGIN EXECUTE 'DELETE FROM c ' || 'WHERE e = ''bob@x.com''' ; END$$",
         // Words that are no constants.
         "ALTER ROLE x PASSWORD hunter2",
         "SET app.token = hunter2",

@@ -12,7 +12,7 @@ use aho_corasick::AhoCorasick;
 use pg_query::protobuf::{ScanToken, Token};
 
 use self::text::{within_command, within_text};
-use super::literal::{self, Runs, Value, content, is_comment, is_string, runs, slice};
+use super::literal::{self, Runs, Value, Within, content, is_comment, is_string, slice};
 use super::parser;
 
 /// What stands in a secret's place.
@@ -213,7 +213,8 @@ fn secrets(text: &str, nested: usize) -> Found {
         }
     }
     let tokens: Vec<ScanToken> = all.into_iter().filter(|token| !is_comment(token)).collect();
-    let mut place = Place { text, tokens: &tokens, statement: 0, calls: Vec::new(), awaited: false };
+    let within = Within::new(nested > 0);
+    let mut place = Place { text, tokens: &tokens, statement: 0, within, calls: Vec::new(), awaited: false };
     for index in 0..tokens.len() {
         place.enter(index);
         place.look(index, nested, &mut found);
@@ -227,6 +228,7 @@ struct Place<'t> {
     tokens: &'t [ScanToken],
     /// The first token of the statement.
     statement: usize,
+    within: Within,
     /// The parentheses that are open.
     calls: Vec<Call>,
     /// A constant that makes SQL has ended with a word after which a secret comes.
@@ -261,6 +263,9 @@ impl Place<'_> {
 
     /// Keeps track of statements and parentheses.
     fn enter(&mut self, index: usize) {
+        if let Some(token) = self.tokens.get(index) {
+            self.within.pass(index, token);
+        }
         match self.kind(index) {
             Some(Token::Ascii59) => {
                 self.statement = index + 1;
@@ -432,7 +437,7 @@ impl Place<'_> {
         let Some(inner) = self.text.get(content.clone()) else { return };
         self.awaited = ends_before_a_secret(inner);
         let value = || Value::of(literal, literal::escape(self.text, self.tokens, index));
-        let known = runs(self.text, self.tokens, self.statement, index, nested > 0);
+        let known = self.within.runs(self.text, self.tokens, index);
         if known == Runs::Sql {
             self.run(range.start, content, value().as_ref(), nested, found);
             return;

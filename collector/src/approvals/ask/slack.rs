@@ -473,7 +473,7 @@ mod tests {
             assert_eq!(read(&form(&wrong)), None, "{path}");
         }
         // A menu's choice, whole and of a known word.
-        let mut chosen = click.clone();
+        let mut chosen = click;
         let choose = |value: &str| json!([{"action_id": "cover", "selected_option": {"value": value}}]);
         for (value, approve) in [
             ("shape-15:abcdefgh-0123", Some(Cover::Shape(15))),

@@ -350,6 +350,7 @@ async fn only_what_is_shown_whole_is_approved_by_a_button() {
         ApprovalRequest { runs: vec!["DROP TABLE customers".into()], text: "EXECUTE a".into(), ..whole() },
         ApprovalRequest { params: vec![ApprovalParam { value: None }], ..whole() },
         ApprovalRequest { omitted_params: 1, ..whole() },
+        ApprovalRequest { redacted: true, ..whole() },
         ApprovalRequest { database: format!("test{}shop", " ".repeat(300)), ..whole() },
         ApprovalRequest { hosts: vec!["a".repeat(200), "b".repeat(200)], ..whole() },
         ApprovalRequest { message: "x".repeat(301), ..whole() },
@@ -370,7 +371,7 @@ async fn only_what_is_shown_whole_is_approved_by_a_button() {
         assert!(message.to_string().contains("This is not all of it"), "{message}");
     }
     site.take(&whole()).await;
-    let message = slack.until(11).await[10].json();
+    let message = slack.until(12).await[11].json();
     assert_eq!(actions(&message), ["approve", "deny", "open"]);
     // A menu of what the rule lets be approved beyond that, of whole messages alone.
     let all = || ["once", "shape", "session"].map(str::to_owned).to_vec();

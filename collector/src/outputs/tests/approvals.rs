@@ -59,7 +59,7 @@ async fn what_comes_of_requests_is_told_as_it_was_however_late() {
     let receiver = Receiver::new();
     let host = SampleHost::enrol(&site.store, "db-1", 1).await.unwrap();
     let output = site.hook(receiver.address, ", kinds: [approval]");
-    site.start(&[output.clone()]).await;
+    site.start(std::slice::from_ref(&output)).await;
     // The receiver is away while everything happens, so that it is told after the end.
     receiver.answer(|_| 503);
     let id = ask(&site, &host, "aaaaaaaa").await;

@@ -336,7 +336,9 @@ async fn who_refuses_says_why_and_what_asks_for_more_leads_to_the_page() {
     let runs = chat.take(&runs).await;
     assert!(whisper(&chat.clicks("U1", "approve", &runs).await).contains("does not show all"));
     assert_eq!(chat.clicks("U1", "deny", &runs).await.path, "/views.open");
-    for id in [&fresh, &why, &shown, &runs] {
+    let redacted = chat.take(&ApprovalRequest { redacted: true, ..request("ffffffff") }).await;
+    assert!(whisper(&chat.clicks("U1", "approve", &redacted).await).contains("does not show all"));
+    for id in [&fresh, &why, &shown, &runs, &redacted] {
         assert!(chat.votes(id).await.is_empty());
     }
     // A disabled account, and one whose password was reset, decide nothing.
