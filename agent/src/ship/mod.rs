@@ -24,6 +24,7 @@ mod tests;
 mod wire;
 
 pub use address::{Address, ParseAddressError};
+pub use approvals::exercise;
 pub use enrolment::Store;
 pub use fault::Fault;
 pub(crate) use orders::Orders;

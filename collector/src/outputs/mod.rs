@@ -31,6 +31,7 @@ use crate::intake::Connected;
 use crate::store::{OutputState, Store};
 
 pub use config::Output;
+pub use kafka::exercise;
 use run::Runner;
 use send::Sender;
 pub(crate) use send::{later, secret_line};
