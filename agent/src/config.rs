@@ -94,6 +94,9 @@ pub struct Approvals {
     pub max_held: usize,
     /// How many of one user.
     pub max_held_per_user: usize,
+    /// How often one user, by who logged in where that is known, may ask within ten minutes. What an approval of a
+    /// shape or a session covers does not ask.
+    pub max_asked_per_user: usize,
     /// Bytes of memory that they may take together.
     #[serde(deserialize_with = "size::deserialize")]
     #[schemars(with = "size::Size")]
@@ -114,6 +117,7 @@ impl Default for Approvals {
         Self {
             max_held: 1000,
             max_held_per_user: 250,
+            max_asked_per_user: 60,
             max_held_bytes: 256 << 20,
             notice_seconds: 60,
             collector: Remote::Show,
@@ -128,6 +132,7 @@ impl Approvals {
         Bounds {
             held: self.max_held,
             held_per_user: self.max_held_per_user,
+            asked_per_user: self.max_asked_per_user,
             bytes: usize::try_from(self.max_held_bytes).unwrap_or(usize::MAX),
             remind: Duration::from_secs(self.notice_seconds),
             remote: self.collector,

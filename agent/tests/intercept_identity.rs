@@ -146,6 +146,8 @@ async fn a_login_counts_if_root_has_set_it() {
     let subject = reader(&interceptor).subject(&known(&interceptor, child));
     assert_eq!((subject.login_uid, subject.login_user.as_str()), (None, ""), "{subject:?}");
     assert!(subject.missing.iter().any(|missing| missing.starts_with("login_uid:")), "{subject:?}");
+    let claimed = subject.login_claimed.unwrap();
+    assert_eq!((claimed.uid, claimed.user.as_str()), (0, "root"), "it counts against whoever that is");
     // As sshd does.
     let log_in = "echo 65534 > /proc/self/loginuid; setpriv --reuid=65534 --clear-groups \
                   sh -c 'read l < /proc/self/loginuid; echo $l; read x'; true";

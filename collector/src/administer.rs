@@ -11,7 +11,7 @@ use interlock_shipping::Token;
 
 use crate::intake::Intake;
 use crate::policies::written;
-use crate::store::{Labels, LedgerStoreError, NewHold, StoreError, now_ns};
+use crate::store::{Labels, LedgerStoreError, NewHold, Person, Store, StoreError, now_ns};
 
 /// Who does something, and from where.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +128,27 @@ pub async fn settle_dispute(
     write.audit(by.who, action, host, reason, by.address).await?;
     write.commit().await?;
     intake.connected.end(host);
+    Ok(())
+}
+
+/// Ends the link of an account to somebody in a chat. Only its owner makes one.
+///
+/// # Errors
+/// There is no such link, or the database fails.
+pub async fn end_chat_link(
+    store: &Store,
+    by: By<'_>,
+    account: &str,
+    of: &Person,
+) -> Result<(), AdministerError> {
+    let Person { chat, app, team, person, .. } = of;
+    let mut write = store.write().await?;
+    if !write.unlink_chat(account, chat, app, team, person).await? {
+        return Err(AdministerError::NotFound("such link of this account"));
+    }
+    let detail = format!("{chat}: {person} in {team}");
+    write.audit(by.who, "account.unlink", account, &detail, by.address).await?;
+    write.commit().await?;
     Ok(())
 }
 

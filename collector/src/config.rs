@@ -75,6 +75,9 @@ pub struct Agents {
     pub keep_gib_per_host: u64,
     /// MiB a second that one host may ship, over a minute; 0 for no bound. One that ships more is slowed down.
     pub mib_per_second_per_host: u64,
+    /// Requests for approval of one host that are taken within a day; 0 for no bound. What is beyond is not shown here,
+    /// and can be decided on the host.
+    pub requests_per_day_per_host: u64,
 }
 
 /// Where browsers and API clients connect to.
@@ -125,6 +128,7 @@ impl Default for Agents {
             names: Vec::new(),
             keep_gib_per_host: 1024,
             mib_per_second_per_host: 32,
+            requests_per_day_per_host: 10_000,
         }
     }
 }

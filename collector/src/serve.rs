@@ -338,7 +338,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let base = web_url(config, config.web.listen);
     let (store, connected) = (&intake.store, &intake.connected);
     keep_groups(config, store).await?;
-    let asks = ask::start(&config.approvals, &parts.name, &base, store, connected, &stopped, timing).await?;
+    let token_ns = crate::sign_in::token_ns(config.sign_in.token_days);
+    let asker = ask::Asker { name: &parts.name, base: &base, token_ns };
+    let asks = ask::start(&config.approvals, asker, store, connected, &stopped, timing).await?;
     tracing::info!(name = parts.name, "agents connect to {address}, people to {url}");
     if config.sign_in.local
         && let Some(path) = web::setup_link(&parts.intake.store).await?
@@ -476,7 +478,7 @@ pub async fn enter_heads(intake: &Intake) -> Result<(), LedgerStoreError> {
 /// leads does it.
 async fn chores(intake: Arc<Intake>, rules: Vec<Retention>, lead: Arc<Lead>) {
     let mut swept = false;
-    let (mut retained, mut checked, mut pruned) = (None, None, None);
+    let (mut retained, mut checked, mut pruned, mut ended) = (None, None, None, None);
     loop {
         if lead.is_held() {
             if !swept {
@@ -496,6 +498,11 @@ async fn chores(intake: Arc<Intake>, rules: Vec<Retention>, lead: Arc<Lead>) {
                 && let Err(error) = prune_approvals(&intake).await
             {
                 tracing::error!("requests for approval that are too old cannot be removed: {error}");
+            }
+            if is_due(&intake, "tokens", &mut ended, HOUR).await
+                && let Err(error) = prune_bound_tokens(&intake).await
+            {
+                tracing::error!("tokens that have ended cannot be removed: {error}");
             }
             if is_due(&intake, "check", &mut checked, 24 * HOUR).await
                 && let Err(error) = audit::watch(&intake).await
@@ -518,6 +525,13 @@ async fn prune_approvals(intake: &Intake) -> Result<(), StoreError> {
         }
         tracing::info!("{gone} old requests for approval were removed");
     }
+}
+
+/// Removes tokens of workloads that count no more.
+async fn prune_bound_tokens(intake: &Intake) -> Result<(), StoreError> {
+    let mut write = intake.store.write().await?;
+    write.prune_bound_tokens().await?;
+    write.commit().await
 }
 
 /// Whether something that is done so often is to be done now: by when this collector last did it, or when any of

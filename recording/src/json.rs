@@ -117,6 +117,8 @@ fn body(body: &Body) -> Value {
             "reason": body.reason,
             "owner_pid": body.owner_pid,
             "owner_uid": body.owner_uid,
+            "other_host": body.other_host,
+            "other_host_name": body.other_host_name,
         }),
         Body::PersonSignedIn(body)
         | Body::PersonSignedOut(body)
@@ -251,6 +253,7 @@ fn requested(body: &proto::ApprovalRequested) -> Value {
         "params": body.params.iter().map(|param| param.value.as_deref()).collect::<Vec<_>>(),
         "omitted_params": body.omitted_params,
         "runs": body.runs,
+        "redacted": body.redacted,
         "command": body.command,
         "digest": hex(&body.digest),
         "quorums": body.quorums.iter().map(|quorum| json!({
@@ -259,6 +262,7 @@ fn requested(body: &proto::ApprovalRequested) -> Value {
         })).collect::<Vec<_>>(),
         "within_ns": body.within_ns,
         "fresh_ns": body.fresh_ns,
+        "approver_verified": body.approver_verified,
         "estimate": body.estimate.as_ref().map(|estimate| json!({
             "rows": estimate.known.then_some(estimate.rows), "why_not": estimate.why_not,
         })),
@@ -503,6 +507,10 @@ pub fn subject(subject: &Subject) -> Value {
         if let Some(identity) = identity {
             object[key] = verified(identity);
         }
+    }
+    if let Some(claimed) = &subject.login_claimed {
+        object["login_claimed"] =
+            json!({"uid": claimed.uid, "user": claimed.user, "session": claimed.session});
     }
     object
 }

@@ -11,7 +11,7 @@ pub mod v1 {
 mod person;
 mod token;
 
-pub use person::{NAME_CLAIMS, names_of, plain_name};
+pub use person::{NAME_CLAIMS, Name, Names, may_be_one};
 pub use token::{ParseTokenError, Token};
 
 /// Bytes of a sealed segment's file in one message, at most.
@@ -26,6 +26,8 @@ pub const MAX_APPROVAL: usize = 512 << 10;
 pub const MAX_REASON: usize = 1000;
 /// Groups and login names of one account that an agent looks at, at most.
 pub const MAX_NAMES: usize = 256;
+/// Tokens in one message, at most.
+pub const MAX_TOKENS: usize = 256;
 /// The application protocol of the collector's port for agents (HTTP/2, RFC 9113).
 pub const ALPN: &[u8] = b"h2";
 /// What the host key signs at enrolment: SHA-256 of the token's secret, then of the certificate request.

@@ -1,23 +1,248 @@
 //! Whether an account of the collector's and a user of a host may be one person.
+//!
+//! All of it only ever keeps somebody from deciding, never lets them: it may take two people for one, which costs
+//! one of them an answer, and must not miss that two names are one person's. But it must not take a whole
+//! directory for one person either: nobody could approve then.
+
+use unicode_normalization::UnicodeNormalization as _;
 
 /// Claims of a token that may name the person, verified or not: enough to keep somebody from deciding, never to
 /// let them. Microsoft Entra ID has another subject for each application, and verifies no addresses.
 pub const NAME_CLAIMS: &[&str] =
     &["email", "preferred_username", "upn", "unique_name", "name", "oid", "user_email", "user_login"];
 
-/// A user's name without what says which directory it is from: `CORP\Alice`, `alice@corp.example` and `alice`
-/// are one.
-pub fn plain_name(name: &str) -> String {
-    let name = name.rsplit('\\').next().unwrap_or_default();
-    name.split('@').next().unwrap_or_default().trim().to_lowercase()
+/// Characters of a name that are looked at, and parts of it.
+const MAX_NAME: (usize, usize) = (1024, 16);
+
+/// What one name may mean, as somebody has written it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Name {
+    /// Who it names, most likely.
+    owner: String,
+    /// What else of it may be who it names, and may be what it shares with other people's names: a directory
+    /// (`CORP+alice`), a role (`alice/admin@REALM`), a tag (`alice+ops@corp.example`).
+    others: Vec<String>,
 }
 
-/// Names that whoever has an account may have on hosts: the account's own (what a provider's account is called
-/// stands behind the provider's name and a colon, and what tells two of one name apart behind a `~`), what is
-/// before the @ of its e-mail address, and the login names that were set for it.
-pub fn names_of(account: &str, email: &str, logins: &[String]) -> Vec<String> {
-    let called = account.rsplit(':').next().unwrap_or_default();
-    let called = called.split('~').next().unwrap_or_default();
-    let all = [called, email].into_iter().chain(logins.iter().map(String::as_str)).map(plain_name);
-    all.filter(|name| !name.is_empty()).collect()
+impl Name {
+    /// Reads `Alice`, `CORP\alice`, `CORP+alice` and `CORP/alice` (Samba's winbind), `alice@corp.example`,
+    /// `alice+ops@corp.example` (RFC 5233) and `alice/admin@REALM` (Kerberos), in whichever case and Unicode form.
+    pub fn of(written: &str) -> Self {
+        let name = plain(written);
+        // A directory before a backslash is one, whatever else there is.
+        let name = name.rsplit('\\').next().unwrap_or_default();
+        let (local, address) = match name.split_once('@') {
+            Some((local, _)) => (local, true),
+            None => (name, false),
+        };
+        let mut parts: Vec<&str> =
+            local.split(['+', '/']).map(trim).filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() {
+            return Self::default();
+        }
+        parts.truncate(MAX_NAME.1);
+        // In an address a tag stands behind the name, else a directory before it.
+        let owner = if address { parts.remove(0) } else { parts.pop().unwrap_or_default() };
+        Self { owner: owner.to_owned(), others: parts.into_iter().map(str::to_owned).collect() }
+    }
+
+    /// It names nobody.
+    pub fn is_empty(&self) -> bool {
+        self.owner.is_empty()
+    }
+
+    /// The two may be names of one person. What may be a directory or a role in both is not enough: everybody has
+    /// that.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let names = |one: &Self, two: &Self| {
+            !one.is_empty() && (one.owner == two.owner || two.others.contains(&one.owner))
+        };
+        names(self, other) || names(other, self)
+    }
+}
+
+/// A name as it is compared: Unicode's compatibility form (NFKC, UAX 15) without what is not seen, in lower case.
+/// Letters that only look alike (Cyrillic and Latin `a`) stay what they are.
+fn plain(written: &str) -> String {
+    let seen = |char: &char| !is_unseen(*char) && !char.is_control();
+    let name = written.chars().take(MAX_NAME.0).nfkc().filter(seen);
+    // By way of upper case: `ß` and `SS`, `ſ` and `s`, `ı` and `I` are one then.
+    let name: String = name.flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfkc().collect();
+    // Lower case of `İ`.
+    name.replace("i\u{307}", "i")
+}
+
+/// What takes no place on a screen: marks of direction, joiners, variation selectors, tags, soft hyphens.
+fn is_unseen(char: char) -> bool {
+    matches!(char,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Without spaces around it, and the quotes of an address's local part (RFC 5322).
+fn trim(part: &str) -> &str {
+    part.trim_matches(|char: char| char.is_whitespace() || char == '"')
+}
+
+/// The two names, however they are written, may be one person's.
+pub fn may_be_one(one: &str, other: &str) -> bool {
+    Name::of(one).may_be(&Name::of(other))
+}
+
+/// Names that whoever has an account may have.
+#[derive(Debug, Clone, Default)]
+pub struct Names(Vec<Name>);
+
+impl Names {
+    /// The account's own name (what a provider's account is called stands behind the provider's name and a colon,
+    /// with `_` in the place of what an account's name cannot have, and what tells two of one name apart behind a
+    /// `~`), its e-mail address, and the login names that were set for it.
+    pub fn of(account: &str, email: &str, logins: &[String]) -> Self {
+        let called = account.rsplit(':').next().unwrap_or_default();
+        let called = called.split('~').next().unwrap_or_default();
+        // It may have been a `\`, `+` or `/`.
+        let parted = if account.contains(':') { called.replace('_', "+") } else { String::new() };
+        let all = [called, &parted, email].into_iter().chain(logins.iter().map(String::as_str));
+        Self(all.map(Name::of).filter(|name| !name.is_empty()).collect())
+    }
+
+    /// A name, however it is written, may be theirs.
+    pub fn hold(&self, name: &str) -> bool {
+        let name = Name::of(name);
+        self.0.iter().any(|own| own.may_be(&name))
+    }
+
+    /// The two may be one person's.
+    pub fn meet(&self, other: &Self) -> bool {
+        self.0.iter().any(|own| other.0.iter().any(|name| own.may_be(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn one_person_is_one_however_they_are_written() {
+        for written in [
+            "alice",
+            " ALICE ",
+            "CORP\\Alice",
+            "CORP+alice",
+            "corp/alice",
+            "CORP.EXAMPLE\\alice",
+            "alice@corp.example",
+            "alice+ops@corp.example",
+            "Alice+ops+more@Other.example",
+            "alice/admin@CORP.EXAMPLE",
+            "\"alice\"@corp.example",
+            // Full-width, mathematical, with what is not seen in between, a Kelvin sign would be k.
+            "ａｌｉｃｅ",
+            "𝒶𝓁𝒾𝒸ℯ",
+            "al\u{200b}ic\u{ad}e\u{feff}",
+            "\u{202e}alice",
+            "AL\u{130}CE",
+            "al\u{131}ce",
+        ] {
+            assert!(may_be_one(written, "alice"), "{written}");
+            assert!(may_be_one("alice@example.org", written), "{written}");
+            assert!(!may_be_one(written, "bob") && !may_be_one(written, "CORP+bob"), "{written}");
+        }
+        assert!(may_be_one("STRASSE", "straße") && may_be_one("Jose\u{301}", "josé"));
+        assert!(may_be_one("alice+ops", "alice"), "which of the two is the name cannot be known");
+    }
+
+    #[test]
+    fn what_many_have_in_common_makes_nobody_one() {
+        for (one, other) in [
+            ("CORP+alice", "CORP+bob"),
+            ("CORP/alice", "CORP/bob"),
+            ("CORP\\alice", "CORP\\bob"),
+            ("alice+ops@corp.example", "bob+ops@corp.example"),
+            ("alice/admin@CORP.EXAMPLE", "bob/admin@CORP.EXAMPLE"),
+            ("alice@corp.example", "bob@corp.example"),
+            ("alice.smith", "alice.jones"),
+            ("jose", "josé"),
+            ("а\u{43b}ice", "alice"),
+        ] {
+            assert!(!may_be_one(one, other), "{one} {other}");
+        }
+        for nobody in ["", " ", "@", "@corp.example", "CORP\\", "+", "+/+@x", "\u{200b}", "\"\"@x"] {
+            assert!(Name::of(nobody).is_empty(), "{nobody:?}");
+            assert!(!may_be_one(nobody, nobody) && !may_be_one(nobody, "alice"), "{nobody:?}");
+        }
+    }
+
+    #[test]
+    fn accounts_are_called_by_all_of_their_names() {
+        let logins = ["CORP+anna-adm".to_owned(), String::new()];
+        let names = Names::of("okta:anna~2", "Anna.Smith+work@corp.example", &logins);
+        for own in ["anna", "ANNA.SMITH", "anna-adm", "EU\\anna"] {
+            assert!(names.hold(own), "{own}");
+        }
+        for other in ["okta", "", "2", "work2", "smith", "corp2"] {
+            assert!(!names.hold(other), "{other}");
+        }
+        assert!(names.meet(&Names::of("x", "anna.smith@home.example", &[])));
+        assert!(!names.meet(&Names::of("okta:bob~2", "bob@corp.example", &["CORP+bob-adm".to_owned()])));
+        assert!(!Names::of("", "", &[]).meet(&Names::of("", "", &[])));
+        // As providers' accounts of `CORP\anna` and `anna+ops@corp.example` are called here.
+        for called in ["okta:CORP_anna", "okta:anna_ops@corp.example"] {
+            assert!(Names::of(called, "", &[]).hold("anna"), "{called}");
+            assert!(!Names::of(called, "", &[]).hold("CORP+bob"), "{called}");
+        }
+        assert!(
+            !Names::of("CORP_anna", "", &[]).hold("anna"),
+            "an account of the collector's own is what it is"
+        );
+    }
+
+    /// A part of a name, of letters whose cases are single ones.
+    const PART: &str = "[a-z][a-z0-9._-]{0,11}";
+
+    proptest! {
+        #[test]
+        fn a_name_is_its_owners_in_all_of_its_forms(name in PART, other in PART, domain in PART) {
+            let forms = [
+                name.clone(),
+                name.to_uppercase(),
+                format!("{domain}\\{name}"),
+                format!("{domain}+{name}"),
+                format!("{domain}/{name}"),
+                format!("{name}@{domain}"),
+                format!("{name}+{other}@{domain}"),
+                format!("{name}/{other}@{domain}"),
+            ];
+            for one in &forms {
+                for two in &forms {
+                    prop_assert!(may_be_one(one, two), "{one} {two}");
+                }
+            }
+        }
+
+        #[test]
+        fn two_names_of_a_directory_are_two(one in PART, other in PART, domain in PART) {
+            prop_assume!(one != other && one != domain && other != domain);
+            for (start, separator, end) in [(&*domain, '\\', ""), (&domain, '+', ""), (&domain, '/', "")] {
+                let written = |name: &str| format!("{start}{separator}{name}{end}");
+                prop_assert!(!may_be_one(&written(&one), &written(&other)));
+                prop_assert!(!may_be_one(&written(&one), &other));
+            }
+            let address = |name: &str| format!("{name}+{domain}@{domain}");
+            prop_assert!(!may_be_one(&address(&one), &address(&other)));
+        }
+
+        #[test]
+        fn anything_is_what_it_is(one in any::<String>(), other in any::<String>()) {
+            // Both ways the same, and itself where it names anybody.
+            prop_assert_eq!(may_be_one(&one, &other), may_be_one(&other, &one));
+            prop_assert_eq!(may_be_one(&one, &one), !Name::of(&one).is_empty());
+            let twice: String = plain(&plain(&one));
+            prop_assert_eq!(twice, plain(&one));
+        }
+    }
 }

@@ -57,6 +57,7 @@ server.listen(0, "127.0.0.1", () => {
     if (context.body?.device_code) context.body.interval = 1;
     if (lies && context.body?.id_token) {
       const claims = { ...decodeJwt(context.body.id_token), ...lies };
+      for (const [name, value] of Object.entries(claims)) if (value === null) delete claims[name];
       context.body.id_token = await new SignJWT(claims).setProtectedHeader({ alg: "RS256", kid: "one" }).sign(key);
     }
   });

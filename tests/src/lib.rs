@@ -8,6 +8,8 @@ pub mod cgroup;
 pub mod client;
 pub mod collector;
 pub mod credentials;
+pub mod issuer;
+pub mod mcp;
 pub mod people;
 pub mod postgres;
 pub mod process;

@@ -89,7 +89,21 @@ impl People {
     pub fn visit(&self, url: &str, name: &str, deny: bool) -> Result<Value> {
         let mut command = script("person.mjs");
         command.args([url, name]).args(deny.then_some("deny"));
-        let finished = finish(&mut command, "", LIMIT)?;
+        Self::gone_through(&mut command, url)
+    }
+
+    /// The same in a browser that keeps its cookies in this file: whoever is signed in there stays so. What it gives
+    /// says with `asked` whether a name was asked for.
+    ///
+    /// # Errors
+    /// The pages cannot be gone through.
+    pub fn visit_again(&self, jar: &Path, url: &str, name: &str) -> Result<Value> {
+        let mut command = script("person.mjs");
+        Self::gone_through(command.args([url, name]).env("JAR", jar), url)
+    }
+
+    fn gone_through(command: &mut Command, url: &str) -> Result<Value> {
+        let finished = finish(command, "", LIMIT)?;
         if !finished.success() {
             bail!("{url}: {}", finished.both());
         }

@@ -3,65 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
 
+use interlock_tests::issuer::Issuer;
 use interlock_tests::process::{Finished, LIMIT, finish};
-use interlock_tests::{Postgres, Stage, cache, client, wait_for};
+use interlock_tests::{Postgres, Stage, client, wait_for};
 use serde_json::{Value, json};
-
-/// An issuer, as `scripts/issuer.mjs` plays it.
-struct Issuer {
-    child: Child,
-    talk: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
-    url: String,
-    /// Host and port of the address that gives out tokens.
-    jobs: String,
-}
-
-impl Drop for Issuer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Issuer {
-    fn start() -> Self {
-        let mut child = Command::new("node")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/issuer.mjs"))
-            .env("NODE_PATH", cache::node().join("node_modules"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let told: Value = serde_json::from_str(&line).unwrap();
-        let text = |key: &str| told[key].as_str().unwrap().to_owned();
-        Self { child, talk: Mutex::new((input, output)), url: text("issuer"), jobs: text("jobs") }
-    }
-
-    fn ask(&self, question: &Value) -> Value {
-        let mut talk = self.talk.lock().unwrap();
-        writeln!(talk.0, "{question}").unwrap();
-        let mut line = String::new();
-        talk.1.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
-    /// A job's token for `interlock` that lasts so long.
-    fn token(&self, job: &str, branch: &str, seconds: i64) -> String {
-        let claims = json!({
-            "aud": "interlock", "sub": job, "jti": format!("{job} {branch} {seconds}"),
-            "project_path": "shop/api", "ref": branch, "ref_type": "branch", "user_login": "ann",
-        });
-        let token = self.ask(&json!({"claims": claims, "seconds": seconds}));
-        token["token"].as_str().unwrap().to_owned()
-    }
-}
 
 /// A stage whose agent trusts the issuer: tokens in the variable `JOB_TOKEN`, and `place` besides.
 fn stage(issuer: &Issuer, rules: &str, place: &str) -> Stage {
@@ -94,14 +40,14 @@ fn of_kind(stage: &Stage, kind: &str) -> Vec<Value> {
 
 #[test]
 fn a_job_passes_by_its_token_alone() {
-    let issuer = Issuer::start();
+    let issuer = Issuer::start().unwrap();
     let rules = format!(
         "{NEEDED}rules:\n  - name: writes-from-main\n    match: {{sql: {{class: [write, ddl]}}, \
          not_identity: {{issuer: gitlab, project: shop/*, branch: main}}}}\n    action: deny\n"
     );
     let stage = stage(&issuer, &rules, "");
     let sql = "psql -At -v ON_ERROR_STOP=1 -c 'SELECT 1+1' -c 'CREATE TABLE made (id int)'";
-    let main = issuer.token("job:1", "main", 600);
+    let main = issuer.token("job:1", "main", 600).unwrap();
     let passed = shell(&stage, &[("JOB_TOKEN", &main)], &format!("{sql}; true"));
     assert!(passed.stdout.contains("2\nCREATE TABLE"), "{}", passed.both());
 
@@ -111,7 +57,7 @@ fn a_job_passes_by_its_token_alone() {
     assert!(!stage.postgres.was_sent("nobody-of-this-name"));
 
     // Another branch reads, and does not write.
-    let branch = issuer.token("job:2", "feature", 600);
+    let branch = issuer.token("job:2", "feature", 600).unwrap();
     let refused = shell(&stage, &[("JOB_TOKEN", &branch)], &format!("{sql} ; true"));
     assert!(
         refused.stdout.starts_with("2\n") && refused.stderr.contains("writes-from-main"),
@@ -121,9 +67,10 @@ fn a_job_passes_by_its_token_alone() {
 
     // For others, by another, too old, and none at all.
     let other = json!({"aud": "api", "sub": "job:3"});
-    let other = issuer.ask(&json!({"claims": other, "seconds": 600}))["token"].as_str().unwrap().to_owned();
-    let stranger = Issuer::start();
-    let (old, stranger) = (issuer.token("job:4", "main", -60), stranger.token("job:5", "main", 600));
+    let other = issuer.sign(&other, 600).unwrap();
+    let stranger = Issuer::start().unwrap();
+    let (old, stranger) =
+        (issuer.token("job:4", "main", -60).unwrap(), stranger.token("job:5", "main", 600).unwrap());
     for (token, words) in [
         (other.as_str(), "made for \"api\""),
         (&old, "has expired"),
@@ -136,11 +83,11 @@ fn a_job_passes_by_its_token_alone() {
     }
 
     // The issuer has another key.
-    issuer.ask(&json!({"rotate": true}));
-    let rotated = issuer.token("job:6", "main", 600);
+    issuer.ask(&json!({"rotate": true})).unwrap();
+    let rotated = issuer.token("job:6", "main", 600).unwrap();
     shell(&stage, &[("JOB_TOKEN", &rotated)], "psql -c 'SELECT 1'").expect_success();
     // It is away: its keys are known for a while.
-    issuer.ask(&json!({"stop": true}));
+    issuer.ask(&json!({"stop": true})).unwrap();
     shell(&stage, &[("JOB_TOKEN", &rotated)], "psql -c 'SELECT 2'").expect_success();
 
     let started = of_kind(&stage, "flow_started");
@@ -170,9 +117,9 @@ const ASKING: &str =
 
 #[test]
 fn a_token_that_ends_ends_what_it_opened() {
-    let issuer = Issuer::start();
+    let issuer = Issuer::start().unwrap();
     let stage = stage(&issuer, NEEDED, "");
-    let token = issuer.token("job:1", "main", 4);
+    let token = issuer.token("job:1", "main", 4).unwrap();
     let ended =
         shell(&stage, &[("JOB_TOKEN", &token), ("STOP", "/nonexistent/stop")], ASKING).expect_failure();
     assert!(ended.contains("tick") && ended.contains("give the job an id_token"), "{ended}");
@@ -188,7 +135,7 @@ fn a_token_that_ends_ends_what_it_opened() {
 
 #[test]
 fn a_newer_token_in_the_jobs_file_goes_on() {
-    let issuer = Issuer::start();
+    let issuer = Issuer::start().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let (file, stop) = (dir.path().join("token"), dir.path().join("stop"));
     let put = |token: &str| {
@@ -196,12 +143,12 @@ fn a_newer_token_in_the_jobs_file_goes_on() {
         std::fs::rename(dir.path().join("new"), &file).unwrap();
     };
     let stage = stage(&issuer, NEEDED, &format!(", file: '{}'", file.display()));
-    put(&issuer.token("job:1", "main", 12));
+    put(&issuer.token("job:1", "main", 12).unwrap());
     std::thread::scope(|scope| {
         let stop_text = stop.to_str().unwrap();
         let running = scope.spawn(|| shell(&stage, &[("STOP", stop_text)], ASKING));
         wait_for("a command", LIMIT, || !stage.agent.commands().unwrap().is_empty()).unwrap();
-        put(&issuer.token("job:2", "main", 600));
+        put(&issuer.token("job:2", "main", 600).unwrap());
         wait_for("another identity", LIMIT, || !of_kind(&stage, "identity_changed").is_empty()).unwrap();
         let before = stage.agent.commands().unwrap().len();
         wait_for("more commands", LIMIT, || stage.agent.commands().unwrap().len() > before + 3).unwrap();
@@ -214,9 +161,9 @@ fn a_newer_token_in_the_jobs_file_goes_on() {
 
 #[test]
 fn a_stolen_token_is_refused_and_told() {
-    let issuer = Issuer::start();
+    let issuer = Issuer::start().unwrap();
     let stage = stage(&issuer, NEEDED, "");
-    let token = issuer.token("job:1", "main", 600);
+    let token = issuer.token("job:1", "main", 600).unwrap();
     // The steps of a job, one after the other, and what they start.
     for _ in 0..2 {
         shell(&stage, &[("JOB_TOKEN", &token)], "bash -c 'psql -c \"SELECT 1\"; true' && psql -c 'SELECT 2'")
@@ -242,7 +189,7 @@ fn a_stolen_token_is_refused_and_told() {
 
 #[test]
 fn a_job_of_github_has_its_token_asked_for() {
-    let issuer = Issuer::start();
+    let issuer = Issuer::start().unwrap();
     let stage = stage(&issuer, "require_identity: {kind: workload, issuer: github}\n", "");
     let url = format!("http://{}/token?api-version=2.0", issuer.jobs);
     let job = |url: &str, bearer: &str| {
@@ -257,4 +204,39 @@ fn a_job_of_github_has_its_token_asked_for() {
     assert!(elsewhere.contains("token.request_hosts"), "{elsewhere}");
     let started = of_kind(&stage, "flow_started");
     assert_eq!(started[0]["subject"]["workload"]["claims"]["repository"], "shop/api");
+}
+
+/// Namespaces of one's own make nobody the first process of a container that the job has started.
+#[test]
+fn a_token_stolen_into_namespaces_of_ones_own_does_not_count() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let issuer = Issuer::start().unwrap();
+    let stage = stage(&issuer, NEEDED, "");
+    let token = issuer.token("job:1", "main", 600).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (ready, go) = (dir.path().join("ready"), dir.path().join("go"));
+    let plain = "exec setpriv --reuid=5 --regid=60 --clear-groups";
+    let script = format!(
+        "{plain} bash -c 'touch {}; while [ ! -e {} ]; do sleep 0.05; done; psql -c \"SELECT 1\"; exit $?'",
+        ready.display(),
+        go.display()
+    );
+    std::thread::scope(|scope| {
+        // A job that has not connected yet, and another of the same user's that has read its environment.
+        let job = scope.spawn(|| shell(&stage, &[("JOB_TOKEN", &token)], &script));
+        wait_for("the job", LIMIT, || ready.exists()).unwrap();
+        let thief = format!(
+            "{plain} unshare --user --map-root-user --pid --fork --kill-child \
+             bash -c 'export JOB_TOKEN=$LOOT; exec psql -c \"SELECT 2\"'"
+        );
+        let stolen = shell(&stage, &[("LOOT", &token)], &thief);
+        std::fs::write(&go, "").unwrap();
+        let job = job.join().unwrap();
+        let stolen = stolen.expect_failure();
+        assert!(stolen.contains("nobody can tell whose it is"), "{stolen}");
+        job.expect_success();
+    });
+    assert!(stage.postgres.was_sent("SELECT 1") && !stage.postgres.was_sent("SELECT 2"));
+    assert_eq!(of_kind(&stage, "token_refused").len(), 1);
 }

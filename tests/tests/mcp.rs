@@ -3,11 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
-use std::fmt::Write as _;
 use std::os::unix::process::CommandExt as _;
 
+use interlock_tests::mcp::{self, PRELUDE};
 use interlock_tests::process::{Finished, LIMIT, finish};
-use interlock_tests::{Postgres, Stage, cache, client, wait_for};
+use interlock_tests::{Postgres, Stage, cache, wait_for};
 use serde_json::{Value, json};
 
 /// A user that every Debian has, in the group of its own name.
@@ -36,86 +36,17 @@ fn stage(rules: &str) -> Stage {
     Stage::start_with(postgres, rules, "").unwrap()
 }
 
-/// A client of the protocol in a few lines: what an AI agent does, in one process which starts `interlock mcp`
-/// and psql itself.
-const PRELUDE: &str = r#"
-import itertools, json, os, subprocess, sys, threading, time
-class Mcp:
-    def __init__(self):
-        self.p = subprocess.Popen(os.environ["MCP"].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ids, self.progress = itertools.count(1), []
-        self.call("initialize", {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}})
-        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
-    def send(self, message):
-        self.p.stdin.write(json.dumps(message) + "\n"); self.p.stdin.flush()
-    def call(self, method, params):
-        id = next(self.ids)
-        self.send({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
-        while True:
-            answer = json.loads(self.p.stdout.readline())
-            if answer.get("id") == id: return answer
-            if answer.get("method") == "notifications/progress": self.progress.append(answer["params"])
-    def tool(self, name, meta=None, **arguments):
-        params = {"name": name, "arguments": arguments}
-        if meta: params["_meta"] = meta
-        answer = self.call("tools/call", params)
-        result = answer.get("result") or answer
-        return result.get("structuredContent") or result
-    def ask(self, text, **more):
-        return self.tool("request_approval", text=text, reason="ticket 17", **WHERE, **more)
-WHERE = {"server": os.environ["SERVER"], "database": os.environ["PGDATABASE"], "db_user": os.environ["PGUSER"]}
-def psql(text, *more, env={}):
-    return subprocess.run(["psql", "-X", "-q", "-A", "-t", os.environ["PGURL"], *more, "-c", text], env={**os.environ, **env},
-                          capture_output=True, text=True, timeout=60)
-def approve(id, *more):
-    # As somebody else, from elsewhere: the test does it when it reads this.
-    print("@approve", id, *more, flush=True); assert sys.stdin.readline() == "done\n"
-def held(text, *more, env={}):
-    "Whether psql has to wait: it is left there."
-    p = subprocess.Popen(["psql", "-X", "-q", os.environ["PGURL"], *more, "-c", text], env={**os.environ, **env},
-                         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    line = p.stderr.readline()
-    p.terminate(); p.wait()
-    return "waits for approval" in line
-"#;
-
 /// Runs an AI agent, and decides as it says on its output: `@approve ID …`, `@deny ID …`, `@policy GROUP`.
 fn agent(stage: &Stage, script: &str) -> String {
-    use std::io::{BufRead as _, Write as _};
-    use std::process::Stdio;
-    let mut command = stage.clients.command(cache::venv().join("bin/python"));
-    client::environment(&mut command, &stage.postgres);
-    let mcp = stage.agent.command();
-    let words: Vec<_> = std::iter::once(mcp.get_program()).chain(mcp.get_args()).collect();
-    let mut line = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    line.push_str(" mcp");
-    command.args(["-c", &format!("{PRELUDE}\n{script}")]);
-    command.env("MCP", line).env("SERVER", format!("127.0.0.1:{}", stage.postgres.port()));
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let mut printed = String::new();
-    for line in std::io::BufReader::new(child.stdout.take().unwrap()).lines() {
-        let line = line.unwrap();
-        let words: Vec<&str> = line.split(' ').collect();
-        match words.as_slice() {
-            ["@approve" | "@deny", ..] => {
-                let words: Vec<_> = words.iter().map(|word| word.trim_start_matches('@')).collect();
-                by(stage, GAMES, &words).expect_success();
-                stdin.write_all(b"done\n").unwrap();
-            }
-            ["@policy", rest @ ..] => {
-                stage.write_policy(&RULES.replace("games", &rest.join(" "))).unwrap();
-                assert!(stage.agent.reload().unwrap().success());
-                stdin.write_all(b"done\n").unwrap();
-            }
-            _ => writeln!(printed, "{line}").unwrap(),
+    mcp::agent(stage, None, script, &mut |words| match words {
+        ["approve" | "deny", ..] => drop(by(stage, GAMES, words).expect_success()),
+        ["policy", rest @ ..] => {
+            stage.write_policy(&RULES.replace("games", &rest.join(" "))).unwrap();
+            assert!(stage.agent.reload().unwrap().success());
         }
-    }
-    let output = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{printed}\n{stderr}");
-    printed
+        other => panic!("{other:?}"),
+    })
+    .unwrap()
 }
 
 /// `interlock approvals …` as another user.

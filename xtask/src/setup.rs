@@ -118,6 +118,7 @@ const TEST: &[Need] = &[
         packages: &["rsyslog", "rsyslog-openssl"],
     },
     Need { what: "ip (iproute2)", present: || which("ip").is_some(), packages: &["iproute2"] },
+    Need { what: "tmux", present: || which("tmux").is_some(), packages: &["tmux"] },
     Need { what: "sudo", present: || which("sudo").is_some(), packages: &["sudo"] },
     Need { what: "runuser, setpriv", present: || which("setpriv").is_some(), packages: &["util-linux"] },
 ];

@@ -65,7 +65,10 @@ impl Asker {
     /// Whether a command of `subject` may go on by what this one has asked for: the same user and login, in
     /// the same place, and of the tree.
     fn is_behind(&self, subject: &Subject) -> bool {
-        let who = |subject: &Subject| (subject.uid, subject.login_uid, subject.login_session);
+        let who = |subject: &Subject| {
+            let claimed = subject.login_claimed.as_ref().map(|claimed| (claimed.uid, claimed.session));
+            (subject.uid, subject.login_uid, subject.login_session, claimed)
+        };
         let verified = |subject: &Subject| {
             [&subject.person, &subject.workload].map(|identity| {
                 identity
@@ -94,6 +97,8 @@ pub struct Wanted {
     pub database: Arc<str>,
     /// and the database user.
     pub db_user: Arc<str>,
+    /// The time zone that the session is started with; the server's own when `None`.
+    pub time_zone: Option<Arc<str>>,
     /// The whole text.
     pub text: Arc<str>,
     /// All parameters, in text form.
@@ -113,6 +118,8 @@ pub struct Use<'a> {
     pub database: &'a str,
     /// The database user.
     pub db_user: &'a str,
+    /// The time zone that its session was started with.
+    pub time_zone: Option<&'a str>,
     /// The whole text.
     pub text: &'a str,
     /// All parameters, in text form; `None` where their text form does not say exactly what they are.
@@ -306,7 +313,8 @@ impl Entry {
         let wanted = &self.wanted;
         let there = wanted.server == command.server
             && *wanted.database == *command.database
-            && *wanted.db_user == *command.db_user;
+            && *wanted.db_user == *command.db_user
+            && wanted.time_zone.as_deref() == command.time_zone;
         let exactly = *wanted.text == *command.text && command.params == Some(wanted.params.as_slice());
         let alike =
             scope == Scope::Shape && wanted.shape.is_some() && wanted.shape.as_deref() == command.shape;

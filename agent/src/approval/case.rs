@@ -95,6 +95,12 @@ pub enum NotCounted {
          told from them: log in anew by ssh, a console or the like"
     )]
     NoLogin,
+    /// The process that asks had ended before it could be looked at, so that nobody can be told from who asks.
+    #[error(
+        "the process that asks had ended before it was known who logged in, so nobody can be told from who asks: have \
+         it asked again"
+    )]
+    Unseen,
     /// They have approved before.
     #[error("you have approved it already; {0} more are needed")]
     Twice(usize),
@@ -127,6 +133,15 @@ pub enum NotCounted {
     /// The sign-in is older than the rules let it be, or it is not known when it was.
     #[error("the policy asks for a sign-in within {0}: {1}")]
     Stale(String, &'static str),
+    /// Nobody sits in front of the approver's process: whoever may become that user may have had it started.
+    #[error(
+        "your process was started by {0}, which runs what anybody has left for it who may become you: approve it from \
+         a session of your own (ssh, a console), or at the collector"
+    )]
+    Background(Arc<str>),
+    /// The rules want a person whom an identity provider has verified.
+    #[error("the policy takes approvals only of people whom an identity provider has verified: {0}")]
+    Unverified(&'static str),
     /// Only who asks may break the glass.
     #[error("only who asks can break the glass, and you are somebody else")]
     NotOwn,
@@ -203,11 +218,18 @@ impl Case {
     /// It does not count.
     pub fn approve(&mut self, vote: Vote, now: Instant) -> Result<usize, NotCounted> {
         self.entitled(&vote.by, now)?;
+        if let Some(started_by) = &vote.by.background {
+            return Err(NotCounted::Background(Arc::clone(started_by)));
+        }
         if self.votes.iter().any(|other| other.by.same(&vote.by).is_some()) {
             return Err(NotCounted::Twice(self.missing()));
         }
+        if self.requester.unseen {
+            return Err(NotCounted::Unseen);
+        }
         self.counts_from_there(&vote.by)?;
         self.fresh(&vote.by)?;
+        self.verified(&vote.by)?;
         if self.terms.reason_required && vote.reason.is_empty() {
             return Err(NotCounted::NoReason);
         }
@@ -278,9 +300,9 @@ impl Case {
         if let Some(same) = self.requester.same(by) {
             return Err(NotCounted::Own(same));
         }
-        // An account always says who it is.
+        // An account always says who it is. A login that who asks only claims is enough to need one.
         let nobody = by.person().is_some_and(|person| person.login().is_none());
-        if self.requester.person.login().is_some() && nobody {
+        if self.requester.person.login_uid.is_some() && nobody {
             return Err(NotCounted::NoLogin);
         }
         Ok(())
@@ -306,13 +328,27 @@ impl Case {
         let what = match (&by.who, by.signed_in) {
             (Who::Account(_), Some(_)) => "sign in again",
             (Who::Account(_), None) => "sign in again, with a browser",
-            (Who::Host(_), Some(_)) => "sign in again at your provider, and here with `interlock login`",
+            (Who::Host(_), Some(_)) => "sign in again, with `interlock login --fresh`",
             (Who::Host(_), None) => {
-                "it is not known when you have shown who you are on this host; sign in with `interlock login`, or \
+                "it is not known when you have shown who you are on this host; sign in with `interlock login --fresh`, or \
                  approve it at the collector"
             }
         };
         Err(NotCounted::Stale(span(fresh), what))
+    }
+
+    /// An identity provider says who they are, where the rules want that.
+    fn verified(&self, by: &Approver) -> Result<(), NotCounted> {
+        match &by.who {
+            _ if !self.terms.verified => Ok(()),
+            Who::Host(_) if by.verified.is_some() => Ok(()),
+            // The collector's word for it.
+            Who::Account(account) if !account.issuer.is_empty() => Ok(()),
+            Who::Host(_) => Err(NotCounted::Unverified(
+                "sign in with `interlock login`, or approve it at the collector by an account of your provider",
+            )),
+            Who::Account(_) => Err(NotCounted::Unverified("sign in by an account of your provider")),
+        }
     }
 
     /// How many more approvals are needed at least.
@@ -366,8 +402,8 @@ fn place(
 ) -> bool {
     let Some(by) = votes.get(vote).map(|vote| &vote.by) else { return false };
     for (at, group) in quorum.groups.iter().enumerate() {
-        let fresh = seen.get_mut(at).is_some_and(|seen| !std::mem::replace(seen, true));
-        if !fresh || !by.groups.contains(group) {
+        // Only those of their own are tried: another vote may still find the others.
+        if !by.groups.contains(group) || seen.get_mut(at).is_none_or(|seen| std::mem::replace(seen, true)) {
             continue;
         }
         let holder = stands_for.get(at).copied().flatten();

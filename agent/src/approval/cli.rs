@@ -261,8 +261,14 @@ fn whole(one: &Value) -> String {
     field("message", text(one, "message"));
     field("user", &format!("{} (uid {})", text(subject, "user"), number(subject, "uid")));
     field("login", text(subject, "login_user"));
+    let claimed = &subject["login_claimed"];
+    if claimed.is_object() {
+        let (user, uid) = (text(claimed, "user"), number(claimed, "uid"));
+        field("claims login", &format!("{user} (uid {uid}): root was not seen to set it"));
+    }
     field("process", &format!("{} {}", number(subject, "pid"), text(subject, "exe")));
     field("script", text(subject, "script"));
+    field("beware", text(one, "started_by"));
     field("arguments", &list(subject, "argv").replace(", ", " "));
     field("unit", text(subject, "unit"));
     field("container", text(subject, "container"));
@@ -304,7 +310,7 @@ fn whole(one: &Value) -> String {
     if let Some(estimate) = one.get("estimate").filter(|told| told.is_object()) {
         let told = match estimate["rows"].as_u64() {
             Some(rows) => format!("about {rows} rows, by the server's planner"),
-            None => format!("no estimate: {}", text(estimate, "why_not")),
+            None => format!("no estimate, because {}", text(estimate, "why_not")),
         };
         field("estimate", &told);
     }
@@ -313,6 +319,9 @@ fn whole(one: &Value) -> String {
     }
     if number(one, "params_omitted") > 0 {
         field("", &format!("… and {} more parameters", number(one, "params_omitted")));
+    }
+    if one["redacted"] == true {
+        field("redacted", "yes: masked values of it are not shown, here or anywhere");
     }
     for similar in one["similar"].as_array().into_iter().flatten() {
         let by = list(similar, "by");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,11 @@ use zeroize::Zeroizing;
 use super::ahead::Ahead;
 use super::case::{Case, NotCounted, Outcome, Vote, Withdrawal};
 use super::listed::{Listed, Shown, Similar, decided_by};
+use super::memory::{Memory, Remembered};
 use super::person::{Approver, Requester};
+use super::rate::Rate;
 use super::remote::{Remote, Shared};
+use super::started::started_by;
 use crate::identity::Subject;
 use crate::policy::Terms;
 
@@ -82,6 +86,8 @@ pub struct Bounds {
     pub held: usize,
     /// Commands of one user held at once.
     pub held_per_user: usize,
+    /// Requests that one user makes within ten minutes.
+    pub asked_per_user: usize,
     /// Bytes of the messages that are held, together.
     pub bytes: usize,
     /// How often a client that waits is told so.
@@ -107,6 +113,12 @@ pub enum DeskError {
     /// This user asks beforehand more often than they may.
     #[error("{0} approvals were asked for beforehand within an hour: wait, and ask for less at a time")]
     TooOften(usize),
+    /// This user asks more often than they may.
+    #[error(
+        "this user has asked for approval {0} times within ten minutes, as often as one may: wait, ask for approval of a \
+         shape or a session, or have the host's administrator raise approvals.max_asked_per_user in agent.yaml"
+    )]
+    Rate(usize),
     /// It is not the time for it.
     #[error("approvals cannot be asked for at this time of day")]
     Closed,
@@ -234,6 +246,7 @@ pub(super) struct Inner {
     pub(super) past: VecDeque<Past>,
     grants: VecDeque<Grant>,
     bytes: usize,
+    rate: Rate,
     /// What concerns the collector.
     pub(super) shared: Shared,
 }
@@ -244,6 +257,7 @@ pub struct Desk {
     pub(super) bounds: Bounds,
     inner: Mutex<Inner>,
     ahead: Ahead,
+    memory: Memory,
     /// Changes whenever there is something to tell.
     pub(super) changed: watch::Sender<()>,
 }
@@ -262,10 +276,20 @@ pub struct Ticket {
 impl Desk {
     /// An empty one.
     pub fn new(bounds: Bounds) -> Arc<Self> {
+        Self::holding(bounds, Memory::default())
+    }
+
+    /// One that knows how requests of earlier agents ended, and lets later ones know: by a file in `state`.
+    pub fn remembering(bounds: Bounds, state: &Path) -> Arc<Self> {
+        Self::holding(bounds, Memory::open(state))
+    }
+
+    fn holding(bounds: Bounds, memory: Memory) -> Arc<Self> {
         Arc::new(Self {
             bounds,
             inner: Mutex::default(),
             ahead: Ahead::default(),
+            memory,
             changed: watch::channel(()).0,
         })
     }
@@ -288,10 +312,11 @@ impl Desk {
     ///
     /// # Errors
     /// It cannot be asked for now; what is held must be refused.
-    pub fn ask(self: &Arc<Self>, request: Request) -> Result<Ticket, DeskError> {
+    pub fn ask(self: &Arc<Self>, mut request: Request) -> Result<Ticket, DeskError> {
         if !request.terms.open_at(Timestamp::now()) {
             return Err(DeskError::Closed);
         }
+        request.shown.started_by = started_by(&request.subject);
         let mut inner = self.inner();
         if inner.open.len() >= self.bounds.held {
             return Err(DeskError::Full(inner.open.len()));
@@ -304,6 +329,10 @@ impl Desk {
         if inner.bytes.saturating_add(request.bytes) > self.bounds.bytes {
             return Err(DeskError::Bytes);
         }
+        // Whoever logged in, as far as it is known: as which users they do it makes no difference.
+        let user = request.subject.login_uid.unwrap_or(uid);
+        let counted = inner.rate.ask(user, self.bounds.asked_per_user, Instant::now());
+        counted.map_err(DeskError::Rate)?;
         let mut id = Id::new()?;
         while inner.open.contains_key(&id) || inner.past.iter().any(|past| past.id == id) {
             id = Id::new()?;
@@ -343,7 +372,13 @@ impl Desk {
                 inner.shared.ended(id, &open.case, &open.request);
                 let _ = self.changed.send(());
             }
-            inner.past.push_back(Past { id, asked: open.asked, request: open.request, outcome, by, told });
+            let past = Past { id, asked: open.asked, request: open.request, outcome, by, told };
+            let remembered = (!told).then(|| Remembered::of(&past));
+            inner.past.push_back(past);
+            drop(inner);
+            if let Some(remembered) = remembered {
+                self.memory.add(&remembered);
+            }
         }
         Some(result)
     }
@@ -498,7 +533,6 @@ impl Desk {
                 && may_see(viewer, &past.request.terms, &past.request.requester())
         });
         listed.similar = similar
-            .take(SIMILAR)
             .map(|past| Similar {
                 id: past.id,
                 asked: past.asked,
@@ -506,6 +540,8 @@ impl Desk {
                 outcome: past.outcome.word(),
                 by: decided_by(&past.outcome, &past.by),
             })
+            .chain(self.memory.similar(&request.likeness, viewer))
+            .take(SIMILAR)
             .collect();
         Ok(listed)
     }
@@ -565,5 +601,7 @@ impl Drop for Ticket {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

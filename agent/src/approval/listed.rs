@@ -28,6 +28,8 @@ pub struct Shown {
     pub params: Vec<Option<String>>,
     /// Parameters that are not.
     pub params_omitted: usize,
+    /// Constants of the text, comments or parameters are masked: what they are is not for approvers.
+    pub redacted: bool,
     /// What each of its statements does.
     pub statements: Vec<Does>,
     /// The database user.
@@ -43,6 +45,10 @@ pub struct Shown {
     /// How many rows the server expects it to touch, where a rule has that asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
+    /// What has started the process that asks, where nobody sits in front of it, and who else may stand behind it;
+    /// empty where somebody may sit there. Set by the desk.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub started_by: String,
     /// It was asked for before the command is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beforehand: Option<Beforehand>,
@@ -70,6 +76,9 @@ pub struct Beforehand {
     pub tree_exe: String,
     /// For how many seconds after its approval it can be used.
     pub usable_seconds: u64,
+    /// The time zone of the sessions that it is for; the server's own when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<Arc<str>>,
 }
 
 /// What one statement does, in words.

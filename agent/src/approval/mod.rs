@@ -6,16 +6,20 @@
 //! What a request may become is the state machine in [`case`]; the desk adds the clock, the bounds, and
 //! what was approved for longer than one command.
 //!
-//! Nothing here is kept over the agent's end: flows end with it, and what they held never went on.
+//! Nothing that is open or approved is kept over the agent's end: flows end with it, and what they held never went
+//! on. How requests ended is, for approvers to see.
 
 pub mod ahead;
 pub mod case;
 pub mod cli;
 mod desk;
 mod listed;
+mod memory;
 mod peer;
 mod person;
+mod rate;
 mod remote;
+mod started;
 
 pub use case::{NotCounted, Outcome, Vote, Withdrawal};
 pub use desk::{
@@ -27,3 +31,4 @@ pub use person::{Account, Approver, Person, Requester, Who};
 #[cfg(test)]
 pub(crate) use remote::tests as remote_tests;
 pub use remote::{Answered, Name, News, Opened, Remote, RemoteVote, Standing, Told};
+pub use started::seated;

@@ -23,7 +23,7 @@ pub fn approver(pid: u32, uid: u32, login: Option<u32>) -> io::Result<Approver> 
         let name = format!("uid {uid}").into();
         return Ok(Approver::on_host(person, name, "".into(), Box::default()));
     };
-    let login = match person.login() {
+    let login = match login_uid {
         Some(login) if login != uid => users::user_name(login)?.unwrap_or_else(|| format!("uid {login}")),
         Some(_) => user.name.clone(),
         None => String::new(),
@@ -35,7 +35,9 @@ pub fn approver(pid: u32, uid: u32, login: Option<u32>) -> io::Result<Approver> 
     for group in getgrouplist(&name, user.gid)? {
         groups.extend(users::group_name(Gid::as_raw(group))?.map(Into::into));
     }
-    Ok(Approver::on_host(person, user.name.into(), login.into(), groups.into()))
+    let (login, login_claimed) = if confirmed { (login, String::new()) } else { (String::new(), login) };
+    let by = Approver::on_host(person, user.name.into(), login.into(), groups.into());
+    Ok(Approver { login_claimed: login_claimed.into(), ..by })
 }
 
 /// An audit id of a process; `None` where none is set, or the kernel has none.
@@ -70,6 +72,7 @@ mod tests {
             let person = by.person().unwrap();
             assert_eq!((person.login_uid, person.login(), person.session()), (claimed, None, None));
             assert_eq!(&*by.login, "");
+            assert_eq!(by.login_claimed.is_empty(), claimed.is_none());
         }
         if claimed.is_some() {
             let by = approver(child.id(), 0, claimed).unwrap();

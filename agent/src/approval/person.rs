@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_shipping::{NAME_CLAIMS, names_of, plain_name};
+use interlock_shipping::{NAME_CLAIMS, Names, may_be_one};
 
 use crate::identity::login::{PersonKey, signed_in_ago};
 use crate::identity::{Subject, Verified};
@@ -76,13 +76,13 @@ pub struct Account {
 }
 
 impl Account {
-    fn names(&self) -> Vec<String> {
-        names_of(&self.name, &self.email, &self.logins)
+    fn names(&self) -> Names {
+        Names::of(&self.name, &self.email, &self.logins)
     }
 
-    /// A host's user of this name is the same person.
+    /// A host's user of this name may be the same person.
     pub fn is_user(&self, name: &str) -> bool {
-        self.names().contains(&plain_name(name))
+        self.names().hold(name)
     }
 
     /// The same person has this account too.
@@ -92,8 +92,8 @@ impl Account {
             Some("the same account")
         } else if is_mail(&self.email, &other.email) {
             Some("of the same e-mail address")
-        } else if self.names().iter().any(|name| other.is_user(name)) {
-            Some("the same user of this host")
+        } else if self.names().meet(&other.names()) {
+            Some(SAME_USER)
         } else {
             None
         }
@@ -122,18 +122,47 @@ pub struct Approver {
     pub name: Arc<str>,
     /// The login user's name; empty when there is none.
     pub login: Arc<str>,
+    /// The name of a login user that their process has by its own word; empty when there is none. It counts
+    /// against them alone.
+    pub login_claimed: Arc<str>,
     /// Names of the groups that they are in.
     pub groups: Box<[Arc<str>]>,
     /// How long ago they showed who they are, where that is known.
     pub signed_in: Option<Duration>,
     /// The person as an identity provider has verified them, where they have signed in on this host.
     pub verified: Option<Arc<Verified>>,
+    /// What has started their process on this host, where nobody sits in front of it.
+    pub background: Option<Arc<str>>,
 }
 
 impl Approver {
     /// Somebody on this host.
     pub fn on_host(person: Person, name: Arc<str>, login: Arc<str>, groups: Box<[Arc<str>]>) -> Self {
-        Self { who: Who::Host(person), name, login, groups, signed_in: None, verified: None }
+        Self {
+            who: Who::Host(person),
+            name,
+            login,
+            login_claimed: "".into(),
+            groups,
+            signed_in: None,
+            verified: None,
+            background: None,
+        }
+    }
+
+    /// An account of the collector's.
+    pub fn of_account(account: Account, groups: Box<[Arc<str>]>, signed_in: Option<Duration>) -> Self {
+        let name = Arc::clone(&account.name);
+        Self {
+            who: Who::Account(Box::new(account)),
+            name,
+            login: "".into(),
+            login_claimed: "".into(),
+            groups,
+            signed_in,
+            verified: None,
+            background: None,
+        }
     }
 
     /// The same with whom an identity provider has verified behind them. With `groups` their groups there count
@@ -168,19 +197,20 @@ impl Approver {
 
     /// Somebody of this name may be them. It may be a mere claim, and counts against them alone.
     fn is_called(&self, name: &str) -> bool {
-        let plain = plain_name(name);
-        if plain.is_empty() {
-            return false;
-        }
         let account = match &self.who {
-            Who::Account(account) => account.is_user(name) || plain == account.subject.trim().to_lowercase(),
+            Who::Account(account) => account.is_user(name) || may_be_one(name, &account.subject),
             Who::Host(_) => false,
         };
-        let verified = self
-            .verified
-            .as_deref()
-            .is_some_and(|person| called(person).into_iter().any(|own| plain_name(own) == plain));
-        account || verified || [&self.name, &self.login].iter().any(|own| plain_name(own) == plain)
+        let verified = self.verified.as_deref().map(called).unwrap_or_default();
+        let host = [&*self.name, &*self.login, &*self.login_claimed];
+        account || verified.into_iter().chain(host).any(|own| may_be_one(own, name))
+    }
+
+    /// What else they may be called than their user and login user: it may be a mere claim.
+    pub fn further_names(&self) -> impl Iterator<Item = &str> {
+        let verified = self.verified.as_deref().map(called).unwrap_or_default();
+        let claimed = (!self.login_claimed.is_empty()).then_some(&*self.login_claimed);
+        claimed.into_iter().chain(verified)
     }
 
     /// What may make `other` the same person.
@@ -189,11 +219,15 @@ impl Approver {
             return Some(SAME_VERIFIED);
         }
         let names = |by: &Self, account: &Account| {
-            let known = account.is_user(&by.name) || account.is_user(&by.login);
-            known.then_some("the same user of this host")
+            let known = [&by.name, &by.login, &by.login_claimed].iter().any(|name| account.is_user(name));
+            known.then_some(SAME_USER)
         };
         match (&self.who, &other.who) {
-            (Who::Host(one), Who::Host(two)) => one.same(two),
+            (Who::Host(one), Who::Host(two)) => {
+                // Of two directories: `alice` and `CORP+alice` have different ids.
+                let own = [&self.name, &self.login, &self.login_claimed];
+                one.same(two).or_else(|| own.iter().any(|name| other.is_called(name)).then_some(SAME_USER))
+            }
             (Who::Account(one), Who::Account(two)) => one.same(two),
             (Who::Host(_), Who::Account(account)) => names(self, account),
             (Who::Account(account), Who::Host(_)) => names(other, account),
@@ -201,6 +235,8 @@ impl Approver {
     }
 }
 
+/// What is said where an account's names are a host's user's, or another account's.
+const SAME_USER: &str = "the same user of this host";
 /// What is said where two are one by what their identity provider says.
 const SAME_VERIFIED: &str = "the same verified person";
 
@@ -233,8 +269,11 @@ fn called(person: &Verified) -> Vec<&str> {
 pub struct Requester {
     /// On this host.
     pub person: Person,
-    /// Names of the user and of the login user; empty ones where there is none.
-    pub names: [String; 2],
+    /// Names of the user and of the login user, also of one that the process only claims; empty ones where there
+    /// is none.
+    pub names: Vec<String>,
+    /// The process had ended before it could be looked at: it is not known who logged in.
+    pub unseen: bool,
     /// Who started the CI job, as its verified token says, and as its environment claims.
     pub actors: Vec<String>,
     /// The person as an identity provider has verified them.
@@ -245,16 +284,25 @@ impl Requester {
     /// Who stands behind a flow.
     pub fn of(subject: &Subject) -> Self {
         let Subject { uid, login_uid, login_session, .. } = *subject;
-        // The subject has only what is confirmed.
-        let person = Person { uid, login_uid, login_session, confirmed: true };
-        let names = [subject.user.clone(), subject.login_user.clone()];
+        let claimed = subject.login_claimed.as_ref();
+        let person = match claimed {
+            // Root was not seen to set it: it may be whose session it is all the same.
+            Some(claimed) if login_uid.is_none() => {
+                Person { uid, login_uid: Some(claimed.uid), login_session: claimed.session, confirmed: false }
+            }
+            _ => Person { uid, login_uid, login_session, confirmed: true },
+        };
+        let claimed = claimed.map(|claimed| &claimed.user);
+        let names = [&subject.user, &subject.login_user].into_iter().chain(claimed).cloned().collect();
+        let gone = subject.missing.iter().any(|missing| missing.starts_with("process:"));
+        let unseen = gone && login_uid.is_none();
         let job = subject.workload.as_deref();
         let mails = job
             .into_iter()
             .flat_map(|job| NAME_CLAIMS.iter().filter_map(|name| job.claims.get(*name)?.as_str()));
         let started = job.map(|job| job.job.actor.as_str()).into_iter().chain([subject.ci.actor.as_str()]);
         let actors = started.chain(mails).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        Self { person, names, actors, verified: subject.person.clone() }
+        Self { person, names, unseen, actors, verified: subject.person.clone() }
     }
 
     /// What may make an approver the same person.
@@ -265,13 +313,13 @@ impl Requester {
         if self.actors.iter().any(|name| by.is_called(name)) {
             return Some("of the name of who started the job");
         }
-        match &by.who {
+        let same = match &by.who {
             Who::Host(person) => self.person.same(person),
-            Who::Account(account) => {
-                let known = self.names.iter().any(|name| account.is_user(name));
-                known.then_some("the same user of this host")
-            }
-        }
+            Who::Account(_) => None,
+        };
+        // On the host too: who has signed in may be called as the user that asks.
+        let called = || self.names.iter().any(|name| by.is_called(name)).then_some(SAME_USER);
+        same.or_else(called)
     }
 
     /// It is them beyond what either only claims, on this host.
@@ -424,6 +472,53 @@ mod tests {
             assert!(asks.same(&host(9, None)).is_none());
         }
         assert!(job("", "").same(&by).is_none());
+    }
+
+    #[test]
+    fn who_logged_in_by_a_processs_own_word_does_not_decide() {
+        let claimed =
+            crate::identity::ClaimedLogin { uid: 7, user: "CORP+alice".to_owned(), session: Some(3) };
+        let subject = Subject {
+            uid: 500,
+            user: "deploy".to_owned(),
+            login_claimed: Some(claimed),
+            ..Subject::default()
+        };
+        let asks = Requester::of(&subject);
+        assert!(!asks.person.confirmed && asks.person.login().is_none() && !asks.unseen);
+        let by = |of: Account| Approver { who: Who::Account(Box::new(of)), ..host(9, None) };
+        assert_eq!(asks.same(&host(7, None)), Some("the same login user"));
+        assert_eq!(asks.same(&host(3, None)), Some("the same login session"));
+        assert_eq!(asks.same(&by(account("okta:alice+ops@corp.example", "", &[]))), Some(SAME_USER));
+        assert_eq!(asks.same(&by(account("okta:x", "Alice@corp.example", &[]))), Some(SAME_USER));
+        assert_eq!(asks.same(&by(account("bob", "", &[]))), None);
+        assert_eq!(asks.same(&host(9, None)), None);
+        // What root was seen to set is no claim.
+        let seen = Requester::of(&Subject { login_uid: Some(8), ..subject.clone() });
+        assert_eq!((seen.person.login_uid, seen.person.login()), (Some(8), Some(8)));
+        // Where the process had gone, nobody knows who logged in, unless the kernel side does.
+        let missing = vec!["process: it ended before it could be looked at".to_owned()];
+        let gone = Subject { login_claimed: None, missing, ..subject };
+        assert!(Requester::of(&gone).unseen);
+        assert!(!Requester::of(&Subject { login_uid: Some(8), ..gone }).unseen);
+    }
+
+    #[test]
+    fn who_has_signed_in_as_the_user_that_asks_does_not_decide() {
+        let subject = Subject { uid: 1, user: "alice".to_owned(), ..Subject::default() };
+        let asks = Requester::of(&subject);
+        let mut alice = Verified::clone(&verified("https://id", "7", None));
+        alice.claims.insert("preferred_username".to_owned(), "Alice+adm@corp.example".into());
+        assert_eq!(asks.same(&host(2, Some(Arc::new(alice)))), Some(SAME_USER));
+        assert_eq!(asks.same(&host(2, Some(verified("https://id", "7", None)))), None);
+        // Another user of theirs, of another directory; as one of two approvers too.
+        let directory = Approver { name: "CORP+alice".into(), ..host(2, None) };
+        assert_eq!(asks.same(&directory), Some(SAME_USER));
+        let local = Approver { name: "alice".into(), ..host(3, None) };
+        assert_eq!((local.same(&directory), directory.same(&local)), (Some(SAME_USER), Some(SAME_USER)));
+        assert_eq!(local.same(&host(2, None)), None);
+        // A login that the approver's process only claims.
+        assert_eq!(asks.same(&Approver { login_claimed: "alice".into(), ..host(2, None) }), Some(SAME_USER));
     }
 
     #[test]

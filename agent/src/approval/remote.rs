@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::case::{Case, NotCounted, Outcome, Vote};
 use super::desk::{Desk, DeskError, Event, Id, Inner, Open, Request};
 use super::listed::Shown;
-use super::person::{Account, Approver, Who};
+use super::person::{Account, Approver};
 use crate::identity::Subject;
 use crate::policy::{Scope, Terms};
 
@@ -317,14 +317,8 @@ impl Desk {
         if reason.len() > MAX_REASON {
             reason = reason.get(..reason.floor_char_boundary(MAX_REASON)).unwrap_or_default().into();
         }
-        let by = Approver {
-            name: Arc::clone(&account.name),
-            login: "".into(),
-            groups,
-            signed_in: account.authenticated_ns.and_then(|ns| ago(ns, Timestamp::now())),
-            who: Who::Account(Box::new(account)),
-            verified: None,
-        };
+        let signed_in = account.authenticated_ns.and_then(|ns| ago(ns, Timestamp::now()));
+        let by = Approver::of_account(account, groups, signed_in);
         let remote = self.bounds.remote;
         let decided = self.decide(&request, &by, |open| {
             // Before it is on disk nobody can have been shown it.
@@ -338,7 +332,11 @@ impl Desk {
                 return Err(NotCounted::NotRemote);
             }
             let subject = &open.request.subject;
-            if subject.user.is_empty() || subject.login_uid.is_some() && subject.login_user.is_empty() {
+            let unnamed = subject.login_claimed.as_ref().is_some_and(|claimed| claimed.user.is_empty());
+            if subject.user.is_empty()
+                || subject.login_uid.is_some() && subject.login_user.is_empty()
+                || unnamed
+            {
                 return Err(NotCounted::Nameless);
             }
             let vote = Vote { by: by.clone(), reason, scope, seconds };

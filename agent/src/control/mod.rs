@@ -41,6 +41,9 @@ pub enum Request {
         issuer: Option<String>,
         /// How.
         way: Way,
+        /// Whoever it is must show anew who they are, though they are signed in at the provider.
+        #[serde(default)]
+        fresh: bool,
     },
     /// Wait for a sign-in a while; nothing comes back while nobody has signed in.
     SignInWait {
@@ -132,6 +135,9 @@ pub struct Command {
     pub database: String,
     /// The database user.
     pub db_user: String,
+    /// The time zone that the session is started with; the server's own when left out.
+    #[serde(default)]
+    pub time_zone: Option<String>,
     /// The program that will send it, by absolute path: designated by that, where policies look at it.
     #[serde(default)]
     pub program: Option<PathBuf>,

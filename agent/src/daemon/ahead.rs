@@ -147,6 +147,7 @@ impl Agent {
             server: address,
             database: command.database.into(),
             db_user: command.db_user.into(),
+            time_zone: command.time_zone.map(Into::into),
             text: command.text.into(),
             params: command.params,
         };
@@ -213,17 +214,21 @@ impl Agent {
             let masks = judged.flow.record_masks();
             let reason = masks.mask_text(reason).into_owned();
             let parent = asker.subject.ancestors.first().map(|parent| parent.exe.to_string_lossy());
-            let shown =
-                judged.intended.shown(&script, masks).ok_or("it is more than approvers can be shown")?;
+            let shown = judged.intended.shown(&script, masks).map_err(|unfit| unfit.to_string())?;
             // Wherever people decide, they see this.
             let rule = judged.decision.message.as_deref().unwrap_or_default();
-            let message = format!("Asked for beforehand, not sent yet. Who asks says: {reason}. {rule}");
+            let zone = judged.intended.time_zone.as_ref();
+            let zone = zone.map(|zone| format!(", for a session with the time zone {zone}"));
+            let zone = zone.unwrap_or_default();
+            let message =
+                format!("Asked for beforehand, not sent yet{zone}. Who asks says: {reason}. {rule}");
             let mut shown = crate::approval::Shown { message, ..shown };
             shown.beforehand = Some(Beforehand {
                 reason: reason.clone(),
                 tree_pid: asker.tree.pid,
                 tree_exe: parent.unwrap_or_default().into_owned(),
                 usable_seconds: terms.within.as_secs(),
+                time_zone: judged.intended.time_zone.clone(),
             });
             self.put_on_desk(&asker, &judged, &shown, &terms, &reason)
         })

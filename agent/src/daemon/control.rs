@@ -96,7 +96,7 @@ async fn person(peer: Peer, login: Option<u32>) -> Result<Approver, String> {
         if !peer.is_there() {
             return Err(gone());
         }
-        let by = approval::approver(pid, uid, login);
+        let by = approval::approver(pid, uid, login).and_then(|by| approval::seated(by, pid));
         let by = by.map_err(|error| format!("cannot tell who you are: {error}"))?;
         if peer.is_there() { Ok(by) } else { Err(gone()) }
     });
@@ -148,6 +148,7 @@ impl Agent {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let recording = self.recorder.status();
         let shipping = self.shipping.status(recording.events, recording.used_bytes);
+        let (bound, elsewhere) = self.workloads.bindings().counts();
         let interception = self.interceptor.status().map_err(|error| error.to_string())?;
         Ok(json!({
             "serving": true,
@@ -171,6 +172,7 @@ impl Agent {
                 "refused": count(&self.counts.refused),
                 "tokens_refused": count(&self.counts.tokens_refused),
             },
+            "tokens": { "bound": bound, "on_other_hosts": elsewhere },
             "approvals": { "waiting": self.approvals.waiting() },
             "people": { "signed_in": self.logins.count(), "issuers": self.logins.names() },
             "credentials": self.credentials.status(),

@@ -251,7 +251,9 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
     };
     let Flow { client, subject, destination, entries, known, .. } = flow;
     let live = Arc::new(LiveSubject::new(Arc::clone(&subject)));
-    let told = agent.logins.watch(login::seat(&known, &subject), &live);
+    let seat = login::seat(&known, &subject);
+    let told = agent.logins.watch(seat, &live);
+    let looked = agent.look_for_tracers(&known, seat, &live);
     let keeper = agent.keep_identity(known, &live);
     let credentials = agent.credentials.for_flow(&entries, &destination, agent.policies.hosts());
     let handle = {
@@ -286,7 +288,7 @@ async fn intercept(agent: &Arc<Agent>, flow: Flow, policy: &FlowPolicy, stopping
         }
         Err(error) => tracing::warn!(%error, destination = %address, "a flow was cut off"),
     }
-    drop((registered, keeper, told));
+    drop((registered, keeper, told, looked));
 }
 
 /// Passes TLS on as it is, recorded as not inspected.

@@ -35,9 +35,9 @@ impl Agent {
         let logins = &self.logins;
         let seat = |login| Seat::of(peer.pid, login).map_err(|_| gone(peer));
         let answer = match request {
-            Request::SignIn { issuer, way } => {
+            Request::SignIn { issuer, way, fresh } => {
                 let caller = self.caller(peer).await?;
-                let begun = logins.begin(caller, issuer.as_deref(), way).await?;
+                let begun = logins.begin(caller, issuer.as_deref(), way, fresh).await?;
                 json!(begun)
             }
             Request::SignInWait { id } => {

@@ -12,6 +12,7 @@ mod login;
 mod notify;
 mod orders;
 mod selection;
+mod traced;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,7 +31,7 @@ use crate::credential::Credentials;
 use crate::identity::Reader;
 use crate::identity::login::Logins;
 use crate::identity::oidc::Issuers;
-use crate::identity::workload::Workloads;
+use crate::identity::workload::{Bindings, Workloads};
 use crate::intercept::{self, Interceptor, Selection};
 use crate::policy::{Central, PolicySet, PolicyStore, Watcher};
 use crate::protocol::Limits;
@@ -72,6 +73,7 @@ pub(crate) struct Agent {
     approvals: Arc<Desk>,
     identity: Arc<Reader>,
     workloads: Workloads,
+    traced: traced::Traced,
     /// People who have signed in.
     logins: Arc<Logins>,
     /// Itself, for tasks that outlive a request.
@@ -163,6 +165,10 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let programs = interceptor.programs().context("cannot read what the kernel side knows of processes")?;
 
     let issuers = Arc::new(Issuers::new(&config.identity)?);
+    let bindings = {
+        let state = config.state.clone();
+        Arc::new(tokio::task::spawn_blocking(move || Bindings::open(&state)).await?)
+    };
     let logins = {
         let recorder = Arc::clone(&recorder);
         Logins::new(
@@ -180,9 +186,10 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         credentials: Arc::new(credentials),
         recorder,
         shipping: Arc::default(),
-        approvals: Desk::new(config.approvals.bounds()),
+        approvals: Desk::remembering(config.approvals.bounds(), &config.state),
         identity: Arc::new(Reader::new(Box::new(move |pid| programs.of(pid)))),
-        workloads: Workloads::new(issuers),
+        workloads: Workloads::new(issuers, bindings),
+        traced: traced::Traced::default(),
         logins,
         me: Weak::clone(me),
         tls,
@@ -222,6 +229,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         tokio::spawn(Arc::clone(&agent).reload_on(changes, signal(SignalKind::hangup())?)),
         tokio::spawn(Arc::clone(&agent).keep_fresh()),
         tokio::spawn(Arc::clone(&agent.logins).keep()),
+        tokio::spawn(Arc::clone(&agent).watch_for_tracers()),
     ];
     let mut flows = JoinSet::new();
     tracing::info!(
@@ -313,6 +321,7 @@ impl Agent {
         Shipper::new(enrolment, recorder, shipping, self.config.ship.keep, report)
             .with_orders(orders)
             .with_approvals(Arc::clone(&self.approvals))
+            .with_tokens(Arc::clone(self.workloads.bindings()))
     }
 
     /// Does what waits for the kernel or for files off the tasks that serve flows.

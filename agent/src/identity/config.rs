@@ -81,6 +81,10 @@ pub struct IssuerConfig {
     /// Where the agent finds the token, where it is not where the provider puts it.
     #[serde(default)]
     pub token: TokenPlace,
+    /// Of workloads: whether a token counts on one host alone, as the collector that this host is enrolled with
+    /// can tell.
+    #[serde(default)]
+    pub one_host: OneHost,
     /// Claims that are recorded besides those that the provider's tokens are known by.
     #[serde(default)]
     pub record_claims: Vec<String>,
@@ -111,6 +115,20 @@ pub enum Provider {
     Kubernetes,
     /// JWT-SVIDs of SPIFFE.
     Spiffe,
+}
+
+/// Whether a token counts on one host alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OneHost {
+    /// The host that showed it first has it. While the collector cannot be asked it counts; it is taken away
+    /// when the collector says that another host had it first.
+    #[default]
+    Watch,
+    /// It counts only when the collector has said that no other host had it first.
+    Required,
+    /// Any host may show it: the collector is neither asked nor told.
+    Off,
 }
 
 /// Where a token is found. All places that are given are looked at, in this order.

@@ -17,14 +17,22 @@ pub struct LiveSubject {
     generation: AtomicU64,
     /// When the next of its identities expires, milliseconds since 1970.
     expires: AtomicI64,
-    current: RwLock<Arc<Subject>>,
+    current: RwLock<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    subject: Arc<Subject>,
+    /// Identities that were taken away for good, and why.
+    barred: Vec<(IdentityKind, Arc<str>)>,
 }
 
 impl LiveSubject {
     /// A subject with what is known of it when its flow begins.
     pub fn new(subject: Arc<Subject>) -> Self {
         let expires = AtomicI64::new(next(&subject));
-        Self { generation: AtomicU64::new(0), expires, current: RwLock::new(subject) }
+        let current = RwLock::new(Current { subject, barred: Vec::new() });
+        Self { generation: AtomicU64::new(0), expires, current }
     }
 
     /// Counted up whenever who stands behind it changes. Read it before [`LiveSubject::current`].
@@ -37,21 +45,38 @@ impl LiveSubject {
 
     /// Who it is.
     pub fn current(&self) -> Arc<Subject> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).subject)
     }
 
     /// Puts another identity in the place of the one of this kind, or takes it away and says `why`.
     pub fn set(&self, kind: IdentityKind, identity: Option<Arc<Verified>>, why: &[String]) {
         let mut current = self.writing();
-        let mut subject = Subject::clone(&current);
-        subject.put(kind, identity, why);
+        let mut subject = Subject::clone(&current.subject);
+        match current.barred.iter().find(|(barred, _)| *barred == kind) {
+            Some((_, reason)) => subject.put(kind, None, &[reason.as_ref().to_owned()]),
+            None => subject.put(kind, identity, why),
+        }
         self.replace(&mut current, subject);
+    }
+
+    /// Takes the identity of this kind away, and whatever would come in its place. `why` begins with the kind's
+    /// word and a colon. Gives whether there was one.
+    pub fn bar(&self, kind: IdentityKind, why: &str) -> bool {
+        let mut current = self.writing();
+        if current.subject.identity(kind).is_none() {
+            return false;
+        }
+        current.barred.push((kind, why.into()));
+        let mut subject = Subject::clone(&current.subject);
+        subject.put(kind, None, &[why.to_owned()]);
+        self.replace(&mut current, subject);
+        true
     }
 
     /// Takes away what has expired at `now`.
     fn lapse(&self, now: Timestamp) {
         let mut current = self.writing();
-        let mut subject = Subject::clone(&current);
+        let mut subject = Subject::clone(&current.subject);
         for kind in [IdentityKind::Person, IdentityKind::Workload] {
             let expired = subject.identity(kind).filter(|identity| !identity.is_current(now));
             if let Some(identity) = expired {
@@ -62,14 +87,14 @@ impl LiveSubject {
         self.replace(&mut current, subject);
     }
 
-    fn writing(&self) -> RwLockWriteGuard<'_, Arc<Subject>> {
+    fn writing(&self) -> RwLockWriteGuard<'_, Current> {
         self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replace(&self, current: &mut Arc<Subject>, subject: Subject) {
+    fn replace(&self, current: &mut Current, subject: Subject) {
         self.expires.store(next(&subject), Ordering::Release);
-        if **current != subject {
-            *current = Arc::new(subject);
+        if *current.subject != subject {
+            current.subject = Arc::new(subject);
             // After the subject: who sees the number sees whom it stands for.
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
@@ -136,5 +161,13 @@ mod tests {
         assert_eq!(live.generation(), 2, "the same is no change");
         live.set(IdentityKind::Person, None, &["person: signed out".to_owned()]);
         assert_eq!((live.generation(), live.current().missing.len()), (3, 1));
+        // What was taken away for good does not come back.
+        assert!(!live.bar(IdentityKind::Person, "person: traced"), "there is none");
+        assert!(live.bar(IdentityKind::Workload, "workload: traced"));
+        live.set(IdentityKind::Workload, Some(until(IdentityKind::Workload, soon)), &[]);
+        let current = live.current();
+        assert!(current.workload.is_none() && current.missing.contains(&"workload: traced".to_owned()));
+        live.set(IdentityKind::Person, Some(until(IdentityKind::Person, soon)), &[]);
+        assert!(live.current().person.is_some());
     }
 }

@@ -13,6 +13,7 @@ pub mod login;
 pub mod oidc;
 mod process;
 mod secrets;
+pub(crate) mod tracer;
 pub mod users;
 mod verified;
 pub mod workload;
@@ -52,6 +53,8 @@ pub struct Subject {
     pub login_user: String,
     /// The audit session id.
     pub login_session: Option<u32>,
+    /// A login that it has by its own word.
+    pub login_claimed: Option<ClaimedLogin>,
     /// The executable's path on this host; of a script, its interpreter. Empty where the file there is not
     /// the one that the kernel saw begin (in a container, or by a mount of the process's own).
     pub exe: PathBuf,
@@ -87,6 +90,19 @@ pub struct Subject {
     pub no_issuer: Vec<IdentityKind>,
     /// What could not be found out or verified, if anything, and why.
     pub missing: Vec<String>,
+}
+
+/// A login user that a process has without root having been seen to set it: in a session from before the agent's
+/// first start it is whose session it is, else the process may have set it itself. Policies do not see it; it
+/// keeps whoever it names from deciding on what the process asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ClaimedLogin {
+    /// The audit login user id (`loginuid`).
+    pub uid: u32,
+    /// Its name, if the host knows one.
+    pub user: String,
+    /// The audit session id.
+    pub session: Option<u32>,
 }
 
 /// A parent process.

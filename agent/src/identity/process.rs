@@ -12,7 +12,7 @@ use procfs::process::Process;
 use crate::intercept::{FlowProcess, Program, Resolver};
 
 use super::ancestors::{Ancestors, Stat};
-use super::{Ci, Subject, cgroup, ci, hash::Hashes, secrets, users};
+use super::{Ci, ClaimedLogin, Subject, cgroup, ci, hash::Hashes, secrets, users};
 
 /// Longest command line that is kept, in bytes and in arguments.
 const MAX_ARGV: (usize, usize) = (16 << 10, 256);
@@ -222,6 +222,9 @@ impl Reader {
                 subject.exe = path.canonicalize().unwrap_or(path);
             }
             subject.argv = argv;
+            subject.login_uid = program.login;
+            let name = program.login.and_then(|uid| self.names.user(uid).ok());
+            subject.login_user = name.unwrap_or_default();
         }
         self.parents(self.parent_of(known).unwrap_or(0), &mut subject);
         subject.missing.push("process: it ended before it could be looked at".to_owned());
@@ -280,8 +283,10 @@ impl Reader {
                 Ok(name) => subject.login_user = name.unwrap_or_default(),
                 Err(_) => drop(missing.insert("login_uid: the name service cannot tell its name")),
             }
-        } else if login.is_some() {
+        } else if let Some(uid) = login {
             missing.insert("login_uid: not seen to be set by root");
+            let user = self.names.user(uid).unwrap_or_default();
+            subject.login_claimed = Some(ClaimedLogin { uid, user, session: audit_id(pid, "sessionid") });
         }
 
         match memory(pid, "environ") {
@@ -476,6 +481,39 @@ mod tests {
     }
 
     #[test]
+    fn a_login_that_root_was_not_seen_to_set_is_a_claim() {
+        // One that sets its own, where none is set and the kernel has such.
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "echo 1 > /proc/self/loginuid 2>/dev/null; echo; read x"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        let pid = child.id();
+        let uid = audit_id(pid as i32, "loginuid");
+        let subject = blind().subject(&known(pid));
+        assert_eq!((subject.login_uid, &*subject.login_user, subject.login_session), (None, "", None));
+        let claimed = subject.login_claimed;
+        assert_eq!(claimed.as_ref().map(|claimed| claimed.uid), uid);
+        if let (Some(claimed), Some(uid)) = (claimed, uid) {
+            assert_eq!(claimed.session, audit_id(pid as i32, "sessionid"));
+            assert_eq!(claimed.user, users::user_name(uid).unwrap().unwrap_or_default());
+            // Another login than the one that root set is no better.
+            let start_time_ns = known(pid).start_time_ns;
+            let other = Program { start_time_ns, login: Some(uid + 1), ..Program::default() };
+            let subject = Reader::new(Box::new(move |_| Some(other))).subject(&known(pid));
+            assert_eq!((subject.login_uid, subject.login_claimed), (None, Some(claimed)));
+            let seen = Program { login: Some(uid), ..other };
+            let subject = Reader::new(Box::new(move |_| Some(seen))).subject(&known(pid));
+            assert_eq!((subject.login_uid, subject.login_claimed), (Some(uid), None));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_script_is_one_if_the_kernel_saw_it_executed() {
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().canonicalize().unwrap().join("report");
@@ -533,12 +571,14 @@ mod tests {
         let known = Known { pid: 4_194_305, start_time_ns: 7, uid: 0, gid: 0, exec_id: EXEC };
         let argv = vec!["sh".to_owned(), "--password=hunter2".to_owned()];
         let exe = Resolver::new().unwrap().resolve(Path::new("/bin/sh")).ok();
-        let program = Program { start_time_ns: 7, exec_id: EXEC, exe, ..Program::default() };
+        let login = Some(0);
+        let program = Program { start_time_ns: 7, exec_id: EXEC, exe, login, ..Program::default() };
         reader.began(&known, program, std::process::id(), "/bin/sh".into(), argv.clone());
         reader.ended(known.pid, known.start_time_ns);
         let subject = reader.subject(&known);
         assert_eq!(subject.exe, Path::new("/bin/sh").canonicalize().unwrap());
         assert_eq!(subject.argv, ["sh", "--password=****"]);
+        assert_eq!(subject.login_uid, Some(0), "what root was seen to set is known though it has gone");
         assert_eq!(subject.ancestors.first().map(|parent| parent.pid), Some(std::process::id()));
         // Another process of the same id is none of it.
         let other = reader.subject(&Known { start_time_ns: 8, ..known });

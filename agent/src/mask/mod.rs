@@ -28,6 +28,7 @@ mod typed;
 pub mod value;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use glob::Glob;
@@ -141,7 +142,8 @@ impl MaskSet {
         self.rules.mask(value, out, fired).is_some()
     }
 
-    /// The same for text that is recorded or logged: SQL, parameters, messages.
+    /// The same for text that is recorded or logged: parameters, messages. Not for SQL, of which it would hide what
+    /// runs: see [`Recordable`](crate::sql::Recordable).
     pub fn mask_text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut out = Vec::new();
         if !self.detect(text.as_bytes(), &mut out, &mut Fired::default()) {
@@ -151,6 +153,26 @@ impl MaskSet {
         Cow::Owned(
             String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()),
         )
+    }
+
+    /// What detectors find in a text, from left to right, and what each is to be replaced by; `None` where it is too
+    /// long to be looked through.
+    pub(crate) fn find(&self, text: &str) -> Option<Vec<(Range<usize>, String)>> {
+        if self.has_detectors() && text.len() > MAX_DETECT {
+            return None;
+        }
+        let replaced = |hit: scan::Hit| {
+            let mut out = Vec::new();
+            self.rules.write(hit, text.as_bytes(), &mut out);
+            let range = text.floor_char_boundary(hit.start)..text.ceil_char_boundary(hit.end);
+            (range, String::from_utf8(out).unwrap_or_else(|_| REDACTED.to_owned()))
+        };
+        Some(self.rules.find(text.as_bytes()).into_iter().map(replaced).collect())
+    }
+
+    /// Detectors find something in a text, or it is too long to be looked through.
+    pub(crate) fn finds(&self, text: &str) -> bool {
+        self.has_detectors() && (text.len() > MAX_DETECT || !self.rules.find(text.as_bytes()).is_empty())
     }
 
     /// Runs all detectors over a field of a type that may hold text (or numbers that could be card

@@ -49,6 +49,11 @@ struct Intended {
     database: String,
     /// The database user that you log in as.
     db_user: String,
+    /// The time zone that the session is started with, if the driver sets one by itself, exactly as it says it:
+    /// JDBC sends that of its Java, such as Europe/Berlin or Etc/UTC. Leave it out for psql and libpq, which send
+    /// none unless PGTZ is set.
+    #[serde(default)]
+    time_zone: Option<String>,
     /// The program that will send it, by absolute path, such as /usr/bin/psql, if it is another than the one that
     /// runs this server. Policies may look at it.
     #[serde(default)]
@@ -179,7 +184,7 @@ impl Server {
 
 /// As the control socket takes it.
 async fn command(intended: Intended) -> Result<Command, String> {
-    let Intended { text, params, server, database, db_user, program } = intended;
+    let Intended { text, params, server, database, db_user, time_zone, program } = intended;
     if program.as_ref().is_some_and(|program| !program.is_absolute()) {
         return Err("`program` is an absolute path, such as /usr/bin/psql".to_owned());
     }
@@ -191,7 +196,7 @@ async fn command(intended: Intended) -> Result<Command, String> {
     found.sort_unstable();
     found.dedup();
     match found.as_slice() {
-        [server] => Ok(Command { text, params, server: *server, database, db_user, program }),
+        [server] => Ok(Command { text, params, server: *server, database, db_user, time_zone, program }),
         [] => Err(format!("the server {shown} has no address")),
         several => {
             let all: Vec<_> = several.iter().map(ToString::to_string).collect();
@@ -482,6 +487,7 @@ mod tests {
             server: server.into(),
             database: "d".into(),
             db_user: "u".into(),
+            time_zone: None,
             program: None,
         };
         assert_eq!(command(intended("127.0.0.1:5432")).await.unwrap().server, ([127, 0, 0, 1], 5432).into());

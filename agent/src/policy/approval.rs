@@ -60,6 +60,17 @@ pub(crate) enum Reason {
     Required,
 }
 
+/// What must be known of approvers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Proof {
+    /// That they are in a group.
+    #[default]
+    Any,
+    /// That an identity provider has verified who they are.
+    Verified,
+}
+
 /// Where people decide.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
@@ -83,6 +94,7 @@ impl Way {
 }
 
 words! {
+    Proof: "who an approver must be" [Any, Verified];
     Scope: "what an approval can cover" [Once, Shape, Session];
     Reason: "whether a reason is needed" [Optional, Required];
     Way: "where people approve" [Host, Collector];
@@ -113,6 +125,9 @@ record! {
         via: Option<OneOrMany<Way>>,
         /// An approver must have signed in no longer ago: `10m`. Whenever, when left out.
         fresh: Option<Span>,
+        /// `verified`: approvals count only of people whom an identity provider has verified: on the host of who has
+        /// signed in with `interlock login`, at the collector of a provider's account. `any` when left out.
+        approver: Option<Proof>,
         /// `true`: whoever asks may let the command through without approval, with a reason. It is recorded as
         /// such and needs a review.
         break_glass: Option<bool>,
@@ -243,6 +258,7 @@ impl Approval {
             shape_for: self.shape_for.map_or(SHAPE_FOR, |span| span.0),
             hours: self.hours.map(|hours| Box::new([hours.0.into()]) as Box<[Hours]>).unwrap_or_default(),
             fresh: self.fresh.map(|span| span.0),
+            verified: self.approver == Some(Proof::Verified),
             break_glass: self.break_glass == Some(true),
             estimate: self.estimate == Some(true),
         }
@@ -295,6 +311,8 @@ pub struct Terms {
     /// An approver must have signed in no longer ago.
     #[serde(rename = "fresh_seconds", serialize_with = "seconds_if_any")]
     pub fresh: Option<Duration>,
+    /// An identity provider must have verified who an approver is.
+    pub verified: bool,
     /// Whoever asks may let it through unapproved.
     pub break_glass: bool,
     /// Approvers are shown how many rows the server expects it to touch.
@@ -322,6 +340,7 @@ impl Terms {
             shape_for: self.shape_for.min(other.shape_for),
             hours: self.hours.iter().chain(others_hours).cloned().collect(),
             fresh: [self.fresh, other.fresh].into_iter().flatten().min(),
+            verified: self.verified || other.verified,
             break_glass: self.break_glass && other.break_glass,
             estimate: self.estimate || other.estimate,
         }
@@ -362,7 +381,8 @@ impl Terms {
                 (_, needed) => format!("{needed} of {groups}"),
             }
         };
-        self.quorums.iter().map(quorum).collect::<Vec<_>>().join(", and ")
+        let who = self.quorums.iter().map(quorum).collect::<Vec<_>>().join(", and ");
+        if self.verified { format!("{who}, verified by an identity provider") } else { who }
     }
 }
 
@@ -379,6 +399,7 @@ impl Terms {
             shape_for: SHAPE_FOR,
             hours: Box::default(),
             fresh: None,
+            verified: false,
             break_glass: false,
             estimate: false,
         }
@@ -428,6 +449,14 @@ mod tests {
             (Some(Duration::from_secs(600)), "one of dba at the collector".into())
         );
         assert!(terms.quorums[0].takes(Way::Collector) && !terms.quorums[0].takes(Way::Host));
+        assert!(
+            !terms.verified && !decision(&hold("{groups: dba, approver: any}")).approval.unwrap().verified
+        );
+        let terms = decision(&hold("{groups: dba, approver: verified, fresh: 10m}")).approval.unwrap();
+        assert_eq!(
+            (terms.verified, terms.words()),
+            (true, "one of dba, verified by an identity provider".to_owned())
+        );
         let terms = decision(&hold("{groups: [dba, oncall], all_of: true, scopes: shape}")).approval.unwrap();
         assert_eq!(
             (terms.words(), &*terms.scopes),
@@ -440,7 +469,7 @@ mod tests {
         let text = "version: 1\nprocesses: [{run: x}]\nrules:
   - {name: a, action: hold, approval: {groups: dba, within: 2h, scopes: [shape, session], break_glass: true}}
   - {name: b, action: hold, approval: {groups: [sec, dba], needed: 2, within: 90s, scopes: session, reason: required}}
-  - {name: c, action: hold, mode: observe, approval: {groups: none}}
+  - {name: c, action: hold, mode: observe, approval: {groups: none, approver: verified}}
 ";
         let terms = decision(text).approval.unwrap();
         assert_eq!(terms.words(), "one of dba, and 2 of sec or dba");
@@ -449,6 +478,12 @@ mod tests {
             (Duration::from_secs(90), &[Scope::Once, Scope::Session][..])
         );
         assert!(terms.reason_required && !terms.break_glass);
+        // What one rule wants of approvers holds for those of all.
+        assert!(!terms.verified);
+        let with = decision(&format!(
+            "{text}  - {{name: e, action: hold, approval: {{groups: sec, approver: verified}}}}\n"
+        ));
+        assert!(with.approval.unwrap().verified);
         // One that nobody may approve closes it for all.
         let text = format!("{text}  - {{name: d, action: hold}}\n");
         assert_eq!(decision(&text).approval, None);
@@ -466,6 +501,7 @@ mod tests {
             ("{groups: dba, scopes: always}", "is not what an approval can cover"),
             ("{groups: dba, via: chat}", "is not where people approve"),
             ("{groups: dba, via: []}", "this list is empty"),
+            ("{groups: dba, approver: me}", "is not who an approver must be"),
             ("{groups: dba, fresh: never}", "is no length of time up to a day"),
             ("{groups: dba, shape_for: 1m}", "`scopes` has no `shape`"),
             ("{groups: [dba, dba]}", "stands twice"),

@@ -5,10 +5,11 @@ use std::path::Path;
 use super::Verdict;
 use super::decode::OneOrMany;
 use super::file::{CiMatcher, Matcher, Open, SqlMatcher, SubjectMatcher};
-use super::load::{Policy, PolicySet, Trust};
 use super::pattern::{ColumnName, Name, Text, text_covers};
 use super::problem::{PolicyErrors, Position, Problem};
+use super::read::Trust;
 use super::rule::Rule;
+use super::set::{Policy, PolicySet};
 use crate::sql::{Kind, Where};
 
 /// Checks the policies in `path` (a directory, or one file): the warnings, in order. What passes here the

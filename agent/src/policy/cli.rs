@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::explain::{Asker, explain, split, subject};
-use super::load::{PolicySet, Trust};
 use super::problem::{PolicyErrors, Problem};
+use super::read::Trust;
+use super::set::PolicySet;
 use super::{Central, check, run_tests, schema, show};
 use crate::cli::output;
 use crate::config::Config;

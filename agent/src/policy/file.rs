@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::approval::Approval;
 use super::decode::{At, Decode, Decoder, OneOrMany, record, words};
-use super::pattern::{ColumnName, Name, Setting, Text};
+use super::pattern::{ColumnName, Match, Name, Setting, Text};
 use super::schedule::Schedule;
 use super::values::{
     Account, CgroupPath, Count, ExePath, HostName, Message, Net, Ports, RuleName, RunName, SliceName,
@@ -16,7 +16,8 @@ use super::values::{
 use super::when::{FlowWhen, When};
 use super::who::{IdentityMatcher, Require};
 use super::yaml::{Node, Value};
-use super::{Egress, Verdict};
+use super::{Destination, Egress, Verdict};
+use crate::identity::Subject;
 use crate::mask::{Detector, Transform};
 use crate::operation::Protocol;
 use crate::sql::{Class, Kind, Limit, Where};
@@ -246,10 +247,24 @@ record! {
         detect: Option<OneOrMany<Detector>>,
         /// What a value becomes: `redact`, `hash`, `null`, or `{partial: {keep_first: N, keep_last: N}}`.
         with: At<Transform>,
+        /// Whose values it masks: those of what the verified person or workload behind the process asks for. Where
+        /// there is none at all they are masked.
+        identity: Option<IdentityMatcher>,
+        /// The same turned round: all are masked but theirs. Where there is none at all, as for `identity`.
+        not_identity: Option<IdentityMatcher>,
         /// A condition in CEL, looked at when the connection is made. One that cannot be answered holds.
         when: Option<FlowWhen>,
         /// `observe` has this mask applied to what is recorded alone, in a policy that is enforced.
         mode: Option<Mode>,
+    }
+}
+
+impl Mask {
+    /// Whether it is for what this subject asks for there. Where that is not known, it is.
+    pub(crate) fn applies(&self, subject: &Subject, destination: &Destination) -> bool {
+        self.identity.as_ref().is_none_or(|matcher| matcher.matches(subject) >= Match::May)
+            && self.not_identity.as_ref().is_none_or(|matcher| matcher.matches_not(subject) >= Match::May)
+            && self.when.as_ref().is_none_or(|when| when.holds(subject, destination).unwrap_or(true))
     }
 }
 

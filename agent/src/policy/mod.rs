@@ -22,11 +22,13 @@ mod load;
 mod origin;
 mod pattern;
 mod problem;
+mod read;
 mod rule;
 mod schedule;
 mod schema;
 mod select;
 mod selector;
+mod set;
 mod show;
 mod store;
 mod tests_file;
@@ -53,13 +55,14 @@ pub use decide::{
 
 pub use explain::{Asker, Explained, Explanation, explain, split, subject};
 pub use hosts::Hosts;
-pub use load::{PolicySet, parse_str};
+pub use load::parse_str;
 pub use origin::Origin;
 pub(crate) use origin::PolicyFile;
 pub use problem::{PolicyErrors, Position, Problem, Severity};
 
 pub use schema::schema;
 pub(crate) use selector::{DestinationSelector, Meant, NameSelector, ProcessSelector};
+pub use set::PolicySet;
 pub use store::{PolicyStore, StoreError, Watcher};
 pub use tests_file::{CaseResult, Difference, TestReport, run_tests};
 
@@ -172,5 +175,7 @@ mod tests;
 mod tests_central;
 #[cfg(test)]
 mod tests_identity;
+#[cfg(test)]
+mod tests_statements;
 #[cfg(test)]
 mod tests_tools;

@@ -11,9 +11,10 @@ use notify::{EventKind, RecursiveMode, Watcher as _};
 
 use super::central::{Candidate, Central, CentralError, Refused};
 use super::hosts::Hosts;
-use super::load::{PolicySet, Trust, is_policy};
 use super::origin::PolicyFile;
 use super::problem::PolicyErrors;
+use super::read::{Trust, is_policy};
+use super::set::PolicySet;
 use crate::mask::{HashKey, KeyError};
 
 /// How long after a change others are waited for: editors and package managers write in several steps.

@@ -277,7 +277,7 @@ fn together(local: &str, enforce: &str, observe: &str, accepts: bool) -> PolicyS
     let texts: Vec<Arc<[PolicyFile]>> = enforce.into_iter().chain(observe).map(Into::into).collect();
     let sets = origins(&order, accepts).into_iter().map(|(origin, _)| origin).zip(texts).collect();
     let central = CentralPolicies { order: Arc::new(order), sets };
-    PolicySet::load_with(directory.path(), super::load::Trust::Anyone, Some(&central)).unwrap()
+    PolicySet::load_with(directory.path(), super::read::Trust::Anyone, Some(&central)).unwrap()
 }
 
 fn flow(set: &PolicySet, port: u16) -> FlowPolicy {

@@ -224,8 +224,45 @@ fn what_one_policy_needs_another_does_not_take_back() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("10.yaml"), needs).unwrap();
     std::fs::write(dir.path().join("20.yaml"), allows).unwrap();
-    let set = PolicySet::load_trusting(dir.path(), super::load::Trust::Anyone).unwrap();
+    let set = PolicySet::load_trusting(dir.path(), super::read::Trust::Anyone).unwrap();
     let nobody = Subject::default();
     let decision = set.flow_of_all(&nobody, &destination()).decide(&sample_operation(), &nobody);
     assert_eq!((decision.verdict, decision.rule), (Deny, Some(Arc::from(IDENTITY_RULE))));
+}
+
+/// A mask that is for some is for whoever hides who they are, and so is one that is for all but some.
+#[test]
+fn masks_are_for_whoever_cannot_be_told_from_whom_they_are_for() {
+    let masked = |matcher: &str, subject: &Subject| {
+        let text = format!("masks: [{{name: m, columns: [public.t.c], with: redact, {matcher}}}]");
+        flow(&text, subject).masks().has_columns()
+    };
+    let all = |matcher: &str| {
+        let people = [&[][..], MAIN, OTHER, PERSON].map(who);
+        people.map(|subject| masked(matcher, &subject))
+    };
+    assert_eq!(all("not_identity: {kind: person, groups: dba}"), [true, true, true, false]);
+    assert_eq!(
+        all("not_identity: {branch: main}"),
+        [true, false, true, true],
+        "a person alone hides the job"
+    );
+    assert_eq!(all("identity: {kind: person, groups: contractors}"), [true, true, true, false]);
+    assert_eq!(all("identity: {kind: person, groups: dba}"), [true; 4]);
+    assert_eq!(all("identity: {branch: main}"), [true, true, false, true]);
+    // All that is said must hold.
+    let both = "identity: {branch: main}, not_identity: {kind: person, groups: dba}";
+    assert_eq!(all(both), [true, true, false, false]);
+    assert_eq!(all("identity: {branch: main}, when: 'false'"), [false; 4]);
+    // Groups that are not told make no exemption.
+    let mut subject = who(PERSON);
+    let mut person = Verified::clone(subject.person.as_deref().unwrap());
+    person.groups = vec!["dev".to_owned()];
+    person.groups_known = crate::identity::GroupsKnown::Partly;
+    subject.person = Some(Arc::new(person));
+    assert!(masked("not_identity: {kind: person, groups: dba}", &subject));
+    assert!(masked("identity: {kind: person, groups: dba}", &subject));
+    // Nor does an identity that has lapsed.
+    subject.put(crate::identity::IdentityKind::Person, None, &[]);
+    assert!(masked("not_identity: {kind: person, groups: dba}", &subject));
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::load::{PolicySet, Trust};
+use super::read::Trust;
+use super::set::PolicySet;
 use super::tests::EXAMPLE;
 use super::*;
 use crate::identity::Subject;

@@ -271,6 +271,14 @@ impl Needed {
         Self { kind, issuer: required.issuer, message: message.into() }
     }
 
+    /// `person of okta`, for people.
+    pub(crate) fn words(&self) -> String {
+        let kind = super::facts::word(&self.kind);
+        let Some(issuers) = &self.issuer else { return kind };
+        let names: Vec<&str> = issuers.0.iter().map(Text::pattern).collect();
+        format!("{kind} of {}", names.join(" or "))
+    }
+
     /// The subject has one.
     pub(crate) fn is_met(&self, subject: &Subject) -> bool {
         let (person, workload) = match self.kind {

@@ -44,6 +44,8 @@ pub struct TokenRefused<'a> {
     pub owner_pid: u32,
     /// Its user.
     pub owner_uid: u32,
+    /// The host that had it first, where it is another one.
+    pub other_host: Option<&'a crate::identity::workload::OtherHost>,
 }
 
 /// The client has logged in, as what it asked for. There is no place for passwords.

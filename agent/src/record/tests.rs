@@ -13,7 +13,7 @@ use interlock_recording::proto::{self, Event};
 use interlock_recording::{PublicKey, Report, verify};
 
 use super::*;
-use crate::identity::{Ancestor, Ci, Subject};
+use crate::identity::{Ancestor, Ci, ClaimedLogin, Subject};
 use crate::operation::{Operation, Protocol};
 use crate::policy::{Decision, Destination, EntryId, Observed, Verdict};
 use crate::sql::{Kind, Limit, Relation, Script, Statement, Where};
@@ -40,6 +40,7 @@ fn subject() -> Subject {
         uid: 1000,
         user: "deploy".into(),
         login_uid: Some(0),
+        login_claimed: Some(ClaimedLogin { uid: 0, user: "root".into(), session: Some(3) }),
         exe: "/usr/bin/psql".into(),
         argv: vec!["psql".into(), String::new()],
         ancestors: vec![Ancestor { pid: 1, exe: "/sbin/init".into(), ..Ancestor::default() }],
@@ -197,6 +198,8 @@ fn everything_that_is_handed_over_is_recorded() {
     assert_eq!(policies.files, ["/etc/x.yaml"]);
     let subject = flow.subject.clone().expect("a subject");
     assert_eq!((subject.login_uid, subject.login_session, subject.script), (Some(0), None, None));
+    let claimed = subject.login_claimed.clone().expect("a claim");
+    assert_eq!((claimed.uid, &*claimed.user, claimed.session), (0, "root", Some(3)));
     assert_eq!(subject.argv, ["psql", ""]);
     assert_eq!(subject.ci.expect("a job").variables["A"], "b");
     assert_eq!((flow.destination.as_str(), flow.protocol.as_str()), ("10.0.0.7:5432", "postgres"));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalBy, ApprovalCounted, ApprovalName, ApprovalParam, ApprovalQuorum,
-    ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote, ApprovalsOpen,
+    ApprovalAnswer, ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName, ApprovalParam,
+    ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote, ApprovalsOpen,
 };
 use interlock_shipping::{MAX_APPROVAL, MAX_NAMES, MAX_REASON};
 use prost::Message as _;
@@ -209,6 +209,7 @@ fn request(opened: &Opened) -> ApprovalRequest {
         params: shown.params.iter().map(|value| ApprovalParam { value: value.clone() }).collect(),
         omitted_params: shown.params_omitted as u64,
         runs: shown.runs.clone(),
+        redacted: shown.redacted,
         statements: shown.statements.iter().map(statement).collect(),
         subject: subject_bytes(&subject),
         server: opened.server.to_string(),
@@ -224,9 +225,15 @@ fn request(opened: &Opened) -> ApprovalRequest {
         reason_required: terms.reason_required,
         break_glass: terms.break_glass,
         fresh_seconds: terms.fresh.map_or(0, |fresh| fresh.as_secs()),
+        approver_verified: terms.verified,
+        started_by: shown.started_by.clone(),
         likeness: opened.likeness.to_vec(),
         collector: opened.remote.word().to_owned(),
         left_ns: ns(opened.deadline).saturating_sub(ns(jiff::Timestamp::now())),
+        estimate: shown
+            .estimate
+            .as_ref()
+            .map(|told| ApprovalEstimate { rows: told.rows, why_not: told.why_not.clone() }),
     };
     // What is shown is bounded; who asks names files, whose paths may be long.
     if request.encoded_len() > MAX_APPROVAL {
@@ -249,12 +256,20 @@ fn quorums(terms: &Terms) -> Vec<ApprovalQuorum> {
     terms.quorums.iter().map(quorum).collect()
 }
 
+/// Names of one approver beside those of their users that the collector is told.
+const FURTHER_NAMES: usize = 16;
+
+fn cut(text: &str, most: usize) -> String {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default().to_owned()
+}
+
 fn by(approver: &Approver) -> ApprovalBy {
     ApprovalBy {
         name: approver.name.as_ref().to_owned(),
         login: approver.login.as_ref().to_owned(),
         via: approver.way().word().to_owned(),
         groups: approver.groups.iter().take(64).map(|group| group.as_ref().to_owned()).collect(),
+        names: approver.further_names().take(FURTHER_NAMES).map(|name| cut(name, WORD)).collect(),
     }
 }
 

@@ -19,6 +19,7 @@ use super::enrolment::{Enrolment, Mark, Stamp};
 use super::orders::{self, Pending};
 use super::shipper::{Report, Shipper};
 use super::source::{self, Source};
+use super::tokens::Tokens;
 use super::{Fault, asked_to_finish, blocking, enrol};
 
 /// Sealed segments that may be on their way without having been taken.
@@ -65,6 +66,7 @@ struct Call<'s> {
     renewal: Option<Instant>,
     order: Pending,
     approvals: Approvals,
+    tokens: Tokens,
     finishing: bool,
 }
 
@@ -111,6 +113,7 @@ pub(super) async fn ship(
         renewal: None,
         order: Pending::default(),
         approvals: Approvals::new(shipper.approvals()),
+        tokens: Tokens::new(shipper.tokens()),
         finishing: false,
     };
     call.begin(first).await?;
@@ -166,12 +169,14 @@ impl Call<'_> {
                     }
                 }
                 () = self.approvals.changed() => {}
-                permit = sender.reserve(), if !self.idle || self.approvals.pending => {
+                () = self.tokens.changed() => {}
+                permit = sender.reserve(), if !self.idle || self.approvals.pending || self.tokens.pending => {
                     let Ok(permit) = permit else {
                         return Err(self.ended_early(answers).await);
                     };
                     // People wait for these, and they are few.
-                    if let Some(message) = self.approvals.next() {
+                    let waited_for = self.approvals.next();
+                    if let Some(message) = waited_for.or_else(|| self.tokens.next()) {
                         permit.send(ToCollector { message: Some(message) });
                     } else if !self.idle
                         && let Some(message) = self.next_message().await?
@@ -256,6 +261,10 @@ impl Call<'_> {
                 self.approvals.take(vote);
                 Ok(())
             }
+            Answer::TokenWords(words) => match self.tokens.hear(words) {
+                Some(hear) => blocking(hear).await,
+                None => Ok(()),
+            },
         }
     }
 

@@ -21,6 +21,7 @@ mod source;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod wire;
 
 pub use address::{Address, ParseAddressError};

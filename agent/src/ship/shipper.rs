@@ -13,6 +13,7 @@ use super::orders::Orders;
 use super::status::Shipping;
 use super::{Fault, asked_to_finish, blocking, connect, source};
 use crate::approval::Desk;
+use crate::identity::workload::Bindings;
 use crate::policy::CentralStatus;
 use crate::record::{Kept, RecordError, Recorder};
 
@@ -45,6 +46,8 @@ pub struct Shipper {
     orders: Option<Arc<dyn Orders>>,
     /// Requests for approval that the collector is told of.
     desk: Option<Arc<Desk>>,
+    /// Tokens that the collector is told of.
+    tokens: Option<Arc<Bindings>>,
     /// The authority of the collector that has taken a segment which this agent sent. As each follows from
     /// the one before by its hash, what that collector had before is this recording, too, and not another
     /// one of the same host.
@@ -73,7 +76,7 @@ impl Shipper {
         report: impl Fn() -> Report + Send + Sync + 'static,
     ) -> Self {
         let (report, confirmed) = (Box::new(report), Mutex::default());
-        Self { store, recorder, shipping, keep, report, orders: None, desk: None, confirmed }
+        Self { store, recorder, shipping, keep, report, orders: None, desk: None, tokens: None, confirmed }
     }
 
     /// With somebody who takes orders about policies; without, they are passed over.
@@ -86,6 +89,16 @@ impl Shipper {
     #[must_use]
     pub(crate) fn with_approvals(self, desk: Arc<Desk>) -> Self {
         Self { desk: Some(desk), ..self }
+    }
+
+    /// With the tokens that are bound here.
+    #[must_use]
+    pub(crate) fn with_tokens(self, tokens: Arc<Bindings>) -> Self {
+        Self { tokens: Some(tokens), ..self }
+    }
+
+    pub(super) fn tokens(&self) -> Option<&Arc<Bindings>> {
+        self.tokens.as_ref()
     }
 
     pub(super) fn approvals(&self) -> Option<&Arc<Desk>> {

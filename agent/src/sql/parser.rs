@@ -180,6 +180,10 @@ pub(super) fn parse(text: &str, grammar: Grammar) -> Result<Vec<RawStmt>, String
 /// The tokens of `text`, comments included. To be called on a parser thread.
 pub(super) fn scan(text: &str) -> Result<Vec<ScanToken>, String> {
     debug_assert!(IS_PARSER.get());
+    // The scanner gives no list at all where there are no tokens, which its binding does not expect.
+    if text.bytes().all(|byte| byte.is_ascii_whitespace() || byte == 0x0b) {
+        return Ok(Vec::new());
+    }
     pg_query::scan_tokens(text).map_err(|error| match error {
         pg_query::Error::Scan(message) => message,
         error => error.to_string(),

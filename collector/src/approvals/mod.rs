@@ -16,7 +16,7 @@ use interlock_recording::ledger::proto::{ApprovalGiven, GlassReviewed};
 use interlock_recording::proto::Subject;
 use interlock_recording::{fill_random, hex};
 use interlock_shipping::v1::{ApprovalAccount, ApprovalVote};
-use interlock_shipping::{MAX_NAMES, MAX_REASON, NAME_CLAIMS, names_of, plain_name};
+use interlock_shipping::{MAX_NAMES, MAX_REASON, NAME_CLAIMS, Names, may_be_one};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
@@ -24,8 +24,15 @@ use crate::administer::By;
 use crate::intake::Intake;
 use crate::store::{LedgerStoreError, NewVote, OwnerOf, Store, StoreError, Vote, WholeApproval, now_ns};
 
+/// As far as a provider's clock may be ahead.
+const SKEW_NS: i64 = 60_000_000_000;
+
 /// How long it is waited for a host to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What is said where the rules want a verified person, and an account is of the collector's own.
+pub const UNVERIFIED: &str = "the policy takes approvals only of people whom an identity provider has verified: sign in by \
+                              an account of your provider";
 
 /// Somebody who decides: an account, and when its owner has shown who they are.
 #[derive(Debug, Clone)]
@@ -54,14 +61,14 @@ impl Account {
     pub fn asks(&self, approval: &WholeApproval) -> bool {
         let Ok(subject) = Subject::decode(&*approval.told.subject) else { return true };
         let owner = &self.owner;
-        let own = names_of(&self.name, &owner.email, &owner.logins);
-        let is_own = |name: &str| own.contains(&plain_name(name));
+        let own = Names::of(&self.name, &owner.email, &owner.logins);
         let item = &approval.item;
         let users = [&item.user, &item.login_user, &subject.user, &subject.login_user];
+        let claimed = subject.login_claimed.iter().map(|claimed| &claimed.user);
         let job = subject.workload.iter().map(|job| &job.actor);
         let ci = subject.ci.iter().map(|ci| &ci.actor);
         let broke = approval.standing.by.iter().filter(|_| item.state == "broken_glass");
-        let broke = broke.flat_map(|by| [&by.name, &by.login]);
+        let broke = broke.flat_map(|by| [&by.name, &by.login].into_iter().chain(&by.names));
         let verified = [&subject.person, &subject.workload].into_iter().flatten();
         let signed_in = verified.clone().any(|one| {
             !owner.issuer.is_empty() && one.issuer == owner.issuer && one.subject == owner.subject
@@ -73,12 +80,13 @@ impl Account {
         signed_in
             || users
                 .into_iter()
+                .chain(claimed)
                 .chain(job)
                 .chain(ci)
                 .chain(broke)
                 .chain(person)
                 .chain(claims)
-                .any(|n| is_own(n))
+                .any(|name| own.hold(name) || may_be_one(name, &owner.subject))
     }
 
     /// The groups of it that may decide.
@@ -88,11 +96,18 @@ impl Account {
         self.owner.groups.iter().filter(named).cloned().collect()
     }
 
+    /// An identity provider says who its owner is, where the rules ask for that.
+    pub fn is_verified(&self, approval: &WholeApproval) -> bool {
+        !approval.told.approver_verified || !self.owner.issuer.is_empty()
+    }
+
     /// Its owner has signed in no longer ago than the rules ask for.
     pub fn is_fresh(&self, approval: &WholeApproval) -> bool {
         let fresh =
             i64::try_from(approval.told.fresh_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
-        fresh == 0 || self.authenticated_ns.is_some_and(|at| now_ns().saturating_sub(at) <= fresh)
+        // One that is to come is none, as far as the clocks agree.
+        let ago = |at: i64| now_ns().saturating_sub(at);
+        fresh == 0 || self.authenticated_ns.is_some_and(|at| (-SKEW_NS..=fresh).contains(&ago(at)))
     }
 }
 
@@ -188,6 +203,9 @@ fn check(account: &Account, approval: &WholeApproval, decision: &Decision) -> Re
         return Err(DecideError::NotFromHere(
             "the policy takes approvals only on the host: interlock approvals approve",
         ));
+    }
+    if !account.is_verified(approval) {
+        return Err(DecideError::NotFromHere(UNVERIFIED));
     }
     if !account.is_fresh(approval) {
         return Err(DecideError::Stale(told.fresh_seconds));
@@ -323,6 +341,11 @@ pub async fn review(
 ) -> Result<(), DecideError> {
     let reason = interlock_recording::text::printable(reason.trim()).into_owned();
     let approval = intake.store.approval(id).await?.ok_or(DecideError::NotFound)?;
+    if approval.told.quorums.is_empty() {
+        let unknown =
+            "it is not known yet which groups may look into it: its host's recording says so when it comes";
+        return Err(DecideError::Invalid(unknown.into()));
+    }
     if account.entitled(&approval).is_empty() {
         let groups: Vec<&str> =
             approval.told.quorums.iter().flat_map(|quorum| &quorum.groups).map(String::as_str).collect();

@@ -7,6 +7,7 @@ mod evidence;
 mod holds;
 mod keys;
 mod ledger;
+mod links;
 mod migrate;
 mod output;
 mod outputs;
@@ -99,6 +100,9 @@ enum Command {
     /// List accounts, and let one that is locked out in again.
     #[command(subcommand)]
     Users(users::Command),
+    /// List which users of chats decide as which accounts, and end that.
+    #[command(subcommand)]
+    Links(links::Command),
     /// Write an evidence bundle: sessions with all that proves them, in one file.
     Evidence(evidence::Evidence),
     /// Check everything that is kept against the ledger. The same as `ledger verify`.
@@ -187,6 +191,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::HostEvents(arguments) => queries::host_events(&config, &arguments).await,
         Command::Outputs(command) => outputs::run(&config, command).await,
         Command::Users(command) => users::run(&config, command).await,
+        Command::Links(command) => links::run(&config, command).await,
         Command::Evidence(arguments) => evidence::run(&config, &arguments).await,
         Command::Verify(arguments) => ledger::verify(&config, &arguments).await,
         Command::Migrate(arguments) => migrate::run(&config, &arguments).await,

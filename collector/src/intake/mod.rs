@@ -9,6 +9,7 @@ mod orders;
 mod quota;
 mod ship;
 mod take;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -18,6 +18,8 @@ pub struct Quota {
     keep: u64,
     /// Bytes a second; 0 for no bound.
     rate: u64,
+    /// Requests for approval within a day; 0 for no bound.
+    requests: u64,
     /// How much each host may ship at once now, and since when. It may be less than nothing: then it waits.
     rooms: Mutex<HashMap<String, (f64, Instant)>>,
 }
@@ -25,7 +27,12 @@ pub struct Quota {
 impl Quota {
     /// Bounds in bytes, and bytes a second; 0 is none.
     pub fn new(keep: u64, rate: u64) -> Self {
-        Self { keep, rate, rooms: Mutex::default() }
+        Self { keep, rate, requests: 0, rooms: Mutex::default() }
+    }
+
+    /// With so many requests for approval within a day; 0 is no bound.
+    pub fn with_requests(self, requests: u64) -> Self {
+        Self { requests, ..self }
     }
 
     /// Those of the configuration.
@@ -34,6 +41,12 @@ impl Quota {
             agents.keep_gib_per_host.saturating_mul(1 << 30),
             agents.mib_per_second_per_host.saturating_mul(1 << 20),
         )
+        .with_requests(agents.requests_per_day_per_host)
+    }
+
+    /// Whether one more request for approval is too many beside those that came within a day.
+    pub(super) fn is_request_over(&self, lately: i64) -> bool {
+        self.requests > 0 && u64::try_from(lately).is_ok_and(|lately| lately >= self.requests)
     }
 
     /// Whether `bytes` more are too many beside `kept`; says so in words.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::approvals::Votes;
+use super::approvals::{LEAST, Room, Votes};
 use super::connected::Errand;
 use super::enrol::internal;
 use super::orders::Told;
@@ -114,6 +114,7 @@ impl Shipping for Shipper {
                 slowed: false,
                 told: Told::default(),
                 votes: Votes::default(),
+                room: Room::default(),
                 open_told: false,
                 healthy_at: tokio::time::Instant::now() - HEALTH,
             };
@@ -178,6 +179,8 @@ struct Call<'c> {
     told: Told,
     /// What it was told of decisions on its requests for approval.
     votes: Votes,
+    /// How much is kept of them.
+    room: Room,
     /// It has told which of its requests are open: it does so once in a call.
     open_told: bool,
     /// When it last said how it is.
@@ -268,18 +271,28 @@ impl Call<'_> {
     /// Counts what is kept of this host.
     async fn count(&mut self) -> Result<(), Status> {
         (self.unsealed, self.sealed) = self.intake.store.kept_bytes(self.host).await.map_err(internal)?;
-        Ok(())
+        self.room.look(self.intake, self.host).await.map_err(internal)
+    }
+
+    /// Bytes that are kept of its recording.
+    fn recorded(&self) -> u64 {
+        let arriving = self.arriving.as_ref().map_or(0, |arriving| arriving.file.bytes());
+        self.sealed.saturating_add(self.unsealed).saturating_add(arriving)
     }
 
     /// Whether `bytes` more of this host may be taken, and when more may be read.
     async fn bound(&mut self, bytes: usize) -> Result<(), Status> {
-        let arriving = self.arriving.as_ref().map_or(0, |arriving| arriving.file.bytes());
-        let kept = self.sealed.saturating_add(self.unsealed).saturating_add(arriving);
+        let kept = self.recorded().saturating_add(self.room.bytes());
         if let Some(over) = self.intake.quota.is_over(kept, bytes as u64) {
             self.found("quota", "more of its recording is to be kept than may be (agents.keep_gib_per_host)")
                 .await?;
             return Err(Status::resource_exhausted(over));
         }
+        self.pace(bytes).await
+    }
+
+    /// Counts `bytes` that came, and has what comes next wait if they came too fast.
+    async fn pace(&mut self, bytes: usize) -> Result<(), Status> {
         let now = tokio::time::Instant::now();
         if let Some(wait) = self.intake.quota.wait(self.host, bytes, now) {
             if !std::mem::replace(&mut self.slowed, true) {
@@ -330,34 +343,44 @@ impl Call<'_> {
                 self.health(&health).await
             }
             Message::ApprovalRequest(told) => {
-                self.bound(told.encoded_len()).await?;
-                let taken = self.intake.take_approval(self.host, &told).await.map_err(internal)?;
-                self.odd(taken).await
+                self.pace(told.encoded_len().max(LEAST)).await?;
+                let recorded = self.recorded();
+                let taken = self.intake.take_approval(&mut self.room, self.host, &told, recorded).await;
+                self.odd(taken.map_err(internal)?).await
             }
             Message::ApprovalStanding(told) => {
-                self.bound(told.encoded_len()).await?;
+                self.pace(told.encoded_len().max(LEAST)).await?;
                 let taken = self.intake.take_standing(self.host, &told).await.map_err(internal)?;
                 self.odd(taken).await
             }
             Message::ApprovalsOpen(all) => {
-                self.bound(all.encoded_len()).await?;
+                self.pace(all.encoded_len().max(LEAST)).await?;
                 if std::mem::replace(&mut self.open_told, true) {
-                    return self.odd(Err("which requests for approval are open, twice in one call")).await;
+                    let twice = "which requests for approval are open, twice in one call";
+                    return self.odd(Err(twice.to_owned())).await;
                 }
                 let taken = self.intake.take_open(self.host, &all).await.map_err(internal)?;
                 self.odd(taken).await
             }
             Message::ApprovalAnswer(answer) => {
+                self.pace(answer.encoded_len().max(LEAST)).await?;
                 self.votes.answered(self.intake, self.host, &answer).await.map_err(internal)
+            }
+            Message::TokensBound(told) => {
+                self.bound(told.encoded_len()).await?;
+                match self.intake.take_tokens(self.host, &agent.name, &told).await.map_err(internal)? {
+                    Ok(words) => self.reply(ToAgentMessage::TokenWords(words)).await,
+                    Err(why) => self.found("tokens", why).await,
+                }
             }
         }
     }
 
     /// What no agent tells is found, and passed over: recordings are taken in all the same.
-    async fn odd(&self, taken: Result<(), &'static str>) -> Result<(), Status> {
+    async fn odd(&self, taken: Result<(), String>) -> Result<(), Status> {
         match taken {
             Ok(()) => Ok(()),
-            Err(why) => self.found("approvals", why).await,
+            Err(why) => self.found("approvals", &why).await,
         }
     }
 

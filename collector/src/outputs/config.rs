@@ -11,7 +11,7 @@ use serde::Deserialize;
 pub struct Output {
     /// Its name: its place in what is sent is kept by it, so another name is another output.
     pub name: String,
-    /// What it is told. By default `command`, `session`, `finding`, `hold` and `audit`.
+    /// What it is told. By default `command`, `session`, `finding`, `hold`, `audit` and `approval`.
     #[serde(default = "default_kinds")]
     pub kinds: Vec<Kind>,
     /// Which of them. What is left out is not told.
@@ -53,6 +53,8 @@ pub enum Kind {
     Hold,
     /// What was done in the collector.
     Audit,
+    /// A request for approval that was made, approved by one of several, ended, or looked into afterwards.
+    Approval,
 }
 
 /// Which messages. Each list that is given must hold one that fits.
@@ -63,7 +65,7 @@ pub struct Only {
     pub verdict: Vec<String>,
     /// Of commands and results: those that a rule in observe mode would have given one of these verdicts.
     pub observed: Vec<String>,
-    /// Of commands and results: those that one of these rules decided.
+    /// Of commands and results: those that one of these rules decided; of approvals: those that one of them holds.
     pub rules: Vec<String>,
     /// Of what hosts send: those of one of these hosts, by name or id.
     pub hosts: Vec<String>,
@@ -167,7 +169,7 @@ pub enum SaslMechanism {
 }
 
 fn default_kinds() -> Vec<Kind> {
-    vec![Kind::Command, Kind::Session, Kind::Finding, Kind::Hold, Kind::Audit]
+    vec![Kind::Command, Kind::Session, Kind::Finding, Kind::Hold, Kind::Audit, Kind::Approval]
 }
 
 fn default_batch() -> u16 {

@@ -2,6 +2,7 @@
 
 use interlock_recording::ledger::{self, proto::entry::Body as Entry};
 
+use super::approval::{ToldApproval, name_of as approval_name};
 use super::config::{Kind, Only, Output};
 use super::message::{Body, Deleted, Hold, Message, Missing, kind};
 use crate::store::{AuditFilter, JournalKind, JournalRow, Store, StoreError, ToldCommand};
@@ -51,6 +52,7 @@ impl Batch {
         self.bytes += match &body {
             Body::Command(command) | Body::Result(command) => command.text.len() + 512,
             Body::HostEvent { event, .. } => event.detail.len() + 256,
+            Body::Approval(told) => told.text.len() + 2048,
             _ => 1024,
         };
         // What was deleted in one run is one message.
@@ -90,6 +92,10 @@ fn is_told(output: &Output, body: &Body) -> bool {
         }
         Body::HostEvent { host, host_name, .. } => fits(hosts, &[host, host_name]),
         Body::Deleted(deleted) => fits(hosts, &[&deleted.host, &deleted.host_name]),
+        Body::Approval(told) => {
+            let rules_of = told.rules();
+            fits(rules, &rules_of) && fits(hosts, &[&told.item.host, &told.item.host_name])
+        }
         Body::Finding(_) | Body::Hold(_) | Body::Audit(_) => true,
     }
 }
@@ -140,6 +146,9 @@ pub(super) async fn next(
                     if let Some(entry) = page.items.into_iter().find(|entry| entry.id == row.first) {
                         batch.put(output, format!("audit:{}", entry.id), Body::Audit(entry), whole(row));
                     }
+                }
+                JournalKind::Approval if wants(&[Kind::Approval]) => {
+                    approval(store, output, row, &mut batch).await?;
                 }
                 _ => batch.end = whole(row),
             }
@@ -292,6 +301,26 @@ async fn session(
     Ok(())
 }
 
+/// A request is as it was when it came; what has changed since stands in the journal. So it is the same each time.
+async fn approval(
+    store: &Store,
+    output: &Output,
+    row: &JournalRow,
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
+    let Some((id, news, change)) = row.approval() else { return Ok(()) };
+    let of = approval_name(news);
+    let (id, body) = match store.approval(id).await? {
+        Some(one) => {
+            let told = ToldApproval::new(one, news, change, row.at_ns);
+            (format!("{of}:{id}:{}", row.place.1), Body::Approval(Box::new(told)))
+        }
+        None => gone(store, row, of, Missing::Approval(id.to_owned(), row.place.1)).await?,
+    };
+    batch.put(output, id, body, whole(row));
+    Ok(())
+}
+
 /// Something that the journal tells of and that is not there any more.
 async fn gone(
     store: &Store,
@@ -304,7 +333,7 @@ async fn gone(
         host_name: name_of(store, &row.host).await?,
         what,
         at_ns: row.at_ns,
-        retention: store.is_deleted(&row.host, row.segment).await?,
+        retention: row.kind == JournalKind::Approval || store.is_deleted(&row.host, row.segment).await?,
     };
     Ok((deleted.id(kind), Body::Deleted(deleted)))
 }

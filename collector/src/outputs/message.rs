@@ -3,6 +3,7 @@
 use interlock_recording::json::time;
 use serde_json::{Map, Value, json};
 
+use super::approval::ToldApproval;
 use super::config::Kind;
 use crate::store::{AuditEntry, Finding, SessionItem, ToldCommand, ToldHostEvent};
 
@@ -41,6 +42,8 @@ pub enum Body {
     Hold(Hold),
     /// Something was done in the collector.
     Audit(AuditEntry),
+    /// Something has come of a request for approval.
+    Approval(Box<ToldApproval>),
     /// What stood here cannot be told any more.
     Deleted(Deleted),
 }
@@ -93,6 +96,8 @@ pub enum Missing {
     Session(String),
     /// How a command ended: its session, and its number in that.
     Result(String, i64),
+    /// What came of a request for approval: its id, and which of its messages.
+    Approval(String, i64),
 }
 
 /// How bad it is, in the numbers of syslog.
@@ -121,6 +126,7 @@ impl Message {
             Body::Hold(hold) if hold.set => "hold_set",
             Body::Hold(_) => "hold_released",
             Body::Audit(_) => "audit",
+            Body::Approval(told) => told.name(),
             Body::Deleted(_) => "deleted",
         }
     }
@@ -136,6 +142,7 @@ impl Message {
             Body::Finding(finding) => finding.at_ns,
             Body::Hold(hold) => hold.at_ns,
             Body::Audit(entry) => entry.at_ns,
+            Body::Approval(told) => told.time_ns(),
             Body::Deleted(deleted) => deleted.at_ns,
         }
     }
@@ -149,6 +156,7 @@ impl Message {
             }
             Body::HostEvent { host, host_name, .. } => Some((host_name, host)),
             Body::Finding(finding) if !finding.host.is_empty() => Some((&finding.host_name, &finding.host)),
+            Body::Approval(told) => Some((&told.item.host_name, &told.item.host)),
             Body::Deleted(deleted) => Some((&deleted.host_name, &deleted.host)),
             Body::Finding(_) | Body::Hold(_) | Body::Audit(_) => None,
         }
@@ -159,6 +167,7 @@ impl Message {
         match &self.body {
             Body::Command(command) | Body::Result(command) => Some(&command.session),
             Body::SessionBegun(session) | Body::SessionEnded(session) => Some(&session.id),
+            Body::Approval(told) if !told.item.session.is_empty() => Some(&told.item.session),
             _ => None,
         }
     }
@@ -173,6 +182,7 @@ impl Message {
             Body::Finding(_) => Severity::Error,
             Body::Deleted(_) => Severity::Warning,
             Body::Hold(_) | Body::Audit(_) => Severity::Notice,
+            Body::Approval(told) => told.severity(),
             _ => Severity::Info,
         }
     }
@@ -221,6 +231,7 @@ impl Message {
             Body::Audit(entry) => {
                 format!("{}: {} {} {}", entry.actor, entry.action, entry.target, entry.detail)
             }
+            Body::Approval(told) => told.line(),
             Body::Deleted(deleted) => {
                 let what = match &deleted.what {
                     Missing::Events { first, end } => format!("events {first} to {}", end.saturating_sub(1)),
@@ -228,6 +239,7 @@ impl Message {
                     Missing::Result(session, number) => {
                         format!("the end of command {number} of session {session}")
                     }
+                    Missing::Approval(id, _) => format!("what came of request {id}"),
                 };
                 format!("{what} of {} cannot be sent: {}", deleted.host_name, deleted.why())
             }
@@ -265,6 +277,7 @@ impl Message {
                 "entry": body.id, "actor": body.actor, "action": body.action, "target": body.target,
                 "detail": body.detail, "address": body.address,
             }),
+            Body::Approval(body) => body.json(),
             Body::Deleted(body) => match &body.what {
                 Missing::Events { first, end } => json!({
                     "first_event": first, "last_event": end.saturating_sub(1), "reason": body.why(),
@@ -273,6 +286,7 @@ impl Message {
                 Missing::Result(session, number) => {
                     json!({"session": session, "command": number, "reason": body.why()})
                 }
+                Missing::Approval(id, _) => json!({"approval": id, "reason": body.why()}),
             },
         };
         if let Value::Object(fields) = fields {
@@ -289,6 +303,7 @@ impl Deleted {
             Missing::Events { first, end } => format!("deleted:{}:{first}-{end}", self.host),
             Missing::Session(session) => format!("deleted:{kind}:{session}"),
             Missing::Result(session, number) => format!("deleted:{kind}:{session}:{number}"),
+            Missing::Approval(id, which) => format!("deleted:{kind}:{id}:{which}"),
         }
     }
 
@@ -385,6 +400,7 @@ pub(super) fn kind(body: &Body) -> Option<Kind> {
         Body::Finding(_) => Some(Kind::Finding),
         Body::Hold(_) => Some(Kind::Hold),
         Body::Audit(_) => Some(Kind::Audit),
+        Body::Approval(_) => Some(Kind::Approval),
         Body::Deleted(_) => None,
     }
 }

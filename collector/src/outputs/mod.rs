@@ -6,6 +6,7 @@
 //! has what was sent, so after a failure messages can come again, with the same id. Intake never waits for
 //! an output. `docs/outputs.md` says what is sent and what is guaranteed.
 
+mod approval;
 pub mod config;
 mod feed;
 mod kafka;
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::intake::Connected;
-use crate::store::{OutputState, Store};
+use crate::store::{OutputState, Store, StoreError};
 
 pub use config::Output;
 pub use kafka::exercise;
@@ -86,9 +87,7 @@ pub async fn start(
     stopped: &watch::Receiver<bool>,
     timing: Timing,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let mut random = [0; 16];
-    fill_random(&mut random)?;
-    let owner = hex(&random);
+    let owner = owner()?;
     let mut ready = Vec::new();
     for output in outputs {
         let sender = Sender::new(output, collector)
@@ -98,13 +97,7 @@ pub async fn start(
     // The state directory is this process's alone: whoever held them was killed.
     store.release_own().await?;
     store.settle_journal().await?;
-    let mut write = store.write().await?;
-    for output in outputs {
-        if write.add_output(&output.name).await? {
-            tracing::info!(output = output.name, "a new output: it is told what comes from now on");
-        }
-    }
-    write.commit().await?;
+    add_places(store, outputs.iter().map(|output| output.name.clone())).await?;
     for state in store.outputs().await? {
         // Ways to ask approvers have a place here too.
         let ask = state.name.starts_with("ask:");
@@ -128,6 +121,24 @@ pub async fn start(
         tasks.push(tokio::spawn(prune(Arc::clone(store), stopped.clone())));
     }
     Ok(tasks)
+}
+
+/// A name for this process in leases.
+pub(crate) fn owner() -> std::io::Result<String> {
+    let mut random = [0; 16];
+    fill_random(&mut random)?;
+    Ok(hex(&random))
+}
+
+/// Gives each of these its place in the journal, if it has none.
+pub(crate) async fn add_places(store: &Store, names: impl Iterator<Item = String>) -> Result<(), StoreError> {
+    let mut write = store.write().await?;
+    for name in names {
+        if write.add_output(&name).await? {
+            tracing::info!(output = name, "it is new: it is told what comes from now on");
+        }
+    }
+    write.commit().await
 }
 
 /// Opens the files that an output names.

@@ -443,3 +443,5 @@ async fn the_journal_is_pruned_behind_the_slowest_and_numbers_are_not_given_out_
     }
     site.stop().await;
 }
+
+mod approvals;

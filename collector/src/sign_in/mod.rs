@@ -38,6 +38,9 @@ pub struct Identity {
     /// Their e-mail address, as the provider says.
     #[serde(default)]
     pub email: Option<String>,
+    /// The provider says that it has made sure of the address.
+    #[serde(default)]
+    pub email_verified: bool,
     /// When they have shown the provider who they are, nanoseconds since the Unix epoch, if it says.
     #[serde(default)]
     pub authenticated_ns: Option<i64>,
@@ -151,7 +154,8 @@ impl Default for Providers {
     }
 }
 
-fn token_ns(days: u32) -> i64 {
+/// For how long an account of a provider counts after its owner has signed in, nanoseconds.
+pub(crate) fn token_ns(days: u32) -> i64 {
     i64::from(days) * 86_400 * 1_000_000_000
 }
 

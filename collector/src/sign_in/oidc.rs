@@ -534,6 +534,7 @@ impl OidcProvider {
             called,
             groups: groups.unwrap_or_default(),
             email: claims.email,
+            email_verified: claims.email_verified,
             authenticated_ns: claims.authenticated_ns,
             hint,
         })

@@ -322,6 +322,8 @@ impl SamlProvider {
             called: wanted.unwrap_or(called),
             groups: groups.unwrap_or_default(),
             email: mail,
+            // SAML has no word for it.
+            email_verified: false,
             authenticated_ns: authenticated.and_then(|at| {
                 let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
                 i64::try_from(since.as_nanos()).ok()

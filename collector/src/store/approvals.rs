@@ -3,8 +3,6 @@
 //! A request is known by its name on the host and a digest of host and operation: names come again, and another
 //! host may give any name to its own.
 
-use std::collections::HashSet;
-
 use interlock_recording::hex;
 use interlock_shipping::v1::{ApprovalRequest, ApprovalStanding};
 use prost::Message as _;
@@ -13,21 +11,12 @@ use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::journal::NewRow;
+use super::news::ApprovalChange;
 use super::page::{Sql, containing, rfc3339, rfc3339_or_null};
-use super::{JournalKind, Page, Store, StoreError, Write, now_ns, plain};
+use super::{Page, Store, StoreError, Write, now_ns, plain};
 
-/// Characters of a text that lists show and searches read.
-const TEXT: usize = 2000;
-/// Bytes of a name.
-const NAME: usize = 256;
 /// Requests of the past that are shown beside one that is alike.
 const ALIKE: i64 = 8;
-/// Requests that have ended are kept at least so long, and as long as their session's recording is.
-const KEPT_NS: i64 = 30 * 86_400 * 1_000_000_000;
-
-/// No request is open for longer, whatever its host says.
-const LONGEST_NS: i64 = 86_400 * 1_000_000_000;
 
 /// What has come of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +149,8 @@ pub fn approval_id(host: &str, request: &str, digest: &[u8]) -> String {
     format!("{request}-{digest}")
 }
 
-fn clip(text: &str, most: usize) -> String {
+/// A text for the database, of so many characters at most.
+pub(super) fn clip(text: &str, most: usize) -> String {
     plain(text).chars().take(most).collect()
 }
 
@@ -289,6 +279,16 @@ impl Store {
         Ok(i64::try_from(sql.all(self.searchers()).await?.len()).unwrap_or_default())
     }
 
+    /// Whether there is one of this id.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn has_approval(&self, id: &str) -> Result<bool, StoreError> {
+        let row =
+            sqlx::query("SELECT 1 FROM approvals WHERE id = $1").bind(id).fetch_optional(self.pool()).await?;
+        Ok(row.is_some())
+    }
+
     /// All of one, by its id.
     ///
     /// # Errors
@@ -365,189 +365,9 @@ impl Store {
             .await?;
         Ok((row.try_get(0)?, row.try_get(1)?))
     }
-
-    /// How many of a host's requests are kept.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn kept_approvals_of(&self, host: &str) -> Result<i64, StoreError> {
-        let row = sqlx::query("SELECT COUNT(*) FROM approvals WHERE host = $1")
-            .bind(host)
-            .fetch_one(self.pool())
-            .await?;
-        Ok(row.try_get(0)?)
-    }
-
-    /// How many of a host's requests are open.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn open_approvals_of(&self, host: &str) -> Result<i64, StoreError> {
-        let row = sqlx::query("SELECT COUNT(*) FROM approvals WHERE host = $1 AND state = 'pending'")
-            .bind(host)
-            .fetch_one(self.pool())
-            .await?;
-        Ok(row.try_get(0)?)
-    }
 }
 
 impl Write<'_> {
-    /// Notes for outputs, and for whatever asks people in other ways, what has come of a request.
-    async fn approval_news(&mut self, host: &str, id: &str, news: ApprovalNews) -> Result<(), StoreError> {
-        let about = format!("{id} {}", news.word());
-        self.journal(NewRow {
-            kind: JournalKind::Approval,
-            host,
-            segment: 0,
-            first: 0,
-            last: 0,
-            about: &about,
-        })
-        .await
-    }
-
-    /// Takes in a request that a host has open; whether it is a new one.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn take_approval(&mut self, host: &str, told: &ApprovalRequest) -> Result<bool, StoreError> {
-        let id = approval_id(host, &told.request, &told.digest);
-        let subject = interlock_recording::proto::Subject::decode(&*told.subject).unwrap_or_default();
-        let exe = subject.script.as_deref().unwrap_or(&subject.exe);
-        let session = interlock_recording::SessionId::from_slice(&told.session);
-        let int = |ns: u64| i64::try_from(ns).unwrap_or(i64::MAX);
-        let now = now_ns();
-        let rules: Vec<&str> = told.quorums.iter().map(|quorum| quorum.rule.as_str()).collect();
-        let needs = told.quorums.iter().map(|quorum| {
-            let groups = quorum.groups.join(if quorum.all_of { " and " } else { " or " });
-            format!("{} of {groups}", quorum.needed)
-        });
-        let needs: Vec<String> = needs.collect();
-        let destination = match told.hosts.first() {
-            Some(name) => format!("{name} ({})", told.server),
-            None => told.server.clone(),
-        };
-        let standing = ApprovalStanding {
-            request: told.request.clone(),
-            digest: told.digest.clone(),
-            state: "pending".to_owned(),
-            ..ApprovalStanding::default()
-        };
-        let added = sqlx::query(
-            "INSERT INTO approvals (id, host, request, digest, likeness, session, asked_ns, received_ns, deadline_ns, \
-             state, user_name, login_user, exe, destination, database_name, db_user, rules, text, collector, told, \
-             standing, needs, changed_ns) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11, $12, $13, $14, \
-             $15, $16, $17, $18, $19, $20, $21, $7) ON CONFLICT (id) DO NOTHING",
-        )
-        .bind(&id)
-        .bind(host)
-        .bind(clip(&told.request, 16))
-        .bind(&told.digest)
-        .bind(hex(&told.likeness))
-        .bind(session.map(|session| session.to_string()).unwrap_or_default())
-        .bind(int(told.asked_ns))
-        .bind(now)
-        .bind(now.saturating_add(int(told.left_ns).min(LONGEST_NS)))
-        .bind(clip(&subject.user, NAME))
-        .bind(clip(&subject.login_user, NAME))
-        .bind(clip(exe, NAME))
-        .bind(clip(&destination, NAME))
-        .bind(clip(&told.database, NAME))
-        .bind(clip(&told.db_user, NAME))
-        .bind(clip(&rules.join(","), 4 * NAME))
-        .bind(clip(&told.text, TEXT))
-        .bind(clip(&told.collector, 16))
-        .bind(told.encode_to_vec())
-        .bind(standing.encode_to_vec())
-        .bind(clip(&needs.join(", and "), 4 * NAME))
-        .execute(self.on())
-        .await?;
-        if added.rows_affected() == 0 {
-            // Told before.
-            return Ok(false);
-        }
-        let mut groups: Vec<&String> = told.quorums.iter().flat_map(|quorum| &quorum.groups).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        for group in groups {
-            sqlx::query(
-                "INSERT INTO approval_groups (group_name, approval) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            )
-            .bind(clip(group, NAME))
-            .bind(&id)
-            .execute(self.on())
-            .await?;
-        }
-        self.approval_news(host, &id, ApprovalNews::Made).await?;
-        Ok(true)
-    }
-
-    /// Takes in how a host's request stands. One that has ended stays so, unless its glass was broken. Whether anything changed.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn take_standing(&mut self, host: &str, told: &ApprovalStanding) -> Result<bool, StoreError> {
-        let id = approval_id(host, &told.request, &told.digest);
-        let ended = told.state != "pending";
-        let bytes = told.encode_to_vec();
-        let changed = sqlx::query(
-            "UPDATE approvals SET state = $2, standing = $3, ended_ns = $4, changed_ns = $6 WHERE id = $1 AND host = $5 \
-             AND (state = 'pending' AND standing <> $3 OR $7 = 1 AND state <> 'broken_glass')",
-        )
-        .bind(&id)
-        .bind(&told.state)
-        .bind(&bytes)
-        .bind(ended.then(now_ns))
-        .bind(host)
-        .bind(now_ns())
-        // What went through unapproved needs a review, whatever was thought of it.
-        .bind(i64::from(told.state == "broken_glass"))
-        .execute(self.on())
-        .await?;
-        if changed.rows_affected() == 0 {
-            return Ok(false);
-        }
-        let news = if ended { ApprovalNews::Ended } else { ApprovalNews::Changed };
-        self.approval_news(host, &id, news).await?;
-        Ok(true)
-    }
-
-    /// A host has these requests open and no others: the others have ended, it is not known how. Gives how many.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn close_approvals(&mut self, host: &str, open: &HashSet<String>) -> Result<usize, StoreError> {
-        let rows = sqlx::query("SELECT id FROM approvals WHERE host = $1 AND state = 'pending'")
-            .bind(host)
-            .fetch_all(self.on())
-            .await?;
-        let standing = ApprovalStanding {
-            state: "withdrawn".to_owned(),
-            reason: "it is open on the host no more: its agent was started anew, or it ended while the agent was not connected"
-                .to_owned(),
-            ..ApprovalStanding::default()
-        };
-        let standing = standing.encode_to_vec();
-        let mut closed = 0;
-        for row in rows {
-            let id: String = row.try_get(0)?;
-            if open.contains(&id) {
-                continue;
-            }
-            sqlx::query(
-                "UPDATE approvals SET state = 'withdrawn', standing = $2, ended_ns = $3, changed_ns = $3 WHERE id = $1",
-            )
-            .bind(&id)
-            .bind(&standing)
-            .bind(now_ns())
-            .execute(self.on())
-            .await?;
-            self.approval_news(host, &id, ApprovalNews::Ended).await?;
-            closed += 1;
-        }
-        Ok(closed)
-    }
-
     /// Notes that somebody has looked into one that went through unapproved; whether nobody had.
     ///
     /// # Errors
@@ -572,27 +392,7 @@ impl Write<'_> {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
-        self.approval_news(host, id, ApprovalNews::Reviewed).await?;
+        self.approval_news(host, id, ApprovalNews::Reviewed, &ApprovalChange::reviewed(by, review)).await?;
         Ok(true)
-    }
-
-    /// Removes requests that ended long ago and whose session's recording was deleted; gives how many, at most
-    /// 1000.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn prune_approvals(&mut self) -> Result<u64, StoreError> {
-        let gone = "SELECT id FROM approvals WHERE received_ns < $1 AND (state <> 'broken_glass' OR reviewed_ns IS NOT NULL) \
-             AND NOT EXISTS (SELECT 1 FROM sessions WHERE sessions.id = approvals.session) ORDER BY received_ns LIMIT 1000";
-        let mut done = 0;
-        for (table, column) in
-            [("approval_votes", "approval"), ("approval_groups", "approval"), ("approvals", "id")]
-        {
-            let text = format!("DELETE FROM {table} WHERE {column} IN ({gone})");
-            let removed =
-                sqlx::query(sqlx::AssertSqlSafe(text)).bind(now_ns() - KEPT_NS).execute(self.on()).await?;
-            done = removed.rows_affected();
-        }
-        Ok(done)
     }
 }

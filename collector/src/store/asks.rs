@@ -192,15 +192,22 @@ impl Store {
         .bind(now_ns())
         .fetch_all(self.pool())
         .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(ChatLink {
-                    person: person(row)?,
-                    linked_ns: row.try_get("linked_ns")?,
-                    expires_ns: row.try_get("expires_ns")?,
-                })
-            })
-            .collect()
+        rows.iter().map(link).collect()
+    }
+
+    /// The links of all accounts, by account, at most 10,000.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn all_chat_links(&self) -> Result<Vec<(String, ChatLink)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT chat, app, team, person, name, linked_ns, expires_ns, account FROM chat_links \
+             WHERE expires_ns > $1 ORDER BY account, linked_ns LIMIT 10000",
+        )
+        .bind(now_ns())
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(|row| Ok((row.try_get("account")?, link(row)?))).collect()
     }
 
     /// What was done last about the links of an account, the newest first: at most twenty.
@@ -242,6 +249,14 @@ impl Store {
         .await?;
         row.as_ref().map(person).transpose()
     }
+}
+
+fn link(row: &AnyRow) -> Result<ChatLink, StoreError> {
+    Ok(ChatLink {
+        person: person(row)?,
+        linked_ns: row.try_get("linked_ns")?,
+        expires_ns: row.try_get("expires_ns")?,
+    })
 }
 
 fn person(row: &AnyRow) -> Result<Person, StoreError> {

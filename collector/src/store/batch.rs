@@ -1,19 +1,23 @@
 //! What comes of events, made ready for the index before anything is written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use interlock_recording::proto::event::Body;
 use interlock_recording::proto::{Command, CommandResult, Event, FlowStarted, SessionEnded};
+use interlock_recording::query::identities;
 use interlock_recording::verify::session_step;
 use interlock_recording::{SessionId, json};
 
 use super::clock::Clock;
+use super::glass::Recorded;
 
 /// Bytes of a text that are kept in the index; the whole stands in the recording.
 pub(super) const MAX_TEXT: usize = 16 << 10;
 /// Bytes of a name: PostgreSQL's indexes do not take longer ones.
 pub(super) const MAX_NAME: usize = 1000;
+/// People and workloads that are taken note of in one batch of a session.
+const MAX_IDENTITIES: usize = 64;
 /// Kinds of statements that are listed of one command.
 const MAX_KINDS: usize = 32;
 /// Findings about the order of events in one batch; more of the same tell nobody anything.
@@ -40,6 +44,8 @@ pub struct Batch {
     pub(super) faults: Vec<String>,
     /// Commands that went through without approval, and have to be looked into.
     pub(super) glass: Vec<String>,
+    /// What the events tell of requests for approval.
+    pub(super) recorded: Vec<Recorded>,
     events: u64,
     /// The segment of the last event: those of a batch are of one.
     pub(super) segment: i64,
@@ -56,6 +62,8 @@ pub(super) struct SessionChange {
     pub(super) start: Option<(i64, Box<FlowStarted>)>,
     pub(super) login: Option<(String, String)>,
     pub(super) end: Option<(i64, SessionEnded)>,
+    /// Who has come to stand behind it: what they are found by.
+    pub(super) identities: BTreeSet<String>,
     pub(super) first_event: i64,
     pub(super) last_event: i64,
     pub(super) first_segment: i64,
@@ -199,13 +207,25 @@ impl Batch {
             Some(Body::Login(body)) => {
                 session.login = Some((clip_name(&body.user), clip_name(&body.database)));
             }
+            Some(Body::IdentityChanged(body)) => {
+                let all = identities(body.person.as_ref(), body.workload.as_ref());
+                let room = MAX_IDENTITIES.saturating_sub(session.identities.len());
+                session.identities.extend(all.iter().take(room).map(|one| clip_name(one)));
+            }
             Some(Body::SessionEnded(body)) => session.end = Some((at_ns, body.clone())),
             Some(Body::Command(body)) => self.command(body, id, index, segment, at_ns),
             Some(Body::Result(body)) => self.result(body, id),
             Some(Body::TerminalOutput(body)) => {
                 session.terminal = session.terminal.saturating_add(int(body.data.len() as u64));
             }
-            Some(Body::ApprovalDecided(body)) if body.needs_review && self.glass.len() < MAX_FAULTS => {
+            Some(Body::ApprovalRequested(body)) => {
+                self.recorded.push(Recorded::Asked(id, at_ns, Box::new(body.clone())));
+            }
+            Some(Body::ApprovalDecided(body)) => {
+                self.recorded.push(Recorded::Decided(id, at_ns, Box::new(body.clone())));
+                if !body.needs_review || self.glass.len() >= MAX_FAULTS {
+                    return;
+                }
                 let who = body.by.as_ref().map_or_else(String::new, |by| match by.login_user.as_str() {
                     "" => by.user.clone(),
                     login => format!("{} (logged in as {login})", by.user),

@@ -15,7 +15,7 @@ use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, AssertSqlSafe, Row as _};
 
-use super::batch::{Batch, CommandRow, SessionChange, clip, clip_name, int};
+use super::batch::{Batch, CommandRow, MAX_TEXT, SessionChange, clip, clip_name, int};
 use super::journal::{JournalKind, NewRow};
 use super::{Dialect, StoreError, Write, words};
 
@@ -151,6 +151,7 @@ impl Write<'_> {
             for glass in &batch.glass {
                 self.note(host, "broken_glass", glass).await?;
             }
+            self.take_recorded(host, batch, &sorted.strangers).await?;
         }
         Ok(())
     }
@@ -291,7 +292,11 @@ impl Write<'_> {
                     .bind(change.rows)
                     .bind(change.due.map_or(-1, int))
                     .bind(change.terminal)
-                    .bind(clip(&identities(person.as_ref(), workload.as_ref()).join("; ")))
+                    .bind(clip(&{
+                        let first = identities(person.as_ref(), workload.as_ref());
+                        let later = change.identities.iter().filter(|one| !first.contains(one)).cloned();
+                        first.iter().cloned().chain(later).collect::<Vec<_>>().join("; ")
+                    }))
             },
         )
         .await
@@ -306,7 +311,10 @@ impl Write<'_> {
              next_sequence = v.column11, db_user = COALESCE(v.column12, sessions.db_user), \
              database_name = COALESCE(v.column13, sessions.database_name), \
              ended_ns = COALESCE(v.column14, sessions.ended_ns), \
-             end_reason = COALESCE(v.column15, sessions.end_reason), {} \
+             end_reason = COALESCE(v.column15, sessions.end_reason), {}, \
+             identity = CASE WHEN v.column17 = '' OR LENGTH(sessions.identity) > {MAX_TEXT} \
+             OR REPLACE(sessions.identity, v.column17, '') <> sessions.identity THEN sessions.identity \
+             WHEN sessions.identity = '' THEN v.column17 ELSE sessions.identity || '; ' || v.column17 END \
              FROM (VALUES {{rows}}) AS v WHERE sessions.id = v.column1 AND sessions.host = v.column2",
             adding("sessions", "commands", "v.column5"),
             adding("sessions", "denied", "v.column6"),
@@ -316,7 +324,7 @@ impl Write<'_> {
             adding("sessions", "rows_returned", "v.column10"),
             adding("sessions", "terminal_bytes", "v.column16"),
         );
-        self.rows(&text, 16, sessions, |query, (host, id, change)| {
+        self.rows(&text, 17, sessions, |query, (host, id, change)| {
             query
                 .bind(id.to_string())
                 .bind((*host).to_owned())
@@ -334,6 +342,8 @@ impl Write<'_> {
                 .bind(change.end.as_ref().map(|(ended_ns, _)| *ended_ns))
                 .bind(change.end.as_ref().map(|(_, end)| clip(&end.reason)))
                 .bind(change.terminal)
+                // What stands there already is not said again.
+                .bind(clip(&change.identities.iter().cloned().collect::<Vec<_>>().join("; ")))
         })
         .await
     }

@@ -125,7 +125,7 @@ pub struct JournalRow {
     /// The event after the last.
     pub last: i64,
     /// The session; of results, `session/number` of each command, with blanks between; of approvals, the id and
-    /// what has come of it ([`ApprovalNews`](super::ApprovalNews)).
+    /// what has come of it ([`JournalRow::approval`]).
     pub about: String,
 }
 
@@ -241,6 +241,29 @@ impl Write<'_> {
             .bind(row.about)
             .execute(self.on())
             .await?;
+        Ok(())
+    }
+
+    /// Writes a row about each request for approval whose id `of` gives, of a host (`$1`) and a time (`$2`): `about`
+    /// stands behind the id.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(super) async fn journal_all(
+        &mut self,
+        host: &str,
+        of: &str,
+        at_ns: i64,
+        about: &str,
+    ) -> Result<(), StoreError> {
+        let xact = this_transaction(self.dialect);
+        let kind = JournalKind::Approval.name();
+        let text = format!(
+            "INSERT INTO journal (xact, at_ns, kind, host, segment, first, last, about) \
+             SELECT {xact}, CAST($2 AS BIGINT), '{kind}', CAST($1 AS TEXT), 0, 0, 0, ids.id || CAST($3 AS TEXT) FROM ({of}) AS ids \
+             WHERE EXISTS (SELECT 1 FROM outputs)"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(text)).bind(host).bind(at_ns).bind(about).execute(self.on()).await?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! On PostgreSQL, transactions take locks in this order, so that none waits for another in a circle: agents,
 //! then the ledger, then everything else.
 
+mod addresses;
 mod agents;
 mod api_tokens;
 mod approvals;
@@ -14,18 +15,22 @@ mod asks;
 mod attempts;
 mod audit;
 mod batch;
+mod bound;
 mod clock;
 mod commands;
 mod copy;
 mod deleted;
 mod findings;
+mod glass;
 mod group;
+mod held;
 mod holds;
 mod identities;
 mod index;
 mod journal;
 mod ledger;
 mod moved;
+mod news;
 mod outputs;
 mod page;
 mod people;
@@ -60,16 +65,19 @@ pub use approvals::{Approval, ApprovalFilter, ApprovalNews, WholeApproval, appro
 pub use asks::{ChatLink, ChatLinkChange, Linked, Person, SentMessage};
 pub use audit::{AuditEntry, AuditFilter};
 pub use batch::Batch;
+pub use bound::{BoundToken, FirstHost};
 pub use clock::Clock;
 pub use commands::{CommandFilter, CommandItem};
 pub use copy::Table;
 pub use deleted::DeletedSegments;
 pub use findings::Finding;
 pub use group::{NotTaken, Standing, Take, What};
+pub use held::{HeldUsage, is_request};
 pub use holds::{Hold, NewHold};
 pub use identities::KnownIdentity;
 pub use journal::{JournalKind, JournalRow};
 pub use ledger::{LedgerStoreError, StoredEntry};
+pub use news::{ApprovalChange, ToldBy};
 pub(crate) use outputs::lease_of;
 pub use outputs::{OutputState, Progress};
 pub use page::Page;

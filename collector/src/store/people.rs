@@ -127,14 +127,14 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Sets an account's e-mail address.
+    /// Sets an account's e-mail address, of which nobody has made sure yet.
     ///
     /// # Errors
     /// The database fails.
     pub async fn set_email(&mut self, user: &str, email: &str) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO account_people (user_name, email, logins) VALUES ($1, $2, '') \
-             ON CONFLICT (user_name) DO UPDATE SET email = excluded.email",
+             ON CONFLICT (user_name) DO UPDATE SET email = excluded.email, email_verified = 0",
         )
         .bind(user)
         .bind(plain(email).as_ref())

@@ -15,6 +15,9 @@ pub(super) const STEPS: &[&str] = &[
     APPROVALS,
     super::asks::TABLES,
     IDENTITY,
+    super::bound::TABLES,
+    super::held::TABLES,
+    super::addresses::TABLES,
 ];
 
 /// Full-text search, which the two databases do in different ways.

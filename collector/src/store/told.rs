@@ -123,6 +123,18 @@ fn command(row: &AnyRow) -> Result<ToldCommand, StoreError> {
 }
 
 impl Store {
+    /// Rows about events of a host from one index up to another.
+    async fn of_events(
+        &self,
+        text: String,
+        host: &str,
+        (first, end): (i64, i64),
+        limit: i64,
+    ) -> Result<Vec<AnyRow>, StoreError> {
+        let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(host).bind(first).bind(end).bind(limit);
+        Ok(query.fetch_all(self.pool()).await?)
+    }
+
     /// Commands of a host with these events' indexes, in order, at most `limit`.
     ///
     /// # Errors
@@ -137,13 +149,7 @@ impl Store {
         let text = format!(
             "{COMMAND} WHERE c.host = $1 AND c.event >= $2 AND c.event < $3 ORDER BY c.event LIMIT $4"
         );
-        let rows = sqlx::query(sqlx::AssertSqlSafe(text))
-            .bind(host)
-            .bind(first)
-            .bind(end)
-            .bind(limit)
-            .fetch_all(self.pool())
-            .await?;
+        let rows = self.of_events(text, host, (first, end), limit).await?;
         rows.iter().map(command).collect()
     }
 
@@ -178,16 +184,9 @@ impl Store {
         end: i64,
         limit: i64,
     ) -> Result<Vec<ToldHostEvent>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT event, at_ns, kind, detail FROM host_events WHERE host = $1 AND event >= $2 AND event < $3 \
-             ORDER BY event LIMIT $4",
-        )
-        .bind(host)
-        .bind(first)
-        .bind(end)
-        .bind(limit)
-        .fetch_all(self.pool())
-        .await?;
+        let text = "SELECT event, at_ns, kind, detail FROM host_events WHERE host = $1 AND event >= $2 AND event < $3 \
+             ORDER BY event LIMIT $4";
+        let rows = self.of_events(text.to_owned(), host, (first, end), limit).await?;
         rows.iter()
             .map(|row| {
                 Ok(ToldHostEvent {

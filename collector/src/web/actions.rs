@@ -151,6 +151,7 @@ pub(super) async fn owner(
     }
     if let Some(email) = email {
         write.set_email(name, email).await?;
+        write.verify_email(name).await?;
         detail.push(format!("e-mail {email}"));
     }
     write.audit(by.who, "user.owner", name, &detail.join("; "), by.address).await?;

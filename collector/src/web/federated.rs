@@ -399,6 +399,9 @@ async fn enter(
     groups.dedup();
     write.set_groups(&user, &groups).await?;
     write.set_email(&user, identity.email.as_deref().unwrap_or_default()).await?;
+    if identity.email_verified {
+        write.verify_email(&user).await?;
+    }
     let entered = Entered {
         user: &user,
         provider: provider.name(),

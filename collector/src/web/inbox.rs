@@ -27,6 +27,7 @@ use super::problem::Problem;
 use super::session::Identity;
 use super::sign_in;
 use super::{actions, display};
+use crate::approvals::ask::estimate;
 use crate::approvals::{Account, Decision};
 use crate::store::{Approval, Page, Vote, WholeApproval, now_ns};
 
@@ -287,9 +288,12 @@ struct ApprovalPage {
     now: i64,
     text: String,
     runs: Vec<String>,
+    redacted: bool,
     params: Vec<(usize, Option<String>)>,
     omitted: i64,
     does: Vec<Does>,
+    /// How many rows it is expected to touch, in words; empty where nobody has asked.
+    rows: String,
     facts: Vec<(&'static str, String)>,
     identity: Identity,
     alike: Vec<Approval>,
@@ -298,6 +302,8 @@ struct ApprovalPage {
     reason_required: bool,
     fresh_minutes: u64,
     message: String,
+    /// What has started the process that asks, where nobody sits in front of it.
+    started_by: String,
     break_glass: bool,
     /// Why whoever looks cannot decide, or not approve; empty when they can.
     cannot_decide: String,
@@ -352,6 +358,10 @@ async fn page(state: &State, actor: Actor, id: &str, notice: Option<Notice>) -> 
             .to_owned()
     } else if !here {
         "The policy takes approvals only on the host: interlock approvals approve".to_owned()
+    } else if !account.is_verified(&one) {
+        "The policy takes approvals only of people whom an identity provider has verified. Sign in by an account of \
+         your provider, or approve it on the host after `interlock login`: interlock approvals approve"
+            .to_owned()
     } else {
         String::new()
     };
@@ -380,9 +390,11 @@ async fn page(state: &State, actor: Actor, id: &str, notice: Option<Notice>) -> 
         now: now_ns(),
         text: told.text.clone(),
         runs: told.runs.clone(),
+        redacted: told.redacted,
         params: (1..).zip(told.params.iter().map(|param| param.value.clone())).collect(),
         omitted: i64::try_from(told.omitted_params).unwrap_or(i64::MAX),
         does: told.statements.iter().map(Does::new).collect(),
+        rows: told.estimate.as_ref().map(estimate).unwrap_or_default(),
         facts,
         identity: Identity::new(&subject),
         alike,
@@ -391,6 +403,7 @@ async fn page(state: &State, actor: Actor, id: &str, notice: Option<Notice>) -> 
         reason_required: told.reason_required,
         fresh_minutes: told.fresh_seconds.div_ceil(60),
         message: told.message.clone(),
+        started_by: told.started_by.clone(),
         break_glass: told.break_glass,
         cannot_decide,
         cannot_approve,

@@ -215,6 +215,10 @@ pub(super) static ROUTES: &[Route] = &[
     Route::page(PATCH, "/api/v1/users/{name}", Access::For(ADMIN), || patch(api::set_user)),
     Route::api(GET, "/api/v1/users/{name}/owner", Access::For(ADMIN), || get(approvals::owner)),
     Route::page(PATCH, "/api/v1/users/{name}/owner", Access::For(ADMIN), || patch(approvals::set_owner)),
+    Route::api(GET, "/api/v1/users/{name}/links", Access::For(ADMIN), || get(slack::links_of)),
+    Route::api(DELETE, "/api/v1/users/{name}/links/{chat}/{app}/{team}/{person}", Access::For(ADMIN), || {
+        delete(slack::end_link_of)
+    }),
     Route::page(POST, "/api/v1/users/{name}/reset", Access::For(ADMIN), || post(api::reset_user)),
     Route::api(GET, "/api/v1/enrolment-tokens", Access::For(ADMIN), || get(api::enrolment_tokens)),
     Route::api(POST, "/api/v1/enrolment-tokens", Access::For(ADMIN), || post(api::add_enrolment_token)),

@@ -11,14 +11,15 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use interlock_recording::fill_random;
 
+use super::api::{Answer, done as api_done, list};
 use super::guard::{Actor, lets_in};
 use super::page::{Layout, done, show};
 use super::params::{Fields, Params, body};
 use super::problem::Problem;
 use super::{State, secret, sha256};
-use crate::administer::By;
+use crate::administer::{self, By};
 use crate::approvals::ask::slack::{self, About, Did, Slack};
-use crate::approvals::ask::{is_whole, tame};
+use crate::approvals::ask::{Cover, is_whole, tame};
 use crate::approvals::{self, Account, DecideError, Decision};
 use crate::store::{Linked, Person, now_ns};
 
@@ -146,13 +147,23 @@ async fn decided(
     // Whoever may not decide is asked nothing; that they tried is written down.
     let may = !account.entitled(&one).is_empty();
     // A message of before may have a button that it would not have now.
-    if may && about.approve && !is_whole(&one) {
+    if may && about.approve.is_some() && !is_whole(&one) {
         let text = "Slack does not show all of this request: look at it on its page, and approve it there.";
         return Ok(Said::Text(text.to_owned()));
     }
+    // Nor is a message's menu any word on what the rules let somebody approve.
+    if may && about.approve.is_some_and(|cover| !cover.is_let(&one)) {
+        let text = "The policy does not let this be approved so, or not for so long: look at it on its page.";
+        return Ok(Said::Text(text.to_owned()));
+    }
     let reason = match did {
-        Did::Clicked { trigger, .. } if may && (!about.approve || one.told.reason_required) => {
-            let what = if about.approve { "Approve" } else { "Refuse" };
+        Did::Clicked { trigger, .. } if may && (about.approve.is_none() || one.told.reason_required) => {
+            let what = match about.approve {
+                None => "Refuse".to_owned(),
+                Some(Cover::Once) => "Approve".to_owned(),
+                Some(Cover::Shape(minutes)) => format!("Approve for {minutes} min"),
+                Some(Cover::Session) => "Approve for the whole session".to_owned(),
+            };
             let title = format!("{what} what {} asks for on {}?", one.item.user, one.item.host_name);
             app.ask_why(trigger, about, &tame(&title, 200)).await.map_err(Problem::internal)?;
             return Ok(Said::Nothing);
@@ -160,13 +171,18 @@ async fn decided(
         Did::Clicked { .. } => String::new(),
         Did::Said { reason, .. } => reason.clone(),
     };
-    let scope = if about.approve { "once".to_owned() } else { String::new() };
-    let decision = Decision { approve: about.approve, scope, minutes: None, reason, via: CHAT };
+    let decision = Decision {
+        approve: about.approve.is_some(),
+        scope: about.approve.map(|cover| cover.scope().to_owned()).unwrap_or_default(),
+        minutes: about.approve.and_then(Cover::minutes),
+        reason,
+        via: CHAT,
+    };
     let who = format!("{name} via {CHAT}");
     let by = By { who: &who, address: "" };
     let vote = approvals::decide(&state.intake, by, &account, &about.id, &decision).await?;
     let vote = approvals::answer(&state.intake, &vote).await?;
-    let word = if about.approve { "approval" } else { "refusal" };
+    let word = if about.approve.is_some() { "approval" } else { "refusal" };
     Ok(Said::Text(match vote.as_ref().map(|vote| vote.state.as_str()) {
         Some("counted") => format!("Your {word} counts."),
         Some("refused") => {
@@ -295,20 +311,45 @@ pub(super) async fn confirm_link(
     Ok(done("/account", "linked"))
 }
 
+async fn end(state: &State, actor: &Actor, account: &str, of: &Person) -> Result<(), Problem> {
+    let trail = actor.trail();
+    let by = By { who: &trail, address: &actor.address };
+    Ok(administer::end_chat_link(&state.store, by, account, of).await?)
+}
+
+/// `GET /api/v1/users/{name}/links`
+pub(super) async fn links_of(Use(state): Use<State>, Path(name): Path<String>) -> Answer {
+    if state.store.user(&name).await?.is_none() {
+        return Err(Problem::not_found("account"));
+    }
+    list(&state.store.chat_links(&name).await?)
+}
+
+/// `DELETE /api/v1/users/{name}/links/{chat}/{app}/{team}/{person}`: an administrator ends a link. Nobody makes one for
+/// somebody else.
+pub(super) async fn end_link_of(
+    Use(state): Use<State>,
+    actor: Actor,
+    Path((account, chat, app, team, person)): Path<(String, String, String, String, String)>,
+) -> Answer {
+    end(&state, &actor, &account, &Person { chat, app, team, person, name: String::new() }).await?;
+    api_done()
+}
+
 /// `POST /account/links/end`
 pub(super) async fn end_link(
     Use(state): Use<State>,
     actor: Actor,
     Fields(fields): Fields,
 ) -> Result<Response, Problem> {
-    let (chat, app) = (fields.exact("chat"), fields.exact("app"));
-    let (team, person) = (fields.exact("team"), fields.exact("person"));
-    let mut write = state.store.write().await?;
-    if !write.unlink_chat(&actor.name, chat, app, team, person).await? {
-        return Err(Problem::not_found("link"));
-    }
-    let detail = format!("{chat}: {person} in {team}");
-    write.audit(&actor.trail(), "account.unlink", &actor.name, &detail, &actor.address).await?;
-    write.commit().await?;
+    let field = |name: &str| fields.exact(name).to_owned();
+    let of = Person {
+        chat: field("chat"),
+        app: field("app"),
+        team: field("team"),
+        person: field("person"),
+        name: String::new(),
+    };
+    end(&state, &actor, &actor.name, &of).await?;
     Ok(done("/account", "unlinked"))
 }

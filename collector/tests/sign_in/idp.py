@@ -1,6 +1,9 @@
 """A SAML identity provider (pysaml2, which signs with xmlsec1) on a loopback port of its own. Whoever types a name
-is that person. What it knows of the collector it takes from the collector's own metadata. Says where its own is on
-standard output, a line of JSON.
+is that person, and stays signed in by a cookie until they are to be asked anew (ForceAuthn). What it knows of the
+collector it takes from the collector's own metadata. Says where its own is on standard output, a line of JSON.
+
+POST /steer with {"groups": {NAME: [...]}}, {"authenticated": SECONDS} (when somebody has signed in, by its word) or
+{"age": SECONDS} (whoever is signed in has been so for so much longer) changes what it does from then on.
 
 python idp.py DIRECTORY SP_METADATA_URL PEOPLE WHAT_IS_SIGNED
 """
@@ -11,7 +14,9 @@ import html
 import json
 import sys
 import threading
+import time
 import urllib.request
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,6 +34,7 @@ from saml2.xmldsig import DIGEST_SHA256, SIG_RSA_SHA256
 
 directory, sp_metadata, people, signs = sys.argv[1:]
 groups = json.loads(people)
+steered = {"authenticated": None, "age": 0, "since": 0}
 
 
 def make_key():
@@ -68,9 +74,11 @@ class Handler(BaseHTTPRequestHandler):
     idp = None
     lock = threading.Lock()
 
-    def page(self, text):
+    def page(self, text, cookie=None):
         body = f"<!doctype html><title>idp</title>{text}".encode()
         self.send_response(200)
+        if cookie:
+            self.send_header("Set-Cookie", f"sso={cookie}; Path=/")
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -80,13 +88,38 @@ class Handler(BaseHTTPRequestHandler):
         query = parse_qs(urlsplit(self.path).query)
         if "SAMLRequest" not in query:
             return self.page("nothing")
+        name, _, since = self.headers.get("Cookie", "").partition("sso=")[2].partition("!")
+        if since and "ForceAuthn" not in self.asked(query["SAMLRequest"][0]):
+            return self.answer(name, int(since), query)
         fields = "".join(f'<input type="hidden" name="{name}" value="{html.escape(query[name][0])}">'
                          for name in ("SAMLRequest", "RelayState"))
         self.page(f'<form method="post" action="/sso">{fields}<input name="login"><button type="submit">Sign in</button></form>')
 
+    @staticmethod
+    def asked(request):
+        return zlib.decompress(base64.b64decode(request), -15).decode()
+
     def do_POST(self):
-        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        name = form["login"][0]
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if self.path == "/steer":
+            to = json.loads(body)
+            groups.update(to.pop("groups", {}))
+            steered.update(to, **({"since": int(time.time())} if "age" in to else {}))
+            if "age" in to:
+                # Whoever signs in from now on does so in another second.
+                time.sleep(1.05 - time.time() % 1)
+            return self.page("done")
+        form = parse_qs(body)
+        self.answer(form["login"][0], int(time.time()), form)
+
+    def answer(self, name, since, form):
+        cookie = f"{name}!{since}"
+        if since <= steered["since"]:
+            since -= steered["age"]
+        since = steered["authenticated"] or since
+        attributes = {"mail": [f"{name}@example.com"]}
+        if groups.get(name, []) is not None:
+            attributes["groups"] = groups.get(name, [])
         with Handler.lock:
             if Handler.idp is None:
                 with urllib.request.urlopen(sp_metadata) as answer, open(f"{directory}/sp.xml", "wb") as file:
@@ -97,10 +130,10 @@ class Handler(BaseHTTPRequestHandler):
             args = idp.response_args(request.message)
             args.pop("name_id_policy", None)
             response = idp.create_authn_response(
-                {"groups": groups.get(name, []), "mail": [f"{name}@example.com"]},
+                attributes,
                 userid=name,
                 name_id=NameID(format=NAMEID_FORMAT_PERSISTENT, text=f"id-of-{name}"),
-                authn={"class_ref": PASSWORD, "authn_auth": base},
+                authn={"class_ref": PASSWORD, "authn_auth": base, "authn_instant": since},
                 sign_response=signs in ("response", "both"),
                 sign_assertion=signs in ("assertion", "both"),
                 sign_alg=SIG_RSA_SHA256,
@@ -112,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         relay = html.escape(form["RelayState"][0])
         self.page(f'<form method="post" action="{place}"><input type="hidden" name="SAMLResponse" value="{encoded}">'
                   f'<input type="hidden" name="RelayState" value="{relay}"></form>'
-                  "<script>document.forms[0].submit()</script>")
+                  "<script>document.forms[0].submit()</script>", cookie)
 
     def log_message(self, *_):
         pass
@@ -123,5 +156,5 @@ base = f"http://127.0.0.1:{server.server_port}"
 make_key()
 with open(f"{directory}/idp.xml", "w") as file:
     file.write(str(entity_descriptor(IdPConfig().load(config(base, {})))))
-print(json.dumps({"metadata": f"{directory}/idp.xml"}), flush=True)
+print(json.dumps({"metadata": f"{directory}/idp.xml", "base": base}), flush=True)
 server.serve_forever()

@@ -163,7 +163,7 @@ async fn what_is_open_on_the_host_is_open_here_and_nothing_else() {
         ApprovalRequest { quorums: Vec::new(), ..request(5) },
         ApprovalRequest { text: "x".repeat(600 << 10), ..request(5) },
         ApprovalRequest {
-            quorums: vec![ApprovalQuorum { groups: vec!["g".into(); 65], ..ApprovalQuorum::default() }],
+            quorums: vec![ApprovalQuorum { groups: vec!["g".into(); 1025], ..ApprovalQuorum::default() }],
             ..request(5)
         },
     ];
@@ -183,4 +183,82 @@ async fn what_is_open_on_the_host_is_open_here_and_nothing_else() {
     let odd: Vec<_> = page.items.iter().filter(|finding| finding.kind == "approvals").collect();
     assert_eq!(odd.len(), 4, "{odd:?}");
     assert_eq!(collector.intake.store.open_approvals(None).await.expect("counted"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_counts_by_what_its_account_is_when_the_host_is_told() {
+    let state = tempfile::tempdir().expect("a directory");
+    let collector = Collector::start(state.path()).await;
+    let store = &collector.intake.store;
+    let key = HostKey::from_seed(&[24; 32]);
+    let host = host_of(key.public());
+    let identity = collector.enrol(&collector.token().await, &key).await.expect("enrolled");
+    let (call, _) = collector.call(&identity).await.expect("called");
+    let id = |nth: u8| approval_id(&host, &request(nth).request, &request(nth).digest);
+    for nth in 1..5 {
+        let mut told = request(nth);
+        told.quorums[0].groups.push("oncall".into());
+        call.say(Message::ApprovalRequest(told)).await;
+        until(&collector.intake, &id(nth), "pending").await;
+    }
+    // The host is away when they are given.
+    drop(call);
+    let refused = async |vote: &str, part: &str| {
+        answered(&collector.intake, vote, "refused").await;
+        let vote = store.approval_vote(vote).await.expect("looked").expect("there");
+        assert!(vote.why.contains(part), "{}", vote.why);
+    };
+    let groups = async |groups: &[&str]| {
+        let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+        let mut write = store.write().await.expect("writes");
+        write.set_groups("bob", &groups).await.expect("set");
+        write.commit().await.expect("committed");
+    };
+    // It leaves the groups.
+    let left = decides(&collector.intake, &id(1), true).await;
+    groups(&["other"]).await;
+    let (call, _) = collector.call(&identity).await.expect("called");
+    refused(&left, "in none of the groups").await;
+    drop(call);
+    // It is disabled: also when it is let in again before the host hears of it.
+    let disabled = decides(&collector.intake, &id(2), true).await;
+    for active in [false, true] {
+        let mut write = store.write().await.expect("writes");
+        assert!(write.set_user("bob", "viewer", active).await.expect("set"));
+        write.commit().await.expect("committed");
+    }
+    refused(&disabled, "account was changed").await;
+    // It is another's password by now.
+    let reset = decides(&collector.intake, &id(3), true).await;
+    let mut write = store.write().await.expect("writes");
+    write.set_password("bob", "other").await.expect("set");
+    write.commit().await.expect("committed");
+    refused(&reset, "account was changed").await;
+    // It has left one of two groups: the host is told of the other alone. Nothing that was void is told.
+    groups(&["dba", "oncall"]).await;
+    let bob = Account::of(store, "bob", None).await.expect("an account");
+    let decision =
+        Decision { approve: true, scope: "once".into(), minutes: None, reason: "yes".into(), via: "test" };
+    let by = By { who: "bob", address: "" };
+    let given = approvals::decide(&collector.intake, by, &bob, &id(4), &decision).await.expect("decided");
+    groups(&["oncall"]).await;
+    let (mut call, _) = collector.call(&identity).await.expect("called");
+    let told = vote(&mut call).await;
+    assert_eq!(told.vote, given);
+    assert_eq!(told.by.expect("somebody").groups, ["oncall"]);
+    // A host has no word on what was void.
+    for vote in [&left, &disabled, &reset] {
+        call.say(Message::ApprovalAnswer(ApprovalAnswer {
+            vote: vote.clone(),
+            counted: true,
+            ..ApprovalAnswer::default()
+        }))
+        .await;
+    }
+    let answer = ApprovalAnswer { vote: given.clone(), counted: true, ..ApprovalAnswer::default() };
+    call.say(Message::ApprovalAnswer(answer)).await;
+    answered(&collector.intake, &given, "counted").await;
+    for vote in [left, disabled, reset] {
+        answered(&collector.intake, &vote, "refused").await;
+    }
 }

@@ -4,6 +4,7 @@
 mod approvals;
 mod evidence;
 mod fair;
+mod held;
 mod hostile;
 mod identities;
 mod intake;
@@ -14,3 +15,4 @@ mod order;
 mod retention;
 mod settled;
 mod support;
+mod tokens;

@@ -234,6 +234,7 @@ impl Call {
             FromCollector::PolicyOrder(_) => panic!("policies were ordered"),
             FromCollector::EndSession(end) => panic!("a session was to be ended: {}", end.reason),
             FromCollector::ApprovalVote(vote) => panic!("something was decided: {}", vote.vote),
+            FromCollector::TokenWords(words) => panic!("tokens were judged: {}", words.words.len()),
         }
     }
 

@@ -5,6 +5,8 @@
 mod approvals;
 #[path = "../taken/evidence.rs"]
 mod evidence;
+#[path = "../taken/held.rs"]
+mod held;
 #[path = "../taken/hostile.rs"]
 mod hostile;
 #[path = "../taken/identities.rs"]
@@ -28,3 +30,5 @@ mod search;
 mod statements;
 #[path = "../taken/support.rs"]
 mod support;
+#[path = "../taken/tokens.rs"]
+mod tokens;

@@ -223,6 +223,47 @@ async fn what_is_for_an_agent_reaches_it_through_the_collector_it_is_connected_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_collectors_tell_the_same_decision_and_it_has_one_answer() {
+    let several = three().await;
+    let (first, second) = (&several.doors[0], &several.doors[1]);
+    let identity = enrol(first, 12).await;
+    let (mut one, _) = first.call(&identity).await.expect("a call");
+    // An agent whose first collector does not notice that it has gone: both have a call of it.
+    let (mut two, _) = second.call(&identity).await.expect("a call");
+    let host = hex(&HostKey::from_seed(&[12; 32]).public().fingerprint());
+    let told = crate::approvals::request(1);
+    let id = interlock_collector::store::approval_id(&host, &told.request, &told.digest);
+    for call in [&one, &two] {
+        call.say(Message::ApprovalRequest(told.clone())).await;
+    }
+    crate::approvals::until(&several.own.intake, &id, "pending").await;
+    let given = crate::approvals::decides(&several.own.intake, &id, true).await;
+    for call in [&mut one, &mut two] {
+        match call.hear().await.expect("heard") {
+            FromCollector::ApprovalVote(vote) => assert_eq!(vote.vote, given),
+            other => panic!("it was not told: {other:?}"),
+        }
+    }
+    let answer = |counted| {
+        let why = "another answer".to_owned();
+        Message::ApprovalAnswer(ApprovalAnswer { vote: given.clone(), counted, why, missing: 0 })
+    };
+    two.say(answer(true)).await;
+    crate::approvals::answered(&several.own.intake, &given, "counted").await;
+    // What the other one hears later changes nothing.
+    one.say(answer(false)).await;
+    let ended = interlock_shipping::v1::ApprovalStanding {
+        request: told.request.clone(),
+        digest: told.digest.clone(),
+        state: "approved".into(),
+        ..interlock_shipping::v1::ApprovalStanding::default()
+    };
+    one.say(Message::ApprovalStanding(ended)).await;
+    crate::approvals::until(&several.own.intake, &id, "approved").await;
+    crate::approvals::answered(&several.own.intake, &given, "counted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_decision_reaches_the_agent_through_the_collector_it_is_connected_to() {
     let several = three().await;
     let (first, second) = (&several.doors[0], &several.doors[1]);

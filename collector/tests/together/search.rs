@@ -4,6 +4,8 @@ use interlock_collector::config::Config;
 use interlock_collector::sample::{HOSTILE, SampleHost, SampleSession};
 use interlock_collector::serve;
 use interlock_collector::store::{CommandFilter, SessionFilter, Store, now_ns};
+use interlock_recording::proto::event::Body;
+use interlock_recording::proto::{IdentityChanged, VerifiedIdentity};
 
 use crate::kept;
 
@@ -184,4 +186,65 @@ async fn the_same_questions_have_the_same_answers() {
     let (embedded, shared) = (answers(&embedded.store).await, answers(&shared.store).await);
     let apart: Vec<_> = embedded.iter().zip(&shared).filter(|(one, other)| one != other).collect();
     assert!(apart.is_empty(), "SQLite, PostgreSQL: {apart:#?}");
+}
+
+/// Sessions that are found by who stood behind them, as they come and go.
+async fn found_by_who_came_later(store: &Store) -> Vec<usize> {
+    let person = |name: &str| {
+        Some(VerifiedIdentity {
+            kind: "person".into(),
+            name: name.into(),
+            subject: format!("{name}@corp.example"),
+            issuer_name: "okta".into(),
+            ..VerifiedIdentity::default()
+        })
+    };
+    let changed = |person: Option<VerifiedIdentity>| {
+        Body::IdentityChanged(IdentityChanged { person, ..IdentityChanged::default() })
+    };
+    let mut host = SampleHost::enrol(store, "gateway", 6).await.expect("enrolled");
+    let session = SampleSession { ended: false, started_ns: now_ns(), ..SampleSession::default() };
+    let id = host.session(store, &session).await.expect("recorded");
+    let mut sequence = session.bodies().len() as u64;
+    let mut found = Vec::new();
+    // The same again and again, as with each new token; somebody else within the same batch; nobody.
+    for come in [
+        vec![changed(person("anna"))],
+        vec![changed(person("anna")), changed(None), changed(person("100%_o'neil"))],
+        vec![changed(person("anna"))],
+        vec![changed(None)],
+    ] {
+        let count = come.len() as u64;
+        host.record(store, id, session.started_ns, sequence, come).await.expect("recorded");
+        sequence += count;
+        for who in ["ANNA@corp.example", "100%_o'neil", "of okta", "; ", "bob", "100%%"] {
+            let filter = SessionFilter { identity: Some(who.into()), ..SessionFilter::default() };
+            found.push(store.sessions(&filter, None, 10).await.expect(who).items.len());
+        }
+    }
+    // Over and over: what is kept of it does not grow without end.
+    for number in 0..40 {
+        let come = (0..40).map(|one| changed(person(&format!("person-{number}-{one}-{}", "x".repeat(200)))));
+        let come: Vec<Body> = come.collect();
+        host.record(store, id, session.started_ns, sequence, come).await.expect("recorded");
+        sequence += 40;
+    }
+    let filter = SessionFilter { identity: Some("person-0-1-".into()), ..SessionFilter::default() };
+    found.push(store.sessions(&filter, None, 10).await.expect("sessions").items.len());
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_for_somebody_finds_sessions_that_they_came_into_later() {
+    let (state, own) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (config, _kept) = kept::config(state.path()).await;
+    let shared = serve::open(&config).await.expect("opened").intake;
+    let config =
+        Config { state: own.path().into(), name: Some("collector.test".into()), ..Config::default() };
+    let embedded = serve::open(&config).await.expect("opened").intake;
+    for intake in [embedded, shared] {
+        let found = found_by_who_came_later(&intake.store).await;
+        let later = [1, 1, 1, 1, 0, 0];
+        assert_eq!(found, [&[1, 0, 1, 0, 0, 0][..], &later, &later, &later, &[1]].concat());
+    }
 }

@@ -33,6 +33,7 @@ fn wanted(text: &str) -> Wanted {
         server: ([127, 0, 0, 1], 5432).into(),
         database: "d".into(),
         db_user: "u".into(),
+        time_zone: None,
         text: text.into(),
         params: vec![Some("a".into()), None],
         shape: Some(format!("shape of {text}")),
@@ -82,6 +83,7 @@ fn passes(
         server: wanted.server,
         database: &wanted.database,
         db_user: &wanted.db_user,
+        time_zone: wanted.time_zone.as_deref(),
         text: &wanted.text,
         params: exact.then_some(wanted.params.as_slice()),
         shape: wanted.shape.as_deref(),
@@ -106,6 +108,7 @@ async fn it_is_for_exactly_that_and_once() {
     refused("one more", &|_, wanted, _, _| wanted.params.push(None));
     refused("parameters that are not exactly known", &|_, _, _, exact| *exact = false);
     refused("another database", &|_, wanted, _, _| wanted.database = "e".into());
+    refused("another time zone", &|_, wanted, _, _| wanted.time_zone = Some("UTC".into()));
     refused("another database user", &|_, wanted, _, _| wanted.db_user = "e".into());
     refused("another port", &|_, wanted, _, _| wanted.server.set_port(1));
     refused("another address", &|_, wanted, _, _| wanted.server.set_ip([127, 0, 0, 2].into()));

@@ -43,9 +43,9 @@ fn quorum(groups: &[&str], needed: usize, all_of: bool) -> Quorum {
 fn case(quorums: Vec<Quorum>, change: impl FnOnce(&mut Terms), now: Instant) -> Case {
     let mut terms = Terms { quorums: quorums.into(), scopes: Box::new([Scope::Once]), ..Terms::sample() };
     change(&mut terms);
-    let names = ["u1".to_owned(), "u1".to_owned()];
-    let requester =
-        Requester { person: person(1, Some(1), Some(1)), names, actors: Vec::new(), verified: None };
+    let names = vec!["u1".to_owned()];
+    let person = person(1, Some(1), Some(1));
+    let requester = Requester { person, names, unseen: false, actors: Vec::new(), verified: None };
     Case::new(Arc::new(terms), requester, true, now + Duration::from_secs(60))
 }
 
@@ -95,6 +95,36 @@ fn a_claimed_login_counts_against_and_never_for() {
 }
 
 #[test]
+fn a_login_that_who_asks_only_claims_counts_against_whoever_has_it() {
+    let now = Instant::now();
+    let new = |person: Person, unseen: bool| {
+        let mut case = case(vec![quorum(&["dba"], 1, false)], |terms| terms.break_glass = true, now);
+        case.requester.person = person;
+        case.requester.unseen = unseen;
+        case
+    };
+    // From a shell of before the agent's first start, by sudo as a service's user.
+    let mut one = new(claims(500, 1, 7), false);
+    for own in [person(1, Some(1), Some(9)), person(0, Some(1), Some(9)), person(2, Some(2), Some(7))] {
+        assert!(
+            matches!(one.approve(vote(approver(own, &["dba"])), now), Err(NotCounted::Own(_))),
+            "{own:?}"
+        );
+        assert!(matches!(one.deny(approver(own, &["dba"]), "no".into(), now), Err(NotCounted::Own(_))));
+        assert_eq!(one.break_glass(approver(own, &["dba"]), "x".into(), now), Err(NotCounted::NotOwn));
+    }
+    // Who has none, or only claims one, may be the same.
+    for none in [person(2, None, None), claims(2, 2, 2)] {
+        assert_eq!(one.approve(vote(approver(none, &["dba"])), now), Err(NotCounted::NoLogin), "{none:?}");
+    }
+    assert_eq!(one.approve(vote(somebody(2, &["dba"])), now), Ok(0));
+    // Nobody approves what a process asks for that was gone before it could be looked at; refusals count.
+    let mut gone = new(person(500, None, None), true);
+    assert_eq!(gone.approve(vote(somebody(2, &["dba"])), now), Err(NotCounted::Unseen));
+    assert_eq!(gone.deny(somebody(2, &["dba"]), "no".into(), now), Ok(()));
+}
+
+#[test]
 fn as_many_as_are_needed_and_each_once() {
     let now = Instant::now();
     let mut case = case(vec![quorum(&["dba", "sec"], 2, false)], |_| (), now);
@@ -115,6 +145,10 @@ fn one_of_each_group_and_each_somebody_else() {
     // Two of one group are not enough; one in both stands for the one that is missing.
     assert_eq!(case.approve(vote(somebody(2, &["dba", "sec"])), now), Ok(1));
     assert_eq!(case.approve(vote(somebody(3, &["dba"])), now), Ok(0));
+    // In the other order as well.
+    let mut case = self::case(vec![quorum(&["dba", "sec"], 2, true)], |_| (), now);
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
+    assert_eq!(case.approve(vote(somebody(3, &["dba", "sec"])), now), Ok(0));
     let mut case = self::case(vec![quorum(&["dba", "sec"], 2, true)], |_| (), now);
     assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(1));
     assert_eq!(case.approve(vote(somebody(3, &["dba"])), now), Ok(1));
@@ -223,5 +257,60 @@ proptest! {
         if first == Some("approved") {
             prop_assert_eq!(voters.len(), needed);
         }
+    }
+}
+
+#[test]
+fn nobody_approves_from_where_nobody_sits() {
+    let now = Instant::now();
+    let mut case = case(vec![quorum(&["dba"], 1, false)], |terms| terms.break_glass = true, now);
+    let by = |uid: u32| Approver {
+        background: Some("cron (unit cron.service)".into()),
+        ..somebody(uid, &["dba"])
+    };
+    let refused = case.approve(vote(by(2)), now).unwrap_err();
+    assert!(refused.to_string().contains("started by cron (unit cron.service)"), "{refused}");
+    // Who may not decide at all is told that.
+    assert!(matches!(case.approve(vote(by(1)), now), Err(NotCounted::Own(_))));
+    assert_eq!((case.votes().len(), case.missing()), (0, 1));
+    assert_eq!(case.approve(vote(somebody(2, &["dba"])), now), Ok(0));
+}
+
+#[test]
+fn a_verified_person_where_the_rules_want_one() {
+    let now = Instant::now();
+    let new = |fresh: Option<u64>| {
+        let wants = |terms: &mut Terms| {
+            terms.verified = true;
+            terms.fresh = fresh.map(Duration::from_secs);
+        };
+        case(vec![quorum(&["dba"], 1, false)], wants, now)
+    };
+    let account = |issuer: &str| {
+        let account = super::super::person::Account {
+            name: "okta:carol".into(),
+            issuer: issuer.into(),
+            subject: "00u1".into(),
+            ..Default::default()
+        };
+        Approver { who: Who::Account(Box::new(account)), name: "okta:carol".into(), ..somebody(9, &["dba"]) }
+    };
+    let verified = crate::identity::Verified::example(crate::identity::IdentityKind::Person);
+    let signed_in = Approver { verified: Some(verified.into()), ..somebody(2, &["dba"]) };
+    let mut case = new(None);
+    for nobody in [somebody(2, &["dba"]), account("")] {
+        assert!(matches!(case.approve(vote(nobody.clone()), now), Err(NotCounted::Unverified(_))));
+        // A refusal is the safe side.
+        assert_eq!(new(None).deny(nobody, "no".into(), now), Ok(()));
+    }
+    assert_eq!(case.approve(vote(signed_in.clone()), now), Ok(0));
+    assert_eq!(new(None).approve(vote(account("https://issuer.example")), now), Ok(0));
+    // With `fresh` it must be of late as well.
+    for old in [signed_in, account("https://issuer.example")] {
+        assert!(matches!(new(Some(600)).approve(vote(old.clone()), now), Err(NotCounted::Stale(..))));
+        let late = Approver { signed_in: Some(Duration::from_secs(601)), ..old.clone() };
+        assert!(matches!(new(Some(600)).approve(vote(late), now), Err(NotCounted::Stale(..))));
+        let of_late = Approver { signed_in: Some(Duration::from_secs(10)), ..old };
+        assert_eq!(new(Some(600)).approve(vote(of_late), now), Ok(0));
     }
 }

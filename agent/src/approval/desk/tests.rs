@@ -10,6 +10,7 @@ fn bounds() -> Bounds {
     Bounds {
         held: 5,
         held_per_user: 3,
+        asked_per_user: 1000,
         bytes: 1000,
         remind: Duration::from_secs(60),
         remote: Remote::Decide,
@@ -167,4 +168,55 @@ async fn a_grant_covers_its_terms_and_no_other() {
     desk.inner().grants.clear();
     desk.grant(grant(Covered::Shape(Shape([1; 32]), Instant::now())));
     assert!(desk.granted(other, shape, &terms).is_none());
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_refused_and_nobody_else() {
+    let desk = Desk::new(Bounds { asked_per_user: 3, ..bounds() });
+    let terms = Arc::new(Terms { break_glass: true, ..Terms::sample() });
+    let of = |uid: u32, login_uid: Option<u32>| {
+        let subject = Arc::new(Subject { uid, login_uid, ..Subject::default() });
+        desk.ask(request(uid, |request| {
+            request.subject = subject;
+            request.terms = Arc::clone(&terms);
+        }))
+    };
+    // Clients that leave at once, as whichever user.
+    for uid in [7, 8] {
+        drop(of(uid, Some(7)).unwrap());
+    }
+    let ticket = of(7, Some(7)).unwrap();
+    for (uid, login) in [(7, Some(7)), (7, None), (8, Some(7))] {
+        let refused = of(uid, login).unwrap_err();
+        assert!(matches!(refused, DeskError::Rate(3)), "{refused}");
+        assert!(refused.to_string().contains("max_asked_per_user"), "{refused}");
+    }
+    // Others ask, those too that the first has become.
+    assert!(of(8, None).is_ok() && of(8, Some(9)).is_ok());
+    // What waits can be decided, and the glass be broken.
+    let asked = of(9, None).unwrap();
+    desk.approve(&asked.id().to_string(), vote(2)).unwrap();
+    let own = Person { uid: 7, login_uid: None, login_session: None, confirmed: true };
+    let own = Approver::on_host(own, "u7".into(), "".into(), Box::default());
+    desk.break_glass(&ticket.id().to_string(), &own, "fire".into()).unwrap();
+}
+
+#[tokio::test]
+async fn approvers_see_what_has_started_who_asks() {
+    let desk = Desk::new(bounds());
+    let asked = |cgroup: &str| {
+        let subject = Subject { uid: 1, user: "deploy".into(), cgroup: cgroup.into(), ..Subject::default() };
+        desk.ask(request(1, |request| request.subject = Arc::new(subject))).unwrap()
+    };
+    for (cgroup, told) in [
+        (
+            "/system.slice/cron.service",
+            Some("started by cron (unit cron.service): whoever may become deploy may stand behind it"),
+        ),
+        ("/user.slice/x.scope", None),
+    ] {
+        let ticket = asked(cgroup);
+        let shown = serde_json::to_value(desk.show(&ticket.id().to_string(), &dba(2)).unwrap()).unwrap();
+        assert_eq!(shown["started_by"].as_str(), told);
+    }
 }

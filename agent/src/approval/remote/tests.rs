@@ -11,6 +11,7 @@ use crate::policy::{Quorum, Way};
 pub(crate) fn desk(remote: Remote) -> Arc<Desk> {
     let bounds = Bounds {
         held: 50,
+        asked_per_user: 1000,
         held_per_user: 50,
         bytes: 1 << 20,
         remind: Duration::from_secs(60),

@@ -39,6 +39,10 @@ pub(crate) struct LoginArgs {
     /// Sign in with a browser on this host.
     #[arg(long)]
     browser: bool,
+    /// Have the provider ask anew who you are, though you are signed in there: rules that ask for a fresh sign-in of
+    /// who approves take no older one. Who is signed in here stays so if it fails.
+    #[arg(long)]
+    fresh: bool,
     /// Print JSON: a line to begin with, and one when somebody has signed in.
     #[arg(long)]
     json: bool,
@@ -86,7 +90,7 @@ pub(crate) fn login(args: &LoginArgs, load: Load<'_>) -> anyhow::Result<ExitCode
         None
     };
     let way = loopback.as_ref().map_or(Way::Device, |loopback| Way::Browser { port: loopback.port() });
-    let begun = ask(&run, &Request::SignIn { issuer: args.issuer.clone(), way })?;
+    let begun = ask(&run, &Request::SignIn { issuer: args.issuer.clone(), way, fresh: args.fresh })?;
     let begun: Begun = serde_json::from_value(begun).context("the agent is of another version")?;
     if args.json {
         print_json(&json!({

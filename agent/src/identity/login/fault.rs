@@ -22,6 +22,9 @@ pub enum SignInError {
     /// A sign-in, or what it can be refreshed with, counts no more.
     #[error("{0} has ended this sign-in: {1}")]
     Revoked(Arc<str>, String),
+    /// Whoever signed in was not asked anew, which they wanted to be.
+    #[error("{0} {1}")]
+    NotAnew(Arc<str>, String),
     /// The provider refused.
     #[error("{0} refused: {1}")]
     Refused(Arc<str>, String),

@@ -211,3 +211,146 @@ impl Logins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use serde_json::{Value, json};
+
+    use super::super::{Bound, PersonEvent, Seat};
+    use super::*;
+    use crate::identity::config::IdentityConfig;
+    use crate::identity::oidc::Issuers;
+    use crate::identity::oidc::fake::{Key, Server, config};
+    use crate::identity::{IdentityKind, LiveSubject, Subject};
+
+    const PLACE: Place = Place::Session { session: 7, login_uid: 1000 };
+
+    /// A provider that gives no ID token on refreshing, and somebody who has signed in there with the groups of
+    /// the first one.
+    struct Scene {
+        server: Server,
+        logins: Arc<Logins>,
+        told: mpsc::Receiver<String>,
+        live: Arc<LiveSubject>,
+        _watched: super::super::watch::Watched,
+    }
+
+    impl Scene {
+        fn new(groups: &Value) -> Self {
+            let (server, key) = (Server::start(), Key::ec("1"));
+            server.publish(&[&key]);
+            let at = |path: &str| format!("{}{path}", server.url);
+            let metadata = json!({
+                "issuer": server.url, "jwks_uri": at("/keys"), "token_endpoint": at("/token"),
+                "userinfo_endpoint": at("/userinfo"),
+            });
+            server.answer("/.well-known/openid-configuration", 200, &metadata);
+            let tokens = json!({"access_token": "access", "token_type": "Bearer", "refresh_token": "next"});
+            server.answer("/token", 200, &tokens);
+            let issuer = config(&format!(
+                "{{name: okta, kind: person, issuer: '{}', client_id: interlock}}",
+                server.url
+            ));
+            let issuers = Issuers::new(&IdentityConfig { issuers: vec![issuer] }).unwrap();
+            let (tell, told) = mpsc::channel();
+            let tell = Mutex::new(tell);
+            let journal = move |event: &PersonEvent<'_>| {
+                let line = match &event.what {
+                    What::GroupsChanged { before } => format!("groups {}", before.join(" ")),
+                    What::SignedOut { reason, detail } => format!("out {reason}: {detail}"),
+                    other => other.word().to_owned(),
+                };
+                tell.lock().unwrap().send(line).map_err(|error| error.to_string())
+            };
+            let logins = Logins::new(&issuers, Box::new(journal)).unwrap();
+            let mut claims = server.claims();
+            claims["sub"] = "alice".into();
+            claims["groups"] = groups.clone();
+            let provider = Arc::clone(&logins.providers[0]);
+            let person = Arc::new(provider.issuer().verify(&key.sign(&claims)).unwrap());
+            let now = Timestamp::now();
+            let bound = Bound {
+                person: Arc::clone(&person),
+                signed: person,
+                provider,
+                subject: Arc::default(),
+                since: now,
+                until: now + Duration::from_secs(3600),
+                refresh: Some(Zeroizing::new("first".to_owned())),
+                checked: Instant::now(),
+                next: Some(Instant::now()),
+                serial: 1,
+                witness: None,
+            };
+            logins.inner().bound.insert(PLACE, bound);
+            let own = Seat::of(std::process::id(), None).unwrap();
+            let live = Arc::new(LiveSubject::new(Arc::new(Subject::default())));
+            let watched = logins.watch(Seat { login: Some((7, 1000)), ..own }, &live).unwrap();
+            Self { server, logins, told, live, _watched: watched }
+        }
+
+        /// The provider's userinfo answer from now on, and what becomes of the sign-in.
+        fn asked(&self, userinfo: &Value) -> Option<Vec<String>> {
+            self.server.answer("/userinfo", 200, userinfo);
+            if let Some(bound) = self.logins.inner().bound.get_mut(&PLACE) {
+                bound.next = Some(Instant::now());
+            }
+            let [due] = &self.logins.look(false)[..] else { panic!("nothing is due") };
+            self.logins.ask_again(due);
+            let current = self.live.current();
+            Some(current.identity(IdentityKind::Person)?.groups.clone())
+        }
+    }
+
+    #[test]
+    fn a_group_that_was_lost_is_seen_without_an_id_token() {
+        let scene = Scene::new(&json!(["dba", "staff"]));
+        let before = scene.live.current().person.clone().unwrap();
+        assert_eq!(before.groups, ["dba", "staff"]);
+        // It cannot make itself another's, or last longer.
+        let userinfo = json!({
+            "sub": "alice", "groups": ["staff"], "iss": "https://evil.example", "exp": 9_999_999_999_u64,
+            "auth_time": 9_999_999_999_u64, "jti": "another",
+        });
+        assert_eq!(scene.asked(&userinfo).unwrap(), ["staff"]);
+        let person = scene.live.current().person.clone().unwrap();
+        assert_eq!((&person.issuer, &person.token_hash), (&before.issuer, &before.token_hash));
+        assert_eq!(person.claims.get("jti"), before.claims.get("jti"));
+        assert!(
+            person.authenticated == before.authenticated
+                && person.expires <= before.expires + Duration::from_secs(3600)
+        );
+        assert_eq!(scene.told.try_iter().collect::<Vec<_>>(), ["groups dba staff"]);
+        // What is asked with the next time is what was given last; all groups gone is a change, too.
+        let refresh = scene.logins.inner().bound.get(&PLACE).unwrap().refresh.clone().unwrap();
+        assert_eq!(refresh.as_str(), "next");
+        assert_eq!(scene.asked(&json!({"sub": "alice", "groups": []})).unwrap(), [""; 0]);
+        assert_eq!(scene.told.try_iter().collect::<Vec<_>>(), ["groups staff"]);
+    }
+
+    #[test]
+    fn groups_that_nobody_speaks_of_any_more_end_the_sign_in() {
+        let scene = Scene::new(&json!(["dba"]));
+        assert_eq!(scene.asked(&json!({"sub": "alice", "name": "Alice"})), None);
+        let [told] = &scene.told.try_iter().collect::<Vec<_>>()[..] else { panic!("not told") };
+        assert!(told.starts_with("out refused") && told.contains("first ID token alone"), "{told}");
+        // Who never had any loses none.
+        let scene = Scene::new(&json!([]));
+        assert_eq!(scene.asked(&json!({"sub": "alice", "name": "Alice"})).unwrap(), [""; 0]);
+        assert_eq!(scene.live.current().person.as_ref().unwrap().name, "Alice");
+        assert_eq!(scene.asked(&json!({"sub": "alice", "groups": ["dba"]})).unwrap(), ["dba"]);
+    }
+
+    #[test]
+    fn an_answer_about_somebody_else_and_a_revoked_token_end_it() {
+        let scene = Scene::new(&json!(["dba"]));
+        assert_eq!(scene.asked(&json!({"sub": "bob", "groups": ["dba"]})), None);
+        assert!(scene.told.try_iter().any(|told| told.contains("somebody else")));
+        let scene = Scene::new(&json!(["dba"]));
+        scene.server.answer("/token", 400, &json!({"error": "invalid_grant"}));
+        assert_eq!(scene.asked(&json!({"sub": "alice", "groups": ["dba"]})), None);
+        assert!(scene.told.try_iter().any(|told| told.starts_with("out revoked")));
+    }
+}

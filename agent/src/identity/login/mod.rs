@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::oidc::Issuers;
+use super::tracer::tracer_of;
 use super::{IdentityKind, Subject, Verified};
 use pending::Pending;
 use provider::Provider;
@@ -329,7 +330,7 @@ impl Logins {
         };
         drop(inner);
         // Another that steers the process, from outside of the place, would act as the person.
-        match place::traced_by(seat.pid) {
+        match tracer_of(seat.pid) {
             Some(tracer) if !self.is_of(place, tracer, seat) => None,
             _ => Some(standing),
         }

@@ -107,6 +107,8 @@ type Outcome = Result<Value, String>;
 pub(super) struct Pending {
     pub(super) caller: Caller,
     provider: Arc<Provider>,
+    /// Since when somebody must have shown who they are, where a fresh sign-in is asked for.
+    since: Option<Timestamp>,
     /// What is compared with what the browser brings; `None` for a device code, or once it was brought.
     browser: Option<Browser>,
     task: Option<AbortHandle>,
@@ -157,13 +159,17 @@ impl Logins {
         caller: Caller,
         issuer: Option<&str>,
         way: Way,
+        fresh: bool,
     ) -> Result<Begun, String> {
         let provider = self.provider(issuer)?;
         let id = interlock_recording::hex(&random()?);
+        // Whoever signs in must have shown who they are since now.
+        let since = fresh.then(Timestamp::now);
         let (tell, outcome) = watch::channel(None);
         let pending = Pending {
             caller: caller.clone(),
             provider: Arc::clone(&provider),
+            since,
             browser: None,
             task: None,
             outcome,
@@ -202,7 +208,7 @@ impl Logins {
         match way {
             Way::Device => {
                 let device =
-                    blocking(move || asked.begin_device()).await.map_err(|error| error.to_string())?;
+                    blocking(move || asked.begin_device(fresh)).await.map_err(|error| error.to_string())?;
                 begun.url = device.url();
                 begun.complete_url = device.complete_url();
                 begun.code = Some(device.code().to_owned());
@@ -211,6 +217,7 @@ impl Logins {
                 let logins = Arc::clone(self);
                 let finish = tokio::spawn(async move {
                     let signed_in = provider.finish_device(device).await;
+                    let signed_in = signed_in.and_then(|signed_in| anew(&provider, signed_in, since));
                     let outcome = logins.settle(&caller, &provider, signed_in, way).await;
                     tell.send_replace(Some(outcome));
                 });
@@ -218,7 +225,7 @@ impl Logins {
             }
             Way::Browser { port } => {
                 let redirect = format!("http://127.0.0.1:{port}/signed-in");
-                let (url, sent) = blocking(move || asked.begin_browser(redirect))
+                let (url, sent) = blocking(move || asked.begin_browser(redirect, fresh))
                     .await
                     .map_err(|error| error.to_string())?;
                 begun.url = url;
@@ -266,9 +273,11 @@ impl Logins {
             // Others can reach the port too: what they bring ends nothing.
             let own = pending.browser.as_ref().is_some_and(|browser| browser.is_state(&state));
             let browser = if own { pending.browser.take() } else { None };
-            browser.map(|browser| (browser, pending.caller.clone(), Arc::clone(&pending.provider)))
+            browser.map(|browser| {
+                (browser, pending.caller.clone(), Arc::clone(&pending.provider), pending.since)
+            })
         })?;
-        let Some((browser, caller, provider)) = taken else {
+        let Some((browser, caller, provider, since)) = taken else {
             return Err("it belongs to another sign-in (state)".to_owned());
         };
         let asked = Arc::clone(&provider);
@@ -279,7 +288,8 @@ impl Logins {
             None => {
                 let answer =
                     provider::Brought { state, code: Zeroizing::new(brought.code), iss: brought.iss };
-                blocking(move || asked.finish_browser(&browser, &answer)).await
+                let signed_in = blocking(move || asked.finish_browser(&browser, &answer)).await;
+                signed_in.and_then(|signed_in| anew(&provider, signed_in, since))
             }
         };
         let outcome = self.settle(&caller, &provider, signed_in, Way::Browser { port: 0 }).await;
@@ -439,6 +449,14 @@ impl Logins {
             "until": format!("{until:.0}"),
             "replaced": replaced,
         }))
+    }
+}
+
+/// A sign-in, if it is as fresh as was asked for.
+fn anew(provider: &Provider, signed_in: SignedIn, since: Option<Timestamp>) -> Result<SignedIn, SignInError> {
+    match since {
+        Some(since) => provider.check_fresh(&signed_in.person, since).map(|()| signed_in),
+        None => Ok(signed_in),
     }
 }
 

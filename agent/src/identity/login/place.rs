@@ -279,12 +279,5 @@ fn of_manager(cgroups: &str) -> bool {
     })
 }
 
-/// The process that traces this one, if any does: what it does may be the other's doing.
-pub(super) fn traced_by(pid: u32) -> Option<u32> {
-    let status = crate::identity::process::memory(i32::try_from(pid).ok()?, "status").ok()?;
-    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:"))?;
-    std::str::from_utf8(line).ok()?.trim().parse().ok().filter(|pid| *pid != 0)
-}
-
 #[cfg(test)]
 mod tests;

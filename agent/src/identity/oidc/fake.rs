@@ -1,7 +1,7 @@
 //! An issuer of tokens for tests: keys made on the spot, and a server that a test can change.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
@@ -102,7 +102,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = BufReader::new(stream.unwrap());
-                let (mut line, mut bearer) = (String::new(), String::new());
+                let (mut line, mut bearer, mut length) = (String::new(), String::new(), 0);
                 let _ = stream.read_line(&mut line);
                 loop {
                     let mut header = String::new();
@@ -112,7 +112,11 @@ impl Server {
                     if let Some(value) = header.to_lowercase().strip_prefix("authorization: ") {
                         bearer = header[header.len() - value.len()..].trim().to_owned();
                     }
+                    if let Some(value) = header.to_lowercase().strip_prefix("content-length: ") {
+                        length = value.trim().parse().unwrap();
+                    }
                 }
+                let _ = std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink());
                 let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
                 noted.lock().unwrap().push((target.clone(), bearer));
                 let path = target.split('?').next().unwrap_or_default();

@@ -1,8 +1,21 @@
 //! Tokens belong to who showed them first.
+//!
+//! That holds over a restart of the agent ([`kept`](super::kept)), and where this host is enrolled over all hosts
+//! of its collector ([`hosts`](super::hosts)).
 
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use interlock_recording::chain::Hash;
 use jiff::Timestamp;
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use tokio::sync::watch;
+
+use super::holder::{Holder, Refused};
+use super::hosts::Link;
+use super::kept::{self, Entry, Kept, Word};
+use super::{hex, unhex};
 
 /// Most tokens that are bound at a time.
 const MAX_BOUND: usize = 20_000;
@@ -10,162 +23,303 @@ const MAX_BOUND: usize = 20_000;
 /// Most of them that one user's processes hold: nobody else is shut out by them.
 const MAX_OF_USER: usize = 1000;
 
-/// A process, for good: process ids are used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Process {
-    pub(super) pid: i32,
-    /// Clock ticks since boot.
-    pub(super) start: u64,
-}
-
-/// Who holds a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Holder {
-    /// A process tree: the topmost process that has it in its environment.
-    Tree {
-        top: Process,
-        /// What has started that: of a CI system the runner, which may start one process after the other for
-        /// a job.
-        parent: Process,
-        uid: u32,
-        cgroup: String,
-    },
-    /// Whoever sees the file that it is in.
-    Container(String),
-}
-
-/// Why a token does not count for a process.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
-    /// Others hold it.
-    #[error("its token belongs to {0}")]
-    Others(String, u32, u32),
-    /// It is of a pod, and this is another one or none.
-    #[error("its token belongs to the pod {0}, and this process is not known to be in it")]
-    Pod(String),
-    /// There are too many.
-    #[error("more tokens are in use than can be told apart")]
-    Full,
-    /// Nobody holds it yet, and others show it as well.
-    #[error(
-        "its token stands in the environment of the processes below {0} of user {1} as well, so nobody can \
-         tell whose it is: it counts for neither until one of them has ended"
-    )]
-    Several(u32, u32),
-}
-
-impl Refused {
-    /// The process at the top of the tree that holds it, and its user.
-    pub(super) fn owner(&self) -> Option<(u32, u32)> {
-        match self {
-            Self::Others(_, pid, uid) | Self::Several(pid, uid) => Some((*pid, *uid)),
-            Self::Pod(_) => Some((0, 0)),
-            Self::Full => None,
-        }
-    }
-}
-
 /// Which tokens belong to whom.
-#[derive(Debug, Default)]
-pub(super) struct Bindings(Mutex<HashMap<String, Bound>>);
-
 #[derive(Debug)]
-struct Bound {
+pub struct Bindings {
+    state: Mutex<State>,
+    /// The collector has said something, or cannot any more.
+    pub(super) heard: Condvar,
+    /// There is something to tell the collector.
+    pub(super) news: watch::Sender<()>,
+    /// Another host had a token first that is bound here.
+    pub(super) others: watch::Sender<()>,
+    file: Option<KeptIn>,
+}
+
+/// Where they are kept.
+#[derive(Debug)]
+struct KeptIn {
+    state: PathBuf,
+    /// One writes at a time.
+    turn: Mutex<()>,
+    /// What has changed up to here is on disk.
+    saved: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) bound: HashMap<String, Bound>,
+    /// Those that a collector is told of, in the order that they came or were prolonged in.
+    pub(super) order: BTreeMap<u64, String>,
+    /// Those that a collector may speak of.
+    pub(super) digests: HashMap<Hash, String>,
+    pub(super) link: Link,
+    /// Counts what has changed.
+    changes: u64,
+    /// What was bound before this is not known.
+    lost: Option<Timestamp>,
+}
+
+/// A token that belongs to somebody.
+#[derive(Debug)]
+pub(super) struct Bound {
     holder: Holder,
     /// Whose share of the room it takes.
     uid: u32,
-    until: Timestamp,
+    pub(super) until: Timestamp,
+    /// What a collector is told of it.
+    pub(super) told: Option<Told>,
+    pub(super) word: Option<Word>,
+    /// When it last changed.
+    changed: u64,
 }
 
-impl Holder {
-    /// What `other` holds is this one's, too.
-    pub(super) fn shares_with(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Container(own), Self::Container(other)) => own == other,
-            (
-                Self::Tree { top, parent, uid, cgroup },
-                Self::Tree { top: other_top, parent: other_parent, uid: other_uid, cgroup: other_cgroup },
-            ) => {
-                // A runner starts the steps of a job one after the other. What has lost its parent is init's
-                // child, and so is everything.
-                let siblings = parent == other_parent && parent.pid > 1 && parent.start > 0;
-                uid == other_uid && (top == other_top || (siblings && cgroup == other_cgroup))
-            }
-            _ => false,
-        }
-    }
+/// What a collector is told of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) digest: Hash,
+    /// The issuer, as its tokens name it.
+    pub(super) issuer: Arc<str>,
+    /// Its place in the order.
+    pub(super) place: u64,
+}
 
-    /// Its topmost process has lost its parent.
-    pub(super) fn is_left(&self) -> bool {
-        matches!(self, Self::Tree { parent, .. } if parent.pid <= 1)
-    }
+/// A token that is to belong to somebody.
+#[derive(Debug)]
+pub(super) struct Binding<'b> {
+    /// Tells it from others.
+    pub(super) hash: &'b str,
+    pub(super) until: Timestamp,
+    /// The user of who shows it.
+    pub(super) uid: u32,
+    /// Its digest and issuer, where a collector is to be told.
+    pub(super) told: Option<(Hash, Arc<str>)>,
+}
 
-    /// Nobody holds it yet, and this one shows it as well.
-    pub(super) fn rivals(&self) -> Refused {
-        match self {
-            Self::Tree { top, uid, .. } => Refused::Several(top.pid.unsigned_abs(), *uid),
-            Self::Container(_) => Refused::Several(0, 0),
-        }
-    }
-
-    fn told(&self) -> Refused {
-        match self {
-            Self::Tree { top, uid, .. } => {
-                let pid = top.pid.unsigned_abs();
-                Refused::Others(format!("the processes below {pid} of user {uid}"), pid, *uid)
-            }
-            Self::Container(name) => Refused::Others(name.clone(), 0, 0),
-        }
+impl Default for Bindings {
+    fn default() -> Self {
+        Self::with(State::default(), None)
     }
 }
 
 impl Bindings {
+    fn with(state: State, file: Option<KeptIn>) -> Self {
+        Self {
+            state: Mutex::new(state),
+            heard: Condvar::new(),
+            news: watch::channel(()).0,
+            others: watch::channel(()).0,
+            file,
+        }
+    }
+
+    /// Those that an earlier agent of this host has kept in its state directory. Where that cannot be used, tokens
+    /// that were issued before now count for nobody: whose they are is not known.
+    pub fn open(directory: &Path) -> Self {
+        let now = Timestamp::now();
+        let mut state = State::default();
+        match kept::load(directory, MAX_BOUND) {
+            Ok(kept) => {
+                let kept = kept.map(|kept| (kept.lost, kept.bound)).unwrap_or_default();
+                state.lost = kept.0.and_then(|seconds| Timestamp::from_second(seconds).ok());
+                kept.1.into_iter().for_each(|entry| state.take(entry, now));
+            }
+            Err(error) => {
+                tracing::error!(
+                    "{}/bindings.json cannot be used: {error}. Whose tokens are is lost: those that were issued before \
+                     now are refused. It is kept as bindings.damaged; find out who has changed it",
+                    directory.display()
+                );
+                kept::set_aside(directory);
+                state.lost = Some(now);
+            }
+        }
+        state.changes += 1;
+        let changes = state.changes;
+        let (turn, saved) = (Mutex::default(), AtomicU64::new(0));
+        let bindings = Self::with(state, Some(KeptIn { state: directory.to_owned(), turn, saved }));
+        if let Err(error) = bindings.save(changes) {
+            tracing::error!("{error}; it is tried again with each token");
+        }
+        bindings
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether it is bound to this one. Nothing is changed.
     pub(super) fn is_of(&self, hash: &str, holder: &Holder) -> Result<bool, Refused> {
-        let bound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match bound.get(hash).filter(|known| known.until > Timestamp::now()) {
+        let state = self.lock();
+        match state.bound.get(hash).filter(|known| known.until > Timestamp::now()) {
             Some(known) if known.holder.shares_with(holder) => Ok(true),
             Some(known) => Err(known.holder.told()),
             None => Ok(false),
         }
     }
 
-    /// Binds a token until it ends, unless others hold it. `uid` is the user of who shows it.
-    pub(super) fn bind(
-        &self,
-        hash: &str,
-        until: Timestamp,
-        holder: &Holder,
-        uid: u32,
-    ) -> Result<(), Refused> {
-        let now = Timestamp::now();
-        let mut bound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = bound.get_mut(hash).filter(|known| known.until > now) {
+    /// A token that nobody holds, and that was issued then, may have belonged to somebody before that was lost.
+    pub(super) fn may_be_lost(&self, issued: Option<Timestamp>) -> bool {
+        self.lock().lost.is_some_and(|lost| issued.is_none_or(|issued| issued <= lost))
+    }
+
+    /// Binds a token until it ends, unless others hold it. On disk when this returns.
+    pub(super) fn bind(&self, binding: &Binding<'_>, holder: &Holder) -> Result<(), Refused> {
+        let (changed, is_news) = self.lock().bind(binding, holder)?;
+        if is_news {
+            self.news.send_replace(());
+        }
+        self.save(changed)
+    }
+
+    /// Sees to it that what changed up to then is on disk. Whoever comes meanwhile waits, and finds it written.
+    pub(super) fn save(&self, changed: u64) -> Result<(), Refused> {
+        let Some(file) = &self.file else { return Ok(()) };
+        if file.saved.load(Ordering::Acquire) >= changed {
+            return Ok(());
+        }
+        let _turn = file.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.saved.load(Ordering::Acquire) >= changed {
+            return Ok(());
+        }
+        let (upto, lost, bound) = {
+            let state = self.lock();
+            let now = Timestamp::now();
+            let current = state.bound.iter().filter(|(_, bound)| bound.until > now);
+            (state.changes, state.lost, current.map(|(hash, bound)| bound.entry(hash)).collect())
+        };
+        Kept::new(lost.map(Timestamp::as_second), bound)
+            .and_then(|kept| kept::save(&file.state, &kept))
+            .map_err(|error| Refused::Unkept(format!("{}/bindings.json: {error}", file.state.display())))?;
+        file.saved.store(upto, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl State {
+    /// Takes what was kept.
+    fn take(&mut self, entry: Entry, now: Timestamp) {
+        let Ok(until) = Timestamp::from_millisecond(entry.until) else { return };
+        if until <= now {
+            return;
+        }
+        let told = entry.digest.as_deref().and_then(unhex).map(|digest| (digest, entry.issuer.into()));
+        let bound =
+            Bound { holder: entry.holder, uid: entry.uid, until, told: None, word: entry.word, changed: 0 };
+        self.bound.insert(entry.hash.clone(), bound);
+        self.tell(&entry.hash, told);
+    }
+
+    /// When it last changed, and whether a collector is to be told.
+    fn bind(&mut self, binding: &Binding<'_>, holder: &Holder) -> Result<(u64, bool), Refused> {
+        let (now, until, uid) = (Timestamp::now(), binding.until, binding.uid);
+        let told = binding.told.clone();
+        if let Some(known) = self.bound.get(binding.hash).filter(|known| known.until > now) {
             if !known.holder.shares_with(holder) {
                 return Err(known.holder.told());
             }
-            known.until = known.until.max(until);
-            return Ok(());
-        }
-        let is_full = |bound: &HashMap<String, Bound>| {
-            bound.len() >= MAX_BOUND || bound.values().filter(|known| known.uid == uid).count() >= MAX_OF_USER
-        };
-        if is_full(&bound) {
-            bound.retain(|_, known| known.until > now);
-            // What still counts is not given up: who has filled the room would get at others' tokens.
-            if is_full(&bound) {
-                return Err(Refused::Full);
+            let (longer, unsaid) = (until > known.until, known.told.is_none() && told.is_some());
+            if !longer && !unsaid {
+                return Ok((known.changed, false));
+            }
+        } else {
+            self.remove(binding.hash);
+            if self.is_full(uid) {
+                let ended: Vec<String> = self
+                    .bound
+                    .iter()
+                    .filter(|(_, known)| known.until <= now)
+                    .map(|(hash, _)| hash.clone())
+                    .collect();
+                ended.iter().for_each(|hash| self.remove(hash));
+                // What still counts is not given up: who has filled the room would get at others' tokens.
+                if self.is_full(uid) {
+                    return Err(Refused::Full);
+                }
             }
         }
-        bound.insert(hash.to_owned(), Bound { holder: holder.clone(), uid, until });
-        Ok(())
+        self.changes += 1;
+        let changed = self.changes;
+        let known = self.bound.entry(binding.hash.to_owned()).or_insert_with(|| Bound {
+            holder: holder.clone(),
+            uid,
+            until,
+            told: None,
+            word: None,
+            changed,
+        });
+        known.until = known.until.max(until);
+        known.changed = changed;
+        Ok((changed, self.tell(binding.hash, told)))
+    }
+
+    /// Puts a token at the end of what a collector is to be told; gives whether it is told at all. What it was
+    /// first bound with counts.
+    fn tell(&mut self, hash: &str, told: Option<(Hash, Arc<str>)>) -> bool {
+        let place = self.order.last_key_value().map_or(0, |(last, _)| *last) + 1;
+        let Some(known) = self.bound.get_mut(hash) else { return false };
+        match (&mut known.told, told) {
+            (Some(known), _) => {
+                self.order.remove(&known.place);
+                known.place = place;
+            }
+            (unsaid @ None, Some((digest, issuer))) => {
+                if self.digests.contains_key(&digest) {
+                    return false;
+                }
+                self.digests.insert(digest, hash.to_owned());
+                *unsaid = Some(Told { digest, issuer, place });
+            }
+            (None, None) => return false,
+        }
+        self.order.insert(place, hash.to_owned());
+        true
+    }
+
+    fn remove(&mut self, hash: &str) {
+        if let Some(Bound { told: Some(told), .. }) = self.bound.remove(hash) {
+            self.order.remove(&told.place);
+            self.digests.remove(&told.digest);
+        }
+    }
+
+    fn is_full(&self, uid: u32) -> bool {
+        self.bound.len() >= MAX_BOUND
+            || self.bound.values().filter(|known| known.uid == uid).count() >= MAX_OF_USER
+    }
+
+    /// Notes what the collector says of a token; the number of the change.
+    pub(super) fn hear(&mut self, hash: &str, word: Word) -> Option<u64> {
+        let known = self.bound.get_mut(hash)?;
+        // What another host had first it has until it ends, whatever is said later.
+        if matches!(known.word, Some(Word::Other(_))) || known.word.as_ref() == Some(&word) {
+            return None;
+        }
+        self.changes += 1;
+        known.word = Some(word);
+        known.changed = self.changes;
+        Some(self.changes)
+    }
+}
+
+impl Bound {
+    fn entry(&self, hash: &str) -> Entry {
+        Entry {
+            hash: hash.to_owned(),
+            holder: self.holder.clone(),
+            uid: self.uid,
+            until: self.until.as_millisecond(),
+            digest: self.told.as_ref().map(|told| hex(&told.digest)),
+            issuer: self.told.as_ref().map(|told| told.issuer.as_ref().to_owned()).unwrap_or_default(),
+            word: self.word.clone(),
+        }
     }
 }
 
 #[cfg(test)]
 impl Bindings {
     pub(super) fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.lock().bound.len()
     }
 }
 
@@ -173,6 +327,7 @@ impl Bindings {
 mod tests {
     use std::time::Duration;
 
+    use super::super::holder::Process;
     use super::*;
 
     fn tree(top: i32, parent: i32, uid: u32, cgroup: &str) -> Holder {
@@ -180,12 +335,16 @@ mod tests {
         Holder::Tree { top: process(top), parent: process(parent), uid, cgroup: cgroup.to_owned() }
     }
 
+    fn binding(hash: &str, until: Timestamp, uid: u32) -> Binding<'_> {
+        Binding { hash, until, uid, told: None }
+    }
+
     #[test]
     fn the_first_tree_keeps_it() {
         let bindings = Bindings::default();
         let (now, hour) = (Timestamp::now(), Duration::from_secs(3600));
         let later = now.checked_add(hour).unwrap();
-        let bind = |holder: &Holder| bindings.bind("h", later, holder, 1000);
+        let bind = |holder: &Holder| bindings.bind(&binding("h", later, 1000), holder);
         let job = tree(10, 5, 1000, "/job");
         assert_eq!(bind(&job), Ok(()));
         assert_eq!(bind(&job), Ok(()));
@@ -205,15 +364,15 @@ mod tests {
         let Holder::Tree { top, parent, .. } = &mut again else { unreachable!() };
         (top.start, parent.start) = (99, 98);
         assert!(bind(&again).is_err());
-        assert_eq!(bindings.bind("other", later, &again, 1000), Ok(()));
+        assert_eq!(bindings.bind(&binding("other", later, 1000), &again), Ok(()));
     }
 
     #[test]
     fn orphans_are_nobodys_siblings() {
         let bindings = Bindings::default();
         let later = Timestamp::now().checked_add(Duration::from_secs(60)).unwrap();
-        assert_eq!(bindings.bind("h", later, &tree(10, 1, 1000, "/job"), 1000), Ok(()));
-        assert!(bindings.bind("h", later, &tree(11, 1, 1000, "/job"), 1000).is_err());
+        assert_eq!(bindings.bind(&binding("h", later, 1000), &tree(10, 1, 1000, "/job")), Ok(()));
+        assert!(bindings.bind(&binding("h", later, 1000), &tree(11, 1, 1000, "/job")).is_err());
     }
 
     #[test]
@@ -221,10 +380,10 @@ mod tests {
         let bindings = Bindings::default();
         let (job, other) = (tree(10, 5, 1000, "/job"), tree(20, 6, 1000, "/job"));
         let later = Timestamp::now().checked_add(Duration::from_secs(60)).unwrap();
-        assert_eq!(bindings.bind("h", Timestamp::UNIX_EPOCH, &job, 1000), Ok(()));
+        assert_eq!(bindings.bind(&binding("h", Timestamp::UNIX_EPOCH, 1000), &job), Ok(()));
         assert_eq!(bindings.is_of("h", &job), Ok(false));
-        assert_eq!(bindings.bind("h", later, &other, 1000), Ok(()));
-        assert!(bindings.bind("h", later, &job, 1000).is_err());
+        assert_eq!(bindings.bind(&binding("h", later, 1000), &other), Ok(()));
+        assert!(bindings.bind(&binding("h", later, 1000), &job).is_err());
         assert!(bindings.is_of("h", &job).is_err());
         assert_eq!(bindings.is_of("h", &other), Ok(true));
     }
@@ -236,12 +395,63 @@ mod tests {
         let later = now.checked_add(minute).unwrap();
         let greedy = tree(10, 5, 1000, "/job");
         for at in 0..MAX_OF_USER {
-            assert_eq!(bindings.bind(&format!("h{at}"), later, &greedy, 1000), Ok(()));
+            assert_eq!(bindings.bind(&binding(&format!("h{at}"), later, 1000), &greedy), Ok(()));
         }
-        assert_eq!(bindings.bind("more", later, &greedy, 1000), Err(Refused::Full));
-        assert_eq!(bindings.bind("h0", later, &greedy, 1000), Ok(()), "it has that one");
+        assert_eq!(bindings.bind(&binding("more", later, 1000), &greedy), Err(Refused::Full));
+        assert_eq!(bindings.bind(&binding("h0", later, 1000), &greedy), Ok(()), "it has that one");
         let other = tree(20, 6, 1001, "/job");
-        assert_eq!(bindings.bind("more", later, &other, 1001), Ok(()));
-        assert!(bindings.bind("h0", later, &other, 1001).is_err(), "nothing was given up");
+        assert_eq!(bindings.bind(&binding("more", later, 1001), &other), Ok(()));
+        assert!(bindings.bind(&binding("h0", later, 1001), &other).is_err(), "nothing was given up");
+    }
+
+    #[test]
+    fn the_next_agent_knows_whose_tokens_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let later = Timestamp::now().checked_add(Duration::from_secs(60)).unwrap();
+        let (job, other) = (tree(10, 5, 1000, "/job"), tree(20, 6, 1000, "/job"));
+        let (own, lost, ended) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
+        let bindings = Bindings::open(dir.path());
+        let told = Some(([7; 32], Arc::from("https://id.example")));
+        let tells = Binding { told, ..binding(&own, later, 1000) };
+        assert_eq!(bindings.bind(&tells, &job), Ok(()));
+        assert_eq!(bindings.bind(&binding(&ended, Timestamp::UNIX_EPOCH, 1000), &job), Ok(()));
+        drop(bindings);
+        let bindings = Bindings::open(dir.path());
+        assert_eq!(bindings.is_of(&own, &job), Ok(true));
+        assert_eq!(bindings.is_of(&own, &other), Err(job.told()));
+        assert_eq!((bindings.len(), bindings.lock().order.len()), (1, 1), "it is told again");
+        assert!(!bindings.may_be_lost(None));
+        drop(bindings);
+        // What cannot be read is not taken for nothing.
+        std::fs::write(dir.path().join("bindings.json"), "{").unwrap();
+        let bindings = Bindings::open(dir.path());
+        let ago = |seconds| Timestamp::now().checked_sub(Duration::from_secs(seconds)).ok();
+        assert!(bindings.may_be_lost(None) && bindings.may_be_lost(ago(10)));
+        let later = Timestamp::now().checked_add(Duration::from_secs(10)).unwrap();
+        assert!(!bindings.may_be_lost(Some(later)));
+        assert!(dir.path().join("bindings.damaged").exists());
+        assert_eq!(bindings.bind(&binding(&lost, later, 1000), &other), Ok(()));
+        drop(bindings);
+        let bindings = Bindings::open(dir.path());
+        assert!(bindings.may_be_lost(ago(10)), "the next agent does not know more");
+        assert_eq!(bindings.is_of(&lost, &other), Ok(true));
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let bindings = Bindings::open(&state);
+        let later = Timestamp::now().checked_add(Duration::from_secs(60)).unwrap();
+        let job = tree(10, 5, 1000, "/job");
+        let hash = "a".repeat(64);
+        std::fs::rename(&state, dir.path().join("elsewhere")).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(bindings.bind(&binding(&hash, later, 1000), &job), Err(Refused::Unkept(_))));
+        }
+        std::fs::rename(dir.path().join("elsewhere"), &state).unwrap();
+        assert_eq!(bindings.bind(&binding(&hash, later, 1000), &job), Ok(()));
+        assert_eq!(Bindings::open(&state).is_of(&hash, &job), Ok(true));
     }
 }

@@ -10,8 +10,12 @@
 
 mod bind;
 mod file;
+mod holder;
+mod hosts;
+mod kept;
 mod places;
 mod request;
+mod secret;
 mod tree;
 
 use std::collections::HashMap;
@@ -22,13 +26,21 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::config::OneHost;
 use super::oidc::{Issuer, Issuers};
 use super::process::Known;
+use super::tracer::{self, tracer_of};
 use super::verified::{IdentityKind, Verified};
-use bind::{Bindings, Refused};
+use bind::Binding;
 use file::Readings;
+use holder::Refused;
+use kept::Word;
 use places::Candidate;
 use tree::Tree;
+
+pub use bind::Bindings;
+pub use holder::OtherHost;
+pub(crate) use hosts::{Bound, Linked};
 
 /// A token that was verified is taken to be so for this long, while it counts: then it is verified anew, for
 /// its issuer may have withdrawn the key.
@@ -47,7 +59,7 @@ const AHEAD: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Workloads {
     issuers: Arc<Issuers>,
-    bindings: Bindings,
+    bindings: Arc<Bindings>,
     readings: Arc<Readings>,
     /// What is known of tokens, by a hash of issuer and token.
     known: Mutex<HashMap<[u8; 32], Outcome>>,
@@ -88,6 +100,8 @@ pub struct Misused {
     pub owner_pid: u32,
     /// Its user.
     pub owner_uid: u32,
+    /// The host that had it first, where it is another one.
+    pub other_host: Option<OtherHost>,
 }
 
 /// What is known of a token.
@@ -106,12 +120,6 @@ impl Outcome {
     }
 }
 
-/// When the workload of a flow is to be looked for again: before its token ends, and as often as tokens are
-/// verified anew.
-pub fn next_look(identity: &Verified, now: Timestamp) -> Duration {
-    renew_after(identity, now).duration_since(now).unsigned_abs().min(VERIFIED)
-}
-
 /// When a newer token than this one is to be looked for.
 fn renew_after(identity: &Verified, since: Timestamp) -> Timestamp {
     let left = identity.expires.duration_since(since).unsigned_abs();
@@ -120,15 +128,26 @@ fn renew_after(identity: &Verified, since: Timestamp) -> Timestamp {
 }
 
 impl Workloads {
-    /// Looks for workloads of these issuers.
-    pub fn new(issuers: Arc<Issuers>) -> Self {
-        Self {
-            issuers,
-            bindings: Bindings::default(),
-            readings: Arc::default(),
-            known: Mutex::default(),
-            verified_for: VERIFIED,
-        }
+    /// Looks for workloads of these issuers, whose tokens are bound as `bindings` says.
+    pub fn new(issuers: Arc<Issuers>, bindings: Arc<Bindings>) -> Self {
+        Self { issuers, bindings, readings: Arc::default(), known: Mutex::default(), verified_for: VERIFIED }
+    }
+
+    /// Who holds which token.
+    pub fn bindings(&self) -> &Arc<Bindings> {
+        &self.bindings
+    }
+
+    /// When the workload of a flow is to be looked for again: before its token ends, and as often as tokens are
+    /// verified anew.
+    pub fn next_look(&self, identity: &Verified, now: Timestamp) -> Duration {
+        renew_after(identity, now).duration_since(now).unsigned_abs().min(self.verified_for)
+    }
+
+    /// With tokens that are verified anew after so long.
+    #[cfg(test)]
+    pub(crate) fn verifying_after(self, verified_for: Duration) -> Self {
+        Self { verified_for, ..self }
     }
 
     /// There is nobody to look for.
@@ -139,6 +158,35 @@ impl Workloads {
     /// Which workload a process belongs to. The first issuer in the order of agent.yaml whose token holds
     /// counts. Blocks, for as long as requests to issuers take.
     pub fn find(&self, known: &Known, purpose: Purpose) -> Found {
+        let mut found = self.search(known, purpose);
+        if let Some(identity) = &found.identity
+            && let Some(tracer) = tracer_of(known.pid)
+            && self.is_outside(known, tracer, identity)
+        {
+            let reason = tracer::why(tracer);
+            found.why.push(format!("workload: {}: {reason}", identity.issuer_name));
+            found.misused.push(Misused {
+                issuer_name: Arc::clone(&identity.issuer_name),
+                token_hash: identity.token_hash.clone(),
+                reason,
+                owner_pid: known.pid,
+                owner_uid: known.uid,
+                other_host: None,
+            });
+            found.identity = None;
+        }
+        found
+    }
+
+    /// Whether another process has not the identity of this one by itself. Blocks as [`Workloads::find`] does.
+    pub(crate) fn is_outside(&self, known: &Known, other: u32, identity: &Verified) -> bool {
+        let hash = |known: &Known| Some(self.search(known, Purpose::Question).identity?.token_hash.clone());
+        let Some(other) = hash(&Known { pid: other, ..Known::default() }) else { return true };
+        // The job may have got a newer token meanwhile.
+        other != identity.token_hash && hash(known) != Some(other)
+    }
+
+    fn search(&self, known: &Known, purpose: Purpose) -> Found {
         let mut found = Found::default();
         if self.is_empty() {
             return found;
@@ -188,19 +236,23 @@ impl Workloads {
                     reason: reason.clone(),
                     owner_pid,
                     owner_uid,
+                    other_host: refused.other_host().cloned(),
                 });
             }
             reason
         };
         // What asks for tokens is as good as a token, and belongs to somebody once it has got one.
-        let (identity, holder, shown, asker) = match candidate {
+        let (identity, holder, shown, asker, digest, issued) = match candidate {
             Candidate::Token { token, holder, shown } => {
-                (self.verified(issuer, &token)?, holder, shown, None)
+                let identity = self.verified(issuer, &token)?;
+                let issued = identity.claim("iat").and_then(secret::issued_at);
+                (identity, holder, shown, None, secret::digest_of(&token), issued)
             }
             Candidate::Request { request, holder, shown } => {
                 let hash = hex(&request.bearer_hash(issuer));
                 self.bindings.is_of(&hash, &holder).map_err(|error| refused(&hash, error))?;
-                (self.requested(issuer, &request)?, holder, Some(shown), Some(hash))
+                let (digest, issued) = (secret::digest_of(&shown.value), secret::issued(&shown.value));
+                (self.requested(issuer, &request)?, holder, Some(shown), Some(hash), digest, issued)
             }
         };
         // Of a pod the kernel's word says which one it is.
@@ -220,14 +272,51 @@ impl Workloads {
         {
             return Err(refused(&identity.token_hash, rival.rivals()));
         }
+        let skew = Duration::from_secs(issuer.config().clock_skew_seconds.into());
+        let issued = issued.and_then(|issued| issued.checked_sub(skew).ok());
+        if !is_bound && self.bindings.may_be_lost(issued) {
+            return Err(refused(first, Refused::Lost));
+        }
+        let one_host = issuer.config().one_host;
+        let told =
+            digest.filter(|_| one_host != OneHost::Off).map(|digest| (digest, Arc::clone(issuer.id())));
         for hash in [Some(&identity.token_hash), asker.as_ref()].into_iter().flatten() {
             let bound = match purpose {
-                Purpose::Flow => self.bindings.bind(hash, identity.expires, &holder, tree.account.uid),
+                Purpose::Flow => {
+                    let told = told.clone().filter(|_| hash == first);
+                    let binding = Binding { hash, until: identity.expires, uid: tree.account.uid, told };
+                    self.bindings.bind(&binding, &holder)
+                }
                 Purpose::Question => self.bindings.is_of(hash, &holder).map(drop),
             };
             bound.map_err(|error| refused(hash, error))?;
         }
+        let counts = match one_host {
+            OneHost::Off => Ok(()),
+            one_host => self.is_of_this_host(first, digest.is_some(), purpose, one_host),
+        };
+        counts.map_err(|error| refused(first, error))?;
         Ok(identity)
+    }
+
+    /// No other host had it first, as far as that must be known.
+    fn is_of_this_host(
+        &self,
+        hash: &str,
+        is_told: bool,
+        purpose: Purpose,
+        one_host: OneHost,
+    ) -> Result<(), Refused> {
+        match self.bindings.word(hash, purpose == Purpose::Flow) {
+            Some(Word::Own) => Ok(()),
+            Some(Word::Other(host)) => Err(Refused::OtherHost(host)),
+            None if one_host != OneHost::Required => Ok(()),
+            None if !is_told => Err(Refused::NoWord("this one is too short to be told apart by a hash")),
+            None if purpose == Purpose::Question => {
+                Err(Refused::NoWord("it is asked when the process connects"))
+            }
+            None => Err(Refused::NoWord("it has not said so yet: see `interlock enroll --status`")),
+        }
     }
 
     fn verified(&self, issuer: &Issuer, token: &Zeroizing<String>) -> Result<Arc<Verified>, String> {
@@ -299,6 +388,18 @@ fn digest(parts: &[&[u8]]) -> [u8; 32] {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 32 bytes from their hexadecimal digits.
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]

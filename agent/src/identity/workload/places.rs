@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::bind::Holder;
 use super::file::{self, Readings};
+use super::holder::Holder;
 use super::request::Request;
 use super::tree::{Shown, Tree};
 use crate::identity::config::Provider;

@@ -48,9 +48,9 @@ impl Request {
         Ok(Self { url, bearer: Zeroizing::new(bearer.to_owned()) })
     }
 
-    /// Tells who may ask from others, whatever they add to the address.
+    /// Tells who may ask from others, whatever they add to the address, and on every host alike.
     pub(super) fn bearer_hash(&self, issuer: &Issuer) -> [u8; 32] {
-        digest(&[b"bearer", issuer.name().as_bytes(), stem(&self.bearer).as_bytes()])
+        digest(&[b"bearer", issuer.id().as_bytes(), stem(&self.bearer).as_bytes()])
     }
 
     /// Tells it from other requests.

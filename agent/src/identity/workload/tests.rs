@@ -42,7 +42,7 @@ fn run(script: &str, environment: &[(&str, &str)]) -> (Waiting, Vec<Known>) {
 }
 
 fn workloads(config: IssuerConfig) -> Workloads {
-    Workloads::new(Arc::new(Issuers::new(&IdentityConfig { issuers: vec![config] }).unwrap()))
+    Workloads::new(Arc::new(Issuers::new(&IdentityConfig { issuers: vec![config] }).unwrap()), Arc::default())
 }
 
 /// A process that waits for its end without a child of its own.
@@ -210,8 +210,8 @@ fn what_two_trees_show_first_is_nobodys() {
     drop(job_process);
 }
 
-fn nobody() -> bind::Holder {
-    bind::Holder::Container("nothing".to_owned())
+fn nobody() -> holder::Holder {
+    holder::Holder::Container("nothing".to_owned())
 }
 
 /// Ends what `run` has started, and waits until those processes are gone.
@@ -296,12 +296,65 @@ fn a_running_flows_token_is_verified_again() {
     let workloads = Workloads { verified_for: Duration::ZERO, ..workloads(config) };
     let (_job, job) = run(WAIT, &[("T", &key.sign(&server.claims()))]);
     let identity = workloads.find(&job[0], Purpose::Flow).identity.unwrap();
-    assert!(next_look(&identity, now) <= VERIFIED);
     let for_a_day =
         Verified { expires: now.checked_add(Duration::from_secs(86_400)).unwrap(), ..(*identity).clone() };
-    assert_eq!(next_look(&for_a_day, now), VERIFIED);
+    assert_eq!(workloads.next_look(&for_a_day, now), Duration::ZERO);
+    let workloads = workloads.verifying_after(VERIFIED);
+    assert!(workloads.next_look(&identity, now) <= VERIFIED);
+    assert_eq!(workloads.next_look(&for_a_day, now), VERIFIED);
+    let workloads = workloads.verifying_after(Duration::ZERO);
     publish(&Key::ec("1"));
     while workloads.find(&job[0], Purpose::Flow).identity.is_some() {
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A process namespace of one's own makes nobody a container's first process.
+#[test]
+fn a_thief_in_namespaces_of_their_own_is_no_container() {
+    let (server, key) = (Server::start(), Key::ec("1"));
+    server.publish(&[&key]);
+    let workloads = workloads(server.config());
+    let token = key.sign(&server.claims());
+    let (_job, job) = run(WAIT, &[("T", token.as_str())]);
+    let depth = |pid: u32| tree::Account::of(pid.cast_signed()).unwrap().depth;
+    let script =
+        format!("exec 3<&0; {OWN_NAMESPACES} env T=' {}' sh -c 'read x; :' <&3 & echo $!; wait", *token);
+    let (thief, outer) = run(&script, &[]);
+    let stolen = inner(outer[0].pid);
+    assert_eq!(depth(stolen.pid), depth(job[0].pid) + 1);
+    for (process, other) in [(&stolen, job[0].pid), (&job[0], stolen.pid)] {
+        let found = workloads.find(process, Purpose::Flow);
+        assert_eq!(found.identity, None);
+        assert!(found.why[0].contains("nobody can tell whose it is"), "{:?}", found.why);
+        assert_eq!((found.misused.len(), found.misused[0].owner_pid), (1, other));
+    }
+    end(thief, &[stolen]);
+    assert!(workloads.find(&job[0], Purpose::Flow).identity.is_some());
+    // What a job starts in namespaces of its own is the job's.
+    let script = format!("sh -c 'exec 3<&0; {OWN_NAMESPACES} sh -c \"read x; :\" <&3 & echo $!; wait'; :");
+    let token = key.sign(&with(&server, json!({"jti": "another"})));
+    let (_other, outer) = run(&script, &[("T", token.as_str())]);
+    let found = workloads.find(&inner(outer[0].pid), Purpose::Flow);
+    assert!(found.identity.is_some(), "{:?}", found.why);
+}
+
+/// What anybody may do where the kernel lets them, and root anywhere.
+const OWN_NAMESPACES: &str = "unshare --user --map-root-user --pid --fork --kill-child";
+
+/// The process that `unshare --fork` has started.
+fn inner(unshare: u32) -> Known {
+    loop {
+        let path = format!("/proc/{unshare}/task/{unshare}/children");
+        let children = std::fs::read_to_string(path).unwrap();
+        let child = children.split_whitespace().next().and_then(|pid| pid.parse::<u32>().ok());
+        let is_shell = |pid: &u32| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sh"))
+        };
+        if let Some(pid) = child.filter(is_shell) {
+            let start_time_ns = Stat::of(pid.cast_signed()).unwrap().start * TICK_NS;
+            break Known { pid, start_time_ns, ..Known::default() };
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -5,13 +5,16 @@ use std::os::unix::fs::MetadataExt as _;
 
 use zeroize::Zeroizing;
 
-use super::bind::{Holder, Process};
+use super::holder::{Holder, POD, Process};
 use crate::identity::ancestors::Stat;
 use crate::identity::cgroup;
 use crate::identity::process::{Known, TICK_NS, memory};
 
 /// Most processes of a tree that are looked at.
 const MAX_LINKS: usize = 32;
+
+/// Most parents that are followed to one that may have handed down its environment.
+const MAX_ANCESTORS: usize = 256;
 
 /// A process of the tree.
 pub(super) struct Link {
@@ -95,7 +98,7 @@ impl Tree {
     pub(super) fn container(&self) -> String {
         // The containers of a pod share its tokens, and no namespace of files.
         if let Some(pod) = self.pod() {
-            return format!("pod {pod}");
+            return format!("{POD}{pod}");
         }
         let mounts = self.mounts;
         match container(&self.cgroup, is_of_root) {
@@ -113,12 +116,14 @@ impl Tree {
     /// does not share it with. Reads the environments of all of the user's processes.
     pub(super) fn rival(&self, shown: &Shown, holder: &Holder) -> Option<Holder> {
         let own = |pid: i32| self.links.iter().any(|link| link.process.pid == pid);
+        let in_container = self.is_in_container();
         let processes = fs::read_dir("/proc").ok()?.flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         pids.filter(|pid| !own(*pid)).find_map(|pid| {
             let account = Account::of(pid).filter(|account| account.uid == self.account.uid)?;
-            // What starts a container hands it its environment, and shows it as well.
-            if account.depth < self.account.depth {
+            // What starts a container hands it its environment, and shows it as well. Anybody can make process
+            // namespaces, so that alone being outside of them is nothing.
+            if account.depth < self.account.depth && (in_container || self.descends_from(pid)) {
                 return None;
             }
             let environment = Zeroizing::new(memory(pid, "environ").ok()?);
@@ -134,6 +139,36 @@ impl Tree {
             let left = link.parent.pid <= 1 && tree.cgroup == self.cgroup && !holder.is_left();
             (is_rival && !left).then_some(other)
         })
+    }
+
+    /// It is in a container that a runtime of root's has made, and has no process namespace of its own making.
+    fn is_in_container(&self) -> bool {
+        let made = self.pod().is_some() || container(&self.cgroup, is_of_root).is_some();
+        made && is_in_initial_user_namespace(self.pid())
+    }
+
+    /// Whether a process has started this one, itself or by others that are still there.
+    fn descends_from(&self, pid: i32) -> bool {
+        let Some(own) = self.links.first() else { return false };
+        let mut below = own.process;
+        for _ in 0..MAX_ANCESTORS {
+            let is_there = |stat: &Stat| stat.start == below.start;
+            let Ok(stat) = Stat::of(below.pid) else { return false };
+            let parent = stat.parent;
+            if !is_there(&stat) || parent <= 1 {
+                return false;
+            }
+            let Ok(above) = Stat::of(parent) else { return false };
+            // While it is a process's parent, before and after, its id is not another's.
+            if !Stat::of(below.pid).is_ok_and(|after| is_there(&after) && after.parent == parent) {
+                return false;
+            }
+            if parent == pid {
+                return true;
+            }
+            below = Process { pid: parent, start: above.start };
+        }
+        false
     }
 
     /// Who holds what a process of the tree shows.
@@ -204,6 +239,16 @@ impl Account {
             depth,
         })
     }
+}
+
+/// Whether a process is in the user namespace that the host began with. Then a process namespace that it is in is of
+/// that one too, so that no user has made it: into one of a user's own (`unshare --user --pid`) come only
+/// processes that are in that user namespace or in one below (`setns(2)`, `user_namespaces(7)`), and none of them
+/// gets out again.
+fn is_in_initial_user_namespace(pid: i32) -> bool {
+    let of = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/user")).map(|seen| (seen.dev(), seen.ino()));
+    // The agent itself is in it: nobody else may load what it has the kernel run.
+    matches!((of(&pid.to_string()), of("self")), (Ok(own), Ok(initial)) if own == initial)
 }
 
 /// Whether a cgroup's directory is root's. Users may have made cgroups below their own.
@@ -322,6 +367,24 @@ mod tests {
         let inner = format!("{real}/{id}/kubepods/pod{other}");
         assert_eq!(pod(&inner, |path| path == real).as_deref(), Some(uid), "what is outermost counts");
         assert!(!is_of_root("/no/such/cgroup") && is_of_root(""));
+    }
+
+    #[test]
+    fn parents_are_followed_to_the_top() {
+        let tree = |pid: u32| Tree::of(&Known { pid, ..Known::default() }).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let (own, below) = (std::process::id(), child.id());
+        assert!(tree(below).descends_from(own.cast_signed()));
+        assert!(!tree(own).descends_from(below.cast_signed()), "not the other way");
+        assert!(!tree(below).descends_from(below.cast_signed()), "it is not its own parent");
+        // A process of that id that was started at another time.
+        let mut other = tree(below);
+        other.links[0].process.start += 1;
+        assert!(!other.descends_from(own.cast_signed()));
+        assert!(is_in_initial_user_namespace(below.cast_signed()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_in_initial_user_namespace(i32::MAX));
     }
 
     #[test]

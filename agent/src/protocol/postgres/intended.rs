@@ -13,10 +13,12 @@ use crate::identity::Subject;
 use crate::mask::MaskSet;
 use crate::operation::{Operation, Protocol};
 use crate::record::Step;
-use crate::sql::{self, Kind, Script, Secrets, Statement};
+use crate::sql::{self, Hidden, Kind, Recordable, Script, Secrets, Statement};
 
 /// Bytes of all parameters.
 const PARAMETERS: usize = 64 << 10;
+/// Bytes of a time zone's name.
+const ZONE: usize = 63;
 /// As many parameters as the protocol has numbers for.
 const MOST_PARAMETERS: usize = 65_535;
 
@@ -29,6 +31,8 @@ pub(crate) struct Intended {
     pub(crate) database: Arc<str>,
     /// The database user.
     pub(crate) db_user: Arc<str>,
+    /// The time zone that its session is started with, as some drivers say it; the server's own when `None`.
+    pub(crate) time_zone: Option<Arc<str>>,
     /// The whole text.
     pub(crate) text: Arc<str>,
     /// All parameters, in text form.
@@ -59,6 +63,18 @@ pub(crate) enum Unfit {
         /// How many are given.
         given: usize,
     },
+    /// No time zone is called so.
+    #[error(
+        "`time_zone` is what the driver sends, as it sends it, such as Europe/Berlin: up to {ZONE} letters, digits \
+         and signs"
+    )]
+    Zone,
+    /// A mask or secret hides more of it than constants.
+    #[error(
+        "what it runs cannot be shown to who would approve it, for a mask or a secret hides more of it than \
+         constants: write values as constants in quotes, or give them as parameters"
+    )]
+    Hidden,
     /// It runs what a session has made before.
     #[error(
         "it runs what a session has prepared (EXECUTE, FETCH, a cursor), which nobody can see now: ask for the \
@@ -82,7 +98,7 @@ impl Intended {
 
     /// Its text as it may be recorded and shown.
     pub(crate) fn recordable(&self, masks: &MaskSet) -> String {
-        masks.mask_text(&sql::redact_secrets(&self.text)).into_owned()
+        Recordable::of(&self.text, &Secrets::of(&self.text), masks).text.into_owned()
     }
 
     /// It can be asked for.
@@ -101,6 +117,14 @@ impl Intended {
         if self.text.contains('\0') || self.params.iter().flatten().any(|value| value.contains('\0')) {
             return Err(Unfit::Zero);
         }
+        let in_zone = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+-:.<>".contains(&byte);
+        if self
+            .time_zone
+            .as_ref()
+            .is_some_and(|zone| zone.is_empty() || zone.len() > ZONE || !zone.bytes().all(in_zone))
+        {
+            return Err(Unfit::Zone);
+        }
         let has = parameters(&self.text);
         if has != self.params.len() {
             return Err(Unfit::Parameters { has, given: self.params.len() });
@@ -113,9 +137,16 @@ impl Intended {
         if script.statements.iter().any(of_session) { Err(Unfit::OfSession) } else { Ok(()) }
     }
 
-    /// What approvers see of it; `None` where that is more than they are shown.
-    pub(crate) fn shown(&self, script: &Script, masks: &MaskSet) -> Option<Shown> {
+    /// What approvers see of it.
+    ///
+    /// # Errors
+    /// Why they cannot see all that runs.
+    pub(crate) fn shown(&self, script: &Script, masks: &MaskSet) -> Result<Shown, Unfit> {
         let secrets = Secrets::of(&self.text);
+        let text = Recordable::of(&self.text, &secrets, masks);
+        if text.hidden == Hidden::Code {
+            return Err(Unfit::Hidden);
+        }
         let param = |(number, value): (usize, &Option<String>)| {
             let value = value.as_ref()?;
             Some(if secrets.has_param(number) {
@@ -125,11 +156,14 @@ impl Intended {
             })
         };
         let params: Vec<_> = (1..).zip(&self.params).map(param).collect();
-        let shown = show(Step::Query, self.recordable(masks), Vec::new(), &params, script)?;
-        Some(Shown {
+        let redacted = text.hidden != Hidden::Nothing || params != self.params;
+        let shown =
+            show(Step::Query, text.text.into_owned(), Vec::new(), &params, script).ok_or(Unfit::TooMuch)?;
+        Ok(Shown {
             db_user: Arc::clone(&self.db_user),
             database: Arc::clone(&self.database),
             transaction: "none",
+            redacted,
             ..shown
         })
     }
@@ -140,6 +174,7 @@ impl Intended {
             server: self.server,
             database: Arc::clone(&self.database),
             db_user: Arc::clone(&self.db_user),
+            time_zone: self.time_zone.clone(),
             text: Arc::clone(&self.text),
             params: self.params.clone(),
             shape: has_shape(script).then(|| scripts.template(&self.text)),
@@ -148,9 +183,11 @@ impl Intended {
 
     /// The whole of it, with who asks.
     pub(crate) fn digest(&self, subject: &Subject, tree: Tree) -> [u8; 32] {
-        let mut hash = Parts::new("interlock approval beforehand 1");
+        let mut hash = Parts::new("interlock approval beforehand 2");
         hash.number(subject.uid.into());
-        for id in [subject.login_uid, subject.login_session] {
+        let claimed = subject.login_claimed.as_ref();
+        let claimed = [claimed.map(|claimed| claimed.uid), claimed.and_then(|claimed| claimed.session)];
+        for id in [subject.login_uid, subject.login_session].into_iter().chain(claimed) {
             hash.number(id.map_or(u64::MAX, u64::from));
         }
         for identity in [&subject.person, &subject.workload] {
@@ -166,6 +203,8 @@ impl Intended {
         hash.text(&self.server.to_string());
         hash.text(&self.database);
         hash.text(&self.db_user);
+        hash.number(u64::from(self.time_zone.is_some()));
+        hash.text(self.time_zone.as_deref().unwrap_or_default());
         hash.text(&self.text);
         hash.number(self.params.len() as u64);
         for param in &self.params {
@@ -207,6 +246,7 @@ mod tests {
             server: ([127, 0, 0, 1], 5432).into(),
             database: "d".into(),
             db_user: "u".into(),
+            time_zone: None,
             text: text.into(),
             params: params.iter().map(|value| value.map(str::to_owned)).collect(),
         }
@@ -241,6 +281,18 @@ mod tests {
             assert_eq!(check(text, &[]), Err(Unfit::OfSession), "{text}");
         }
         assert_eq!(check("delete from t; delete from u", &[]), Ok(()));
+        for (zone, fits) in [
+            ("Europe/Berlin", true),
+            ("<+05>-5", true),
+            ("GMT+03:00", true),
+            ("", false),
+            ("a b", false),
+            ("x'; --", false),
+            ("\u{202e}", false),
+        ] {
+            let asked = Intended { time_zone: Some(zone.into()), ..intended("delete from t", &[]) };
+            assert_eq!(asked.check(&sql::analyze("delete from t")).is_ok(), fits, "{zone}");
+        }
     }
 
     #[test]
@@ -258,6 +310,8 @@ mod tests {
         other(&|intended| intended.params = vec![Some(String::new())]);
         other(&|intended| intended.database = "e".into());
         other(&|intended| intended.db_user = "e".into());
+        other(&|intended| intended.time_zone = Some("UTC".into()));
+        other(&|intended| intended.time_zone = Some("".into()));
         other(&|intended| intended.server.set_port(1));
         all.push(base.digest(&subject, Tree { pid: 8, ..tree }));
         all.push(base.digest(&subject, Tree { start_time_ns: 8, ..tree }));
@@ -275,5 +329,20 @@ mod tests {
         let shown = intended.shown(&sql::analyze(text), &MaskSet::default()).unwrap();
         assert!(!shown.text.contains("hunter22"), "{}", shown.text);
         assert_eq!(shown.params, [Some("x".to_owned())]);
+        assert!(shown.redacted);
+    }
+
+    #[test]
+    fn all_that_runs_is_shown() {
+        use crate::mask::{Detector, HashKey, Transform};
+        let masks = MaskSet::builder().detector("keys".into(), Detector::PrivateKey, Transform::Redact);
+        let masks = masks.build(&HashKey::new(&[1; 32]));
+        let shown = |text: &str| intended(text, &[]).shown(&sql::analyze(text), &masks);
+        let text = "update c set n = 1 where id = 17\n-----BEGIN PRIVATE KEY-----\nOR region = 'eu'";
+        let seen = shown(text).unwrap();
+        assert!(seen.text.ends_with("\nOR region = 'eu'") && seen.redacted, "{}", seen.text);
+        assert!(intended(text, &[]).recordable(&masks).ends_with("\nOR region = 'eu'"));
+        assert!(!shown("select 1").unwrap().redacted);
+        assert_eq!(shown("alter role x password hunter2").unwrap_err(), Unfit::Hidden);
     }
 }

@@ -213,6 +213,14 @@ impl Timeline {
         if subject.login_uid.is_some() {
             writeln!(output, "  login        {}", printable(&subject.login_user))?;
         }
+        if let Some(claimed) = &subject.login_claimed {
+            let user = printable(&claimed.user);
+            writeln!(
+                output,
+                "  login        claims {user} (uid {}): root was not seen to set it",
+                claimed.uid
+            )?;
+        }
         let optional = [
             ("script", subject.script.as_deref().unwrap_or_default()),
             ("unit", &subject.unit),
@@ -331,6 +339,9 @@ impl Timeline {
         for (number, param) in (1..).zip(&body.params) {
             let value = param.value.as_deref().map_or_else(|| "NULL".into(), printable);
             writeln!(output, "              ${number} = {value}")?;
+        }
+        if body.redacted {
+            writeln!(output, "              approvers do not see its masked values")?;
         }
         for quorum in &body.quorums {
             let groups = printable(&quorum.groups.join(", ")).into_owned();

@@ -269,7 +269,8 @@ impl Fake {
             told @ (Message::ApprovalRequest(_)
             | Message::ApprovalStanding(_)
             | Message::ApprovalsOpen(_)
-            | Message::ApprovalAnswer(_)) => {
+            | Message::ApprovalAnswer(_)
+            | Message::TokensBound(_)) => {
                 has.approvals.push(told);
                 let vote = has.votes.pop()?;
                 Some(ToAgent { message: Some(ToAgentMessage::ApprovalVote(vote)) })

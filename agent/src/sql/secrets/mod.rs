@@ -12,6 +12,7 @@ use aho_corasick::AhoCorasick;
 use pg_query::protobuf::{ScanToken, Token};
 
 use self::text::{within_command, within_text};
+use super::literal::{self, Runs, Value, Within, content, is_comment, is_string, slice};
 use super::parser;
 
 /// What stands in a secret's place.
@@ -38,6 +39,20 @@ const SECRET_FUNCTIONS: &[&str] = &[
     "pgp_pub_decrypt",
     "pgp_pub_decrypt_bytea",
     "create_aws_credentials",
+];
+
+/// Where such functions are, when their schema is named.
+const EXTENSION_SCHEMAS: &[&str] = &[
+    "pg_catalog",
+    "public",
+    "extensions",
+    "extension",
+    "ext",
+    "crypto",
+    "pgcrypto",
+    "dblink",
+    "aws_commons",
+    "aws_s3",
 ];
 
 /// Where the secrets of a text are.
@@ -192,14 +207,14 @@ fn secrets(text: &str, nested: usize) -> Found {
         return Found { ranges: without_tokens(text), params: Vec::new() };
     };
     let mut found = Found::default();
-    let comment = |token: &ScanToken| matches!(token.token(), Token::SqlComment | Token::CComment);
-    for token in all.iter().filter(|token| comment(token)) {
+    for token in all.iter().filter(|token| is_comment(token)) {
         if let Some((range, content)) = slice(text, token) {
             within_text(content, range.start, &mut found.ranges);
         }
     }
-    let tokens: Vec<ScanToken> = all.into_iter().filter(|token| !comment(token)).collect();
-    let mut place = Place { text, tokens: &tokens, statement: 0, calls: Vec::new(), awaited: false };
+    let tokens: Vec<ScanToken> = all.into_iter().filter(|token| !is_comment(token)).collect();
+    let within = Within::new(nested > 0);
+    let mut place = Place { text, tokens: &tokens, statement: 0, within, calls: Vec::new(), awaited: false };
     for index in 0..tokens.len() {
         place.enter(index);
         place.look(index, nested, &mut found);
@@ -213,6 +228,7 @@ struct Place<'t> {
     tokens: &'t [ScanToken],
     /// The first token of the statement.
     statement: usize,
+    within: Within,
     /// The parentheses that are open.
     calls: Vec<Call>,
     /// A constant that makes SQL has ended with a word after which a secret comes.
@@ -247,6 +263,9 @@ impl Place<'_> {
 
     /// Keeps track of statements and parentheses.
     fn enter(&mut self, index: usize) {
+        if let Some(token) = self.tokens.get(index) {
+            self.within.pass(index, token);
+        }
         match self.kind(index) {
             Some(Token::Ascii59) => {
                 self.statement = index + 1;
@@ -254,7 +273,7 @@ impl Place<'_> {
                 self.awaited = false;
             }
             Some(Token::Ascii40) => {
-                let name = self.before(index, 1).map(|name| self.written(name)).unwrap_or_default();
+                let name = self.called(index).unwrap_or_default();
                 self.calls.push(Call { name, first: index + 1, argument: 0, argument_at: index + 1 });
             }
             Some(Token::Ascii41) => drop(self.calls.pop()),
@@ -266,6 +285,19 @@ impl Place<'_> {
             }
             _ => {}
         }
+    }
+
+    /// The function whose arguments open at `index`, in lower case. One in a schema where anybody may have put it is
+    /// not what its name says.
+    fn called(&self, index: usize) -> Option<String> {
+        let name = self.before(index, 1)?;
+        if self.before(name, 1).and_then(|dot| self.kind(dot)) == Some(Token::Ascii46) {
+            let schema = self.before(name, 2).map(|schema| self.written(schema)).unwrap_or_default();
+            if !EXTENSION_SCHEMAS.contains(&&*schema) {
+                return None;
+            }
+        }
+        Some(self.written(name))
     }
 
     /// Looks at one token.
@@ -286,10 +318,6 @@ impl Place<'_> {
                     && (self.is_set(index) || self.is_bare_password(index))
                 {
                     found.ranges.push(range);
-                } else if let Some((range, name)) = slice(self.text, token)
-                    && name.starts_with('"')
-                {
-                    within_text(name, range.start, &mut found.ranges);
                 }
             }
         }
@@ -345,7 +373,16 @@ impl Place<'_> {
 
     /// A value in `SET name = …`, `ALTER ROLE … SET name TO …`, where the name speaks of a secret.
     fn is_set(&self, index: usize) -> bool {
-        let sets = matches!(self.kind(self.statement), Some(Token::Set | Token::Alter));
+        // Behind these words no other clause can follow the values.
+        let (only, sets) = match (self.kind(self.statement), self.kind(self.statement + 1)) {
+            (Some(Token::Set), _) => (true, true),
+            (
+                Some(Token::Alter),
+                Some(Token::Role | Token::User | Token::GroupP | Token::Database | Token::SystemP),
+            ) => (true, true),
+            (Some(Token::Alter), Some(Token::Function | Token::Procedure | Token::Routine)) => (false, true),
+            _ => (false, false),
+        };
         if !sets || !self.calls.is_empty() {
             return false;
         }
@@ -354,7 +391,11 @@ impl Place<'_> {
         // Of `RENAME TO`, `OWNER TO` and the like no name is set.
         let set = (self.statement..sign).rev().take(6).any(|at| self.kind(at) == Some(Token::Set));
         let name = self.before(sign, 1).and_then(|name| self.tokens.get(name));
-        set && self.before(sign, 1).is_some() && name.is_some_and(|name| is_secret_name(self.text, name))
+        let listed = || {
+            (index - sign) % 2 == 1
+                && (sign + 2..index).step_by(2).all(|at| self.kind(at) == Some(Token::Ascii44))
+        };
+        set && (only || listed()) && name.is_some_and(|name| is_secret_name(self.text, name))
     }
 
     /// It stands behind PASSWORD in CREATE or ALTER ROLE, without the quotes that belong there.
@@ -371,7 +412,9 @@ impl Place<'_> {
         // All that hangs together is one word of whoever typed it.
         while let Some(before) = self.before(at, 1) {
             if self.kind(before) == Some(Token::Password) {
-                return true;
+                // Behind a password in quotes come other options.
+                let quoted = self.tokens.get(at).is_some_and(is_string);
+                return !quoted || self.tokens.get(index).is_some_and(is_string);
             }
             if end(before) != start(at) && self.kind(before) != Some(Token::Ascii61) {
                 return false;
@@ -393,15 +436,23 @@ impl Place<'_> {
         }
         let Some(inner) = self.text.get(content.clone()) else { return };
         self.awaited = ends_before_a_secret(inner);
+        let value = || Value::of(literal, literal::escape(self.text, self.tokens, index));
+        let known = self.within.runs(self.text, self.tokens, index);
+        if matches!(known, Runs::Sql | Runs::Piece) {
+            let value = value();
+            if known == Runs::Sql || value.as_ref().is_some_and(|value| known.is_sql(&value.text)) {
+                self.run(range.start, content, value.as_ref(), nested, found);
+                return;
+            }
+        }
+        let mut own = Vec::new();
         if literal.starts_with('$') {
             if nested >= MAX_NESTED {
                 found.ranges.push(content);
                 return;
             }
             let within = secrets(inner, nested + 1).ranges;
-            let shifted =
-                within.into_iter().map(|range| range.start + content.start..range.end + content.start);
-            found.ranges.extend(shifted);
+            own.extend(within.into_iter().map(|part| part.start + content.start..part.end + content.start));
         }
         let connects =
             self.before(index, 1).is_some_and(|before| self.kind(before) == Some(Token::Connection));
@@ -422,10 +473,37 @@ impl Place<'_> {
         }
         let program = self.before(index, 1).is_some_and(|before| self.kind(before) == Some(Token::Program));
         if program {
-            within_command(inner, content.start, &mut found.ranges);
+            within_command(inner, content.start, &mut own);
         } else {
-            within_text(inner, content.start, &mut found.ranges);
+            within_text(inner, content.start, &mut own);
         }
+        // What a text that is SQL runs is not hidden with the secret's surroundings.
+        match value() {
+            Some(value) if !own.is_empty() && known == Runs::Unknown && known.is_sql(&value.text) => {
+                self.run(range.start, content, Some(&value), nested, found);
+            }
+            _ => found.ranges.extend(own),
+        }
+    }
+
+    /// Looks through a constant that is run: it begins at `start`, and stands for `value`.
+    fn run(
+        &self,
+        start: usize,
+        content: Range<usize>,
+        value: Option<&Value>,
+        nested: usize,
+        found: &mut Found,
+    ) {
+        let Some(value) = value.filter(|_| nested < MAX_NESTED) else {
+            found.ranges.push(content);
+            return;
+        };
+        let within = secrets(&value.text, nested + 1).ranges;
+        found.ranges.extend(within.iter().map(|part| {
+            let part = value.written(part);
+            part.start + start..part.end + start
+        }));
     }
 
     /// The argument that the constant at `index` is in is more than that constant.
@@ -447,24 +525,6 @@ fn ends_before_a_secret(text: &str) -> bool {
     let end = end.to_ascii_lowercase();
     let more = end.len() < text.len();
     more && SECRET_WORDS.iter().any(|word| end.ends_with(word))
-}
-
-fn slice<'t>(text: &'t str, token: &ScanToken) -> Option<(Range<usize>, &'t str)> {
-    let range = usize::try_from(token.start).ok()?..usize::try_from(token.end).ok()?;
-    text.get(range.clone()).map(|slice| (range, slice))
-}
-
-/// Where a constant's content is, without its quotes.
-fn content(literal: &str, start: usize) -> Range<usize> {
-    let (open, close) = if literal.starts_with('$') {
-        let tag = literal.get(1..).and_then(|rest| rest.find('$')).map_or(1, |end| end + 2);
-        (tag, tag)
-    } else {
-        (literal.find('\'').map_or(0, |quote| quote + 1), 1)
-    };
-    let end = start + literal.len();
-    let open = (start + open).min(end);
-    open..end.saturating_sub(close).max(open)
 }
 
 fn is_secret_name(text: &str, token: &ScanToken) -> bool {

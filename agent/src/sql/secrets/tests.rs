@@ -133,11 +133,11 @@ fn evasions() {
         "DO $$BEGIN EXECUTE format('ALTER ROLE x PASSWORD %L', 'hunter2'); END$$",
         "DO $a$ BEGIN EXECUTE $b$ALTER ROLE x PASSWORD 'hunter2'$b$; END $a$",
         "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'ALTER ROLE x PASSWORD ''hunter2'''",
+        "DO $$BEGIN EXECUTE format('CREATE SUBSCRIPTION s CONNECTION %L', 'host=h password=hunter2'); END$$",
         "PREPARE p AS UPDATE users SET password = 'hunter2'",
         "EXPLAIN ANALYZE UPDATE users SET (a, password_hash) = ('x', 'y'), token = 'hunter2'",
         // Where nobody looks.
         "SELECT 1 -- PGPASSWORD=hunter2",
-        "SELECT 1 AS \"password=hunter2\"",
         "/* ALTER USER x PASSWORD 'hunter2' */ SELECT 1",
         "INSERT INTO settings VALUES ('{\"db_password\": \"hunter2\"}')",
     ] {

@@ -85,7 +85,15 @@ pub struct Email {
     /// The sender's address.
     pub from: String,
     /// The receivers' addresses.
+    #[serde(default)]
     pub to: Vec<String>,
+    /// Each member of the groups that may decide is written to as well, by the verified address of their account: one
+    /// mail a person.
+    #[serde(default)]
+    pub members: bool,
+    /// Domains of these addresses, such as `example.com`; members with others are not written to. All when left out.
+    #[serde(default)]
+    pub domains: Vec<String>,
     /// The user to sign in to the server as.
     pub user: Option<String>,
     /// A file with the password, on its first line. Read again for each message.
@@ -199,8 +207,18 @@ impl Email {
                 ));
             }
         }
-        if self.to.is_empty() {
+        if self.to.is_empty() && !self.members {
             return Err("to: nobody is asked".into());
+        }
+        if !self.domains.is_empty() && !self.members {
+            return Err("domains are those of members' addresses: it goes with members: true".into());
+        }
+        let is_domain = |domain: &String| {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+            (1..=253).contains(&domain.len()) && domain.bytes().all(fits)
+        };
+        if let Some(domain) = self.domains.iter().find(|domain| !is_domain(domain)) {
+            return Err(format!("domains: {domain:?} is no domain such as example.com"));
         }
         for address in self.to.iter().chain([&self.from]) {
             if address.parse::<lettre::message::Mailbox>().is_err() {
@@ -273,6 +291,9 @@ mod tests {
         assert_eq!(check_text(slack), Ok(()));
         assert_eq!(check_text(&format!("{{{mail}, server: 'starttls://h:587'}}")), Ok(()));
         assert_eq!(check_text(&format!("{{{mail}, server: 'tcp://[::1]:25'}}")), Ok(()));
+        let members =
+            "{kind: email, name: m, from: 'a@b', server: 'tls://h:465', members: true, domains: [d.example]}";
+        assert_eq!(check_text(members), Ok(()));
         for (text, says) in [
             (format!("{slack}, {slack}"), "two called"),
             (slack.replace("C0123456789", "'#dba'"), "no channel's id"),
@@ -285,6 +306,12 @@ mod tests {
             (slack.replace("slack", "irc"), "irc"),
             (format!("{{{mail}, server: 'tcp://h:25'}}"), "in the clear"),
             (format!("{{{mail}, server: 'tls://h'}}"), "with a port"),
+            (format!("{{{mail}, server: 'tls://h:465', domains: [d.example]}}"), "members: true"),
+            (
+                format!("{{{mail}, server: 'tls://h:465', members: true, domains: ['@d.example']}}"),
+                "no domain",
+            ),
+            ("{kind: email, name: m, from: 'a@b', server: 'tls://h:465'}".into(), "nobody is asked"),
             (format!("{{{mail}, server: 'tls://h:465', user: u}}"), "go together"),
             (
                 "{kind: email, name: m, server: 'tls://h:465', from: 'a@b', to: [\"a@b\\nBcc: x@y\"]}".into(),

@@ -11,6 +11,7 @@ use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport as _};
 
 use super::config::Email;
+use super::members::Member;
 use super::send::{Failure, later};
 use super::shown::Shown;
 use crate::outputs::config::server;
@@ -62,8 +63,10 @@ impl Mail {
         Ok(transport.build())
     }
 
-    fn message(&self, shown: &Shown, answer: bool) -> anyhow::Result<Message> {
-        let about = |what: &str| format!("<{what}-{}@{}>", shown.id, self.collector);
+    fn message(&self, shown: &Shown, answer: bool, member: Option<&Member>) -> anyhow::Result<Message> {
+        // Each person's mails are a thread of their own.
+        let whose = member.map(|member| format!("-{}", member.thread)).unwrap_or_default();
+        let about = |what: &str| format!("<{what}-{}{whose}@{}>", shown.id, self.collector);
         let state = if shown.pending() { "Approval" } else { &shown.state };
         // One line, in which nothing controls: it was made so.
         let subject = format!("[Interlock] {state} {}: {}", shown.request, shown.title);
@@ -71,8 +74,13 @@ impl Mail {
             .from(self.config.from.parse::<Mailbox>()?)
             .subject(subject)
             .header(ContentType::TEXT_PLAIN);
-        for address in &self.config.to {
-            message = message.to(address.parse::<Mailbox>()?);
+        match member {
+            Some(member) => message = message.to(Mailbox::new(None, member.address.clone())),
+            None => {
+                for address in &self.config.to {
+                    message = message.to(address.parse::<Mailbox>()?);
+                }
+            }
         }
         message = if answer {
             message
@@ -85,9 +93,23 @@ impl Mail {
         Ok(message.body(body(shown))?)
     }
 
-    /// Sends one mail to all; `answer` when there was one before.
+    /// Sends one mail to all who are named in the configuration; `answer` when there was one before.
     pub(super) async fn send(&self, shown: &Shown, answer: bool) -> Result<(), Failure> {
-        let message = self.message(shown, answer).map_err(|error| Failure::Refused(format!("{error:#}")))?;
+        if self.config.to.is_empty() {
+            return Ok(());
+        }
+        self.send_to(shown, answer, None).await
+    }
+
+    /// Sends one mail to a member of the groups, or to all who are named in the configuration.
+    pub(super) async fn send_to(
+        &self,
+        shown: &Shown,
+        answer: bool,
+        member: Option<&Member>,
+    ) -> Result<(), Failure> {
+        let message =
+            self.message(shown, answer, member).map_err(|error| Failure::Refused(format!("{error:#}")))?;
         let transport = self.transport().map_err(|error| later(format_args!("{error:#}")))?;
         let sent = tokio::task::spawn_blocking(move || transport.send(&message)).await.map_err(later)?;
         sent.map(drop).map_err(|error| {

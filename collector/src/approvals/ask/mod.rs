@@ -5,9 +5,11 @@
 //! does so through [`decide`](super::decide), as an account of the collector's. `docs/asking.md` says how each is set up.
 
 pub mod config;
+mod cover;
 mod hook;
 mod limit;
 mod mail;
+mod members;
 mod run;
 mod send;
 mod shown;
@@ -18,19 +20,19 @@ pub(crate) mod tests;
 
 use std::sync::Arc;
 
-use interlock_recording::{fill_random, hex};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::intake::Connected;
-use crate::outputs::Timing;
+use crate::outputs::{self, Timing};
 use crate::store::Store;
 
 pub use config::{Approvals, Ask};
+pub(crate) use cover::Cover;
 use limit::Limits;
 use run::Runner;
 use send::Sender;
-pub(crate) use shown::{is_whole, tame};
+pub(crate) use shown::{estimate, is_whole, tame};
 
 /// Opens the files that a way to ask names.
 ///
@@ -55,48 +57,50 @@ pub fn slack_apps(approvals: &Approvals) -> anyhow::Result<Vec<slack::Slack>> {
     apps.collect()
 }
 
-/// Checks the ways to ask, gives each its place, and has them run until `stopped` says so. `base` is the address that
-/// people use.
+/// The collector, as messages and accounts go by it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The address that people use.
+    pub base: &'a str,
+    /// For how long accounts of providers count after their owners have signed in, nanoseconds.
+    pub token_ns: i64,
+}
+
+/// Checks the ways to ask, gives each its place, and has them run until `stopped` says so.
 ///
 /// # Errors
 /// A file that one needs is no use, or the database fails.
 pub async fn start(
     approvals: &Approvals,
-    collector: &str,
-    base: &str,
+    asker: Asker<'_>,
     store: &Arc<Store>,
     connected: &Arc<Connected>,
     stopped: &watch::Receiver<bool>,
     timing: Timing,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let mut random = [0; 16];
-    fill_random(&mut random)?;
-    let owner = hex(&random);
+    let owner = outputs::owner()?;
     let mut ready = Vec::new();
     for ask in &approvals.ask {
-        let sender = Sender::new(ask, collector)
+        let sender = Sender::new(ask, asker.name)
             .map_err(|error| anyhow::anyhow!("approvals: {}: {error:#}", ask.name()))?;
         ready.push((ask.clone(), sender));
     }
-    let mut write = store.write().await?;
-    for ask in &approvals.ask {
-        if write.add_output(&ask.place()).await? {
-            tracing::info!(ask = ask.name(), "a new way to ask approvers: it is told what comes from now on");
-        }
-    }
-    write.commit().await?;
+    outputs::add_places(store, approvals.ask.iter().map(Ask::place)).await?;
     let mut tasks = Vec::new();
     for (ask, sender) in ready {
         let runner = Runner {
             ask,
             sender,
-            base: base.to_owned(),
+            base: asker.base.to_owned(),
             store: Arc::clone(store),
             owner: owner.clone(),
             timing,
             stopped: stopped.clone(),
             changed: connected.changed(),
             limits: Limits::default(),
+            token_ns: asker.token_ns,
         };
         tasks.push(tokio::spawn(runner.run()));
     }

@@ -31,6 +31,8 @@ pub(super) struct Runner {
     pub(super) stopped: watch::Receiver<bool>,
     pub(super) changed: watch::Receiver<u64>,
     pub(super) limits: Limits,
+    /// For how long accounts of providers count after their owners have signed in, nanoseconds.
+    pub(super) token_ns: i64,
 }
 
 /// Why it does not go on.
@@ -157,8 +159,7 @@ impl Runner {
         row: &JournalRow,
         lease: &mut Option<Instant>,
     ) -> Result<bool, Interrupt> {
-        let Some((id, word)) = row.about.split_once(' ') else { return Ok(false) };
-        let Some(news) = ApprovalNews::of(word) else { return Ok(false) };
+        let Some((id, news, _)) = row.approval() else { return Ok(false) };
         let mut wait = self.timing.least_wait;
         loop {
             self.keep_lease(name, lease).await?;
@@ -214,8 +215,8 @@ impl Runner {
             }
         };
         match self.sender.tell(&shown, news, sent.as_ref()).await {
-            Err(failure) => Ok(Err(failure)),
-            Ok(None) => Ok(Ok(true)),
+            Err(failure) => return Ok(Err(failure)),
+            Ok(None) => {}
             Ok(Some(now)) => {
                 if new {
                     self.limits.note(host, user, verdict, Instant::now());
@@ -223,9 +224,9 @@ impl Runner {
                 let mut write = self.store.write().await?;
                 write.note_message(self.ask.name(), id, &now).await?;
                 write.commit().await?;
-                Ok(Ok(true))
             }
         }
+        Ok(self.tell_members(&one, &shown).await?.map(|()| true))
     }
 
     /// Says what failed; when it has for long, it is a finding.
@@ -252,11 +253,16 @@ impl Runner {
 
     /// Leaves a message out that the receiver does not take.
     async fn skip(&self, id: &str, why: &str) -> Result<(), Interrupt> {
-        let detail = format!("approvers were not told of request {id} by {}: {why}", self.ask.name());
+        Ok(self.untold(id, self.ask.name(), why).await?)
+    }
+
+    /// Notes that a message was not taken.
+    pub(super) async fn untold(&self, id: &str, whom: &str, why: &str) -> Result<(), StoreError> {
+        let detail = format!("approvers were not told of request {id} by {whom}: {why}");
         tracing::error!(ask = self.ask.name(), "{detail}");
         let mut write = self.store.write().await?;
         write.add_finding("", "output", &detail, None).await?;
-        write.audit("approvals", "approval.untold", id, &format!("{}: {why}", self.ask.name()), "").await?;
-        Ok(write.commit().await?)
+        write.audit("approvals", "approval.untold", id, &format!("{whom}: {why}"), "").await?;
+        write.commit().await
     }
 }

@@ -95,7 +95,7 @@ impl Sender {
 }
 
 /// How a request stood when it was told of, where nothing can be changed by it.
-fn told(shown: &Shown) -> SentMessage {
+pub(super) fn told(shown: &Shown) -> SentMessage {
     let stood = Sha256::digest(format!("{} {}", shown.state, shown.outcome).as_bytes());
     SentMessage { place: String::new(), reference: interlock_recording::hex(&stood) }
 }

@@ -6,14 +6,17 @@
 use interlock_recording::json::time;
 use interlock_recording::proto::Subject;
 use interlock_recording::text::printable;
-use interlock_shipping::v1::ApprovalBy;
+use interlock_shipping::v1::{ApprovalBy, ApprovalEstimate};
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::cover::{Cover, offered};
 use crate::store::WholeApproval;
 
 /// Characters of a value.
 const VALUE: usize = 300;
+/// Characters of why there is no estimate.
+const WHY: usize = 200;
 /// Characters of the text.
 const TEXT: usize = 1500;
 
@@ -43,6 +46,8 @@ pub(crate) struct Shown {
     pub(super) open: bool,
     /// It can be approved once, and here is all that there is to read before.
     pub(super) once: bool,
+    /// What more than the one command can be approved, likewise.
+    pub(super) covers: Vec<Cover>,
     deadline_ns: i64,
     missing: u32,
 }
@@ -72,6 +77,29 @@ fn joined<'t>(texts: impl Iterator<Item = &'t String>) -> String {
     let mut all: Vec<&str> = texts.map(String::as_str).collect();
     all.dedup();
     all.join(", ")
+}
+
+/// What the server's planner expects, in words. The reason is the host's, and short.
+pub(crate) fn estimate(told: &ApprovalEstimate) -> String {
+    match told.rows {
+        Some(1) => "about 1, as the server expects".to_owned(),
+        Some(rows) => format!("about {}, as the server expects", grouped(rows)),
+        None if told.why_not.is_empty() => "no estimate".to_owned(),
+        None => format!("no estimate, because {}", tame(&told.why_not, WHY)),
+    }
+}
+
+/// `4 182 000`: digits by threes, so that nobody takes thousands for millions.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 fn by(by: Option<&ApprovalBy>) -> String {
@@ -113,13 +141,24 @@ impl Shown {
             }
         }
         warnings.dedup();
+        if told.redacted {
+            warnings.push("some of its values are masked: what they are is shown to nobody".to_owned());
+        }
         put("Beware", warnings.join("; "));
+        put("Rows", told.estimate.as_ref().map(estimate).unwrap_or_default());
         let who = match subject.login_user.as_str() {
             "" => subject.user.clone(),
             login if login == subject.user => subject.user.clone(),
             login => format!("{} (signed in as {login})", subject.user),
         };
+        let who = match &subject.login_claimed {
+            Some(claimed) if !claimed.user.is_empty() => {
+                format!("{who} (claims a login as {})", claimed.user)
+            }
+            _ => who,
+        };
         put("Who", who);
+        put("Started", told.started_by.clone());
         put("Program", subject.script.clone().unwrap_or_else(|| subject.exe.clone()));
         let ci = subject.ci.unwrap_or_default();
         let job = [&ci.project, &ci.job, &ci.run].into_iter().filter(|part| !part.is_empty());
@@ -154,6 +193,8 @@ impl Shown {
             || !fits(&told.message, VALUE)
             || !told.params.is_empty()
             || told.omitted_params > 0
+            // What nobody can read here nobody approves with one click.
+            || told.redacted
             || !told.runs.is_empty();
         Self {
             id: item.id.clone(),
@@ -175,6 +216,7 @@ impl Shown {
             message: tame(&told.message, VALUE),
             outcome: outcome(one),
             open: pending && told.collector == "decide",
+            covers: if cut { Vec::new() } else { offered(one) },
             once: !cut && told.scopes.iter().any(|scope| scope == "once"),
             deadline_ns: item.deadline_ns,
             missing: standing.missing,
@@ -196,6 +238,7 @@ impl Shown {
             outcome: outcome.to_owned(),
             open: false,
             once: false,
+            covers: Vec::new(),
             ..Self::new(one, base)
         }
     }

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use ureq::http::Request;
 
 use super::config::Slack as Config;
+use super::cover::Cover;
 use super::run::serves;
 use super::send::{Failure, later};
 use super::shown::{Shown, tame};
@@ -148,7 +149,7 @@ impl Slack {
 
     /// Asks a person why, before they decide.
     pub(crate) async fn ask_why(&self, trigger: &str, about: &About, title: &str) -> Result<(), String> {
-        let approve = about.approve;
+        let approve = about.approve.is_some();
         let view = json!({
             "type": "modal",
             "callback_id": "decide",
@@ -217,22 +218,23 @@ pub(crate) struct About {
     pub(crate) id: String,
     /// The channel in which they were asked.
     pub(crate) channel: String,
-    /// To approve; else to refuse.
-    pub(crate) approve: bool,
+    /// What they approve; else they refuse.
+    pub(crate) approve: Option<Cover>,
 }
 
 impl About {
     fn written(&self) -> String {
-        json!({"id": self.id, "channel": self.channel, "approve": self.approve}).to_string()
+        let approve = self.approve.map(Cover::written);
+        json!({"id": self.id, "channel": self.channel, "approve": approve}).to_string()
     }
 
     fn read(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
-        Some(Self {
-            id: short(&value["id"])?,
-            channel: short(&value["channel"])?,
-            approve: value["approve"].as_bool()?,
-        })
+        let approve = match &value["approve"] {
+            Value::Null => None,
+            approve => Some(Cover::read(approve.as_str()?)?),
+        };
+        Some(Self { id: short(&value["id"])?, channel: short(&value["channel"])?, approve })
     }
 }
 
@@ -277,14 +279,20 @@ pub(crate) fn read(body: &[u8]) -> Option<(By, Did)> {
     let did = match payload["type"].as_str()? {
         "block_actions" => {
             let action = payload["actions"].as_array()?.first()?;
-            let approve = match action["action_id"].as_str()? {
-                "approve" => true,
-                "deny" => false,
+            let (approve, id) = match action["action_id"].as_str()? {
+                "approve" => (Some(Cover::Once), short(&action["value"])?),
+                "deny" => (None, short(&action["value"])?),
+                // Of a menu: what is approved, and of which request.
+                "cover" => {
+                    let chosen = short(&action["selected_option"]["value"])?;
+                    let (cover, id) = chosen.split_once(':')?;
+                    (Some(Cover::read(cover)?), id.to_owned())
+                }
                 _ => return None,
             };
             let channel =
                 short(&payload["channel"]["id"]).or_else(|| short(&payload["container"]["channel_id"]))?;
-            let about = About { id: short(&action["value"])?, channel, approve };
+            let about = About { id, channel, approve };
             Did::Clicked { about, trigger: short(&payload["trigger_id"])? }
         }
         "view_submission" if payload["view"]["callback_id"] == "decide" => {
@@ -335,6 +343,28 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// A menu of what is more than the one command. Slack asks once more before it sends what was chosen.
+fn menu(shown: &Shown) -> Value {
+    let option = |cover: &Cover| json!({"text": plain(&cover.label()), "value": format!("{}:{}", cover.written(), shown.id)});
+    let options: Vec<Value> = shown.covers.iter().map(option).collect();
+    let text = "For minutes: the same text with other constants too, by the same user, program and job, to the same \
+                database. For the session: whatever the same rules hold in it until it ends, which nobody has seen yet. \
+                Nobody is asked about these.";
+    json!({
+        "type": "static_select",
+        "action_id": "cover",
+        "placeholder": plain("Approve for longer"),
+        "options": options,
+        "confirm": {
+            "title": plain("Approve more than this?"),
+            "text": plain(text),
+            "confirm": plain("Approve"),
+            "deny": plain("Not now"),
+            "style": "danger",
+        },
+    })
+}
+
 fn message(shown: &Shown) -> Value {
     let mut blocks = vec![json!({"type": "header", "text": plain(&shown.title)})];
     if !shown.outcome.is_empty() {
@@ -360,6 +390,9 @@ fn message(shown: &Shown) -> Value {
     let button = |action: &str, label: &str, style: &str| json!({"type": "button", "action_id": action, "value": shown.id, "text": plain(label), "style": style});
     if shown.open && shown.once {
         buttons.push(button("approve", "Approve once", "primary"));
+    }
+    if shown.open && !shown.covers.is_empty() {
+        buttons.push(menu(shown));
     }
     if shown.pending() {
         buttons.push(button("deny", "Refuse", "danger"));
@@ -425,7 +458,7 @@ mod tests {
         let (by, did) = read(&form(&click)).unwrap();
         assert_eq!((by.app.as_str(), by.team.as_str(), by.person.as_str()), ("A1", "T1", "U1"));
         assert!(!by.name.contains('\u{202e}'), "{by:?}");
-        let about = About { id: "abcdefgh-0123".into(), channel: "C1".into(), approve: true };
+        let about = About { id: "abcdefgh-0123".into(), channel: "C1".into(), approve: Some(Cover::Once) };
         assert_eq!(did, Did::Clicked { about: about.clone(), trigger: "1.2.abc".into() });
         let said = json!({
             "type": "view_submission", "api_app_id": "A1", "team": {"id": "T1"}, "user": {"id": "U1", "team_id": "T1"},
@@ -448,6 +481,36 @@ mod tests {
             *wrong.pointer_mut(path).unwrap() = value;
             assert_eq!(read(&form(&wrong)), None, "{path}");
         }
+        // A menu's choice, whole and of a known word.
+        let mut chosen = click;
+        let choose = |value: &str| json!([{"action_id": "cover", "selected_option": {"value": value}}]);
+        for (value, approve) in [
+            ("shape-15:abcdefgh-0123", Some(Cover::Shape(15))),
+            ("session:abcdefgh-0123", Some(Cover::Session)),
+            ("once:abcdefgh-0123", Some(Cover::Once)),
+            ("shape-0:abcdefgh-0123", None),
+            ("shape-99999999999:abcdefgh-0123", None),
+            ("always:abcdefgh-0123", None),
+            ("session", None),
+            ("", None),
+        ] {
+            chosen["actions"] = choose(value);
+            let read = read(&form(&chosen)).map(|(_, did)| did);
+            let about = approve.map(|cover| About {
+                id: "abcdefgh-0123".into(),
+                channel: "C1".into(),
+                approve: Some(cover),
+            });
+            assert_eq!(
+                read,
+                about.clone().map(|about| Did::Clicked { about, trigger: "1.2.abc".into() }),
+                "{value}"
+            );
+            assert_eq!(about.as_ref().and_then(|about| About::read(&about.written())), about);
+        }
+        let refused = About { id: "a".into(), channel: "C1".into(), approve: None };
+        assert_eq!(About::read(&refused.written()), Some(refused));
+        assert_eq!(About::read(r#"{"id": "a", "channel": "C1", "approve": true}"#), None);
         assert_eq!(read(b"payload=%7B"), None);
         assert_eq!(read(&[0xff; 10]), None);
     }

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalBy, ApprovalCounted, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding,
-    ApprovalStatement,
+    ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest,
+    ApprovalStanding, ApprovalStatement,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Approvals, start};
+use super::{Approvals, Asker, start};
 use crate::intake::Connected;
 use crate::outputs::Timing;
 use crate::sample::{HOSTILE, SampleHost};
@@ -214,11 +214,10 @@ impl Site {
             lease: Duration::from_secs(2),
             hour: Duration::from_millis(50),
         };
-        let (base, stopped) = ("https://collector.example", self.stop.subscribe());
+        let stopped = self.stop.subscribe();
+        let asker = Asker { name: "collector.test", base: "https://collector.example", token_ns: i64::MAX };
         self.running =
-            start(&approvals, "collector.test", base, &self.store, &self.connected, &stopped, timing)
-                .await
-                .unwrap();
+            start(&approvals, asker, &self.store, &self.connected, &stopped, timing).await.unwrap();
     }
 
     async fn stop(&mut self) {
@@ -351,6 +350,7 @@ async fn only_what_is_shown_whole_is_approved_by_a_button() {
         ApprovalRequest { runs: vec!["DROP TABLE customers".into()], text: "EXECUTE a".into(), ..whole() },
         ApprovalRequest { params: vec![ApprovalParam { value: None }], ..whole() },
         ApprovalRequest { omitted_params: 1, ..whole() },
+        ApprovalRequest { redacted: true, ..whole() },
         ApprovalRequest { database: format!("test{}shop", " ".repeat(300)), ..whole() },
         ApprovalRequest { hosts: vec!["a".repeat(200), "b".repeat(200)], ..whole() },
         ApprovalRequest { message: "x".repeat(301), ..whole() },
@@ -371,8 +371,51 @@ async fn only_what_is_shown_whole_is_approved_by_a_button() {
         assert!(message.to_string().contains("This is not all of it"), "{message}");
     }
     site.take(&whole()).await;
-    let message = slack.until(11).await[10].json();
+    let message = slack.until(12).await[11].json();
     assert_eq!(actions(&message), ["approve", "deny", "open"]);
+    // A menu of what the rule lets be approved beyond that, of whole messages alone.
+    let all = || ["once", "shape", "session"].map(str::to_owned).to_vec();
+    let offers = [
+        (
+            ApprovalRequest { scopes: all(), shape_for_seconds: 1800, ..whole() },
+            vec!["shape-5", "shape-15", "shape-30", "session"],
+        ),
+        (ApprovalRequest { scopes: all(), shape_for_seconds: 59, ..whole() }, vec!["session"]),
+        (
+            ApprovalRequest { scopes: vec!["shape".into()], shape_for_seconds: 900, ..whole() },
+            vec!["shape-5", "shape-15"],
+        ),
+        (
+            ApprovalRequest { scopes: vec!["shape".into()], shape_for_seconds: u64::MAX, ..whole() },
+            vec!["shape-5", "shape-15", "shape-60", "shape-1440"],
+        ),
+        (ApprovalRequest { scopes: all(), shape_for_seconds: 1800, omitted_params: 1, ..whole() }, vec![]),
+        (
+            ApprovalRequest { scopes: all(), shape_for_seconds: 1800, collector: "show".into(), ..whole() },
+            vec![],
+        ),
+    ];
+    for (at, (told, offered)) in offers.into_iter().enumerate() {
+        let told = ApprovalRequest { request: format!("cccccc{at:02}"), ..told };
+        let id = site.take(&told).await;
+        let message = slack.until(13 + at).await[12 + at].json();
+        let elements = message["blocks"].as_array().unwrap().last().unwrap()["elements"].clone();
+        let menu =
+            elements.as_array().unwrap().iter().find(|element| element["action_id"] == "cover").cloned();
+        let values: Vec<String> = menu
+            .iter()
+            .flat_map(|menu| menu["options"].as_array().unwrap())
+            .map(|option| option["value"].as_str().unwrap().to_owned())
+            .collect();
+        let offered: Vec<String> = offered.into_iter().map(|cover| format!("{cover}:{id}")).collect();
+        assert_eq!(values, offered, "{at}");
+        if let Some(menu) = menu {
+            // Slack's own bounds.
+            assert_eq!(menu["type"], "static_select");
+            assert!(menu["confirm"]["text"]["text"].as_str().unwrap().len() <= 300);
+            assert!(values.iter().all(|value| value.len() <= 75));
+        }
+    }
     site.stop().await;
 }
 
@@ -439,6 +482,40 @@ async fn what_a_chat_missed_it_is_told_as_it_stands() {
 }
 
 #[tokio::test]
+async fn all_ways_tell_how_many_rows_are_expected() {
+    let mut site = Site::new().await;
+    let (slack, teams, hook) = (Fake::new(), Fake::new(), Fake::new());
+    let url = site.secret("teams", &format!("http://{}/x\n", teams.address));
+    let secret = site.secret("secret", &format!("whsec_{}\n", STANDARD.encode(SECRET)));
+    let asks = format!(
+        "{}, {{kind: teams, name: cards, url: {}}}, {{kind: webhook, name: hook, url: 'http://{}/x', secret: {}}}",
+        site.slack(&slack, ""),
+        url.display(),
+        hook.address,
+        secret.display()
+    );
+    site.start(&asks).await;
+    let known = ApprovalEstimate { rows: Some(4_182_000), why_not: String::new() };
+    let unknown = ApprovalEstimate { rows: None, why_not: "planning it may run functions".into() };
+    let words =
+        ["about 4 182 000, as the server expects", "no estimate, because planning it may run functions"];
+    for (nth, (estimate, words)) in (1..).zip([known, unknown].into_iter().zip(words)) {
+        let name = if nth == 1 { "aaaaaaaa" } else { "bbbbbbbb" };
+        let told = ApprovalRequest { estimate: Some(estimate), ..request(name) };
+        site.take(&told).await;
+        for way in [&slack, &teams, &hook] {
+            let asked = way.until(nth).await;
+            assert!(asked[nth - 1].json().to_string().contains(words), "{}", asked[nth - 1].json());
+        }
+        assert_eq!(hook.asked()[nth - 1].json()["data"]["facts"]["rows"], words);
+    }
+    // Where no rule has it asked nothing is said.
+    site.take(&request("cccccccc")).await;
+    assert!(hook.until(3).await[2].json()["data"]["facts"].get("rows").is_none());
+    site.stop().await;
+}
+
+#[tokio::test]
 async fn hostile_text_is_text_and_no_more_everywhere() {
     let mut site = Site::new().await;
     let (slack, teams, hook) = (Fake::new(), Fake::new(), Fake::new());
@@ -462,6 +539,7 @@ async fn hostile_text_is_text_and_no_more_everywhere() {
         database: evil.clone(),
         message: evil.clone(),
         server: evil.clone(),
+        estimate: Some(ApprovalEstimate { rows: None, why_not: evil.repeat(100) }),
         statements: vec![ApprovalStatement {
             writes: vec![evil.clone(); 50],
             kinds: vec![evil.clone()],
@@ -515,5 +593,54 @@ async fn hostile_text_is_text_and_no_more_everywhere() {
     for output in site.store.outputs().await.unwrap() {
         assert!(!output.error.contains("s3cret"), "{output:?}");
     }
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_again_and_again_is_told_of_once_more_and_nobody_else_waits() {
+    let mut site = Site::new().await;
+    let (slack, hook) = (Fake::new(), Fake::new());
+    let secret = site.secret("secret", &format!("whsec_{}\n", STANDARD.encode(SECRET)));
+    let asks = format!(
+        "{}, {{kind: webhook, name: hook, url: 'http://{}/x', secret: {}}}",
+        site.slack(&slack, ""),
+        hook.address,
+        secret.display()
+    );
+    site.start(&asks).await;
+    let of = |name: String, user: &str| {
+        let subject = Subject { user: "deploy".into(), login_user: user.into(), ..Subject::default() };
+        ApprovalRequest { subject: subject.encode_to_vec(), ..request(&name) }
+    };
+    let mut ids = Vec::new();
+    for nth in 0..30 {
+        ids.push(site.take(&of(format!("aaaaaa{nth:02}"), "carol")).await);
+    }
+    // Programs are told of all, people of so many, and then that there are more.
+    hook.until(30).await;
+    let told = slack.until(21).await;
+    let more = told[20].json();
+    assert_eq!(told[20].path, "/api/chat.postMessage");
+    assert!(more.to_string().contains("asks again and again"), "{more}");
+    assert_eq!(actions(&more), ["open"], "nothing is decided by it");
+    assert!(more.to_string().contains("https://collector.example/approvals\""), "{more}");
+    assert!(told[..20].iter().zip(&ids).all(|(one, id)| one.json().to_string().contains(id.as_str())));
+    // Another user of the host is told of at once, and what comes of those that were told still is.
+    let other = site.take(&of("bbbbbbbb".into(), "dora")).await;
+    assert!(slack.until(22).await[21].json().to_string().contains(&other));
+    site.stands(&standing(&of("aaaaaa00".into(), "carol"), "denied")).await;
+    let told = slack.until(23).await;
+    assert_eq!(told[22].path, "/api/chat.update");
+    // What was folded is nobody's news when it ends, unless it went through unapproved.
+    site.stands(&standing(&of("aaaaaa25".into(), "carol"), "denied")).await;
+    site.stands(&standing(&of("aaaaaa26".into(), "carol"), "broken_glass")).await;
+    let told = slack.until(24).await;
+    assert!(told[23].json().to_string().contains("UNAPPROVED"), "{}", told[23].json());
+    site.until("all is passed", async |store| {
+        store.outputs().await.unwrap().iter().all(|output| output.waiting_since_ns.is_none())
+    })
+    .await;
+    assert_eq!(slack.asked().len(), 24);
+    hook.until(34).await;
     site.stop().await;
 }

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement,
-    ApprovalVote,
+    ApprovalAnswer, ApprovalBy, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest,
+    ApprovalStanding, ApprovalStatement, ApprovalVote,
 };
 use prost::Message as _;
+use serde_json::json;
 
 use super::*;
-use crate::store::{JournalKind, approval_id};
+use crate::store::{JournalRow, approval_id};
 
 /// What `alice`, who has become `deploy`, asks for on a host.
 pub(super) fn request() -> ApprovalRequest {
@@ -287,6 +288,25 @@ async fn nobody_decides_on_their_own_request_by_any_of_their_names() {
         }
     }
     assert!(site.intake.store.approval_votes(&id).await.unwrap().is_empty());
+    // However the host writes them, and by a login that the process only claims.
+    let claimed =
+        interlock_recording::proto::ClaimedLogin { uid: 7, user: "CORP+carol".into(), session: None };
+    let subject =
+        Subject { user: "eve+batch@corp.example".into(), login_claimed: Some(claimed), ..Subject::default() };
+    let told = ApprovalRequest {
+        request: "k7m2q9x2".into(),
+        digest: vec![8; 32],
+        subject: subject.encode_to_vec(),
+        ..request()
+    };
+    let claims = site.asked(&host, &told).await;
+    for (name, own) in [("carol", true), ("Eve", true), ("corp", true), ("dave", false), ("batch2", false)] {
+        let browser = site.member(name, Role::Reviewer, &["dba"]).await;
+        let path = format!("/api/v1/approvals/{claims}/deny");
+        let reply = site.send(Method::POST, &path, &browser, r#"{"reason": "no"}"#).await;
+        let refused = reply.status == StatusCode::FORBIDDEN && reply.text.contains("own request");
+        assert_eq!(refused, own, "{name}: {} {}", reply.status, reply.text);
+    }
     // Who may decide on what is not for oneself to say, and groups are what policies can name.
     let own = site.send(Method::PATCH, "/api/v1/users/admin/owner", &admin, r#"{"groups": ["dba"]}"#).await;
     assert_eq!(own.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", own.text);
@@ -337,6 +357,36 @@ async fn a_fresh_sign_in_is_asked_for_and_counts() {
 }
 
 #[tokio::test]
+async fn how_many_rows_are_expected_is_shown() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    let why_not = "the server does not plan it (SQLSTATE 55P03)";
+    for (nth, estimate, page, api) in [
+        (1, None, "", Value::Null),
+        (
+            2,
+            Some(ApprovalEstimate { rows: Some(4_182_000), why_not: String::new() }),
+            "about 4 182 000, as the server expects",
+            json!({"rows": 4_182_000, "why_not": ""}),
+        ),
+        (
+            3,
+            Some(ApprovalEstimate { rows: None, why_not: why_not.into() }),
+            "no estimate, because the server does not plan it (SQLSTATE 55P03)",
+            json!({"rows": null, "why_not": why_not}),
+        ),
+    ] {
+        let told = ApprovalRequest { digest: vec![nth; 32], estimate, ..request() };
+        let id = site.asked(&host, &told).await;
+        let shown = site.get(&format!("/approvals/{id}"), &bob).await.text;
+        assert!(shown.contains(page), "{shown}");
+        assert_eq!(shown.contains(">rows<"), nth > 1, "{shown}");
+        assert_eq!(site.get(&format!("/api/v1/approvals/{id}"), &bob).await.json()["estimate"], api);
+    }
+}
+
+#[tokio::test]
 async fn what_hosts_tell_is_shown_harmlessly() {
     let site = Site::new().await;
     let host = site.host().await;
@@ -358,6 +408,8 @@ async fn what_hosts_tell_is_shown_harmlessly() {
         database: evil.clone(),
         db_user: evil.clone(),
         message: evil.clone(),
+        estimate: Some(ApprovalEstimate { rows: None, why_not: evil.clone() }),
+        started_by: evil.clone(),
         step: evil.clone(),
         transaction: evil.clone(),
         quorums: vec![ApprovalQuorum {
@@ -415,17 +467,26 @@ async fn a_broken_glass_stays_open_until_a_member_has_looked_into_it() {
     let host = site.host().await;
     let told = request();
     let id = site.asked(&host, &told).await;
-    site.stands(&host, &ApprovalStanding { reason: "fire".into(), ..standing(&told, "broken_glass") }).await;
+    // By somebody whose process claims a login, and who has signed in on the host.
+    let by = ApprovalBy {
+        name: "deploy".into(),
+        names: vec!["CORP+dave".into(), "erin@corp.example".into()],
+        ..ApprovalBy::default()
+    };
+    let broken = ApprovalStanding { reason: "fire".into(), by: Some(by), ..standing(&told, "broken_glass") };
+    site.stands(&host, &broken).await;
     let bob = site.member("bob", Role::Viewer, &["dba"]).await;
     let alice = site.member("alice", Role::Admin, &["dba"]).await;
+    let dave = site.member("dave", Role::Viewer, &["dba"]).await;
+    let erin = site.member("erin", Role::Viewer, &["dba"]).await;
     let auditor = site.signed_in(Role::Auditor).await;
     for caller in [&bob, &auditor] {
         assert!(site.get("/approvals?state=unreviewed", caller).await.text.contains("needs review"));
     }
     let path = format!("/api/v1/approvals/{id}/review");
     let body = r#"{"reason": "the disk was full"}"#;
-    // Who asked, and who is in no group, cannot close it.
-    for caller in [&alice, &auditor] {
+    // Who asked, who broke it by any of their names, and who is in no group, cannot close it.
+    for caller in [&alice, &dave, &erin, &auditor] {
         assert_eq!(site.send(Method::POST, &path, caller, body).await.status, StatusCode::FORBIDDEN);
     }
     let empty = site.post(&format!("/approvals/{id}/review"), &bob, &[("reason", " ")]).await;
@@ -467,8 +528,8 @@ async fn each_change_is_in_the_journal_and_what_is_over_stays_so() {
     assert_eq!(write.close_approvals(&host, &HashSet::new()).await.unwrap(), 1);
     write.commit().await.unwrap();
     let rows = store.journal((0, 0), 100).await.unwrap();
-    let about: Vec<_> =
-        rows.iter().filter(|row| row.kind == JournalKind::Approval).map(|row| row.about.as_str()).collect();
+    let rows = rows.iter().filter_map(JournalRow::approval);
+    let about: Vec<_> = rows.map(|(id, news, _)| format!("{id} {}", news.word())).collect();
     let expected = [
         format!("{id} made"),
         format!("{id} changed"),
@@ -529,4 +590,41 @@ async fn filters_find_and_miss() {
     let id = alike["items"][0]["id"].as_str().unwrap().to_owned();
     let one = site.get(&format!("/api/v1/approvals/{id}"), &reviewer).await.json();
     assert_eq!(one["alike"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn who_may_stand_behind_it_is_shown_and_a_verified_person_wanted() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let agent = site.agent(&host, |_| None);
+    let started_by = "started by cron (unit cron.service): whoever may become deploy may stand behind it";
+    let told = ApprovalRequest { approver_verified: true, started_by: started_by.into(), ..request() };
+    let id = site.asked(&host, &told).await;
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    let page = site.get(&format!("/approvals/{id}"), &bob).await.text;
+    assert!(page.contains(started_by) && page.contains("whom an identity provider has verified"), "{page}");
+    assert!(!page.contains("id=\"approve\"") && page.contains("id=\"deny\""), "{page}");
+    let one = site.get(&format!("/api/v1/approvals/{id}"), &bob).await.json();
+    assert_eq!((&one["approver_verified"], &one["started_by"]), (&true.into(), &started_by.into()));
+    let approve = format!("/api/v1/approvals/{id}/approve");
+    let reply = site.send(Method::POST, &approve, &bob, "{}").await;
+    assert_eq!(reply.status, StatusCode::CONFLICT, "{}", reply.text);
+    assert!(reply.text.contains("identity provider"), "{}", reply.text);
+    // The account of a provider.
+    let carol = site.member("carol", Role::Viewer, &["dba"]).await;
+    sqlx::query(
+        "INSERT INTO identities (issuer, subject, user_name) VALUES ('https://id.example', '00u1', 'carol')",
+    )
+    .execute(site.intake.store.pool())
+    .await
+    .unwrap();
+    assert!(site.get(&format!("/approvals/{id}"), &carol).await.text.contains("id=\"approve\""));
+    let reply = site.send(Method::POST, &approve, &carol, "{}").await;
+    assert!(reply.status.is_success(), "{} {}", reply.status, reply.text);
+    // A refusal counts from anybody who may decide.
+    let id = site.asked(&host, &ApprovalRequest { digest: vec![8; 32], ..told }).await;
+    let deny = format!("/api/v1/approvals/{id}/deny");
+    let reply = site.send(Method::POST, &deny, &bob, r#"{"reason": "not by cron"}"#).await;
+    assert!(reply.status.is_success(), "{} {}", reply.status, reply.text);
+    agent.abort();
 }

@@ -336,7 +336,9 @@ async fn who_refuses_says_why_and_what_asks_for_more_leads_to_the_page() {
     let runs = chat.take(&runs).await;
     assert!(whisper(&chat.clicks("U1", "approve", &runs).await).contains("does not show all"));
     assert_eq!(chat.clicks("U1", "deny", &runs).await.path, "/views.open");
-    for id in [&fresh, &why, &shown, &runs] {
+    let redacted = chat.take(&ApprovalRequest { redacted: true, ..request("ffffffff") }).await;
+    assert!(whisper(&chat.clicks("U1", "approve", &redacted).await).contains("does not show all"));
+    for id in [&fresh, &why, &shown, &runs, &redacted] {
         assert!(chat.votes(id).await.is_empty());
     }
     // A disabled account, and one whose password was reset, decide nothing.
@@ -391,4 +393,157 @@ async fn one_app_speaks_for_its_own_workspace_and_groups_alone() {
         assert_eq!(store.chat_account("slack", "A1", "T1", "U8").await.unwrap().is_some(), linked);
         assert_eq!(store.chat_links("bob").await.unwrap().len(), usize::from(linked));
     }
+}
+
+/// Somebody chooses from a menu, and confirms that in Slack.
+fn chooses(person: &str, choice: &str, id: &str) -> Value {
+    let mut payload = click(person, "cover", id);
+    payload["actions"] = serde_json::json!([{
+        "action_id": "cover", "type": "static_select", "selected_option": {"value": format!("{choice}:{id}")},
+    }]);
+    payload
+}
+
+#[tokio::test]
+async fn more_than_one_command_is_approved_where_the_rules_let_it() {
+    let chat = Chat::with(", groups: [dba]").await;
+    let scopes = |scopes: &[&str]| scopes.iter().map(|scope| (*scope).to_owned()).collect::<Vec<_>>();
+    let told = ApprovalRequest {
+        scopes: scopes(&["once", "shape", "session"]),
+        shape_for_seconds: 1800,
+        ..request("aaaaaaaa")
+    };
+    let id = chat.take(&told).await;
+    for name in ["alice", "anna", "carol"] {
+        chat.member(name, &["dba"]).await;
+    }
+    chat.member("mallory", &[]).await;
+    for (person, name) in [("U1", "alice"), ("U2", "anna"), ("U3", "carol"), ("U4", "mallory")] {
+        chat.links(person, name, &id).await;
+    }
+    let says = async |payload: &Value| {
+        let before = chat.slack.asked().len();
+        chat.slack_sends(payload).await;
+        chat.slack.until(before + 1).await.pop().unwrap()
+    };
+    // Wrongly signed, too old, and twice.
+    let payload = chooses("U1", "shape-15", &id);
+    for (secret, at) in [("another", seconds()), (SIGNING, seconds() - 301)] {
+        assert_eq!(chat.sent(&payload, secret, at).await, StatusCode::UNAUTHORIZED);
+    }
+    // Nobody's account, who asks, who is in no group.
+    token(&says(&chooses("U9", "session", &id)).await);
+    assert!(whisper(&says(&chooses("U3", "session", &id)).await).contains("own request"));
+    assert!(whisper(&says(&chooses("U4", "session", &id)).await).contains("members of dba"));
+    // For longer than the rules let it be.
+    assert!(whisper(&says(&chooses("U1", "shape-31", &id)).await).contains("not for so long"));
+    assert!(chat.votes(&id).await.is_empty());
+    let at = seconds();
+    let before = chat.slack.asked().len();
+    assert_eq!(chat.sent(&payload, SIGNING, at).await, StatusCode::OK);
+    assert_eq!(chat.sent(&payload, SIGNING, at).await, StatusCode::UNAUTHORIZED);
+    chat.slack.until(before + 1).await;
+    whisper(&says(&chooses("U2", "session", &id)).await);
+    let store = &chat.site.intake.store;
+    let given: Vec<(String, String, i64)> = store
+        .approval_votes(&id)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|vote| (vote.account, vote.scope, vote.seconds))
+        .collect();
+    assert_eq!(
+        given,
+        [("alice".into(), "shape".into(), 900), ("anna".to_owned(), "session".to_owned(), 0)],
+        "for fifteen minutes, and for the session"
+    );
+    // Whatever a message offers: another rule's scopes, what is not shown whole, what asks for a fresh sign-in.
+    let once = chat.take(&request("bbbbbbbb")).await;
+    let cut = ApprovalRequest {
+        request: "cccccccc".into(),
+        runs: vec!["DROP TABLE customers".into()],
+        ..told.clone()
+    };
+    let cut = chat.take(&cut).await;
+    let fresh = ApprovalRequest { request: "dddddddd".into(), fresh_seconds: 600, ..told.clone() };
+    let fresh = chat.take(&fresh).await;
+    for (id, choice, said) in [
+        (&once, "shape-5", "does not let this be approved so"),
+        (&once, "session", "does not let this be approved so"),
+        (&cut, "session", "does not show all"),
+        (&cut, "shape-5", "does not show all"),
+        (&fresh, "session", "sign in again"),
+    ] {
+        let told = whisper(&says(&chooses("U1", choice, id)).await);
+        assert!(told.contains(said), "{choice}: {told}");
+        assert!(chat.votes(id).await.is_empty());
+    }
+    // Where the rule asks for a reason, what was chosen comes back with it, and can have been altered on the way.
+    let why = ApprovalRequest { request: "eeeeeeee".into(), reason_required: true, ..told };
+    let why = chat.take(&why).await;
+    let modal = says(&chooses("U1", "shape-5", &why)).await;
+    assert_eq!(modal.path, "/views.open");
+    let view = modal.json()["view"].clone();
+    assert!(view["blocks"][0].to_string().contains("Approve for 5 min"), "{view}");
+    let submit = |metadata: &str| {
+        serde_json::json!({
+            "type": "view_submission", "api_app_id": "A1", "team": {"id": "T1"}, "user": {"id": "U1", "team_id": "T1"},
+            "view": {
+                "callback_id": "decide", "private_metadata": metadata,
+                "state": {"values": {"why": {"reason": {"value": "release day"}}}},
+            },
+        })
+    };
+    let metadata = view["private_metadata"].as_str().unwrap();
+    let said = whisper(&says(&submit(&metadata.replace("shape-5", "shape-1440"))).await);
+    assert!(said.contains("not for so long"), "{said}");
+    whisper(&says(&submit(metadata)).await);
+    let votes = store.approval_votes(&why).await.unwrap();
+    assert_eq!(
+        (votes[0].scope.as_str(), votes[0].seconds, votes[0].reason.as_str()),
+        ("shape", 300, "release day")
+    );
+}
+
+#[tokio::test]
+async fn an_administrator_ends_links_and_makes_none() {
+    let chat = Chat::new().await;
+    let id = chat.take(&request("aaaaaaaa")).await;
+    chat.member("alice", &["dba"]).await;
+    chat.member("bob", &["dba"]).await;
+    chat.links("U1", "alice", &id).await;
+    chat.links("U2", "bob", &id).await;
+    chat.site.account("boss", Role::Admin).await;
+    let boss = chat.site.program_for("boss", Role::Admin, "administer").await;
+    let shown = chat.site.get("/api/v1/users/alice/links", &boss).await;
+    let links = shown.json();
+    assert_eq!((&links["items"][0]["person"], &links["items"][0]["team"]), (&"U1".into(), &"T1".into()));
+    assert_eq!(links["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(chat.site.get("/api/v1/users/nobody/links", &boss).await.status, StatusCode::NOT_FOUND);
+    let path = "/api/v1/users/alice/links/slack/A1/T1/U1";
+    // Another's account does not, by its browser or its token; nor does anybody make one.
+    let bob = chat.fresh("bob").await;
+    assert_eq!(chat.site.send(Method::DELETE, path, &bob, "").await.status, StatusCode::FORBIDDEN);
+    for method in [Method::POST, Method::PUT, Method::PATCH] {
+        let reply = chat.site.send(method, path, &boss, "{}").await;
+        assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{}", reply.text);
+    }
+    // Of another account's user there is none.
+    let wrong = chat.site.send(Method::DELETE, "/api/v1/users/alice/links/slack/A1/T1/U2", &boss, "").await;
+    assert_eq!(wrong.status, StatusCode::NOT_FOUND);
+    let ended = chat.site.send(Method::DELETE, path, &boss, "").await;
+    assert_eq!(ended.status, StatusCode::NO_CONTENT, "{}", ended.text);
+    assert_eq!(chat.site.send(Method::DELETE, path, &boss, "").await.status, StatusCode::NOT_FOUND);
+    token(&chat.clicks("U1", "deny", &id).await);
+    assert_eq!(chat.clicks("U2", "deny", &id).await.path, "/views.open", "bob's is there still");
+    // Its owner sees that.
+    let alice = chat.fresh("alice").await;
+    let account = chat.site.get("/account", &alice).await.text;
+    assert!(account.contains(": unlinked <bdi>slack: U1 in T1"), "{account}");
+    let trail = chat.site.trail().await;
+    assert!(
+        trail
+            .iter()
+            .any(|(who, what, of)| who.starts_with("boss") && what == "account.unlink" && of == "alice")
+    );
 }

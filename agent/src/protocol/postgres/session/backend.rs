@@ -191,7 +191,10 @@ impl Core {
         let tag = header.tag;
         let desync = || SessionError::from(Desync { tag });
         if tag == b'E' {
-            self.surroundings_failed();
+            // The agent's own looks change nothing.
+            if !matches!(self.pending.front().map(|front| &front.what), Some(What::Own { sync: true })) {
+                self.surroundings_failed();
+            }
             return self.error(body);
         }
         if tag == b'Z' {
@@ -205,7 +208,7 @@ impl Core {
                 let sync = *sync;
                 if self.look_goes_on(tag) && !sync {
                     self.pending.pop();
-                    self.looked();
+                    self.look_answered();
                 }
                 return Ok(Verdict::Drop);
             }

@@ -3,10 +3,11 @@
 //! All that the client has sent so far is one batch: decided message by message, recorded in one append,
 //! forwarded in one write.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::hold::Standing;
 use super::judge::{Asked, Ruling};
 use super::pending::{Entry, What};
 use super::pipe::{Edit, Pipe};
@@ -315,7 +316,7 @@ impl Core {
             of,
             message: message.body,
             incomplete: !decoded || !message.whole(),
-            approved: None,
+            ..Asked::default()
         };
         let Some(Ruling { command, refusal, approved }) = self.judge(Step::Bind, &statements, &asked) else {
             return Ok(Taken::Held);
@@ -335,7 +336,7 @@ impl Core {
             params: kept,
             secrets,
             judged: Some(Instant::now()),
-            approved,
+            approved: Mutex::new(approved.map(|approved| (approved, self.standing()))),
             generation: self.generation,
             order: self.names.next_order(),
             epoch: self.epoch,
@@ -351,15 +352,22 @@ impl Core {
     fn execute(&mut self, message: Message<'_>) -> Result<Taken, SessionError> {
         let name = codec::execute(message.body)?;
         let found = self.names.find(name, self.epoch);
-        // What was judged at the Bind runs now for the first time, if it can be nothing else.
-        let judged = match found.portals.as_slice() {
-            [one] if one.statements.len() == found.statements.len() => {
-                let again = one.executed.swap(true, Ordering::Relaxed);
-                let valid = !again && self.still_judged(one) && self.refuse_all.is_none();
-                one.command.filter(|_| valid)
-            }
+        let portal = match found.portals.as_slice() {
+            [one] if one.statements.len() == found.statements.len() => Some(Arc::clone(one)),
             _ => None,
         };
+        let begun = portal.as_ref().is_some_and(|portal| portal.executed.load(Ordering::Relaxed));
+        // An approval of its Bind is for what the text meant then, and for who stood behind it.
+        let approval = portal.as_ref().and_then(|portal| portal.approval());
+        let standing = approval.as_ref().map(|_| self.standing());
+        let lasts = |(_, was): &(_, Standing)| standing.as_ref().is_some_and(|now| was.lasts(now, begun));
+        let ended = approval.as_ref().is_some_and(|approval| !lasts(approval));
+        let approved = approval.filter(|_| !ended).map(|(approved, _)| approved);
+        // What was judged at the Bind runs now for the first time, if it can be nothing else.
+        let judged = portal.as_ref().and_then(|one| {
+            let valid = !begun && !ended && self.still_judged(one) && self.refuse_all.is_none();
+            one.command.filter(|_| valid)
+        });
         let command = match judged {
             Some(command) => command,
             None => {
@@ -377,13 +385,14 @@ impl Core {
                     params: params.unwrap_or_default(),
                     message: message.body,
                     // A portal runs once; what comes later are more of its rows.
-                    approved: match found.portals.as_slice() {
-                        [one] if one.statements.len() == found.statements.len() => one.approved.clone(),
-                        _ => None,
-                    },
+                    approved,
+                    redacted: false,
                 };
                 let ruling = self.judge(Step::Execute, &found.statements, &asked);
-                let Some(Ruling { command, refusal, .. }) = ruling else { return Ok(Taken::Held) };
+                let Some(Ruling { command, refusal, approved }) = ruling else { return Ok(Taken::Held) };
+                if let (Some(portal), Some(approved)) = (&portal, approved) {
+                    portal.approve(approved, self.standing());
+                }
                 let refusal = refusal.or_else(|| self.unmaskable(&found.statements));
                 if let Some(refusal) = refusal.or_else(|| unknown.then(unjudged_parameters)) {
                     return Ok(self.refuse(message, refusal, Some(command)));
@@ -391,6 +400,9 @@ impl Core {
                 command
             }
         };
+        if let Some(portal) = &portal {
+            portal.executed.store(true, Ordering::Relaxed);
+        }
         for prepared in &found.statements {
             if !self.remember(prepared) {
                 return Ok(self.refuse(message, too_many(), Some(command)));
@@ -493,8 +505,13 @@ impl Core {
         }
         let arguments =
             if held { codec::function_call(message.body).unwrap_or_default() } else { Vec::new() };
-        let params = arguments.iter().map(|(_, value)| self.recorded_argument(*value)).collect();
-        let asked = Asked { params, message: message.body, incomplete: !message.whole(), ..Asked::default() };
+        let params: Vec<_> = arguments.iter().map(|(_, value)| self.recorded_argument(*value)).collect();
+        let exact = |((_, sent), shown): (&codec::Argument<'_>, &Option<String>)| {
+            sent.map(String::from_utf8_lossy).as_deref() == shown.as_deref()
+        };
+        let redacted = !arguments.iter().zip(&params).all(exact);
+        let incomplete = !message.whole();
+        let asked = Asked { params, message: message.body, incomplete, redacted, ..Asked::default() };
         let Some(Ruling { command, refusal, .. }) = self.judge_other(Step::FunctionCall, operation, &asked)
         else {
             return Ok(Taken::Held);

@@ -36,10 +36,12 @@ use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, Header};
 use crate::protocol::postgres::request::OWN;
 use crate::record::{Approval, ApprovalDecided, ApprovalRequested};
+use crate::sql::Hidden;
 use crate::tls::Stream;
 
 pub(super) use self::operation::Operation;
-use self::operation::not_shown;
+use self::operation::{not_seen, not_shown};
+pub(super) use self::surroundings::Standing;
 use self::surroundings::Surroundings;
 
 /// A flow's part in it.
@@ -59,6 +61,8 @@ pub(super) struct Holds {
     pub(super) looking: Option<Box<Look>>,
     /// What it said: `None` where there is no limit, or none is known.
     pub(super) looked: Option<Option<Duration>>,
+    /// Meanwhile the command was cancelled, or its transaction has failed: there is nothing to ask for any more.
+    pub(super) ended: bool,
     /// The server is at work on what came before what is held.
     running: Arc<AtomicBool>,
     /// Something has begun to wait that was not looked at yet.
@@ -78,6 +82,7 @@ impl Holds {
             looks: false,
             looking: None,
             looked: None,
+            ended: false,
             running: Arc::default(),
             began: false,
         })
@@ -278,6 +283,9 @@ impl Core {
         if let Some(approved) = self.asked_beforehand(operation, terms) {
             return Holding::Pass(approved);
         }
+        if self.hidden(operation) == Hidden::Code {
+            return Holding::Refuse(not_seen(), None);
+        }
         let Some(shown) = self.shown(operation) else { return Holding::Refuse(not_shown(), None) };
         self.holds.to_hold = Some(Box::new(approval::Request {
             subject: Arc::clone(&self.subject),
@@ -311,7 +319,8 @@ impl Core {
         let Some(mut request) = self.look(pipe, request) else { return false };
         let timeout = self.holds.looked.take().flatten();
         if request.terms.estimate && request.shown.estimate.is_none() {
-            let why_not = "the server could not be asked, for it is at work on what came before".to_owned();
+            let why_not =
+                "the server could not be asked, for it has run what came before in the pipeline".to_owned();
             request.shown.estimate = Some(Estimate { why_not, ..Estimate::default() });
         }
         let length = Header::read(pipe.undecided()).ok().flatten().map_or(0, Header::total);
@@ -320,6 +329,14 @@ impl Core {
         let (terms, remind) = (Arc::clone(&request.terms), self.holds.desk.remind());
         let mut held = Held::new(&request, State::Failed(unrecorded()), remind);
         held.timeout = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
+        if std::mem::take(&mut self.holds.ended) {
+            // The server's own words for it.
+            let message = "canceling statement due to user request".to_owned();
+            held.state = State::Failed(Refusal::held("57014", message, None, held.rules()));
+            self.holds.held = Some(held);
+            self.holds.began = true;
+            return true;
+        }
         self.holds.running.store(self.pending.len() > 0, Ordering::Relaxed);
         match self.holds.desk.ask(*request) {
             Err(error) => held.state = State::Failed(not_asked(&error, &held.rules())),

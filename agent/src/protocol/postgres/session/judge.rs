@@ -19,7 +19,7 @@ use crate::operation::{Operation, Protocol};
 use crate::policy::{Decision, Verdict};
 use crate::protocol::postgres::{codec, operation};
 use crate::record::{CommandId, Step};
-use crate::sql::{self, Class, Kind, Script, Secrets, Statement};
+use crate::sql::{self, Class, Kind, Recordable, Script, Secrets, Statement};
 
 /// What is recorded in a secret's place.
 pub(in crate::protocol::postgres) const REDACTED: &str = "***";
@@ -39,6 +39,8 @@ pub(super) struct Asked<'a> {
     pub(super) message: &'a [u8],
     /// Not all of it could be looked at.
     pub(super) incomplete: bool,
+    /// Something of `params` is masked already.
+    pub(super) redacted: bool,
     /// An approval that it goes on by: that of its portal.
     pub(super) approved: Option<Arc<Approved>>,
 }
@@ -173,15 +175,15 @@ impl Core {
 
     /// Reads a text as the server will.
     pub(super) fn read(&mut self, text: &[u8], epoch: Option<u64>) -> Arc<Prepared> {
-        let (text, script): (Arc<str>, _) = match self.lexing.read(text, self.pending.busy()) {
+        let (text, script, read): (Arc<str>, _, _) = match self.lexing.read(text, self.pending.busy()) {
             Ok(text) => {
                 let script = self.scripts.analyze(&text);
-                (text.into(), script)
+                (text.into(), script, true)
             }
             Err(reason) => {
                 let text = lossy(text);
                 let script = Arc::new(Script::unparsed(&text, reason));
-                (text.into(), script)
+                (text.into(), script, false)
             }
         };
         let script = if self.replication {
@@ -190,7 +192,13 @@ impl Core {
             script
         };
         let secrets = Secrets::of(&text);
-        let recorded: Arc<str> = match self.masked(secrets.redact(&text)) {
+        let masks = self.flow.record_masks();
+        let shown = match read {
+            true => Recordable::of(&text, &secrets, masks),
+            false => Recordable::of_unread(&text, &secrets, masks),
+        };
+        let hidden = shown.hidden;
+        let recorded: Arc<str> = match shown.text {
             Cow::Borrowed(same) if std::ptr::eq(same, &*text) => Arc::clone(&text),
             masked => masked.into(),
         };
@@ -199,6 +207,7 @@ impl Core {
             epoch,
             text,
             recorded,
+            hidden,
             secrets,
             script,
             types: OnceLock::new(),
@@ -209,14 +218,10 @@ impl Core {
         })
     }
 
-    /// A text as it may be recorded.
+    /// A message as it may be recorded. It runs nothing: masks see it as a whole.
     pub(super) fn recordable<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        self.masked(sql::redact_secrets(text))
-    }
-
-    fn masked<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
         let masks = self.flow.record_masks();
-        match text {
+        match sql::redact_secrets(text) {
             Cow::Borrowed(text) => masks.mask_text(text),
             Cow::Owned(text) => Cow::Owned(masks.mask_text(&text).into_owned()),
         }
@@ -282,7 +287,8 @@ impl Core {
                 value.clone()
             })
         };
-        let params: Vec<Option<String>> = (1..).zip(params.iter()).map(mask).collect();
+        let sent = params;
+        let params: Vec<Option<String>> = (1..).zip(sent.iter()).map(mask).collect();
         let mut held = None;
         if decision.verdict == Verdict::Hold && self.refuse_all.is_none() {
             if step == Step::Prepare && decision.approval.is_some() {
@@ -305,6 +311,7 @@ impl Core {
                     statements,
                     script: &script,
                     text: &recorded,
+                    redacted: params.as_slice() != &*sent,
                     params: &params,
                     asked,
                 };
@@ -362,7 +369,9 @@ impl Core {
         let mut held = None;
         if decision.verdict == Verdict::Hold && self.refuse_all.is_none() {
             let (script, text) = (&operation.script, &operation.text);
-            let about = hold::Operation { step, statements: &[], script, text, params: &asked.params, asked };
+            let params = &asked.params;
+            let redacted = asked.redacted;
+            let about = hold::Operation { step, statements: &[], script, text, params, redacted, asked };
             match self.hold(&decision, &about) {
                 Holding::Wait => return None,
                 holding => held = Some(holding),
@@ -415,6 +424,9 @@ impl Core {
     /// it changes. `false` when there is no room.
     pub(super) fn remember(&mut self, prepared: &Arc<Prepared>) -> bool {
         let mut room = true;
+        if !prepared.script.statements.iter().all(runs_nothing) {
+            self.holds.surroundings.ran();
+        }
         if self.changes_reading(prepared) {
             self.lexing.change();
         } else if !prepared.script.statements.iter().all(runs_nothing) {

@@ -4,9 +4,12 @@
 //! is never reported. So the server itself is asked, on the flow's own connection, where that leaves no trace:
 //! SHOW takes no snapshot and no lock, and goes by a statement and a portal of names that nobody else has, so that
 //! the client's unnamed ones stay. Between two commands a Sync ends it; within a pipeline that has only prepared
-//! so far there is none, for it would end the client's own implicit transaction.
+//! so far there is none, for what it has prepared may fail, and the server has to skip what comes behind that.
+//!
+//! Where a rule has it asked, the plan comes next ([`estimate`]). It is asked for behind a Sync: once all that the
+//! client has prepared in a pipeline is answered, that ends an implicit transaction in which nothing was run.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interlock_recording::{fill_random, hex};
 
@@ -23,6 +26,8 @@ use crate::protocol::postgres::codec;
 const TEXT: &[u8] = b"SHOW statement_timeout";
 /// How many messages close what it made: a statement and a portal.
 const CLOSES: u8 = 2;
+/// Asks which snapshots the client's transaction takes; takes none.
+const ISOLATION: &[u8] = b"SHOW transaction_isolation";
 
 /// A look that is under way.
 pub(super) struct Look {
@@ -34,6 +39,20 @@ pub(super) struct Look {
     answer: Option<Duration>,
     closed: u8,
     stage: Stage,
+    /// The client's transaction takes a snapshot for each statement, once that is known.
+    each: Option<bool>,
+    /// How the server stood before, and since when it plans.
+    before: u8,
+    since: Instant,
+    /// Somebody has cancelled it, and so the client's command.
+    cancelled: bool,
+}
+
+impl Look {
+    /// How long the server may take for the plan: as long as the client lets it at most.
+    fn patience(&self) -> Duration {
+        self.answer.map_or(estimate::LIMIT, |limit| limit.min(estimate::LIMIT))
+    }
 }
 
 /// How far it is.
@@ -41,6 +60,8 @@ pub(super) struct Look {
 enum Stage {
     /// The time limit is asked for.
     Limit,
+    /// So is the isolation of the client's transaction.
+    Isolation,
     /// So is the plan.
     Plan,
     /// The transaction that the plan was made in is to be ended, for it has failed.
@@ -67,8 +88,17 @@ impl Core {
         codec::put_message(&mut message, if sync { b'S' } else { b'H' }, |_| {});
         pipe.insert(&message);
         self.pending.push(Entry::new(What::Own { sync }));
-        self.holds.looking =
-            Some(Box::new(Look { request, name, answer: None, closed: 0, stage: Stage::Limit }));
+        self.holds.looking = Some(Box::new(Look {
+            request,
+            name,
+            answer: None,
+            closed: 0,
+            stage: Stage::Limit,
+            each: None,
+            before: self.status,
+            since: Instant::now(),
+            cancelled: false,
+        }));
         None
     }
 
@@ -79,12 +109,22 @@ impl Core {
         look.closed == CLOSES
     }
 
+    /// The answer to the time limit is complete, within the client's pipeline.
+    pub(super) fn look_answered(&mut self) {
+        let further = self.pending.settled();
+        match &mut self.holds.looking {
+            Some(look) if look.request.terms.estimate && further => look.stage = Stage::Next,
+            _ => self.looked(),
+        }
+    }
+
     /// The row that says it.
     pub(super) fn look_row(&mut self, body: &[u8]) {
         let value = codec::values(body).ok().and_then(|mut values| values.next()?.ok()?);
         let (Some(look), Some(value)) = (&mut self.holds.looking, value) else { return };
         match look.stage {
             Stage::Limit => look.answer = std::str::from_utf8(value).ok().and_then(limit),
+            Stage::Isolation => look.each = Some(value == b"read committed"),
             Stage::Plan => look.request.shown.estimate = Some(estimate::read(value)),
             Stage::Undo | Stage::Undone | Stage::Next => {}
         }
@@ -92,47 +132,55 @@ impl Core {
 
     /// ReadyForQuery came behind it.
     pub(super) fn look_ended(&mut self) {
-        let idle = self.status == IDLE;
+        let status = self.status;
         let Some(look) = &mut self.holds.looking else { return };
         match look.stage {
-            Stage::Limit if look.request.terms.estimate => look.stage = Stage::Next,
-            Stage::Plan if !idle => look.stage = Stage::Undo,
+            Stage::Limit if look.request.terms.estimate && status == look.before => look.stage = Stage::Next,
+            Stage::Isolation if status == look.before => {
+                look.each.get_or_insert(false);
+                look.stage = Stage::Next;
+            }
+            Stage::Plan if status != look.before => look.stage = Stage::Undo,
             _ => self.looked(),
         }
     }
 
     /// Asks for what comes next of it.
     pub(super) fn look_further(&mut self, pipe: &mut Pipe) {
-        let stage = match &self.holds.looking {
-            Some(look) if !self.pending.busy() => look.stage,
-            _ => return,
-        };
+        if self.pending.busy() && !self.pending.settled() {
+            return;
+        }
+        let Some(look) = &self.holds.looking else { return };
         let mut message = Vec::new();
-        match stage {
-            Stage::Next => {
-                let asked = match self.status {
-                    IDLE => self.ask_plan(pipe.undecided()),
-                    _ => Err("it stands in a transaction"),
-                };
-                match asked {
+        let stage = match look.stage {
+            Stage::Next if self.status == IDLE || look.each == Some(true) => {
+                match self.ask_plan(pipe.undecided(), &look.name, look.patience()) {
                     Ok(plan) => message = plan,
                     Err(why) => {
                         self.no_estimate(why);
                         return self.looked();
                     }
                 }
-                if let Some(look) = &mut self.holds.looking {
-                    look.stage = Stage::Plan;
-                }
+                Stage::Plan
+            }
+            Stage::Next if look.each.is_none() => {
+                put_run(&mut message, &look.name, ISOLATION, &[], &[]);
+                codec::put_message(&mut message, b'S', |_| {});
+                Stage::Isolation
+            }
+            Stage::Next => {
+                self.no_estimate("it stands in a transaction whose snapshot would be taken for it");
+                return self.looked();
             }
             Stage::Undo => {
-                if let Some(look) = &mut self.holds.looking {
-                    put_run(&mut message, &look.name, b"ROLLBACK", &[], &[]);
-                    look.stage = Stage::Undone;
-                }
-                codec::put_message(&mut message, b'S', |_| {});
+                message = estimate::undo(&look.name, look.before != IDLE);
+                Stage::Undone
             }
-            Stage::Limit | Stage::Plan | Stage::Undone => return,
+            Stage::Limit | Stage::Isolation | Stage::Plan | Stage::Undone => return,
+        };
+        if let Some(look) = &mut self.holds.looking {
+            look.stage = stage;
+            look.since = Instant::now();
         }
         pipe.insert(&message);
         self.pending.push(Entry::new(What::Own { sync: true }));
@@ -148,6 +196,8 @@ impl Core {
     pub(super) fn looked(&mut self) {
         if let Some(look) = self.holds.looking.take() {
             self.holds.looked = Some(look.answer);
+            // A transaction that has failed since is not what the client sees.
+            self.holds.ended = look.cancelled || self.status != look.before;
             self.holds.to_hold = Some(look.request);
         }
     }
@@ -157,8 +207,11 @@ impl Core {
         let code = codec::notice_fields(body).find(|&(code, _)| code == b'C').map(|(_, text)| lossy(text));
         let code: String =
             code.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).take(5).collect();
-        if self.holds.looking.as_ref().is_some_and(|look| look.stage == Stage::Plan) {
-            self.no_estimate(&format!("the server does not plan it (SQLSTATE {code})"));
+        let Some(look) = &mut self.holds.looking else { return };
+        // Before its time is over nothing but a cancel request ends it so.
+        look.cancelled |= code == "57014" && look.since.elapsed() < look.patience();
+        if look.stage == Stage::Plan {
+            self.no_estimate(&estimate::refused(&code));
         }
     }
 
@@ -212,11 +265,16 @@ pub(super) fn put_run(
         out.extend([0; 4]);
     });
     for kind in [b'P', b'S'] {
-        codec::put_message(message, b'C', |out| {
-            out.push(kind);
-            codec::put_cstr(out, name);
-        });
+        put_close(message, kind, name);
     }
+}
+
+/// Closes a portal (`P`) or a statement (`S`), if there is one of that name.
+pub(super) fn put_close(message: &mut Vec<u8>, kind: u8, name: &[u8]) {
+    codec::put_message(message, b'C', |out| {
+        out.push(kind);
+        codec::put_cstr(out, name);
+    });
 }
 
 /// A time as the server shows it, such as `90s` or `1500ms`; `None` for none.

@@ -116,6 +116,18 @@ impl Entry {
         )
     }
 
+    /// It runs nothing.
+    fn prepares(&self) -> bool {
+        let what = matches!(
+            self.what,
+            What::Parse(_)
+                | What::DescribeStatement(_)
+                | What::CloseStatement { .. }
+                | What::ClosePortal { .. }
+        );
+        what && self.refusal.is_none()
+    }
+
     fn ends_with_ready(&self) -> bool {
         matches!(
             self.what,
@@ -133,6 +145,8 @@ pub(super) struct Pending {
     /// Something was sent since the server last said that it is ready for a query with nothing left to
     /// answer.
     busy: bool,
+    /// Some of that may have run something.
+    ran: bool,
     /// The front entry takes COPY data.
     copying: bool,
     /// Recorded commands that the server skipped, not reported yet.
@@ -152,16 +166,13 @@ impl Pending {
 
     /// Nothing that it works on runs anything: what is asked next is answered soon.
     pub(super) fn only_prepares(&self) -> bool {
-        let prepares = |entry: &Entry| {
-            matches!(
-                entry.what,
-                What::Parse(_)
-                    | What::DescribeStatement(_)
-                    | What::CloseStatement { .. }
-                    | What::ClosePortal { .. }
-            ) && entry.refusal.is_none()
-        };
-        !self.skipping && self.queue.iter().all(prepares)
+        !self.skipping && self.queue.iter().all(Entry::prepares)
+    }
+
+    /// All is answered, and nothing of what was sent since the server was last ready has run or failed: a Sync
+    /// changes nothing for what comes next.
+    pub(super) fn settled(&self) -> bool {
+        !self.skipping && self.queue.is_empty() && !self.ran
     }
 
     /// The agent's own look is still to be answered.
@@ -177,6 +188,7 @@ impl Pending {
     /// Adds what is about to be sent.
     pub(super) fn push(&mut self, entry: Entry) {
         self.busy = true;
+        self.ran |= !entry.prepares() && !matches!(entry.what, What::Own { .. });
         match entry.what {
             // One entry stands for a run of them; and none is needed where nothing can come of it.
             What::CopyData
@@ -287,6 +299,7 @@ impl Pending {
             Some(front) if front.ends_with_ready() => {
                 let entry = self.pop().ok_or(Desync { tag: b'Z' });
                 self.busy = !self.queue.is_empty();
+                self.ran &= self.busy;
                 entry
             }
             _ => Err(Desync { tag: b'Z' }),
@@ -392,6 +405,28 @@ mod tests {
         pending.failed().unwrap();
         pending.ready().unwrap();
         assert_eq!(kinds(&pending), "Q");
+    }
+
+    #[test]
+    fn settled_while_all_that_was_sent_only_prepares() {
+        let mut pending = queue("P");
+        assert!(!pending.settled(), "not answered");
+        pending.pop();
+        assert!(pending.settled() && pending.busy());
+        // What has run may be undone by a Sync, or be committed too early.
+        for kind in ['B', 'E', 'Q', 'F', 'S'] {
+            let mut pending = queue("P");
+            push(&mut pending, kind);
+            while pending.pop().is_some() {}
+            assert!(!pending.settled(), "{kind}");
+        }
+        let mut pending = queue("PBES");
+        (0..3).for_each(|_| drop(pending.pop()));
+        pending.ready().unwrap();
+        assert!(pending.settled());
+        push(&mut pending, 'P');
+        pending.failed().unwrap();
+        assert!(!pending.settled(), "it skips");
     }
 
     #[test]

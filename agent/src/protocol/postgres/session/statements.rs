@@ -10,14 +10,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use super::hold::Approved;
+use super::hold::{Approved, Standing};
 use crate::policy::Decision;
 use crate::protocol::Limits;
 use crate::record::CommandId;
-use crate::sql::{Kind, Script, Secrets, Statement};
+use crate::sql::{Hidden, Kind, Script, Secrets, Statement};
 
 /// Of longer names the server takes this many bytes (`NAMEDATALEN`), those of the protocol's messages
 /// included.
@@ -41,6 +41,8 @@ pub(super) struct Prepared {
     pub(super) text: Arc<str>,
     /// The text as it may be recorded.
     pub(super) recorded: Arc<str>,
+    /// What is hidden in that.
+    pub(super) hidden: Hidden,
     /// Where in the text secrets stand.
     pub(super) secrets: Secrets,
     /// What it does.
@@ -65,6 +67,7 @@ impl Prepared {
             epoch: None,
             text: statement.text.as_str().into(),
             recorded: Arc::clone(&whole.recorded),
+            hidden: whole.hidden,
             secrets: Secrets::of(&statement.text),
             script: Arc::new(Script { statements: vec![statement.clone()] }),
             types: OnceLock::new(),
@@ -104,13 +107,13 @@ pub(super) struct Portal {
     pub(super) params: Option<Vec<Option<String>>>,
     /// Those of its parameters that are secrets.
     pub(super) secrets: Box<[String]>,
-    /// What it goes on by, where a rule holds it.
-    pub(super) approved: Option<Arc<Approved>>,
+    /// What it goes on by, where a rule holds it, and under what it was approved.
+    pub(super) approved: Mutex<Option<(Arc<Approved>, Standing)>>,
     /// When it was judged,
     pub(super) judged: Option<Instant>,
     /// and under which policies.
     pub(super) generation: u64,
-    /// It was run before.
+    /// It has begun to run.
     pub(super) executed: AtomicBool,
     /// Its place among all that the session made.
     pub(super) order: u64,
@@ -152,6 +155,16 @@ pub(super) struct Found {
 }
 
 impl Portal {
+    /// What it was approved by, and under what.
+    pub(super) fn approval(&self) -> Option<(Arc<Approved>, Standing)> {
+        self.approved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It goes on by another approval from now on.
+    pub(super) fn approve(&self, by: Arc<Approved>, standing: Standing) {
+        *self.approved.lock().unwrap_or_else(PoisonError::into_inner) = Some((by, standing));
+    }
+
     /// The secrets that it was given, in its statement's text and as parameters.
     pub(super) fn given_secrets(&self) -> impl Iterator<Item = String> {
         let stated = self.statements.iter().flat_map(|prepared| prepared.secrets.words(&prepared.text));

@@ -39,6 +39,7 @@ impl Core {
             server: self.holds.server.address,
             database: &self.database,
             db_user: &self.user,
+            time_zone: self.holds.surroundings.time_zone(),
             text: &prepared.text,
             params: exact.then_some(params),
             shape: shape.as_deref(),

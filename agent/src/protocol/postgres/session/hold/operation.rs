@@ -10,7 +10,7 @@ use super::super::statements::Prepared;
 use crate::approval::{Shape, Shown};
 use crate::protocol::postgres::request::{self, MOST_RUN, Parts, has_shape, show, step_word};
 use crate::record::Step;
-use crate::sql::Script;
+use crate::sql::{Hidden, Script};
 
 /// What is held.
 pub(in super::super) struct Operation<'a> {
@@ -23,6 +23,8 @@ pub(in super::super) struct Operation<'a> {
     pub(in super::super) text: &'a str,
     /// Parameters, masked.
     pub(in super::super) params: &'a [Option<String>],
+    /// Something of them is.
+    pub(in super::super) redacted: bool,
     pub(in super::super) asked: &'a Asked<'a>,
 }
 
@@ -55,10 +57,12 @@ impl Core {
         hash.finish()
     }
 
-    fn who_and_where(&self, hash: &mut Parts) {
+    pub(super) fn who_and_where(&self, hash: &mut Parts) {
         let subject = &self.subject;
         hash.number(subject.uid.into());
-        for id in [subject.login_uid, subject.login_session] {
+        let claimed = subject.login_claimed.as_ref();
+        let claimed = [claimed.map(|claimed| claimed.uid), claimed.and_then(|claimed| claimed.session)];
+        for id in [subject.login_uid, subject.login_session].into_iter().chain(claimed) {
             hash.number(id.map_or(u64::MAX, u64::from));
         }
         hash.text(&subject.exe.to_string_lossy());
@@ -121,6 +125,12 @@ impl Core {
         Some(recorded_parameter(self.flow.record_masks(), &value))
     }
 
+    /// What is hidden in the texts that approvers would see.
+    pub(super) fn hidden(&self, operation: &Operation<'_>) -> Hidden {
+        let texts = operation.statements.iter().chain(self.runs(operation));
+        texts.map(|prepared| prepared.hidden).max().unwrap_or_default()
+    }
+
     /// What approvers see of it: all that runs. `None` where that is more than they are shown.
     pub(super) fn shown(&self, operation: &Operation<'_>) -> Option<Shown> {
         let texts: Vec<&str> = match operation.statements {
@@ -140,9 +150,21 @@ impl Core {
                 _ => "none",
             },
             command: self.log.next().0,
+            redacted: operation.redacted || self.hidden(operation) != Hidden::Nothing,
             ..shown
         })
     }
+}
+
+/// What runs something that is hidden is not held: nobody could see what they approve.
+pub(super) fn not_seen() -> Refusal {
+    Refusal::own(
+        "54000",
+        "refused: it needs approval, and what it runs cannot be shown, for a mask or a secret hides more of it than \
+         constants",
+        "Write values as constants in quotes, or send them as parameters, in a text that PostgreSQL can read and in \
+         UTF-8. docs/masking.md has more.",
+    )
 }
 
 /// What cannot be shown whole is not held.

@@ -15,6 +15,8 @@ pub(in super::super) struct Surroundings {
     /// The digest at the start, where texts mean there what they do in any session of this user in this
     /// database.
     usual: Option<[u8; 32]>,
+    /// The time zone that it was started with.
+    time_zone: Option<Box<str>>,
     /// Something was changed, and its transaction may not be over.
     altered: bool,
     /// It is not answered yet: it may fail.
@@ -23,6 +25,26 @@ pub(in super::super) struct Surroundings {
     failed: bool,
     /// It was changed in a transaction that was still open when it was answered.
     in_transaction: bool,
+    /// How many texts were sent that may run code, whatever it does.
+    ran: u64,
+}
+
+/// Under what a portal was approved: what its text means there, and who stands behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Standing {
+    surroundings: [u8; 32],
+    unanswered: bool,
+    who: [u8; 32],
+    ran: u64,
+}
+
+impl Standing {
+    /// What was approved under it may go on under `now`: nothing has changed. A portal that has begun runs between
+    /// others of its session, whose texts say that they change nothing.
+    pub(in super::super) fn lasts(&self, now: &Self, begun: bool) -> bool {
+        let ran = if begun { now.ran } else { self.ran };
+        Self { ran, ..*self } == *now
+    }
 }
 
 impl Surroundings {
@@ -34,13 +56,17 @@ impl Surroundings {
             hash.text(value);
         }
         let digest = hash.finish();
+        let mut zones = parameters.iter().filter(|(name, _)| is_time_zone(name));
         Self {
             digest,
+            // The last of several counts.
+            time_zone: zones.next_back().map(|(_, zone)| zone.as_str().into()),
             usual: parameters.iter().all(|(name, value)| is_usual(name, value)).then_some(digest),
             altered: false,
             unanswered: false,
             failed: false,
             in_transaction: false,
+            ran: 0,
         }
     }
 
@@ -55,6 +81,16 @@ impl Surroundings {
         !self.unanswered && self.usual == Some(self.digest)
     }
 
+    /// The time zone that its start-up parameters have set, which [`Surroundings::unchanged`] lets be any.
+    pub(super) fn time_zone(&self) -> Option<&str> {
+        self.time_zone.as_deref()
+    }
+
+    /// A text runs that may run code: functions, triggers, views.
+    pub(in super::super) fn ran(&mut self) {
+        self.ran += 1;
+    }
+
     fn mix(&mut self, what: &str, text: &str, own: Option<&(String, u64)>) {
         let mut hash = Parts::new(what);
         hash.bytes(&self.digest);
@@ -67,10 +103,20 @@ impl Surroundings {
     }
 }
 
-/// A start-up parameter that changes nothing of what a text means.
+fn is_time_zone(name: &str) -> bool {
+    name.eq_ignore_ascii_case("timezone")
+}
+
+/// A setting that changes nothing of what a text means. Drivers set these by themselves.
+fn is_harmless(setting: &str) -> bool {
+    matches!(setting, "application_name" | "extra_float_digits")
+}
+
+/// A start-up parameter that changes nothing of what a text means, or the time zone, which is told apart.
 fn is_usual(name: &str, value: &str) -> bool {
     match name {
         "user" | "database" | "application_name" | "client_encoding" | "extra_float_digits" => true,
+        name if is_time_zone(name) => true,
         // Without an order of day and month, which stays the server's.
         "DateStyle" | "datestyle" => value.eq_ignore_ascii_case("iso"),
         _ => value.is_empty(),
@@ -83,10 +129,20 @@ impl Core {
         (self.log.session().id().to_string(), self.log.next().0)
     }
 
+    /// What holds now.
+    pub(in super::super) fn standing(&self) -> Standing {
+        let mut who = Parts::new("interlock standing 1");
+        self.who_and_where(&mut who);
+        who.number(self.subject.pid.into());
+        who.number(self.subject.start_time_ns);
+        let Surroundings { digest, unanswered, ran, .. } = &self.holds.surroundings;
+        Standing { surroundings: *digest, unanswered: *unanswered, who: who.finish(), ran: *ran }
+    }
+
     /// A text runs that may change them, or undo a change.
     pub(in super::super) fn note_surroundings(&mut self, prepared: &Prepared) {
         let alters = |statement: &Statement| {
-            !statement.settings.is_empty()
+            statement.settings.iter().any(|setting| !is_harmless(setting))
                 || statement.dynamic
                 || statement.classes.contains(&Class::Ddl)
                 || statement.classes.contains(&Class::Privilege)
@@ -117,6 +173,7 @@ impl Core {
     pub(in super::super) fn note_call(&mut self) {
         let own = self.own();
         let surroundings = &mut self.holds.surroundings;
+        surroundings.ran();
         surroundings.mix("interlock surroundings: call", "", Some(&own));
         surroundings.altered = true;
         surroundings.unanswered = true;

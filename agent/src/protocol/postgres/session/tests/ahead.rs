@@ -26,6 +26,7 @@ fn core(bench: &Bench, text: &str, params: &[&str], scope: Scope) -> (Core, Id, 
         server: destination().address,
         database: "d".into(),
         db_user: "u".into(),
+        time_zone: None,
         text: text.into(),
         params: params.iter().map(|value| Some((*value).to_owned())).collect(),
         shape: Some(core.scripts.template(text)),
@@ -166,6 +167,21 @@ async fn not_in_a_session_that_changed_what_texts_mean() {
         core.server(&mut down).unwrap();
         assert!(!passes(&mut core, &query(text)), "{before}");
     }
+    // What drivers set by themselves.
+    for (text_before, harmless) in [
+        ("set extra_float_digits = 3", true),
+        ("set application_name = 'PostgreSQL JDBC Driver'", true),
+        ("set timezone = 'UTC'", false),
+        ("set extra_float_digits = 3; set search_path = s", false),
+    ] {
+        let (mut core, _, _ticket) = core(&bench, text, &[], Scope::Once);
+        let (mut up, mut down) = (Pipe::default(), Pipe::default());
+        up.append(&query(text_before));
+        core.client(&mut up).unwrap();
+        down.append(&done("SET", b'I'));
+        core.server(&mut down).unwrap();
+        assert_eq!(passes(&mut core, &query(text)), harmless, "{text_before}");
+    }
     // What changes nothing is no matter, nor is a transaction.
     let (mut harmless, _, _ticket) = core(&bench, text, &[], Scope::Once);
     let (mut up, mut down) = (Pipe::default(), Pipe::default());
@@ -183,6 +199,8 @@ async fn not_in_a_session_that_changed_what_texts_mean() {
         ("DateStyle", "ISO, DMY", false),
         ("DateStyle", "ISO", true),
         ("application_name", "psql", true),
+        ("extra_float_digits", "2", true),
+        ("timezone", "Asia/Tokyo", false),
     ] {
         let (mut core, _, _ticket) = core(&bench, text, &[], Scope::Once);
         let parameters = [utf8(), (name.to_owned(), value.to_owned())];

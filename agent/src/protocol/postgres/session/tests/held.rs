@@ -348,6 +348,172 @@ async fn what_failed_or_is_not_answered_is_not_the_same() {
     }
 }
 
+/// A portal that is approved at its Bind, in a transaction.
+async fn approved_portal(bench: &Bench, stream: &Stream) -> (Core, Pipe, Pipe) {
+    let mut core = bench.core(false);
+    let (mut up, mut down) = (Pipe::default(), Pipe::default());
+    answered(&mut core, &mut up, &mut down, &query("begin"), &done("BEGIN", b'T'));
+    up.append(&[message(b'P', b"s\0select held where $1\0\0\0"), bind("c", "a")].concat());
+    core.client(&mut up).unwrap();
+    assert!(core.waits());
+    approve(&core, Scope::Once);
+    up.take_outgoing();
+    assert_eq!(go_on(&mut core, &mut up, stream), bind("c", "a"));
+    down.append(&[message(b'1', b""), message(b'2', b"")].concat());
+    core.server(&mut down).unwrap();
+    (core, up, down)
+}
+
+/// Sends what nothing holds, and what the server says to it.
+fn answered(core: &mut Core, up: &mut Pipe, down: &mut Pipe, asked: &[u8], answer: &[u8]) {
+    up.append(asked);
+    core.client(up).unwrap();
+    assert!(!core.waits());
+    down.append(answer);
+    core.server(down).unwrap();
+    (up.take_outgoing(), down.take_outgoing());
+}
+
+#[tokio::test]
+async fn an_approved_portal_is_approved_where_it_was_and_for_whom() {
+    let (stream, _client) = client().await;
+    let bench = Bench::new();
+    let run = message(b'E', b"c\0\0\0\0\x0a");
+    let call = message(b'F', b"\0\0\x08\x1e\0\0\0\0\0\0");
+    let ran = |text: &str| (query(text), done("X", b'T'));
+    for (between, again) in [
+        (None, false),
+        (Some(ran("savepoint a")), false),
+        (Some(ran("set local search_path = mallory, public")), true),
+        (Some(ran("set local app.mode = 'all'")), true),
+        (Some(ran("set role other")), true),
+        (Some(ran("create or replace function mallory.f() returns int language sql as 'select 2'")), true),
+        // A function can set what it likes.
+        (Some(ran("select f()")), true),
+        (Some((query("set local search_path = s"), Vec::new())), true),
+        (Some((call, [message(b'V', b"\xff\xff\xff\xff"), message(b'Z', b"T")].concat())), true),
+    ] {
+        let (mut core, mut up, mut down) = approved_portal(&bench, &stream).await;
+        if let Some((asked, answer)) = &between {
+            answered(&mut core, &mut up, &mut down, asked, answer);
+        }
+        up.append(&run);
+        core.client(&mut up).unwrap();
+        assert_eq!(core.waits(), again, "{between:?}");
+        if !again {
+            assert_eq!(up.take_outgoing(), run);
+        } else {
+            // Whoever gives up and tries again is asked about again.
+            core.holds.held = None;
+            core.client(&mut up).unwrap();
+            assert!(core.waits(), "{between:?}");
+        }
+    }
+    // Another person behind it, before it begins and after.
+    for begun in [false, true] {
+        let (mut core, mut up, _) = approved_portal(&bench, &stream).await;
+        if begun {
+            up.append(&run);
+            core.client(&mut up).unwrap();
+            assert_eq!(up.take_outgoing(), run);
+        }
+        core.subject = Arc::new(Subject { login_uid: Some(7), ..Subject::default() });
+        up.append(&run);
+        core.client(&mut up).unwrap();
+        assert!(core.waits());
+    }
+}
+
+#[tokio::test]
+async fn a_portal_that_has_begun_goes_on_until_something_changes() {
+    let (stream, _client) = client().await;
+    let bench = Bench::new();
+    let run = message(b'E', b"c\0\0\0\0\x0a");
+    let rows = [message(b's', b"")].concat();
+    let (mut core, mut up, mut down) = approved_portal(&bench, &stream).await;
+    answered(&mut core, &mut up, &mut down, &run, &rows);
+    answered(&mut core, &mut up, &mut down, &message(b'S', b""), &message(b'Z', b"T"));
+    answered(&mut core, &mut up, &mut down, &query("select 1"), &done("SELECT 1", b'T'));
+    answered(&mut core, &mut up, &mut down, &run, &rows);
+    answered(&mut core, &mut up, &mut down, &message(b'S', b""), &message(b'Z', b"T"));
+    answered(&mut core, &mut up, &mut down, &query("set local search_path = s"), &done("SET", b'T'));
+    up.append(&run);
+    core.client(&mut up).unwrap();
+    assert!(core.waits());
+    approve(&core, Scope::Once);
+    up.take_outgoing();
+    assert_eq!(go_on(&mut core, &mut up, &stream), run);
+    // Approved for what it is now, it goes on.
+    up.append(&run);
+    core.client(&mut up).unwrap();
+    assert!(!core.waits());
+}
+
+/// What approvers are shown of the one that waits.
+fn shown(core: &Core) -> serde_json::Value {
+    serde_json::to_value(core.holds.desk.list(&dba(0), false).first().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_mask_hides_no_predicate_from_approvers() {
+    let bench = Bench::new();
+    let hides = "-----BEGIN PRIVATE KEY-----\nOR region = 'eu'";
+    let with = |end: &str| format!("update held set n = 1 where id = 17\n{hides}{end}");
+    let parse = message(b'P', format!("s\0{}\0\0\0", with(" or id = $1")).as_bytes());
+    for asked in [
+        query(&with("")),
+        query(&format!("select 1; {}; select 2", with(""))),
+        query(&format!("do $$begin {}; end$$", with(""))),
+        [parse, bind("", "7")].concat(),
+        [query(&format!("prepare p as {}", with("").replace("held", "t"))), query("execute p -- held")]
+            .concat(),
+    ] {
+        let mut core = bench.core(false);
+        let masks = MaskSet::builder().detector("keys".into(), Detector::PrivateKey, Transform::Redact);
+        core.flow = Arc::new(Policy { masks: Arc::new(masks.build(&HashKey::new(&[1; 32]))) });
+        let mut pipe = Pipe::default();
+        pipe.append(&asked);
+        core.client(&mut pipe).unwrap();
+        assert!(core.waits());
+        let shown = shown(&core);
+        let all = format!("{} {}", shown["text"], shown["runs"]);
+        assert!(all.contains("OR region = 'eu'"), "{shown}");
+        assert_eq!(shown["redacted"], true);
+    }
+}
+
+#[tokio::test]
+async fn what_hides_more_than_constants_is_not_held() {
+    let bench = Bench::new();
+    for (text, redacted) in [
+        ("select held", Some(false)),
+        ("select held where e = 'bob@x.com'", Some(true)),
+        ("alter role held password 'hunter2'", Some(true)),
+        ("alter role held password hunter2", None),
+        ("do language plpython3u $$held('bob@x.com')$$", None),
+        ("select held where e = 'bob@x.com", None),
+    ] {
+        let mut core = bench.core(true);
+        let mut pipe = Pipe::default();
+        pipe.append(&query(text));
+        core.client(&mut pipe).unwrap();
+        assert_eq!(core.waits(), redacted.is_some(), "{text}");
+        match redacted {
+            Some(redacted) => assert_eq!(shown(&core)["redacted"], redacted, "{text}"),
+            None => {
+                let out = String::from_utf8_lossy(&pipe.take_outgoing()).into_owned();
+                assert!(out.contains("interlock refused"), "{out}");
+            }
+        }
+    }
+    // A parameter that is masked counts too.
+    let mut core = bench.core(true);
+    let mut pipe = Pipe::default();
+    pipe.append(&[message(b'P', b"s\0select held where $1\0\0\0"), bind("", "bob@x.com")].concat());
+    core.client(&mut pipe).unwrap();
+    assert_eq!(shown(&core)["redacted"], true);
+}
+
 #[tokio::test]
 async fn what_cannot_be_recorded_is_not_asked_for() {
     let state = tempfile::tempdir().unwrap();

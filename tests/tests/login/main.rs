@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics when something is not as it must be")]
 
+mod fresh;
+mod kept;
+
 use interlock_tests::people::{People, Shell};
 use interlock_tests::process::LIMIT;
 use interlock_tests::{Postgres, Stage, client, wait_for};
@@ -409,6 +412,33 @@ fn a_connection_has_the_person_as_they_come_and_go() {
 }
 
 #[test]
+fn a_mask_for_all_but_some_follows_who_has_signed_in() {
+    let rules = "masks:\n  \
+        - {name: for-all-but-dba, columns: [public.t.v], with: redact, not_identity: {kind: person, groups: dba}}\n";
+    let scene = Scene::new(", recheck_seconds: 1", rules);
+    scene
+        .stage
+        .postgres
+        .admin("CREATE TABLE t (v text); INSERT INTO t VALUES ('plain'); GRANT SELECT ON t TO PUBLIC")
+        .unwrap();
+    let mut shell = scene.session(ALICE);
+    let psql = Psql::start(&mut shell, "");
+    let seen = || psql.ask("SELECT v FROM t;").contains("plain");
+    assert!(!seen(), "nobody has signed in");
+    scene.sign_in(&mut shell, "bob");
+    assert!(!seen(), "bob is no dba");
+    scene.sign_in(&mut shell, "alice");
+    // The server's catalog is asked for anew.
+    wait_for("the value", LIMIT, seen).unwrap();
+    scene.people.steer(&json!({"groups": {"alice": ["staff"]}})).unwrap();
+    wait_for("the mask", LIMIT, || !seen()).unwrap();
+    scene.people.steer(&json!({"groups": {"alice": ["dba"]}})).unwrap();
+    wait_for("the value", LIMIT, seen).unwrap();
+    shell.run("interlock logout").unwrap();
+    assert!(!seen(), "alice has signed out");
+}
+
+#[test]
 fn a_person_does_not_approve_what_they_asked_for_as_another_user() {
     let scene = Scene::new(
         ", approver_groups: true",
@@ -485,5 +515,40 @@ print('traced')";
     assert_eq!(traced.trim(), "traced", "this host lets nobody trace");
     let seen = std::fs::read_to_string(directory.path().join("said")).unwrap();
     assert!(seen.contains("nobody has signed in") && !seen.contains("alice at okta"), "{seen}");
+    assert_eq!(name(&mut shell, "").as_deref(), Some("alice"));
+}
+
+#[test]
+fn who_begins_to_steer_a_running_command_from_outside_takes_the_person_from_it() {
+    let scene = Scene::new("", "require_identity: person");
+    let mut shell = scene.session(ALICE);
+    scene.sign_in(&mut shell, "alice");
+    let directory = interlock_tests::temporary_directory("steered").unwrap();
+    let at = directory.path().display();
+    shell
+        .begin(&format!(
+            "while true; do echo \"SELECT 'tick';\"; sleep 0.1; done | psql -At -v ON_ERROR_STOP=1"
+        ))
+        .unwrap();
+    wait_for("a flow", LIMIT, || !scene.events("flow_started").is_empty()).unwrap();
+    let pid = scene.events("flow_started")[0]["subject"]["pid"].as_u64().unwrap();
+    // PTRACE_SEIZE, until the test is over.
+    let tracer = "import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.ptrace(0x4206, int(sys.argv[1]), None, 0), flush=True)
+while not os.path.exists(sys.argv[2] + '/over'):
+    time.sleep(0.01)";
+    let mut other = scene.session(ALICE);
+    other.begin(&format!("python3 -c \"{tracer}\" {pid} {at}")).unwrap();
+    assert_eq!(other.line().unwrap(), "0", "this host lets nobody trace");
+    wait_for("the change", LIMIT, || !scene.events("identity_changed").is_empty()).unwrap();
+    // What is traced ends only when its tracer has gone.
+    std::fs::write(directory.path().join("over"), "").unwrap();
+    other.end().unwrap();
+    let (said, _) = shell.end().unwrap();
+    assert!(said.contains("tick") && said.contains("traces it (ptrace)"), "{said}");
+    let changed = scene.events("identity_changed");
+    assert_eq!((changed.len(), &changed[0]["person"]), (1, &Value::Null), "{changed:?}");
+    // The session is still theirs.
     assert_eq!(name(&mut shell, "").as_deref(), Some("alice"));
 }

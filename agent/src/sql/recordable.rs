@@ -1,0 +1,309 @@
+//! A statement's text as it may be recorded, and shown to who approves it.
+//!
+//! Secrets and what detectors find are taken out of it, and nothing else. **What runs stays**: the tokens other than
+//! constants and comments are left byte for byte, in the text and in the texts that it runs. A mask never reaches
+//! over the end of a constant or comment: `-----BEGIN PRIVATE KEY-----` in a line is a comment to the server, which
+//! runs what follows it.
+//!
+//! What was made is split anew and compared with the text: where more differs than constants (a password without
+//! its quotes, a text or body that cannot be split) it is said to hide [`Hidden::Code`], and nobody can approve it.
+
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use pg_query::protobuf::ScanToken;
+
+use super::Secrets;
+use super::literal::{self, Runs, Value, Within, content, is_comment, is_constant, is_string, slice};
+use crate::mask::{MaskSet, REDACTED};
+
+/// Texts that run within one another deeper than this are hidden whole, if anything in them is.
+const MAX_NESTED: usize = 8;
+
+/// How much of a text is hidden in what is recorded and shown of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hidden {
+    /// Nothing: it is exact.
+    #[default]
+    Nothing,
+    /// Constants and comments, or parts of them.
+    Constants,
+    /// More than that, or it is not known: what it runs cannot be seen.
+    Code,
+}
+
+/// A text as it may be recorded and shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recordable<'t> {
+    /// The text.
+    pub text: Cow<'t, str>,
+    /// What is hidden in it.
+    pub hidden: Hidden,
+}
+
+impl<'t> Recordable<'t> {
+    /// `text`, of which `secrets` are the secrets, as `masks` let it be recorded.
+    pub fn of(text: &'t str, secrets: &Secrets, masks: &MaskSet) -> Self {
+        let without = secrets.redact(text);
+        let masked = masked(&without, masks, 0, 1).map(|edits| apply(&without, edits));
+        let shown = match (without, masked) {
+            (without, None) => without,
+            (_, Some(masked)) => Cow::Owned(masked),
+        };
+        let hidden = match &shown {
+            Cow::Borrowed(_) => Hidden::Nothing,
+            Cow::Owned(shown) if shown == text => Hidden::Nothing,
+            Cow::Owned(shown) if runs_the_same(text, shown, 0) => Hidden::Constants,
+            Cow::Owned(_) => Hidden::Code,
+        };
+        Self { text: shown, hidden }
+    }
+
+    /// The same of a text that the server may split otherwise than it is split here: nobody can tell then what in it
+    /// is a constant. If anything has to be hidden, all is.
+    pub fn of_unread(text: &'t str, secrets: &Secrets, masks: &MaskSet) -> Self {
+        match secrets.redact(text) {
+            Cow::Borrowed(text) if !masks.finds(text) => {
+                Self { text: Cow::Borrowed(text), hidden: Hidden::Nothing }
+            }
+            _ => Self { text: Cow::Borrowed(REDACTED), hidden: Hidden::Code },
+        }
+    }
+}
+
+/// A part of a text, and what is put in its place.
+type Edit = (Range<usize>, String);
+
+/// Puts what is to be there in the place of each part. Of two that overlap the first is made.
+fn apply(text: &str, mut edits: Vec<Edit>) -> String {
+    edits.sort_by_key(|(range, _)| (range.start, std::cmp::Reverse(range.end)));
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    for (range, by) in edits {
+        if range.start < at {
+            // What it has beyond the one before goes with it.
+            at = at.max(range.end);
+            continue;
+        }
+        out.push_str(text.get(at..range.start).unwrap_or_default());
+        out.push_str(&by);
+        at = range.end;
+    }
+    out.push_str(text.get(at..).unwrap_or_default());
+    out
+}
+
+/// What `masks` change in a text of SQL; `None` for nothing. A quote within a quote is written `quotes` times, for the
+/// strings that the text itself stands in.
+fn masked(text: &str, masks: &MaskSet, nested: usize, quotes: usize) -> Option<Vec<Edit>> {
+    if !masks.has_detectors() {
+        return None;
+    }
+    let found = masks.find(text);
+    if found.as_ref().is_some_and(Vec::is_empty) && !has_escapes(text) {
+        return None;
+    }
+    let whole = || Some(vec![(0..text.len(), REDACTED.to_owned())]);
+    let Some(found) = found else { return whole() };
+    let Some(all) = literal::scan(text) else {
+        return if found.is_empty() { None } else { whole() };
+    };
+    let mut edits = Vec::new();
+    for token in all.iter().filter(|token| is_comment(token)) {
+        if let Some((range, comment)) = slice(text, token) {
+            in_comment(comment, range.start, masks, &mut edits);
+        }
+    }
+    let tokens: Vec<ScanToken> = all.into_iter().filter(|token| !is_comment(token)).collect();
+    let place = Place { text, tokens: &tokens, masks, nested, quotes, found: &found };
+    let mut within = Within::new(nested > 0);
+    for (index, token) in tokens.iter().enumerate() {
+        within.pass(index, token);
+        if is_string(token) {
+            place.string(&mut within, index, &mut edits);
+        } else if is_constant(token) {
+            place.number(index, &mut edits);
+        }
+    }
+    (!edits.is_empty()).then_some(edits)
+}
+
+fn in_comment(comment: &str, start: usize, masks: &MaskSet, edits: &mut Vec<Edit>) {
+    let Some(found) = masks.find(comment) else {
+        edits.push((start..start + comment.len(), " ".to_owned()));
+        return;
+    };
+    if found.is_empty() {
+        return;
+    }
+    let body =
+        if comment.starts_with("--") { 2..comment.len() } else { 2..comment.len().saturating_sub(2).max(2) };
+    // Comments within it have to be closed where they were.
+    if comment.get(body.clone()).is_some_and(|body| body.contains("/*") || body.contains("*/")) {
+        edits.push((start + body.start..start + body.end, REDACTED.to_owned()));
+        return;
+    }
+    for (range, by) in found {
+        let range = range.start.max(body.start)..range.end.min(body.end);
+        if range.start < range.end {
+            let by = if by.contains(['*', '/', '\n', '\r']) { REDACTED.to_owned() } else { by };
+            edits.push((start + range.start..start + range.end, by));
+        }
+    }
+}
+
+struct Place<'t> {
+    text: &'t str,
+    /// Without comments.
+    tokens: &'t [ScanToken],
+    masks: &'t MaskSet,
+    /// In how many texts that are run it stands itself.
+    nested: usize,
+    quotes: usize,
+    /// What was found in the whole text.
+    found: &'t [Edit],
+}
+
+impl Place<'_> {
+    fn string(&self, within: &mut Within, index: usize, edits: &mut Vec<Edit>) {
+        let Some((range, literal)) = self.tokens.get(index).and_then(|token| slice(self.text, token)) else {
+            return;
+        };
+        let inner = content(literal, range.start);
+        let hidden = || (inner.clone(), REDACTED.to_owned());
+        let Some(value) = Value::of(literal, literal::escape(self.text, self.tokens, index)) else {
+            // What it says is not known.
+            if self.masks.find(literal).is_none_or(|found| !found.is_empty()) {
+                edits.push(hidden());
+            }
+            return;
+        };
+        let placed = |(part, by): &Edit| {
+            let part = value.written(part);
+            (part.start + range.start..part.end + range.start, by.clone())
+        };
+        // What stands before a constant can say what it is: `secret_access_key = '…'`.
+        let from = self.found.partition_point(|(part, _)| part.start < inner.start);
+        let of_context = self.found.get(from..).unwrap_or_default().iter();
+        let of_context = of_context.take_while(|(part, _)| part.start < inner.end);
+        let of_context = of_context.filter(|(part, _)| part.end <= inner.end);
+        let own = self.masks.find(&value.text);
+        if own.as_ref().is_some_and(Vec::is_empty)
+            && of_context.clone().next().is_none()
+            && !has_escapes(&value.text)
+        {
+            return;
+        }
+        let known = within.runs(self.text, self.tokens, index);
+        match (known, own) {
+            (Runs::Foreign, _) | (_, None) => edits.push(hidden()),
+            (known, Some(own)) if known.is_sql(&value.text) => {
+                if self.nested >= MAX_NESTED {
+                    if !own.is_empty() {
+                        edits.push(hidden());
+                    }
+                    return;
+                }
+                let quotes = if literal.starts_with('$') { self.quotes } else { self.quotes * 2 };
+                let inner = masked(&value.text, self.masks, self.nested + 1, quotes).unwrap_or_default();
+                edits.extend(inner.iter().map(placed));
+            }
+            (_, Some(own)) => {
+                edits.extend(own.iter().map(placed).map(plain));
+                edits.extend(of_context.cloned().map(plain));
+            }
+        }
+    }
+
+    /// A number becomes a string, so that it stays one token.
+    fn number(&self, index: usize, edits: &mut Vec<Edit>) {
+        let Some((range, literal)) = self.tokens.get(index).and_then(|token| slice(self.text, token)) else {
+            return;
+        };
+        let Some((_, by)) = self.masks.find(literal).unwrap_or_default().into_iter().next() else { return };
+        if literal.contains('\'') {
+            edits.push((content(literal, range.start), REDACTED.to_owned()));
+            return;
+        }
+        let (_, by) = plain((0..0, by));
+        let quote = "'".repeat(self.quotes);
+        // Apart from what it could become one with.
+        let byte =
+            |at: Option<usize>| at.and_then(|at| self.text.as_bytes().get(at)).copied().unwrap_or(b' ');
+        let before = if matches!(byte(range.start.checked_sub(1)), b'&' | b'\'') { " " } else { "" };
+        let after = if byte(Some(range.end)) == b'\'' { " " } else { "" };
+        edits.push((range, format!("{before}{quote}{by}{quote}{after}")));
+    }
+}
+
+/// What is put into a constant must not end it.
+fn plain((range, by): Edit) -> Edit {
+    let by = if by.contains(['\'', '\\', '$', '\n', '\r']) { REDACTED.to_owned() } else { by };
+    (range, by)
+}
+
+/// Constants may be written otherwise than they read: with escapes, or on several lines.
+fn has_escapes(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    text.match_indices('\'').any(|(at, _)| {
+        let prefix = at.checked_sub(1).and_then(|at| bytes.get(at));
+        if matches!(prefix, Some(b'e' | b'E' | b'&')) {
+            return true;
+        }
+        // It goes on on another line, maybe behind a comment.
+        let after = text.get(at + 1..).unwrap_or_default();
+        let rest = after.trim_start();
+        let gap = after.get(..after.len() - rest.len()).unwrap_or_default();
+        rest.starts_with("--") || rest.starts_with('\'') && gap.contains(['\n', '\r'])
+    })
+}
+
+/// Two texts are the same but for constants and comments, and so are the texts that they run.
+fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
+    if text == shown {
+        return true;
+    }
+    let (Some(one), Some(other)) = (literal::scan(text), literal::scan(shown)) else { return false };
+    let without =
+        |all: Vec<ScanToken>| all.into_iter().filter(|token| !is_comment(token)).collect::<Vec<_>>();
+    let (one, other) = (without(one), without(other));
+    if one.len() != other.len() || nested > MAX_NESTED {
+        return false;
+    }
+    let mut within = Within::new(nested > 0);
+    for (index, (token, shown_token)) in one.iter().zip(&other).enumerate() {
+        within.pass(index, token);
+        let (Some((_, token_text)), Some((_, shown_text))) = (slice(text, token), slice(shown, shown_token))
+        else {
+            return false;
+        };
+        if token_text == shown_text {
+            continue;
+        }
+        if !is_constant(token) || !is_constant(shown_token) {
+            return false;
+        }
+        if !is_string(token) {
+            continue;
+        }
+        let value = Value::of(token_text, literal::escape(text, &one, index));
+        let known = within.runs(text, &one, index);
+        match (known, value) {
+            (Runs::Foreign, _) | (Runs::Sql | Runs::Piece, None) => return false,
+            (Runs::Unknown, None) => {}
+            (known, Some(value)) if known == Runs::Piece || known.is_sql(&value.text) => {
+                let shown_value = Value::of(shown_text, literal::escape(shown, &other, index));
+                let same =
+                    shown_value.is_some_and(|shown| runs_the_same(&value.text, &shown.text, nested + 1));
+                if !same {
+                    return false;
+                }
+            }
+            _ => {}
+        }
+    }
+    true
+}

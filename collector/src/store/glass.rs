@@ -1,0 +1,251 @@
+//! Commands that went through unapproved, by the recordings: whatever becomes of what a host tells of its requests (a
+//! connection that breaks, an agent that is killed, a host that tells nothing), each stands under what needs a review.
+
+use std::collections::HashSet;
+
+use interlock_recording::SessionId;
+use interlock_recording::proto::{ApprovalDecided, ApprovalRequested, Subject, VerifiedIdentity};
+use interlock_shipping::v1::{ApprovalBy, ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use sqlx::Row as _;
+
+use super::approvals::clip;
+use super::batch::Batch;
+use super::held::{decoded, fitting, is_request};
+use super::{StoreError, Write, now_ns};
+
+/// Rules of one request that are kept, groups of one rule, and characters of a name.
+const RULES: usize = 64;
+const GROUPS: usize = 64;
+const NAME: usize = 256;
+/// Characters of a reason.
+const REASON: usize = 1000;
+/// Requests that one statement forgets.
+const FORGOTTEN: usize = 200;
+
+/// What a recording tells of a request.
+#[derive(Debug)]
+pub(super) enum Recorded {
+    /// It was made.
+    Asked(SessionId, i64, Box<ApprovalRequested>),
+    /// It has ended.
+    Decided(SessionId, i64, Box<ApprovalDecided>),
+}
+
+impl Recorded {
+    fn session(&self) -> SessionId {
+        match self {
+            Self::Asked(session, ..) | Self::Decided(session, ..) => *session,
+        }
+    }
+}
+
+/// A request as its host would have told of it.
+fn as_told(session: SessionId, at_ns: i64, asked: &ApprovalRequested) -> ApprovalRequest {
+    let quorum = |quorum: &interlock_recording::proto::Quorum| ApprovalQuorum {
+        rule: clip(&quorum.rule, NAME),
+        groups: quorum.groups.iter().take(GROUPS).map(|group| clip(group, NAME)).collect(),
+        needed: quorum.needed,
+        all_of: quorum.all_of,
+        via: quorum.via.iter().take(2).map(|via| clip(via, NAME)).collect(),
+    };
+    let param =
+        |param: &interlock_recording::proto::BindParameter| ApprovalParam { value: param.value.clone() };
+    let at = u64::try_from(at_ns).unwrap_or_default();
+    fitting(ApprovalRequest {
+        request: asked.request.clone(),
+        digest: asked.digest.clone(),
+        session: session.as_bytes().to_vec(),
+        asked_ns: at,
+        deadline_ns: at.saturating_add(asked.within_ns),
+        step: clip(&asked.step, NAME),
+        text: asked.text.clone(),
+        params: asked.params.iter().map(param).collect(),
+        omitted_params: asked.omitted_params,
+        runs: asked.runs.clone(),
+        command: asked.command,
+        quorums: asked.quorums.iter().take(RULES).map(quorum).collect(),
+        fresh_seconds: asked.fresh_ns / 1_000_000_000,
+        approver_verified: asked.approver_verified,
+        redacted: asked.redacted,
+        ..ApprovalRequest::default()
+    })
+}
+
+fn stands(told: &ApprovalRequest, at_ns: i64, decided: &ApprovalDecided) -> ApprovalStanding {
+    let by = decided.by.as_ref().map(|by| ApprovalBy {
+        name: clip(&by.user, NAME),
+        login: clip(&by.login_user, NAME),
+        via: clip(&by.via, NAME),
+        groups: by.groups.iter().take(GROUPS).map(|group| clip(group, NAME)).collect(),
+        // They keep whoever broke the glass from reviewing it.
+        names: [&by.person_name, &by.person_subject]
+            .into_iter()
+            .chain(by.account.iter().flat_map(|account| account.logins.iter().chain([&account.email])))
+            .filter(|name| !name.is_empty())
+            .take(GROUPS)
+            .map(|name| clip(name, NAME))
+            .collect(),
+    });
+    ApprovalStanding {
+        request: told.request.clone(),
+        digest: told.digest.clone(),
+        state: "broken_glass".to_owned(),
+        by,
+        reason: clip(&decided.reason, REASON),
+        at_ns: u64::try_from(at_ns).unwrap_or_default(),
+        ..ApprovalStanding::default()
+    }
+}
+
+impl Write<'_> {
+    /// Takes what a host's recording tells of requests; sessions that are another host's are passed over.
+    pub(super) async fn take_recorded(
+        &mut self,
+        host: &str,
+        batch: &Batch,
+        strangers: &HashSet<(&str, SessionId)>,
+    ) -> Result<(), StoreError> {
+        let mut over = Vec::new();
+        for recorded in &batch.recorded {
+            let session = recorded.session();
+            if strangers.contains(&(host, session)) {
+                continue;
+            }
+            match recorded {
+                Recorded::Asked(_, at_ns, asked) if is_request(&asked.request, &asked.digest) => {
+                    let told = as_told(session, *at_ns, asked);
+                    sqlx::query(
+                        "INSERT INTO approval_recorded (host, session, request, received_ns, told) \
+                         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (host, session, request) DO UPDATE \
+                         SET told = excluded.told, received_ns = excluded.received_ns",
+                    )
+                    .bind(host)
+                    .bind(session.to_string())
+                    .bind(&told.request)
+                    .bind(now_ns())
+                    .bind(told.encode_to_vec())
+                    .execute(self.on())
+                    .await?;
+                }
+                Recorded::Asked(..) => {}
+                Recorded::Decided(_, at_ns, decided) => {
+                    let request = clip(&decided.request, 16);
+                    if decided.needs_review {
+                        self.recorded_glass(host, session, *at_ns, decided).await?;
+                    }
+                    over.push((session.to_string(), request));
+                }
+            }
+        }
+        for some in over.chunks(FORGOTTEN) {
+            let which: Vec<String> = (0..some.len())
+                .map(|at| format!("session = ${} AND request = ${}", 2 * at + 2, 2 * at + 3))
+                .collect();
+            let text = format!("DELETE FROM approval_recorded WHERE host = $1 AND ({})", which.join(" OR "));
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(host);
+            for (session, request) in some {
+                query = query.bind(session).bind(request);
+            }
+            query.execute(self.on()).await?;
+        }
+        Ok(())
+    }
+
+    /// A recording tells of a command that went through unapproved.
+    async fn recorded_glass(
+        &mut self,
+        host: &str,
+        session: SessionId,
+        at_ns: i64,
+        decided: &ApprovalDecided,
+    ) -> Result<(), StoreError> {
+        let name = session.to_string();
+        let request = clip(&decided.request, 16);
+        let recorded = sqlx::query(
+            "SELECT told FROM approval_recorded WHERE host = $1 AND session = $2 AND request = $3",
+        )
+        .bind(host)
+        .bind(&name)
+        .bind(&request)
+        .fetch_optional(self.on())
+        .await?;
+        let mut told = match recorded {
+            Some(row) => decoded(row.try_get(0)?)?,
+            // What was asked stands in a part of the recording that is not here: what is told of it may be.
+            None => {
+                let known = sqlx::query(
+                    "SELECT digest FROM approvals WHERE host = $1 AND session = $2 AND request = $3 \
+                     ORDER BY number DESC LIMIT 1",
+                )
+                .bind(host)
+                .bind(&name)
+                .bind(&request)
+                .fetch_optional(self.on())
+                .await?;
+                let digest = match known {
+                    Some(row) => row.try_get(0)?,
+                    None => Sha256::digest(format!("{name} {request}").as_bytes()).to_vec(),
+                };
+                ApprovalRequest {
+                    request,
+                    digest,
+                    session: session.as_bytes().to_vec(),
+                    asked_ns: u64::try_from(at_ns).unwrap_or_default(),
+                    ..ApprovalRequest::default()
+                }
+            }
+        };
+        let standing = stands(&told, at_ns, decided);
+        if self.change_standing(host, &standing).await? {
+            return Ok(());
+        }
+        self.tell_who(host, &name, &mut told, decided).await?;
+        self.put_glass(host, &told, &standing).await?;
+        Ok(())
+    }
+
+    /// Fills in from the session who asks, and where to.
+    async fn tell_who(
+        &mut self,
+        host: &str,
+        session: &str,
+        told: &mut ApprovalRequest,
+        decided: &ApprovalDecided,
+    ) -> Result<(), StoreError> {
+        let row = sqlx::query(
+            "SELECT user_name, login_user, exe, destination, host_names, db_user, database_name FROM sessions \
+             WHERE id = $1 AND host = $2",
+        )
+        .bind(session)
+        .bind(host)
+        .fetch_optional(self.on())
+        .await?;
+        let mut subject = Subject::default();
+        if let Some(row) = row {
+            subject.user = row.try_get(0)?;
+            subject.login_user = row.try_get(1)?;
+            subject.exe = row.try_get(2)?;
+            told.server = row.try_get(3)?;
+            let hosts: String = row.try_get(4)?;
+            told.hosts = hosts.split_whitespace().take(RULES).map(str::to_owned).collect();
+            told.db_user = row.try_get(5)?;
+            told.database = row.try_get(6)?;
+        }
+        // Only who asks can break the glass: they are who must not review it.
+        if let Some(by) = &decided.by
+            && !by.person_issuer.is_empty()
+        {
+            subject.person = Some(VerifiedIdentity {
+                issuer_name: clip(&by.person_issuer_name, NAME),
+                issuer: clip(&by.person_issuer, 2 * NAME),
+                subject: clip(&by.person_subject, 2 * NAME),
+                name: clip(&by.person_name, NAME),
+                ..VerifiedIdentity::default()
+            });
+        }
+        told.subject = subject.encode_to_vec();
+        Ok(())
+    }
+}
