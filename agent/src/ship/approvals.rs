@@ -113,6 +113,13 @@ impl Approvals {
     }
 }
 
+/// Reads arbitrary bytes as a decision that a collector tells: the entry for fuzzing.
+pub fn exercise(bytes: &[u8]) {
+    if let Ok(vote) = ApprovalVote::decode(bytes) {
+        let _ = decision(vote);
+    }
+}
+
 /// What somebody has decided, if it is in order. All of it comes from another host.
 fn decision(vote: ApprovalVote) -> Result<RemoteVote, &'static str> {
     let ApprovalVote { vote: id, request, digest, approve, scope, seconds, reason, by } = vote;
