@@ -274,6 +274,9 @@ impl Batch {
             body.uint(8, nanoseconds(asked.usable));
             body.uint(9, asked.tree.0.into());
             body.uint(10, asked.tree.1);
+            if let Some(program) = asked.program {
+                body.display(92, program.display());
+            }
         });
     }
 
@@ -289,6 +292,9 @@ impl Batch {
             body.uint(7, (told.text.len() - text.len()) as u64);
             body.string(8, told.verdict);
             body.string(9, told.rule);
+            if let Some(program) = told.program {
+                body.display(92, program.display());
+            }
         });
     }
 
