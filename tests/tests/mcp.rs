@@ -334,24 +334,24 @@ def approved(text, program, *scope):
     return id
 print(m.tool("request_approval", text="DELETE FROM t", reason="r", **WHERE)["content"][0]["text"])
 directory = tempfile.mkdtemp()
-def script(name):
-    path = directory + "/" + name
-    with open(path, "w") as f: f.write("#!%s
+SOURCE = """
 import sys, psycopg
 c = psycopg.connect(sys.argv[1], autocommit=True)
-" % PYTHON +
-        "c.add_notice_handler(lambda n: (print('held', flush=True), c.cancel()))
+c.add_notice_handler(lambda n: (print('held', flush=True), c.cancel()))
 try: print(c.execute(sys.argv[2]).statusmessage)
 except psycopg.errors.QueryCanceled: pass
-")
+"""
+def script(name):
+    path = directory + "/" + name
+    with open(path, "w") as f: f.write('#!' + PYTHON + SOURCE)
     os.chmod(path, 0o755)
     return path
 def run(*words): return subprocess.run([*words, os.environ["PGURL"], text], capture_output=True, text=True, timeout=60).stdout.strip()
 nightly, own = script("nightly-backup"), script("own")
 text = "UPDATE t SET v = 'nightly'"
 id = approved(text, nightly, "--scope", "shape", "--for", "5")
-# psql, this program, another script, and the interpreter that is given the script, or named like it.
-print("others", held(text), refused(text), run(own), run(PYTHON, nightly), run("bash", "-c", 'exec -a ' + nightly + ' psql -X -q "$0" -c "$1" 2>&1 | grep -o held'))
+# psql, this program, another script, and the interpreter that is given the script.
+print("others", held(text), refused(text), run(own), run(PYTHON, nightly))
 print("itself", run(nightly), run(nightly), m.tool("approval_status", id=id)["request"]["used"])
 # One for the interpreter is for none of its scripts, and a link is what it leads to.
 os.symlink(PYTHON, directory + "/link")
