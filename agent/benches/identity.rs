@@ -73,7 +73,7 @@ fn costs(c: &mut Criterion) {
         params: Arc::default(),
     };
     let who = |pairs: &[&[(&str, &str)]]| {
-        subject(pairs.concat().into_iter()).expect("the subjects of the benches are well-formed")
+        subject(pairs.concat()).expect("the subjects of the benches are well-formed")
     };
     let nobody = Subject::default();
     let (workload, both) = (who(&[WORKLOAD]), who(&[WORKLOAD, PERSON]));

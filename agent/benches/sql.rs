@@ -1,11 +1,13 @@
-//! What it costs to know what a statement does: a text that was read before, and one that was not.
+//! What it costs to know what a statement does: a text that was read before, and one that was not; and to make what
+//! is recorded of it, with nothing in it to mask and with a constant that is.
 //!
 //! `cargo bench -p interlock-agent --bench sql`
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use interlock_agent::sql::{Cache, analyze, redact_secrets};
+use interlock_agent::mask::{Detector, HashKey, MaskSet, Transform};
+use interlock_agent::sql::{Cache, Recordable, Secrets, analyze, redact_secrets};
 
 const POINT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = $1";
 
@@ -23,6 +25,10 @@ fn bench(criterion: &mut Criterion) {
     let insert = format!("INSERT INTO t VALUES {}", vec!["(1, 'two', 3.0, null)"; 1000].join(", "));
     let texts = [("point", POINT), ("report", REPORT), ("do_block", BLOCK), ("insert_1000_rows", &insert)];
 
+    let masks = Detector::ALL.iter().fold(MaskSet::builder(), |masks, (detector, _)| {
+        masks.detector("all".into(), *detector, Transform::Redact)
+    });
+    let masks = masks.build(&HashKey::new(&[1; 32]));
     let mut group = criterion.benchmark_group("sql");
     for (name, text) in texts {
         group.throughput(Throughput::Bytes(text.len() as u64));
@@ -37,6 +43,14 @@ fn bench(criterion: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("redact", name), text, |bencher, text| {
             bencher.iter(|| redact_secrets(black_box(text)).len());
         });
+        let masked = format!("{text} -- for bob@example.com");
+        for (name, text) in
+            [(format!("recordable/{name}"), text), (format!("recordable_masked/{name}"), &masked)]
+        {
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| Recordable::of(black_box(text), &Secrets::of(text), &masks).text.len());
+            });
+        }
     }
     group.finish();
 }

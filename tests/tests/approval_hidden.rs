@@ -120,20 +120,12 @@ fn a_mask_hides_no_predicate() {
     assert_eq!(stage.postgres.admin("SELECT count(*) FROM customers").unwrap().trim(), "19");
 }
 
-/// A client of the protocol that binds, is approved, does something else, and executes.
-const RAW: &str = r#"
-import os, struct, sys
-import psycopg
-from psycopg import pq
-"#;
-
 #[test]
 fn a_portal_is_approved_for_what_it_was_then() {
     let stage = stage();
-    let script = format!(
-        "{RAW}{}",
-        r#"
-import ctypes, ctypes.util, socket, urllib.parse, hashlib, hmac, base64
+    // A client of the protocol that binds, does something else, and executes.
+    let script = r#"
+import base64, hashlib, hmac, os, socket, struct, urllib.parse
 u = urllib.parse.urlparse(os.environ["PGURL"])
 class Client:
     def __init__(self):
@@ -196,10 +188,9 @@ for change in (None, "SET LOCAL search_path = mallory, public", "SELECT set_conf
     c.send(b"E", b"p\0" + struct.pack("!I", 0)); c.send(b"S")
     print(change, c.until(b"Z"), flush=True)
     c.query("ROLLBACK")
-"#
-    );
+"#;
     let (finished, asked) = std::thread::scope(|scope| {
-        let running = scope.spawn(|| stage.python(&script).unwrap());
+        let running = scope.spawn(|| stage.python(script).unwrap());
         let mut before: Vec<String> = Vec::new();
         let mut asked = Vec::new();
         // Each Bind is approved; where something has changed the Execute is asked for by itself, and refused.

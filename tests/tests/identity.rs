@@ -210,9 +210,9 @@ fn a_job_of_github_has_its_token_asked_for() {
 #[test]
 fn a_token_stolen_into_namespaces_of_ones_own_does_not_count() {
     use std::os::unix::fs::PermissionsExt as _;
-    let issuer = Issuer::start();
+    let issuer = Issuer::start().unwrap();
     let stage = stage(&issuer, NEEDED, "");
-    let token = issuer.token("job:1", "main", 600);
+    let token = issuer.token("job:1", "main", 600).unwrap();
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let (ready, go) = (dir.path().join("ready"), dir.path().join("go"));

@@ -250,6 +250,6 @@ mod tests {
             }
         };
         tokio::select! { () = keeping => {}, () = several => {} }
-        assert_eq!(*told.lock().unwrap(), [misused.clone()]);
+        assert_eq!(*told.lock().unwrap(), std::slice::from_ref(&misused));
     }
 }

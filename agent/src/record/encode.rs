@@ -1,6 +1,11 @@
 //! Encodes events from what the stages hand over, into a buffer that is used again and again.
 
-use std::path::{Path, PathBuf};
+mod approval;
+mod statement;
+mod subject;
+mod tls;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use interlock_recording::order::Order;
@@ -8,29 +13,23 @@ use interlock_recording::wire::Writer;
 use interlock_recording::{SessionId, chain, hex};
 use serde::Serialize;
 
+use self::statement::statements;
+pub(super) use self::subject::subject;
+pub(crate) use self::subject::subject_bytes;
+use self::subject::verified;
+use self::tls::{tls, write_certificate};
 use super::event::{
-    ApprovalAsked, ApprovalDecided, ApprovalRequested, Command, CommandId, CopyData, EgressConnection, End,
-    EndReason, FlowStart, Login, Notice, Outcome, PolicyExplained, Status, Step, TlsPassed, TokenRefused,
+    Command, CommandId, CopyData, EgressConnection, End, EndReason, FlowStart, Login, Notice, Outcome,
+    PolicyExplained, Status, Step, TlsPassed, TokenRefused,
 };
 use super::rows::ResultBuilder;
-use crate::approval::{Approver, Outcome as Ended, Vote, Who, Withdrawal};
-use crate::identity::{Ci, Subject, Verified};
-use crate::policy::Scope;
-use crate::sql::{Script, Statement};
-use crate::tls::{Certificate, Leg, Verify};
+use crate::identity::Subject;
 
 /// Bytes of one bind parameter that are recorded; of what is longer the rest is counted.
 const MAX_PARAM: usize = 1 << 20;
 
-/// Columns of one statement that are recorded, read and written each: every one has its table's name with
-/// it, so that they can be many times longer than the text.
-const MAX_COLUMNS: usize = 1000;
-
 /// Bytes of a text that is recorded of a question what the policies say of it.
 const MAX_QUESTION: usize = 16 << 10;
-
-/// Bytes of the reason why a text could not be read.
-const MAX_ERROR: usize = 1024;
 
 /// Events that go to the log together: encoded, not yet stamped.
 #[derive(Debug, Default)]
@@ -258,28 +257,6 @@ impl Batch {
         });
     }
 
-    pub(super) fn approval_requested(&mut self, session: SessionId, asked: &ApprovalRequested<'_>) {
-        self.event(Some(session), 40, |body| requested(body, asked));
-    }
-
-    pub(super) fn approval_asked(&mut self, asked: &ApprovalAsked<'_>) {
-        self.event(None, 70, |body| {
-            body.message(1, |field| requested(field, &asked.request));
-            body.message(2, |field| subject(field, asked.subject));
-            body.display(3, asked.destination.address);
-            asked.destination.hosts.iter().for_each(|host| body.always_string(4, host));
-            body.string(5, &asked.request.shown.database);
-            body.string(6, &asked.request.shown.db_user);
-            body.string(7, asked.reason);
-            body.uint(8, nanoseconds(asked.usable));
-            body.uint(9, asked.tree.0.into());
-            body.uint(10, asked.tree.1);
-            if let Some(program) = asked.program {
-                body.display(92, program.display());
-            }
-        });
-    }
-
     pub(super) fn policy_explained(&mut self, told: &PolicyExplained<'_>) {
         self.event(None, 71, |body| {
             body.message(1, |field| subject(field, told.subject));
@@ -295,39 +272,6 @@ impl Batch {
             if let Some(program) = told.program {
                 body.display(92, program.display());
             }
-        });
-    }
-
-    pub(super) fn approval_voted(&mut self, session: Option<SessionId>, request: &str, vote: &Vote) {
-        self.event(session, 41, |body| {
-            body.string(1, request);
-            body.message(2, |field| approver(field, &vote.by));
-            body.string(3, &vote.reason);
-            body.string(4, vote.scope.word());
-        });
-    }
-
-    pub(super) fn approval_decided(&mut self, session: Option<SessionId>, decided: &ApprovalDecided<'_>) {
-        self.event(session, 42, |body| {
-            body.string(1, decided.request);
-            body.string(2, decided.outcome.word());
-            match decided.outcome {
-                Ended::Approved { scope, seconds } => {
-                    body.string(5, scope.word());
-                    if *scope == Scope::Shape {
-                        body.uint(6, seconds.saturating_mul(1_000_000_000));
-                    }
-                }
-                Ended::BrokenGlass { by, reason } | Ended::Denied { by, reason } => {
-                    body.message(3, |field| approver(field, by));
-                    body.string(4, reason);
-                }
-                Ended::Expired => {}
-                Ended::Withdrawn(Withdrawal::Cancelled) => body.string(4, "cancelled by the client"),
-                Ended::Withdrawn(Withdrawal::Because(reason)) => body.string(4, reason),
-            }
-            body.bool(7, matches!(decided.outcome, Ended::BrokenGlass { .. }));
-            body.uint(8, nanoseconds(decided.waited));
         });
     }
 
@@ -420,85 +364,8 @@ fn word(writer: &mut Writer<'_>, field: u32, value: impl Serialize) {
     writer.bytes(field, json.get(1..written.saturating_sub(1)).unwrap_or_default());
 }
 
-fn requested(body: &mut Writer<'_>, asked: &ApprovalRequested<'_>) {
-    let shown = asked.shown;
-    body.string(1, asked.request);
-    body.string(2, shown.step);
-    body.string(3, &shown.text);
-    shown.params.iter().for_each(|param| body.message(5, |field| parameter(field, param.as_deref())));
-    body.uint(6, shown.params_omitted as u64);
-    shown.runs.iter().for_each(|text| body.always_string(7, text));
-    body.uint(8, shown.command);
-    body.bytes(9, asked.digest);
-    for quorum in &asked.terms.quorums {
-        body.message(10, |field| {
-            field.string(1, &quorum.rule);
-            quorum.groups.iter().for_each(|group| field.always_string(2, group));
-            field.uint(3, quorum.needed as u64);
-            field.bool(4, quorum.all_of);
-            quorum.via.iter().for_each(|way| field.string(50, way.word()));
-        });
-    }
-    body.uint(11, nanoseconds(asked.terms.within));
-    body.uint(50, asked.terms.fresh.map_or(0, nanoseconds));
-    body.bool(88, shown.redacted);
-    body.bool(90, asked.terms.verified);
-    if let Some(estimate) = &shown.estimate {
-        body.message(70, |field| {
-            field.bool(1, estimate.rows.is_some());
-            field.uint(2, estimate.rows.unwrap_or_default());
-            field.string(3, &estimate.why_not);
-        });
-    }
-}
-
-fn approver(writer: &mut Writer<'_>, by: &Approver) {
-    writer.string(1, &by.name);
-    if let Who::Host(person) = &by.who {
-        writer.uint(2, person.uid.into());
-        if let Some(login) = person.login() {
-            writer.always_uint(3, login.into());
-        }
-        writer.string(4, &by.login);
-        if let Some(session) = person.session() {
-            writer.always_uint(5, session.into());
-        }
-    }
-    by.groups.iter().for_each(|group| writer.always_string(6, group));
-    writer.string(7, by.way().word());
-    if let Some(person) = &by.verified {
-        writer.string(65, &person.issuer_name);
-        writer.string(66, &person.issuer);
-        writer.string(67, &person.subject);
-        writer.string(68, &person.name);
-    }
-    if let Who::Account(account) = &by.who {
-        writer.message(50, |field| {
-            field.string(1, &account.issuer);
-            field.string(2, &account.subject);
-            field.string(3, &account.email);
-            account.logins.iter().for_each(|login| field.always_string(4, login));
-            if let Some(authenticated) = account.authenticated_ns {
-                field.always_fixed64(5, authenticated);
-            }
-            field.string(6, &account.vote);
-        });
-    }
-}
-
-/// A subject's bytes.
-pub(crate) fn subject_bytes(of: &Subject) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    subject(&mut Writer::new(&mut bytes), of);
-    bytes
-}
-
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn path(writer: &mut Writer<'_>, field: u32, path: &Path) {
-    writer.string(field, &path.to_string_lossy());
 }
 
 fn step(step: Step) -> &'static str {
@@ -533,180 +400,4 @@ fn parameter(writer: &mut Writer<'_>, value: Option<&str>) {
     let end = value.floor_char_boundary(MAX_PARAM);
     writer.always_string(1, value.get(..end).unwrap_or_default());
     writer.uint(2, (value.len() - end) as u64);
-}
-
-fn statements(writer: &mut Writer<'_>, script: &Script, masked: bool) {
-    let single = script.statements.len() == 1;
-    for entry in &script.statements {
-        writer.message(8, |field| statement(field, entry, !single && !masked, !masked));
-    }
-}
-
-fn statement(writer: &mut Writer<'_>, statement: &Statement, with_text: bool, unmasked: bool) {
-    if with_text {
-        writer.string(1, &statement.text);
-    }
-    word(writer, 2, statement.kind);
-    statement.kinds.iter().for_each(|kind| word(writer, 3, kind));
-    statement.classes.iter().for_each(|class| word(writer, 4, class));
-    statement.reads.iter().for_each(|relation| writer.display(5, relation));
-    statement.writes.iter().for_each(|relation| writer.display(6, relation));
-    statement.functions.iter().for_each(|function| writer.display(7, function));
-    if let Some(clause) = statement.where_clause {
-        word(writer, 8, clause);
-    }
-    if let Some(limit) = statement.limit {
-        word(writer, 9, limit);
-    }
-    writer.bool(10, statement.dynamic);
-    let mut omitted = 0;
-    // Where something in the text was masked, a name in quotes may be it.
-    let shown = |name: &str| unmasked || is_plain(name);
-    for (field, columns) in [(11, &statement.columns_read), (12, &statement.columns_written)] {
-        let mut written = 0;
-        for column in columns.iter().filter(|column| shown(&column.name)).take(MAX_COLUMNS) {
-            writer.display(field, column);
-            written += 1;
-        }
-        omitted += columns.len() - written;
-    }
-    writer.uint(13, omitted as u64);
-    writer.bool(14, statement.changes_lexing);
-    statement.settings.iter().filter(|name| shown(name)).for_each(|setting| writer.string(15, setting));
-    for (field, names) in [(16, &statement.executes), (17, &statement.prepares)] {
-        names.iter().filter(|name| shown(name)).for_each(|name| writer.always_string(field, name));
-    }
-    for (field, clause) in [(19, statement.where_read), (20, statement.where_write)] {
-        if let Some(clause) = clause {
-            word(writer, field, clause);
-        }
-    }
-    statement.limit_rows.iter().for_each(|rows| writer.display(21, rows));
-    // The reason quotes the text.
-    if let Some(error) = statement.error.as_ref().filter(|_| unmasked) {
-        writer.always_string(18, error.get(..error.floor_char_boundary(MAX_ERROR)).unwrap_or_default());
-    }
-}
-
-/// A name as people give them: `*`, or letters, digits, `_` and dots, not beginning with a digit.
-fn is_plain(name: &str) -> bool {
-    name == "*"
-        || !name.starts_with(|c: char| c.is_ascii_digit())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.')
-}
-
-fn tls(writer: &mut Writer<'_>, leg: &Leg) {
-    writer.string(1, leg.version);
-    writer.string(2, &leg.cipher);
-    writer.string(3, leg.server_name.as_deref().unwrap_or_default());
-    writer.string(4, leg.alpn.as_deref().unwrap_or_default());
-    if let Some(certificate) = &leg.certificate {
-        writer.message(5, |field| write_certificate(field, certificate));
-    }
-    if let Some(verified) = &leg.verified {
-        writer.string(6, verified.how.word());
-        if verified.how == Verify::Full {
-            verified.names.iter().for_each(|name| writer.always_string(7, name));
-        }
-    }
-    writer.bool(8, leg.resumed);
-}
-
-fn write_certificate(writer: &mut Writer<'_>, certificate: &Certificate) {
-    writer.string(1, &certificate.subject);
-    writer.string(2, &certificate.issuer);
-    writer.bytes(3, &certificate.sha256);
-    writer.bytes(4, &certificate.key_sha256);
-    writer.uint(5, certificate.not_after.cast_unsigned());
-}
-
-pub(super) fn subject(writer: &mut Writer<'_>, subject: &Subject) {
-    writer.uint(1, subject.pid.into());
-    writer.uint(2, subject.start_time_ns);
-    writer.uint(3, subject.uid.into());
-    writer.string(4, &subject.user);
-    writer.uint(5, subject.gid.into());
-    writer.string(6, &subject.group);
-    if let Some(uid) = subject.login_uid {
-        writer.always_uint(7, uid.into());
-    }
-    writer.string(8, &subject.login_user);
-    if let Some(session) = subject.login_session {
-        writer.always_uint(9, session.into());
-    }
-    path(writer, 10, &subject.exe);
-    if let Some(script) = &subject.script {
-        writer.always_string(11, &script.to_string_lossy());
-    }
-    writer.string(12, &subject.exe_sha256);
-    subject.argv.iter().for_each(|argument| writer.always_string(13, argument));
-    path(writer, 14, &subject.cwd);
-    writer.string(15, &subject.cgroup);
-    writer.string(16, &subject.unit);
-    writer.string(17, &subject.container);
-    for ancestor in &subject.ancestors {
-        writer.message(18, |field| {
-            field.uint(1, ancestor.pid.into());
-            field.uint(2, ancestor.uid.into());
-            path(field, 3, &ancestor.exe);
-            ancestor.argv.iter().for_each(|argument| field.always_string(4, argument));
-        });
-    }
-    if subject.ci != Ci::default() {
-        writer.message(19, |field| ci(field, &subject.ci));
-    }
-    subject.missing.iter().for_each(|what| writer.always_string(20, what));
-    if let Some(person) = &subject.person {
-        writer.message(60, |field| verified(field, person));
-    }
-    if let Some(workload) = &subject.workload {
-        writer.message(61, |field| verified(field, workload));
-    }
-    if let Some(claimed) = &subject.login_claimed {
-        writer.message(76, |field| {
-            field.uint(1, claimed.uid.into());
-            field.string(2, &claimed.user);
-            if let Some(session) = claimed.session {
-                field.always_uint(3, session.into());
-            }
-        });
-    }
-}
-
-fn verified(writer: &mut Writer<'_>, identity: &Verified) {
-    writer.string(1, identity.kind.word());
-    writer.string(2, &identity.issuer_name);
-    writer.string(3, &identity.issuer);
-    writer.string(4, &identity.subject);
-    writer.string(5, &identity.name);
-    identity.groups.iter().for_each(|group| writer.always_string(6, group));
-    let job = &identity.job;
-    let job = [&job.project, &job.branch, &job.environment, &job.actor];
-    (7..).zip(job).for_each(|(field, value)| writer.string(field, value));
-    for (name, value) in &identity.recorded {
-        writer.message(11, |entry| {
-            entry.string(1, name);
-            entry.string(2, value);
-        });
-    }
-    writer.uint(12, seconds(identity.expires));
-    writer.uint(13, identity.authenticated.map_or(0, seconds));
-    writer.string(14, &identity.token_hash);
-}
-
-/// Since 1970; what was before is nothing.
-fn seconds(at: jiff::Timestamp) -> u64 {
-    at.as_second().try_into().unwrap_or_default()
-}
-
-fn ci(writer: &mut Writer<'_>, ci: &Ci) {
-    let fields =
-        [&ci.system, &ci.project, &ci.pipeline, &ci.job, &ci.run, &ci.branch, &ci.commit, &ci.actor, &ci.url];
-    (1..).zip(fields).for_each(|(field, value)| writer.string(field, value));
-    for (name, value) in &ci.variables {
-        writer.message(10, |entry| {
-            entry.string(1, name);
-            entry.string(2, value);
-        });
-    }
 }

@@ -200,6 +200,8 @@ pub(super) enum Runs {
     Sql,
     /// It does, and is in a language that is not read.
     Foreign,
+    /// It may be a part of a text that is put together and run, or a value for it.
+    Piece,
     /// It does not: what it holds says whether it is SQL.
     Unknown,
 }
@@ -218,6 +220,18 @@ pub(super) struct Within {
     function: bool,
     /// Its LANGUAGE is not one that is read here, once that was looked at.
     foreign: Option<bool>,
+}
+
+impl Runs {
+    /// A string of which this is known, and that stands for `value`, is looked into as SQL.
+    pub(super) fn is_sql(self, value: &str) -> bool {
+        match self {
+            Self::Sql => true,
+            Self::Piece => may_be_sql(value),
+            Self::Foreign => false,
+            Self::Unknown => is_sql(value),
+        }
+    }
 }
 
 impl Within {
@@ -256,7 +270,7 @@ impl Within {
             let foreign = *self.foreign.get_or_insert_with(|| is_foreign(text, tokens, statement));
             return if foreign { Runs::Foreign } else { Runs::Sql };
         }
-        if self.nested && self.executes { Runs::Sql } else { Runs::Unknown }
+        if self.nested && self.executes { Runs::Piece } else { Runs::Unknown }
     }
 }
 
@@ -341,7 +355,7 @@ fn may_be_sql(text: &str) -> bool {
 }
 
 /// A text holds statements that PostgreSQL's grammar takes, or a block of PL/pgSQL.
-pub(super) fn is_sql(text: &str) -> bool {
+fn is_sql(text: &str) -> bool {
     if !may_be_sql(text) {
         return false;
     }

@@ -200,7 +200,7 @@ impl Place<'_> {
         let known = within.runs(self.text, self.tokens, index);
         match (known, own) {
             (Runs::Foreign, _) | (_, None) => edits.push(hidden()),
-            (known, Some(own)) if known == Runs::Sql || literal::is_sql(&value.text) => {
+            (known, Some(own)) if known.is_sql(&value.text) => {
                 if self.nested >= MAX_NESTED {
                     if !own.is_empty() {
                         edits.push(hidden());
@@ -292,9 +292,9 @@ fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
         let value = Value::of(token_text, literal::escape(text, &one, index));
         let known = within.runs(text, &one, index);
         match (known, value) {
-            (Runs::Foreign, _) | (Runs::Sql, None) => return false,
+            (Runs::Foreign, _) | (Runs::Sql | Runs::Piece, None) => return false,
             (Runs::Unknown, None) => {}
-            (known, Some(value)) if known == Runs::Sql || literal::is_sql(&value.text) => {
+            (known, Some(value)) if known == Runs::Piece || known.is_sql(&value.text) => {
                 let shown_value = Value::of(shown_text, literal::escape(shown, &other, index));
                 let same =
                     shown_value.is_some_and(|shown| runs_the_same(&value.text, &shown.text, nested + 1));

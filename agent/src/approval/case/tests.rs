@@ -306,7 +306,7 @@ fn a_verified_person_where_the_rules_want_one() {
     assert_eq!(case.approve(vote(signed_in.clone()), now), Ok(0));
     assert_eq!(new(None).approve(vote(account("https://issuer.example")), now), Ok(0));
     // With `fresh` it must be of late as well.
-    for old in [signed_in.clone(), account("https://issuer.example")] {
+    for old in [signed_in, account("https://issuer.example")] {
         assert!(matches!(new(Some(600)).approve(vote(old.clone()), now), Err(NotCounted::Stale(..))));
         let late = Approver { signed_in: Some(Duration::from_secs(601)), ..old.clone() };
         assert!(matches!(new(Some(600)).approve(vote(late), now), Err(NotCounted::Stale(..))));

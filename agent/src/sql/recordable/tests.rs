@@ -135,7 +135,7 @@ fn what_cannot_be_seen_is_said_to_be_hidden() {
         "COPY t TO PROGRAM 'cat > /x # password=hunter2'",
         "DO $$BEGIN UPDATE c SET e = 'bob@x.com$$",
         // Pieces of a text that is put together.
-        "DO $$BEGIN EXECUTE 'DELETE FROM c ' || 'WHERE e = ''bob@x.com''' ; END$$",
+        "DO $$BEGIN EXECUTE 'DELETE FROM c WHERE e = ' || quote_literal('bob@x.com'); END$$",
         // Words that are no constants.
         "ALTER ROLE x PASSWORD hunter2",
         "SET app.token = hunter2",

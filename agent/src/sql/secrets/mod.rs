@@ -438,9 +438,12 @@ impl Place<'_> {
         self.awaited = ends_before_a_secret(inner);
         let value = || Value::of(literal, literal::escape(self.text, self.tokens, index));
         let known = self.within.runs(self.text, self.tokens, index);
-        if known == Runs::Sql {
-            self.run(range.start, content, value().as_ref(), nested, found);
-            return;
+        if matches!(known, Runs::Sql | Runs::Piece) {
+            let value = value();
+            if known == Runs::Sql || value.as_ref().is_some_and(|value| known.is_sql(&value.text)) {
+                self.run(range.start, content, value.as_ref(), nested, found);
+                return;
+            }
         }
         let mut own = Vec::new();
         if literal.starts_with('$') {
@@ -476,7 +479,7 @@ impl Place<'_> {
         }
         // What a text that is SQL runs is not hidden with the secret's surroundings.
         match value() {
-            Some(value) if !own.is_empty() && known == Runs::Unknown && literal::is_sql(&value.text) => {
+            Some(value) if !own.is_empty() && known == Runs::Unknown && known.is_sql(&value.text) => {
                 self.run(range.start, content, Some(&value), nested, found);
             }
             _ => found.ranges.extend(own),
