@@ -37,6 +37,7 @@ use pg_query::protobuf::RawStmt;
 
 pub use cache::Cache;
 pub use kind::Kind;
+pub(crate) use literal::is_sql;
 pub use model::*;
 pub use parser::{MAX_TEXT, MAX_TOKENS};
 pub(crate) use planned::plans_builtins_alone;
