@@ -311,6 +311,12 @@ impl Place<'_> {
             edits.push((content(literal, range.start), REDACTED.to_owned()));
             return;
         }
+        // With a string next to it, maybe on another line, it would become one.
+        let beside = [index.checked_sub(1), Some(index + 1)];
+        if beside.into_iter().flatten().any(|at| self.tokens.get(at).is_some_and(is_string)) {
+            edits.push((range, "0".to_owned()));
+            return;
+        }
         let (_, by) = plain((0..0, by));
         let quote = "'".repeat(self.quotes);
         // Apart from what it could become one with.

@@ -77,6 +77,7 @@ fn constants_are_masked_and_the_rest_is_exact() {
         ),
         // A number in parts.
         ("select 4111_1111_1111_1111", "select '[redacted]'"),
+        ("select 4111111111111111\n'a'", "select 0\n'a'"),
         (
             "select run('delete from c where e = ''bob@x.com''')",
             "select run('delete from c where e = ''[redacted]''')",
