@@ -48,8 +48,9 @@ pub(super) struct Value {
 }
 
 impl Value {
-    /// The value of a literal; `escape` is that of its UESCAPE. `None` where it has none, or one that is no text.
-    pub(super) fn of(literal: &str, escape: char) -> Option<Self> {
+    /// The value of a literal; `escape` is that of its UESCAPE, `None` where that is not known. `None` where it has
+    /// none, or one that is no text.
+    pub(super) fn of(literal: &str, escape: Option<char>) -> Option<Self> {
         let inner = content(literal, 0);
         if literal.starts_with('$') {
             let text = literal.get(inner.clone())?.to_owned();
@@ -57,13 +58,17 @@ impl Value {
         }
         let escape = match literal.as_bytes().first()? {
             b'e' | b'E' => Escape::Backslash,
-            b'u' | b'U' => Escape::Unicode(escape),
+            b'u' | b'U' => Escape::Unicode(escape?),
             _ => Escape::None,
         };
         let mut reading =
             Reading { literal, here: inner.start, end: inner.end, bytes: Vec::new(), at: Vec::new() };
         while reading.here < reading.end {
             reading.one(escape)?;
+        }
+        // The server takes none.
+        if reading.bytes.contains(&0) {
+            return None;
         }
         reading.at.push(inner.end);
         Some(Self { text: String::from_utf8(reading.bytes).ok()?, at: reading.at })
@@ -154,9 +159,23 @@ impl Reading<'_> {
             'n' => self.put('\n', 2),
             'r' => self.put('\r', 2),
             't' => self.put('\t', 2),
+            // Before PostgreSQL 16 it is the letter.
+            'v' => self.put('\u{b}', 2),
             'u' | 'U' => {
                 let (value, length) = number(1, if c == 'u' { 4 } else { 8 }, 16)?;
-                self.put(char::from_u32(value)?, length);
+                if let Some(c) = char::from_u32(value) {
+                    self.put(c, length);
+                    return Some(());
+                }
+                // The other half of it.
+                let next = after.get(length - 1..)?.strip_prefix('\\')?;
+                let digits = match next.chars().next()? {
+                    'u' => next.get(1..5)?,
+                    'U' => next.get(1..9)?,
+                    _ => return None,
+                };
+                let (c, width) = (pair(value, digits)?, digits.len() + 2);
+                self.put(c, length + width);
             }
             '0'..='7' => {
                 let (value, length) = number(0, 3, 8)?;
@@ -178,19 +197,63 @@ impl Reading<'_> {
             self.put(sign, 2 * width);
             return Some(());
         }
-        let (skip, digits) = if after.starts_with('+') { (1, 6) } else { (0, 4) };
-        let value = u32::from_str_radix(after.get(skip..skip + digits)?, 16).ok()?;
-        self.put(char::from_u32(value)?, width + skip + digits);
+        let (digits, rest) = unicode_digits(after)?;
+        let value = u32::from_str_radix(digits, 16).ok()?;
+        let length = self.rest().len() - rest.len();
+        if let Some(c) = char::from_u32(value) {
+            self.put(c, length);
+            return Some(());
+        }
+        // The other half of it.
+        let (digits, after) = unicode_digits(rest.strip_prefix(sign)?)?;
+        let (c, length) = (pair(value, digits)?, self.rest().len() - after.len());
+        self.put(c, length);
         Some(())
     }
 }
 
-/// The escape sign of a `U&'…'` whose token is at `index`.
-pub(super) fn escape(text: &str, tokens: &[ScanToken], index: usize) -> char {
-    let is_uescape = |token: &&ScanToken| token.token() == Token::Uescape;
-    let named = tokens.get(index + 1).filter(is_uescape).and_then(|_| tokens.get(index + 2));
-    let named = named.and_then(|token| slice(text, token)).and_then(|(_, literal)| literal.chars().nth(1));
-    named.unwrap_or('\\')
+/// The digits behind the sign of a `U&'…'`, and what follows them.
+fn unicode_digits(after: &str) -> Option<(&str, &str)> {
+    let (after, count) = match after.strip_prefix('+') {
+        Some(after) => (after, 6),
+        None => (after, 4),
+    };
+    let digits = after.get(..count).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    Some((digits, after.get(count..)?))
+}
+
+/// What two halves of UTF-16 stand for: the server takes each written by itself.
+fn pair(high: u32, low: &str) -> Option<char> {
+    let halves = [u16::try_from(high).ok()?, u16::from_str_radix(low, 16).ok()?];
+    let mut read = char::decode_utf16(halves);
+    let c = read.next()?.ok()?;
+    read.next().is_none().then_some(c)
+}
+
+/// The escape sign of a `U&'…'` whose token is at `index`; `None` where what is said of it is none that the server
+/// takes. It is a string's value, in any way of writing it: `UESCAPE '!'`, `UESCAPE $$!$$`, `UESCAPE E'\x21'`.
+pub(super) fn escape(text: &str, tokens: &[ScanToken], index: usize) -> Option<char> {
+    if tokens.get(index + 1).is_none_or(|token| token.token() != Token::Uescape) {
+        return Some('\\');
+    }
+    let named = tokens.get(index + 2).filter(|token| token.token() == Token::Sconst)?;
+    let value = Value::of(slice(text, named)?.1, Some('\\'))?.text;
+    let mut signs = value.chars();
+    let sign = signs.next().filter(|_| signs.next().is_none())?;
+    let is_none = !sign.is_ascii()
+        || sign.is_ascii_hexdigit()
+        || matches!(sign, '+' | '\'' | '"' | '\u{b}')
+        || sign.is_ascii_whitespace();
+    (!is_none).then_some(sign)
+}
+
+/// What it stands for is written with escapes.
+pub(super) fn has_escapes(literal: &str) -> bool {
+    match literal.as_bytes().first() {
+        Some(b'u' | b'U') => true,
+        Some(b'e' | b'E') => literal.contains('\\'),
+        _ => false,
+    }
 }
 
 /// What is known of a string being run.
@@ -200,7 +263,7 @@ pub(super) enum Runs {
     Sql,
     /// It does, and is in a language that is not read.
     Foreign,
-    /// It may be a part of a text that is put together and run, or a value for it.
+    /// It may be a part of a text that is put together and run, or a value for it: EXECUTE stands in the same body.
     Piece,
     /// It does not: what it holds says whether it is SQL.
     Unknown,
@@ -211,9 +274,8 @@ pub(super) enum Runs {
 pub(super) struct Within {
     /// The first token of the statement.
     statement: usize,
-    /// The text is run itself.
-    nested: bool,
-    /// EXECUTE came, and not yet the values for what it runs.
+    /// The text is run itself, and puts texts together that it runs: EXECUTE stands in it. Which of its strings go
+    /// into them is not followed.
     executes: bool,
     creates: bool,
     /// It makes a function.
@@ -236,30 +298,31 @@ impl Runs {
 
 impl Within {
     /// At the beginning of a text.
-    pub(super) fn new(nested: bool) -> Self {
-        Self { nested, ..Self::default() }
+    pub(super) fn new(nested: bool, tokens: &[ScanToken]) -> Self {
+        let executes = nested && tokens.iter().any(|token| token.token() == Token::Execute);
+        Self { executes, ..Self::default() }
     }
 
     /// Passes the token at `index`.
     pub(super) fn pass(&mut self, index: usize, token: &ScanToken) {
         match token.token() {
-            Token::Ascii59 => *self = Self { statement: index + 1, ..Self::new(self.nested) },
-            Token::Execute => self.executes = true,
-            Token::Using => self.executes = false,
+            Token::Ascii59 => {
+                *self = Self { statement: index + 1, executes: self.executes, ..Self::default() };
+            }
             Token::Create => self.creates = true,
             Token::Function | Token::Procedure => self.function = self.creates,
             _ => {}
         }
     }
 
-    /// Whether the string at `index` is run: the body of DO and of functions, COPY's program, and within a body what
-    /// EXECUTE runs.
+    /// Whether the string at `index` is run: the body of DO and of functions, COPY's program, commands in settings, and
+    /// within a body in which EXECUTE stands any, whatever it is given to.
     pub(super) fn runs(&mut self, text: &str, tokens: &[ScanToken], index: usize) -> Runs {
         let back = |steps: usize| {
             let at = index.checked_sub(steps).filter(|at| *at >= self.statement);
             at.and_then(|at| tokens.get(at)).map(ScanToken::token)
         };
-        if back(1) == Some(Token::Program) {
+        if self.is_command(text, tokens, index) {
             return Runs::Foreign;
         }
         let body = back(1) == Some(Token::Do)
@@ -270,8 +333,33 @@ impl Within {
             let foreign = *self.foreign.get_or_insert_with(|| is_foreign(text, tokens, statement));
             return if foreign { Runs::Foreign } else { Runs::Sql };
         }
-        if self.nested && self.executes { Runs::Piece } else { Runs::Unknown }
+        if self.executes { Runs::Piece } else { Runs::Unknown }
     }
+
+    /// A shell runs the string at `index`: COPY's program, or the value of a setting such as `archive_command`.
+    pub(super) fn is_command(&self, text: &str, tokens: &[ScanToken], index: usize) -> bool {
+        let back = |steps: usize| {
+            let at = index.checked_sub(steps).filter(|at| *at >= self.statement);
+            at.and_then(|at| tokens.get(at))
+        };
+        let begins = tokens.get(self.statement).map(ScanToken::token);
+        match back(1).map(ScanToken::token) {
+            Some(Token::Program) => true,
+            Some(Token::Ascii61 | Token::To) if matches!(begins, Some(Token::Alter | Token::Set)) => {
+                // A name in Unicode escapes could be any.
+                back(2).is_some_and(|name| name.token() == Token::Uident || names_a_command(text, name))
+                    || back(3).is_some_and(|sign| sign.token() == Token::Uescape)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn names_a_command(text: &str, token: &ScanToken) -> bool {
+    slice(text, token).is_some_and(|(_, name)| {
+        let name = name.trim_matches('"').to_ascii_lowercase();
+        name.ends_with("_command")
+    })
 }
 
 /// The statement's LANGUAGE is not one that is read here.
@@ -355,7 +443,7 @@ fn may_be_sql(text: &str) -> bool {
 }
 
 /// A text holds statements that PostgreSQL's grammar takes, or a block of PL/pgSQL.
-fn is_sql(text: &str) -> bool {
+pub(crate) fn is_sql(text: &str) -> bool {
     if !may_be_sql(text) {
         return false;
     }

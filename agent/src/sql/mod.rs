@@ -20,6 +20,7 @@ mod literal;
 mod model;
 mod objects;
 mod parser;
+mod planned;
 mod query;
 mod recordable;
 mod same;
@@ -36,8 +37,10 @@ use pg_query::protobuf::RawStmt;
 
 pub use cache::Cache;
 pub use kind::Kind;
+pub(crate) use literal::is_sql;
 pub use model::*;
 pub use parser::{MAX_TEXT, MAX_TOKENS};
+pub(crate) use planned::plans_builtins_alone;
 pub use recordable::{Hidden, Recordable};
 pub use secrets::{Secrets, redact_repeated, redact_secrets, redact_text, repeats};
 pub use settings::setting_changes_lexing;

@@ -45,6 +45,16 @@ pub struct Recordable<'t> {
 }
 
 impl<'t> Recordable<'t> {
+    /// A value that may be run, as a parameter or an argument: where it is SQL, what it runs stays as in a text. The
+    /// others are given back as `None`.
+    pub(crate) fn of_value(value: &'t str, masks: &MaskSet) -> Option<Self> {
+        let secrets = Secrets::of(value);
+        let is_exact = matches!(secrets.redact(value), Cow::Borrowed(_)) && !masks.finds(value);
+        // Most values are not hidden, and are not parsed.
+        let may_hide = !is_exact || masks.has_detectors() && (has_escapes(value) || has_parts(value));
+        (may_hide && literal::is_sql(value)).then(|| Self::of(value, &secrets, masks))
+    }
+
     /// `text`, of which `secrets` are the secrets, as `masks` let it be recorded.
     pub fn of(text: &'t str, secrets: &Secrets, masks: &MaskSet) -> Self {
         let without = secrets.redact(text);
@@ -103,7 +113,7 @@ fn masked(text: &str, masks: &MaskSet, nested: usize, quotes: usize) -> Option<V
         return None;
     }
     let found = masks.find(text);
-    if found.as_ref().is_some_and(Vec::is_empty) && !has_escapes(text) {
+    if found.as_ref().is_some_and(Vec::is_empty) && !has_escapes(text) && !has_parts(text) {
         return None;
     }
     let whole = || Some(vec![(0..text.len(), REDACTED.to_owned())]);
@@ -117,9 +127,10 @@ fn masked(text: &str, masks: &MaskSet, nested: usize, quotes: usize) -> Option<V
             in_comment(comment, range.start, masks, &mut edits);
         }
     }
+    over_comments(text, &all, masks, &mut edits);
     let tokens: Vec<ScanToken> = all.into_iter().filter(|token| !is_comment(token)).collect();
     let place = Place { text, tokens: &tokens, masks, nested, quotes, found: &found };
-    let mut within = Within::new(nested > 0);
+    let mut within = Within::new(nested > 0, &tokens);
     for (index, token) in tokens.iter().enumerate() {
         within.pass(index, token);
         if is_string(token) {
@@ -139,8 +150,7 @@ fn in_comment(comment: &str, start: usize, masks: &MaskSet, edits: &mut Vec<Edit
     if found.is_empty() {
         return;
     }
-    let body =
-        if comment.starts_with("--") { 2..comment.len() } else { 2..comment.len().saturating_sub(2).max(2) };
+    let body = body(comment);
     // Comments within it have to be closed where they were.
     if comment.get(body.clone()).is_some_and(|body| body.contains("/*") || body.contains("*/")) {
         edits.push((start + body.start..start + body.end, REDACTED.to_owned()));
@@ -151,6 +161,78 @@ fn in_comment(comment: &str, start: usize, masks: &MaskSet, edits: &mut Vec<Edit
         if range.start < range.end {
             let by = if by.contains(['*', '/', '\n', '\r']) { REDACTED.to_owned() } else { by };
             edits.push((start + range.start..start + range.end, by));
+        }
+    }
+}
+
+/// Where a comment's text is, without the signs that make it one.
+fn body(comment: &str) -> Range<usize> {
+    if comment.starts_with("--") { 2..comment.len() } else { 2..comment.len().saturating_sub(2).max(2) }
+}
+
+/// What stands in several comments that follow one another, as statements and keys do in a script that has them
+/// commented out: it is looked for as if they were one, and hidden in each.
+fn over_comments(text: &str, tokens: &[ScanToken], masks: &MaskSet, edits: &mut Vec<Edit>) {
+    let mut group: Vec<Spoken> = Vec::new();
+    let mut end = 0;
+    for token in tokens.iter().filter(|token| is_comment(token)) {
+        let Some((range, comment)) = slice(text, token) else { continue };
+        let follows = text.get(end..range.start).is_some_and(|gap| gap.trim().is_empty());
+        if !follows {
+            over_group(text, &group, masks, edits);
+            group.clear();
+        }
+        let body = body(comment);
+        let body = range.start + body.start..range.start + body.end;
+        // A key's first line is a comment by itself.
+        let says = if comment.starts_with("-----") { range.clone() } else { body.clone() };
+        group.push(Spoken { says, body });
+        end = range.end;
+    }
+    over_group(text, &group, masks, edits);
+}
+
+/// What a comment says, and what of it may be hidden.
+struct Spoken {
+    says: Range<usize>,
+    body: Range<usize>,
+}
+
+/// The same of one such row of comments.
+fn over_group(text: &str, group: &[Spoken], masks: &MaskSet, edits: &mut Vec<Edit>) {
+    if group.len() < 2 {
+        return;
+    }
+    let mut joined = String::new();
+    // Where in `joined` each begins, its place in the text, and what of it may be hidden.
+    let mut places = Vec::new();
+    for Spoken { says, body } in group {
+        let Some(lines) = text.get(says.clone()) else { continue };
+        let bare = lines.trim();
+        let from = says.start + (lines.len() - lines.trim_start().len());
+        places.push((joined.len(), from..from + bare.len(), body));
+        joined.push_str(bare);
+        joined.push('\n');
+    }
+    let Some(found) = masks.find(&joined) else {
+        edits.extend(places.into_iter().map(|(_, _, body)| (body.clone(), " ".to_owned())));
+        return;
+    };
+    for (hit, _) in found {
+        let touched = places.iter().filter(|(at, place, _)| *at < hit.end && hit.start < at + place.len());
+        let touched: Vec<_> = touched.collect();
+        // What is within one was found there.
+        if touched.len() < 2 {
+            continue;
+        }
+        for (at, place, body) in touched {
+            let part = hit.start.saturating_sub(*at)..(hit.end - at).min(place.len());
+            let part = (place.start + part.start).max(body.start)..(place.start + part.end).min(body.end);
+            let nests =
+                text.get((*body).clone()).is_some_and(|body| body.contains("/*") || body.contains("*/"));
+            if part.start < part.end {
+                edits.push((if nests { (*body).clone() } else { part }, REDACTED.to_owned()));
+            }
         }
     }
 }
@@ -176,9 +258,7 @@ impl Place<'_> {
         let hidden = || (inner.clone(), REDACTED.to_owned());
         let Some(value) = Value::of(literal, literal::escape(self.text, self.tokens, index)) else {
             // What it says is not known.
-            if self.masks.find(literal).is_none_or(|found| !found.is_empty()) {
-                edits.push(hidden());
-            }
+            edits.push(hidden());
             return;
         };
         let placed = |(part, by): &Edit| {
@@ -223,9 +303,18 @@ impl Place<'_> {
         let Some((range, literal)) = self.tokens.get(index).and_then(|token| slice(self.text, token)) else {
             return;
         };
-        let Some((_, by)) = self.masks.find(literal).unwrap_or_default().into_iter().next() else { return };
+        // PostgreSQL 16 reads 4_111 as one number.
+        let bare =
+            if literal.contains('_') { literal.replace('_', "").into() } else { Cow::Borrowed(literal) };
+        let Some((_, by)) = self.masks.find(&bare).unwrap_or_default().into_iter().next() else { return };
         if literal.contains('\'') {
             edits.push((content(literal, range.start), REDACTED.to_owned()));
+            return;
+        }
+        // With a string next to it, maybe on another line, it would become one.
+        let beside = [index.checked_sub(1), Some(index + 1)];
+        if beside.into_iter().flatten().any(|at| self.tokens.get(at).is_some_and(is_string)) {
+            edits.push((range, "0".to_owned()));
             return;
         }
         let (_, by) = plain((0..0, by));
@@ -261,6 +350,14 @@ fn has_escapes(text: &str) -> bool {
     })
 }
 
+/// A value may stand in parts: a number's, or several comments.
+fn has_parts(text: &str) -> bool {
+    let in_number =
+        |part: &[u8]| matches!(part, [one, b'_', other] if one.is_ascii_digit() && other.is_ascii_digit());
+    text.as_bytes().windows(3).any(in_number)
+        || text.match_indices("--").chain(text.match_indices("/*")).nth(1).is_some()
+}
+
 /// Two texts are the same but for constants and comments, and so are the texts that they run.
 fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
     if text == shown {
@@ -273,7 +370,7 @@ fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
     if one.len() != other.len() || nested > MAX_NESTED {
         return false;
     }
-    let mut within = Within::new(nested > 0);
+    let mut within = Within::new(nested > 0, &one);
     for (index, (token, shown_token)) in one.iter().zip(&other).enumerate() {
         within.pass(index, token);
         let (Some((_, token_text)), Some((_, shown_text))) = (slice(text, token), slice(shown, shown_token))
@@ -292,9 +389,13 @@ fn runs_the_same(text: &str, shown: &str, nested: usize) -> bool {
         let value = Value::of(token_text, literal::escape(text, &one, index));
         let known = within.runs(text, &one, index);
         match (known, value) {
-            (Runs::Foreign, _) | (Runs::Sql | Runs::Piece, None) => return false,
-            (Runs::Unknown, None) => {}
+            // What it says is not known, nor so whether it is run.
+            (Runs::Foreign, _) | (_, None) => return false,
             (known, Some(value)) if known == Runs::Piece || known.is_sql(&value.text) => {
+                // Whoever approves it reads escapes with difficulty, and all rests on reading them as the server does.
+                if literal::has_escapes(token_text) || literal::has_escapes(shown_text) {
+                    return false;
+                }
                 let shown_value = Value::of(shown_text, literal::escape(shown, &other, index));
                 let same =
                     shown_value.is_some_and(|shown| runs_the_same(&value.text, &shown.text, nested + 1));

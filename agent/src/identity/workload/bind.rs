@@ -67,6 +67,8 @@ pub(super) struct Bound {
     /// Whose share of the room it takes.
     uid: u32,
     pub(super) until: Timestamp,
+    /// It is theirs beyond that for as long as the process at the top of their tree lives.
+    lives: bool,
     /// What a collector is told of it.
     pub(super) told: Option<Told>,
     pub(super) word: Option<Word>,
@@ -90,6 +92,8 @@ pub(super) struct Binding<'b> {
     /// Tells it from others.
     pub(super) hash: &'b str,
     pub(super) until: Timestamp,
+    /// It is to be theirs as long as the process at the top of their tree lives, too.
+    pub(super) lives: bool,
     /// The user of who shows it.
     pub(super) uid: u32,
     /// Its digest and issuer, where a collector is to be told.
@@ -151,7 +155,7 @@ impl Bindings {
     /// Whether it is bound to this one. Nothing is changed.
     pub(super) fn is_of(&self, hash: &str, holder: &Holder) -> Result<bool, Refused> {
         let state = self.lock();
-        match state.bound.get(hash).filter(|known| known.until > Timestamp::now()) {
+        match state.bound.get(hash).filter(|known| known.counts(Timestamp::now())) {
             Some(known) if known.holder.shares_with(holder) => Ok(true),
             Some(known) => Err(known.holder.told()),
             None => Ok(false),
@@ -185,7 +189,7 @@ impl Bindings {
         let (upto, lost, bound) = {
             let state = self.lock();
             let now = Timestamp::now();
-            let current = state.bound.iter().filter(|(_, bound)| bound.until > now);
+            let current = state.bound.iter().filter(|(_, bound)| bound.counts(now));
             (state.changes, state.lost, current.map(|(hash, bound)| bound.entry(hash)).collect())
         };
         Kept::new(lost.map(Timestamp::as_second), bound)
@@ -200,12 +204,20 @@ impl State {
     /// Takes what was kept.
     fn take(&mut self, entry: Entry, now: Timestamp) {
         let Ok(until) = Timestamp::from_millisecond(entry.until) else { return };
-        if until <= now {
+        let is_theirs = entry.lives && entry.holder.lives();
+        if until <= now && !is_theirs {
             return;
         }
         let told = entry.digest.as_deref().and_then(unhex).map(|digest| (digest, entry.issuer.into()));
-        let bound =
-            Bound { holder: entry.holder, uid: entry.uid, until, told: None, word: entry.word, changed: 0 };
+        let bound = Bound {
+            holder: entry.holder,
+            uid: entry.uid,
+            until,
+            lives: entry.lives,
+            told: None,
+            word: entry.word,
+            changed: 0,
+        };
         self.bound.insert(entry.hash.clone(), bound);
         self.tell(&entry.hash, told);
     }
@@ -214,7 +226,7 @@ impl State {
     fn bind(&mut self, binding: &Binding<'_>, holder: &Holder) -> Result<(u64, bool), Refused> {
         let (now, until, uid) = (Timestamp::now(), binding.until, binding.uid);
         let told = binding.told.clone();
-        if let Some(known) = self.bound.get(binding.hash).filter(|known| known.until > now) {
+        if let Some(known) = self.bound.get(binding.hash).filter(|known| known.counts(now)) {
             if !known.holder.shares_with(holder) {
                 return Err(known.holder.told());
             }
@@ -228,7 +240,7 @@ impl State {
                 let ended: Vec<String> = self
                     .bound
                     .iter()
-                    .filter(|(_, known)| known.until <= now)
+                    .filter(|(_, known)| !known.counts(now))
                     .map(|(hash, _)| hash.clone())
                     .collect();
                 ended.iter().for_each(|hash| self.remove(hash));
@@ -244,6 +256,7 @@ impl State {
             holder: holder.clone(),
             uid,
             until,
+            lives: binding.lives,
             told: None,
             word: None,
             changed,
@@ -303,12 +316,18 @@ impl State {
 }
 
 impl Bound {
+    /// It belongs to who holds it.
+    fn counts(&self, now: Timestamp) -> bool {
+        self.until > now || self.lives && self.holder.lives()
+    }
+
     fn entry(&self, hash: &str) -> Entry {
         Entry {
             hash: hash.to_owned(),
             holder: self.holder.clone(),
             uid: self.uid,
             until: self.until.as_millisecond(),
+            lives: self.lives,
             digest: self.told.as_ref().map(|told| hex(&told.digest)),
             issuer: self.told.as_ref().map(|told| told.issuer.as_ref().to_owned()).unwrap_or_default(),
             word: self.word.clone(),
@@ -336,7 +355,7 @@ mod tests {
     }
 
     fn binding(hash: &str, until: Timestamp, uid: u32) -> Binding<'_> {
-        Binding { hash, until, uid, told: None }
+        Binding { hash, until, lives: false, uid, told: None }
     }
 
     #[test]
@@ -386,6 +405,30 @@ mod tests {
         assert!(bindings.bind(&binding("h", later, 1000), &job).is_err());
         assert!(bindings.is_of("h", &job).is_err());
         assert_eq!(bindings.is_of("h", &other), Ok(true));
+    }
+
+    #[test]
+    fn what_asks_for_tokens_is_its_trees_while_that_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let start = crate::identity::ancestors::Stat::of(pid).unwrap().start;
+        let parent = Process { pid: 5, start: 5 };
+        let job = Holder::Tree { top: Process { pid, start }, parent, uid: 1000, cgroup: "/job".to_owned() };
+        let other = tree(20, 6, 1000, "/job");
+        let (hash, now) = ("a".repeat(64), Timestamp::now());
+        let asks = Binding { lives: true, ..binding(&hash, Timestamp::UNIX_EPOCH, 1000) };
+        let bindings = Bindings::open(dir.path());
+        assert_eq!(bindings.bind(&asks, &job), Ok(()));
+        let later = now.checked_add(Duration::from_secs(60)).unwrap();
+        for bindings in [bindings, Bindings::open(dir.path())] {
+            assert_eq!(bindings.is_of(&hash, &job), Ok(true));
+            assert_eq!(bindings.is_of(&hash, &other), Err(job.told()));
+            assert_eq!(bindings.bind(&binding(&hash, later, 1000), &other), Err(job.told()));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(Bindings::open(dir.path()).is_of(&hash, &other), Ok(false));
     }
 
     #[test]

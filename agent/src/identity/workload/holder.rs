@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::ancestors::Stat;
+
 /// A process, for good: process ids are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,6 +115,11 @@ impl Holder {
             }
             _ => false,
         }
+    }
+
+    /// Its topmost process is there.
+    pub(super) fn lives(&self) -> bool {
+        matches!(self, Self::Tree { top, .. } if Stat::of(top.pid).is_ok_and(|stat| stat.start == top.start))
     }
 
     /// Its topmost process has lost its parent.

@@ -165,7 +165,7 @@ mod tests {
         let hash = format!("{n:02x}").repeat(32);
         let until = Timestamp::now().checked_add(Duration::from_secs(seconds)).unwrap();
         let told = Some(([n; 32], Arc::from("https://id.example")));
-        let binding = Binding { hash: &hash, until, uid: 7, told };
+        let binding = Binding { hash: &hash, until, lives: false, uid: 7, told };
         bindings.bind(&binding, &Holder::Container("c".to_owned())).unwrap();
     }
 
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(told(&bindings, &mut after, 9), [1, 4]);
         assert_eq!(told(&bindings, &mut 0, 9), [2, 3, 1, 4]);
         // What is no secret, and what has ended, is not told.
-        let binding = Binding { hash: "x", until: Timestamp::MAX, uid: 7, told: None };
+        let binding = Binding { hash: "x", until: Timestamp::MAX, lives: false, uid: 7, told: None };
         bindings.bind(&binding, &Holder::Container("c".to_owned())).unwrap();
         bind(&bindings, 5, 0);
         assert!(told(&bindings, &mut after, 9).is_empty());

@@ -43,6 +43,9 @@ pub(super) struct Entry {
     pub(super) uid: u32,
     /// Milliseconds since the Unix epoch.
     pub(super) until: i64,
+    /// It is theirs beyond that while their tree lives.
+    #[serde(default)]
+    pub(super) lives: bool,
     /// By what a collector knows it, hexadecimal, and its issuer.
     pub(super) digest: Option<String>,
     pub(super) issuer: String,
@@ -133,7 +136,7 @@ mod tests {
 
     fn entry(holder: Holder) -> Entry {
         let (hash, issuer) = ("ab".repeat(32), "https://id.example".to_owned());
-        Entry { hash, holder, uid: 7, until: 5000, digest: None, issuer, word: Some(Word::Own) }
+        Entry { hash, holder, uid: 7, until: 5000, lives: false, digest: None, issuer, word: Some(Word::Own) }
     }
 
     #[test]

@@ -55,6 +55,16 @@ const MAX_KNOWN: usize = 10_000;
 /// A newer token is looked for when this much of its time is left at the most, or a third of it.
 const AHEAD: Duration = Duration::from_secs(60);
 
+/// What asks for tokens, and does not say when it ends, belongs to somebody for at least so long after it was last
+/// seen with them.
+const ASKS: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest that what asks for tokens belongs to somebody without being seen, whatever it says.
+const ASKS_MOST: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+
+/// Its end is told anew that often.
+const ASKS_TOLD: i64 = 60 * 60;
+
 /// Finds and keeps the workloads of this host.
 #[derive(Debug)]
 pub struct Workloads {
@@ -125,6 +135,19 @@ fn renew_after(identity: &Verified, since: Timestamp) -> Timestamp {
     let left = identity.expires.duration_since(since).unsigned_abs();
     let ahead = (left / 3).min(AHEAD);
     identity.expires.checked_sub(ahead).unwrap_or(since).max(since)
+}
+
+/// Until when what asks for tokens belongs to who shows it: longer than the token that it got last.
+fn asks_until(bearer: &str, got: Timestamp, now: Timestamp) -> Timestamp {
+    let after = |time: Duration| now.checked_add(time).unwrap_or(now);
+    let until = match secret::expires(bearer) {
+        Some(end) => end.min(after(ASKS_MOST)),
+        None => {
+            let least = after(ASKS).as_second();
+            Timestamp::from_second(least + ASKS_TOLD - least.rem_euclid(ASKS_TOLD)).unwrap_or(now)
+        }
+    };
+    until.max(got)
 }
 
 impl Workloads {
@@ -252,7 +275,9 @@ impl Workloads {
                 let hash = hex(&request.bearer_hash(issuer));
                 self.bindings.is_of(&hash, &holder).map_err(|error| refused(&hash, error))?;
                 let (digest, issued) = (secret::digest_of(&shown.value), secret::issued(&shown.value));
-                (self.requested(issuer, &request)?, holder, Some(shown), Some(hash), digest, issued)
+                let identity = self.requested(issuer, &request)?;
+                let until = asks_until(&shown.value, identity.expires, Timestamp::now());
+                (identity, holder, Some(shown), Some((hash, until)), digest, issued)
             }
         };
         // Of a pod the kernel's word says which one it is.
@@ -263,7 +288,7 @@ impl Workloads {
             let said = said.chars().filter(|c| !c.is_control()).take(64).collect();
             return Err(refused(&identity.token_hash, Refused::Pod(said)));
         }
-        let first = asker.as_ref().unwrap_or(&identity.token_hash);
+        let first = asker.as_ref().map_or(&identity.token_hash, |(hash, _)| hash);
         let is_bound = self.bindings.is_of(first, &holder).map_err(|error| refused(first, error))?;
         // Who reads another job's environment is not to be the first by being quick.
         if !is_bound
@@ -280,11 +305,14 @@ impl Workloads {
         let one_host = issuer.config().one_host;
         let told =
             digest.filter(|_| one_host != OneHost::Off).map(|digest| (digest, Arc::clone(issuer.id())));
-        for hash in [Some(&identity.token_hash), asker.as_ref()].into_iter().flatten() {
+        let token = Some((&identity.token_hash, identity.expires));
+        let asks = asker.as_ref().map(|(hash, until)| (hash, *until));
+        for (hash, until) in [token, asks].into_iter().flatten() {
             let bound = match purpose {
                 Purpose::Flow => {
                     let told = told.clone().filter(|_| hash == first);
-                    let binding = Binding { hash, until: identity.expires, uid: tree.account.uid, told };
+                    let lives = asker.as_ref().is_some_and(|(asker, _)| asker == hash);
+                    let binding = Binding { hash, until, lives, uid: tree.account.uid, told };
                     self.bindings.bind(&binding, &holder)
                 }
                 Purpose::Question => self.bindings.is_of(hash, &holder).map(drop),

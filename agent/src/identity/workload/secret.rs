@@ -49,8 +49,17 @@ fn is_ecdsa(header: &str) -> bool {
 
 /// When a JWT that somebody else has verified was issued, if it says so.
 pub(super) fn issued(text: &str) -> Option<Timestamp> {
+    time_in(text, "iat")
+}
+
+/// When it ends, if it says so. Nobody has verified that here: it may only be held longer by it.
+pub(super) fn expires(text: &str) -> Option<Timestamp> {
+    time_in(text, "exp")
+}
+
+fn time_in(text: &str, claim: &str) -> Option<Timestamp> {
     let claims = decoded(text.trim().split('.').nth(1)?)?;
-    issued_at(serde_json::from_slice::<Value>(&claims).ok()?.get("iat")?)
+    issued_at(serde_json::from_slice::<Value>(&claims).ok()?.get(claim)?)
 }
 
 /// A time as JWTs have it.
@@ -109,11 +118,12 @@ mod tests {
 
     #[test]
     fn a_token_says_when_it_was_issued() {
-        let token = Key::ec("1").sign(&json!({"iat": 1_700_000_000}));
+        let token = Key::ec("1").sign(&json!({"iat": 1_700_000_000, "exp": 1_700_000_600}));
         assert_eq!(issued(&token).unwrap().as_second(), 1_700_000_000);
+        assert_eq!(expires(&token).unwrap().as_second(), 1_700_000_600);
         assert_eq!(issued_at(&json!(1_700_000_000.7)).unwrap().as_second(), 1_700_000_000);
         for none in ["", "a.b.c", "opaque"] {
-            assert_eq!(issued(none), None);
+            assert_eq!((issued(none), expires(none)), (None, None));
         }
         assert!(issued_at(&json!("1")).is_none() && issued_at(&json!(f64::MAX)).is_none());
     }

@@ -265,6 +265,15 @@ fn a_bearer_is_bound_when_it_has_got_a_token() {
         std::thread::sleep(Duration::from_millis(50));
     };
     assert_eq!(workloads.bindings.len(), 2, "{found:?}");
+    // It is the job's for longer than the token that it got: by itself, and as the collector is told.
+    let (now, token) = (Timestamp::now(), found.identity.unwrap());
+    let after = |hours: u64| now.checked_add(Duration::from_secs(hours * 3600)).unwrap();
+    let until: Vec<_> = {
+        let state = workloads.bindings.lock();
+        let asks = state.bound.iter().filter(|(hash, _)| **hash != token.token_hash);
+        asks.map(|(_, bound)| bound.until).collect()
+    };
+    assert!(token.expires < after(1) && matches!(until[..], [until] if until >= after(23)), "{until:?}");
     // What is to be verified again and cannot be had again does not count any more.
     server.answer("/token", 401, &json!({}));
     let found = workloads.find(&job[0], Purpose::Flow);
@@ -357,4 +366,23 @@ fn inner(unshare: u32) -> Known {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// GitHub's tokens last five minutes, what asks for them as long as the job.
+#[test]
+fn what_asks_for_tokens_ends_by_itself() {
+    let (key, now) = (Key::ec("1"), Timestamp::now());
+    let after = |seconds: u64| now.checked_add(Duration::from_secs(seconds)).unwrap();
+    let says = |seconds: u64| key.sign(&json!({"exp": after(seconds).as_second()}));
+    let until = |bearer: &str| asks_until(bearer, after(300), now).as_second() - now.as_second();
+    assert_eq!(until(&says(6 * 3600)), 6 * 3600);
+    assert_eq!(until(&says(60)), 300, "the token that it got is held anyway");
+    assert_eq!(until(&says(400 * 24 * 3600)), 31 * 24 * 3600);
+    for opaque in ["bearer-of-the-job", "a.b.c", ""] {
+        assert!((24 * 3600..=25 * 3600).contains(&until(opaque)), "{opaque}");
+    }
+    // It is not told anew with each connection.
+    let hour = Timestamp::from_second(1_700_000_000 / 3600 * 3600).unwrap();
+    let at = |seconds: u64| asks_until("b", hour, hour.checked_add(Duration::from_secs(seconds)).unwrap());
+    assert_eq!(at(1), at(3599));
 }

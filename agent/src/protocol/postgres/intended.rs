@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pg_query::protobuf::Token;
 
 use super::request::{self, Parts, has_shape, show};
-use super::session::{REDACTED, recorded_parameter};
+use super::session::{recorded_parameter, secret_parameter};
 use crate::approval::Shown;
 use crate::approval::ahead::{Tree, Wanted};
 use crate::identity::Subject;
@@ -153,13 +153,16 @@ impl Intended {
         }
         let param = |(number, value): (usize, &Option<String>)| {
             let value = value.as_ref()?;
-            Some(if secrets.has_param(number) {
-                REDACTED.to_owned()
-            } else {
-                recorded_parameter(masks, value)
+            Some(match secrets.has_param(number) {
+                true => secret_parameter(value),
+                false => recorded_parameter(masks, value),
             })
         };
         let params: Vec<_> = (1..).zip(&self.params).map(param).collect();
+        if params.iter().flatten().any(|(_, hidden)| *hidden == Hidden::Code) {
+            return Err(Unfit::Hidden);
+        }
+        let params: Vec<_> = params.into_iter().map(|param| param.map(|(value, _)| value)).collect();
         let redacted = text.hidden != Hidden::Nothing || params != self.params;
         let shown =
             show(Step::Query, text.text.into_owned(), Vec::new(), &params, script).ok_or(Unfit::TooMuch)?;
@@ -252,6 +255,7 @@ pub(crate) fn parameters(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mask::{Detector, HashKey, Transform};
 
     fn intended(text: &str, params: &[Option<&str>]) -> Intended {
         Intended {
@@ -282,6 +286,30 @@ mod tests {
         assert_eq!(check("select $1", &[]), Err(Unfit::Parameters { has: 1, given: 0 }));
         assert_eq!(check("select $1", &[None]), Ok(()));
         assert_eq!(check("select 1", &[Some("x")]), Err(Unfit::Parameters { has: 0, given: 1 }));
+    }
+
+    #[test]
+    fn parameters_that_run_are_shown_or_not_asked_for() {
+        let masks = Detector::ALL.iter().fold(MaskSet::builder(), |masks, (detector, _)| {
+            masks.detector("all".into(), *detector, Transform::Redact)
+        });
+        let masks = masks.build(&HashKey::new(&[1; 32]));
+        let shown = |param: &str| {
+            let intended = intended("SELECT dblink_exec('c', $1)", &[Some(param)]);
+            intended.shown(&sql::analyze(&intended.text), &masks)
+        };
+        let seen = "DELETE FROM c WHERE id = 17\n-----BEGIN PRIVATE KEY-----\nOR region = 'eu'";
+        let request = shown(seen).unwrap();
+        assert!(request.redacted && format!("{request:?}").contains("OR region = 'eu'"), "{request:?}");
+        let escaped = "DO E'BEGIN DELETE FROM c -----BEGIN PRIVATE KEY-----\\nWHERE id = 7; END'";
+        assert_eq!(shown(escaped).unwrap_err(), Unfit::Hidden);
+        // As bytes, of which nobody sees what they run.
+        let bytes = seen.bytes().fold("\\x".to_owned(), |hex, byte| format!("{hex}{byte:02x}"));
+        assert_eq!(shown(&bytes).unwrap_err(), Unfit::Hidden);
+        assert!(shown("bob@example.com").unwrap().redacted && !shown("bob").unwrap().redacted);
+        // A parameter whose name speaks of a secret.
+        let named = intended("SELECT mallory.run(password => $1)", &[Some("DELETE FROM c")]);
+        assert_eq!(named.shown(&sql::analyze(&named.text), &masks).unwrap_err(), Unfit::Hidden);
     }
 
     #[test]

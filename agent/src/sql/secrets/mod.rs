@@ -213,7 +213,7 @@ fn secrets(text: &str, nested: usize) -> Found {
         }
     }
     let tokens: Vec<ScanToken> = all.into_iter().filter(|token| !is_comment(token)).collect();
-    let within = Within::new(nested > 0);
+    let within = Within::new(nested > 0, &tokens);
     let mut place = Place { text, tokens: &tokens, statement: 0, within, calls: Vec::new(), awaited: false };
     for index in 0..tokens.len() {
         place.enter(index);
@@ -471,8 +471,7 @@ impl Place<'_> {
             found.ranges.push(content);
             return;
         }
-        let program = self.before(index, 1).is_some_and(|before| self.kind(before) == Some(Token::Program));
-        if program {
+        if self.within.is_command(self.text, self.tokens, index) {
             within_command(inner, content.start, &mut own);
         } else {
             within_text(inner, content.start, &mut own);

@@ -19,7 +19,7 @@ use crate::protocol::SessionError;
 use crate::protocol::postgres::codec::{self, BindHead, CodecError, HEADER, Header, Parse, Reader};
 use crate::protocol::postgres::{operation, values};
 use crate::record::Step;
-use crate::sql::{Relation, Script};
+use crate::sql::{Hidden, Relation, Script};
 
 /// How many messages may wait for the server's answer before no more are taken.
 pub(super) const MOST_PENDING: usize = 65_536;
@@ -386,7 +386,7 @@ impl Core {
                     message: message.body,
                     // A portal runs once; what comes later are more of its rows.
                     approved,
-                    redacted: false,
+                    hidden: Hidden::Nothing,
                 };
                 let ruling = self.judge(Step::Execute, &found.statements, &asked);
                 let Some(Ruling { command, refusal, approved }) = ruling else { return Ok(Taken::Held) };
@@ -505,13 +505,16 @@ impl Core {
         }
         let arguments =
             if held { codec::function_call(message.body).unwrap_or_default() } else { Vec::new() };
-        let params: Vec<_> = arguments.iter().map(|(_, value)| self.recorded_argument(*value)).collect();
+        let shown: Vec<_> = arguments.iter().map(|(_, value)| self.recorded_argument(*value)).collect();
+        let hidden = shown.iter().flatten().map(|(_, hidden)| *hidden).max().unwrap_or_default();
+        let params: Vec<_> = shown.into_iter().map(|shown| shown.map(|(value, _)| value)).collect();
         let exact = |((_, sent), shown): (&codec::Argument<'_>, &Option<String>)| {
             sent.map(String::from_utf8_lossy).as_deref() == shown.as_deref()
         };
-        let redacted = !arguments.iter().zip(&params).all(exact);
+        let is_exact = arguments.iter().zip(&params).all(exact);
+        let hidden = if is_exact { hidden } else { hidden.max(Hidden::Constants) };
         let incomplete = !message.whole();
-        let asked = Asked { params, message: message.body, incomplete, redacted, ..Asked::default() };
+        let asked = Asked { params, message: message.body, incomplete, hidden, ..Asked::default() };
         let Some(Ruling { command, refusal, .. }) = self.judge_other(Step::FunctionCall, operation, &asked)
         else {
             return Ok(Taken::Held);

@@ -9,7 +9,7 @@ use super::catalog::{self, Catalog, Reading};
 use super::hold::{self, Approved, Holding};
 use super::log::{Note, lossy};
 use super::made::Made;
-use super::masking::RowPlan;
+use super::masking::{RowPlan, recorded_parameter, secret_parameter};
 use super::pending::{Entry, What};
 use super::pipe::Pipe;
 use super::refusal::Refusal;
@@ -19,7 +19,7 @@ use crate::operation::{Operation, Protocol};
 use crate::policy::{Decision, Verdict};
 use crate::protocol::postgres::{codec, operation};
 use crate::record::{CommandId, Step};
-use crate::sql::{self, Class, Kind, Recordable, Script, Secrets, Statement};
+use crate::sql::{self, Class, Hidden, Kind, Recordable, Script, Secrets, Statement};
 
 /// What is recorded in a secret's place.
 pub(in crate::protocol::postgres) const REDACTED: &str = "***";
@@ -39,8 +39,8 @@ pub(super) struct Asked<'a> {
     pub(super) message: &'a [u8],
     /// Not all of it could be looked at.
     pub(super) incomplete: bool,
-    /// Something of `params` is masked already.
-    pub(super) redacted: bool,
+    /// What is hidden in `params` already.
+    pub(super) hidden: Hidden,
     /// An approval that it goes on by: that of its portal.
     pub(super) approved: Option<Arc<Approved>>,
 }
@@ -276,16 +276,15 @@ impl Core {
         });
         let masks = self.flow.record_masks();
         let secret = |number| statements.iter().any(|prepared| prepared.secrets.has_param(number));
-        let detects = masks.has_detectors();
+        let mut hidden = Hidden::Nothing;
         let mask = |(number, value): (usize, &Option<String>)| {
             let value = value.as_ref()?;
-            Some(if secret(number) {
-                REDACTED.to_owned()
-            } else if detects {
-                super::masking::recorded_parameter(masks, value)
-            } else {
-                value.clone()
-            })
+            let (value, hides) = match secret(number) {
+                true => secret_parameter(value),
+                false => recorded_parameter(masks, value),
+            };
+            hidden = hidden.max(hides);
+            Some(value)
         };
         let sent = params;
         let params: Vec<Option<String>> = (1..).zip(sent.iter()).map(mask).collect();
@@ -311,7 +310,7 @@ impl Core {
                     statements,
                     script: &script,
                     text: &recorded,
-                    redacted: params.as_slice() != &*sent,
+                    hidden: if params.as_slice() == &*sent { hidden } else { hidden.max(Hidden::Constants) },
                     params: &params,
                     asked,
                 };
@@ -370,8 +369,8 @@ impl Core {
         if decision.verdict == Verdict::Hold && self.refuse_all.is_none() {
             let (script, text) = (&operation.script, &operation.text);
             let params = &asked.params;
-            let redacted = asked.redacted;
-            let about = hold::Operation { step, statements: &[], script, text, params, redacted, asked };
+            let hidden = asked.hidden;
+            let about = hold::Operation { step, statements: &[], script, text, params, hidden, asked };
             match self.hold(&decision, &about) {
                 Holding::Wait => return None,
                 holding => held = Some(holding),

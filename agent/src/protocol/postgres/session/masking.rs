@@ -1,5 +1,6 @@
 //! What happens to values on their way to the client.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
@@ -11,7 +12,7 @@ use super::statements::{Found, Prepared, Running};
 use crate::mask::copy::CopyColumn;
 use crate::mask::{Applied, Fired, Format, HashKey, MaskSet, Transform, value};
 use crate::protocol::postgres::codec::{self, CodecError};
-use crate::sql::{Kind, Statement};
+use crate::sql::{self, Hidden, Kind, Recordable, Statement};
 
 /// What is done to the columns of one result.
 #[derive(Debug)]
@@ -365,9 +366,10 @@ impl Core {
     }
 }
 
-/// A parameter as it may be recorded. One of unknown type in binary format is given as hexadecimal, and
-/// looked into as what that stands for.
-pub(in crate::protocol::postgres) fn recorded_parameter(masks: &MaskSet, value: &str) -> String {
+/// A parameter as it may be recorded, and what is hidden in it. One of unknown type in binary format is given as
+/// hexadecimal, and looked into as what that stands for. One that is SQL may be run (`dblink_exec('c', $1)`), so that
+/// what it runs is not hidden, or said to be.
+pub(in crate::protocol::postgres) fn recorded_parameter(masks: &MaskSet, value: &str) -> (String, Hidden) {
     let bytes: Option<Vec<u8>> = value.strip_prefix("\\x").and_then(|hex| {
         let digits: Option<Vec<u8>> =
             hex.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
@@ -378,9 +380,26 @@ pub(in crate::protocol::postgres) fn recorded_parameter(masks: &MaskSet, value: 
         masks.detect(bytes, out, fired) || masks.detect_typed(0, Format::Binary, bytes, out, fired).is_some()
     };
     if bytes.as_ref().is_some_and(found) {
-        return crate::mask::REDACTED.to_owned();
+        return (crate::mask::REDACTED.to_owned(), whole(bytes.as_deref().unwrap_or_default()));
     }
-    masks.mask_text(value).into_owned()
+    if let Some(Recordable { text, hidden }) = Recordable::of_value(value, masks) {
+        return (text.into_owned(), hidden);
+    }
+    match masks.mask_text(value) {
+        Cow::Borrowed(value) => (value.to_owned(), Hidden::Nothing),
+        Cow::Owned(value) => (value, Hidden::Constants),
+    }
+}
+
+/// A parameter that is a secret, as it may be recorded, and what is hidden in it.
+pub(in crate::protocol::postgres) fn secret_parameter(value: &str) -> (String, Hidden) {
+    (super::judge::REDACTED.to_owned(), whole(value.as_bytes()))
+}
+
+/// What is hidden with the whole of a value.
+fn whole(value: &[u8]) -> Hidden {
+    // In another encoding than UTF-8 SQL is the same but for constants and names.
+    if sql::is_sql(&String::from_utf8_lossy(value)) { Hidden::Code } else { Hidden::Constants }
 }
 
 /// A statement that leaves masked values where another finds them, in a form that no mask knows.

@@ -59,9 +59,8 @@ use crate::record::EndReason;
 use crate::sql;
 use crate::tls::{Leg, Stream};
 
-pub(super) use judge::REDACTED;
 pub use login::turn_away;
-pub(super) use masking::recorded_parameter;
+pub(super) use masking::{recorded_parameter, secret_parameter};
 
 /// How long a client that was told why it is cut off may take to read it.
 const LINGER: Duration = Duration::from_secs(2);

@@ -23,8 +23,8 @@ pub(in super::super) struct Operation<'a> {
     pub(in super::super) text: &'a str,
     /// Parameters, masked.
     pub(in super::super) params: &'a [Option<String>],
-    /// Something of them is.
-    pub(in super::super) redacted: bool,
+    /// What is hidden in them.
+    pub(in super::super) hidden: Hidden,
     pub(in super::super) asked: &'a Asked<'a>,
 }
 
@@ -120,15 +120,15 @@ impl Core {
     }
 
     /// An argument of a function call as approvers may see it.
-    pub(in super::super) fn recorded_argument(&self, value: Option<&[u8]>) -> Option<String> {
+    pub(in super::super) fn recorded_argument(&self, value: Option<&[u8]>) -> Option<(String, Hidden)> {
         let value = String::from_utf8_lossy(value?);
         Some(recorded_parameter(self.flow.record_masks(), &value))
     }
 
-    /// What is hidden in the texts that approvers would see.
+    /// What is hidden in the texts and parameters that approvers would see.
     pub(super) fn hidden(&self, operation: &Operation<'_>) -> Hidden {
         let texts = operation.statements.iter().chain(self.runs(operation));
-        texts.map(|prepared| prepared.hidden).max().unwrap_or_default()
+        texts.map(|prepared| prepared.hidden).fold(operation.hidden, Hidden::max)
     }
 
     /// What approvers see of it: all that runs. `None` where that is more than they are shown.
@@ -150,7 +150,7 @@ impl Core {
                 _ => "none",
             },
             command: self.log.next().0,
-            redacted: operation.redacted || self.hidden(operation) != Hidden::Nothing,
+            redacted: self.hidden(operation) != Hidden::Nothing,
             ..shown
         })
     }

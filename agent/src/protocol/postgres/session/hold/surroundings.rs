@@ -1,10 +1,15 @@
 //! What may change what texts mean: settings, roles, the catalog. Approvals of a shape do not reach over that.
 
+use std::time::{Duration, Instant};
+
 use super::super::Core;
 use super::super::judge::IDLE;
 use super::super::statements::Prepared;
 use crate::protocol::postgres::request::Parts;
 use crate::sql::{Class, Kind, Statement};
+
+/// How long a portal goes on by what it was approved by: other sessions change meanwhile what it finds.
+const LASTS: Duration = Duration::from_secs(5 * 60);
 
 /// What was changed so far in a session.
 ///
@@ -36,14 +41,16 @@ pub(in super::super) struct Standing {
     unanswered: bool,
     who: [u8; 32],
     ran: u64,
+    /// When that was.
+    at: Instant,
 }
 
 impl Standing {
-    /// What was approved under it may go on under `now`: nothing has changed. A portal that has begun runs between
+    /// What was approved under it may go on under `now`: nothing has changed, and it is not long ago. A portal that has begun runs between
     /// others of its session, whose texts say that they change nothing.
     pub(in super::super) fn lasts(&self, now: &Self, begun: bool) -> bool {
         let ran = if begun { now.ran } else { self.ran };
-        Self { ran, ..*self } == *now
+        now.at.saturating_duration_since(self.at) < LASTS && Self { ran, at: now.at, ..*self } == *now
     }
 }
 
@@ -136,7 +143,13 @@ impl Core {
         who.number(self.subject.pid.into());
         who.number(self.subject.start_time_ns);
         let Surroundings { digest, unanswered, ran, .. } = &self.holds.surroundings;
-        Standing { surroundings: *digest, unanswered: *unanswered, who: who.finish(), ran: *ran }
+        Standing {
+            surroundings: *digest,
+            unanswered: *unanswered,
+            who: who.finish(),
+            ran: *ran,
+            at: Instant::now(),
+        }
     }
 
     /// A text runs that may change them, or undo a change.
@@ -201,5 +214,24 @@ impl Core {
         surroundings.unanswered = false;
         surroundings.altered = !over;
         surroundings.in_transaction = !over;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_portal_goes_on_by_its_approval_for_five_minutes() {
+        let at = Instant::now();
+        let was = Standing { surroundings: [1; 32], unanswered: false, who: [2; 32], ran: 3, at };
+        let after = |seconds| Standing { at: at + Duration::from_secs(seconds), ..was };
+        for begun in [false, true] {
+            assert!(was.lasts(&after(0), begun) && was.lasts(&after(299), begun));
+            assert!(!was.lasts(&after(300), begun) && !was.lasts(&after(17 * 3600), begun));
+            assert!(!was.lasts(&Standing { surroundings: [9; 32], ..after(1) }, begun));
+            assert!(!was.lasts(&Standing { who: [9; 32], ..after(1) }, begun));
+            assert_eq!(was.lasts(&Standing { ran: 4, ..after(1) }, begun), begun);
+        }
     }
 }
