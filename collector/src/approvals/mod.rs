@@ -16,7 +16,7 @@ use interlock_recording::ledger::proto::{ApprovalGiven, GlassReviewed};
 use interlock_recording::proto::Subject;
 use interlock_recording::{fill_random, hex};
 use interlock_shipping::v1::{ApprovalAccount, ApprovalVote};
-use interlock_shipping::{MAX_NAMES, MAX_REASON, NAME_CLAIMS, Names, may_be_one};
+use interlock_shipping::{MAX_NAMES, MAX_REASON, NAME_CLAIMS, Name, Names};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
@@ -61,7 +61,7 @@ impl Account {
     pub fn asks(&self, approval: &WholeApproval) -> bool {
         let Ok(subject) = Subject::decode(&*approval.told.subject) else { return true };
         let owner = &self.owner;
-        let own = Names::of(&self.name, &owner.email, &owner.logins);
+        let own = Names::of(&self.name, &owner.email, &owner.logins, &owner.called);
         let item = &approval.item;
         let users = [&item.user, &item.login_user, &subject.user, &subject.login_user];
         let claimed = subject.login_claimed.iter().map(|claimed| &claimed.user);
@@ -73,10 +73,13 @@ impl Account {
         let signed_in = verified.clone().any(|one| {
             !owner.issuer.is_empty() && one.issuer == owner.issuer && one.subject == owner.subject
         });
-        let person = subject.person.iter().flat_map(|person| [&person.name, &person.subject]);
+        let shown = subject.person.iter().map(|person| Name::shown(&person.name));
+        let subjects = subject.person.iter().map(|person| &person.subject);
         let claims = verified.flat_map(|one| {
-            one.claims.iter().filter(|(claim, _)| NAME_CLAIMS.contains(&claim.as_str())).map(|(_, name)| name)
+            let known = one.claims.iter().filter(|(claim, _)| NAME_CLAIMS.contains(&claim.as_str()));
+            known.map(|(claim, name)| Name::claimed(claim, name))
         });
+        let own_subject = Name::of(&owner.subject);
         signed_in
             || users
                 .into_iter()
@@ -84,9 +87,11 @@ impl Account {
                 .chain(job)
                 .chain(ci)
                 .chain(broke)
-                .chain(person)
+                .chain(subjects)
+                .map(|name| Name::of(name))
+                .chain(shown)
                 .chain(claims)
-                .any(|name| own.hold(name) || may_be_one(name, &owner.subject))
+                .any(|name| own.may_be(&name) || own_subject.may_be(&name))
     }
 
     /// The groups of it that may decide.
@@ -268,6 +273,7 @@ pub async fn decide(
             email: owner.email.clone(),
             issuer: owner.issuer.clone(),
             subject: owner.subject.clone(),
+            called: owner.called.clone(),
             groups: groups.clone(),
             authenticated_ns,
         }),
