@@ -129,8 +129,9 @@ fn stands(told: &ApprovalRequest, at_ns: i64, decided: &ApprovalDecided) -> Appr
         via: clip(&by.via, NAME),
         groups: by.groups.iter().take(GROUPS).map(|group| clip(group, NAME)).collect(),
         // They keep whoever broke the glass from reviewing it.
-        names: [&by.person_name, &by.person_subject]
+        names: [&by.login_claimed, &by.person_name, &by.person_subject]
             .into_iter()
+            .chain(&by.person_names)
             .chain(by.account.iter().flat_map(|account| account.logins.iter().chain([&account.email])))
             .filter(|name| !name.is_empty())
             .take(GROUPS)

@@ -78,6 +78,9 @@ pub struct HeldBy {
     pub lately: i64,
 }
 
+/// Names that are kept of who let one through unapproved.
+const NAMES: usize = 64;
+
 /// How much is kept of a host's requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeldUsage {
@@ -288,6 +291,9 @@ impl Write<'_> {
     ) -> Result<bool, StoreError> {
         let id = approval_id(host, &told.request, &told.digest);
         let ended = told.state != "pending";
+        if told.state == "broken_glass" {
+            self.add_names(host, &id, told).await?;
+        }
         if !ended && !self.has_more_votes(host, &id, told).await? {
             return Ok(false);
         }
@@ -314,6 +320,54 @@ impl Write<'_> {
         let news = if ended { ApprovalNews::Ended } else { ApprovalNews::Changed };
         self.approval_news(host, &id, news, &ApprovalChange::of(told)).await?;
         Ok(true)
+    }
+
+    /// Adds to who is kept as having let a request through what else they are called: the host and its recording tell of
+    /// it, in no order, and one may know more. It only ever keeps somebody from reviewing it, and not once it has been.
+    async fn add_names(&mut self, host: &str, id: &str, told: &ApprovalStanding) -> Result<(), StoreError> {
+        let Some(more) = &told.by else { return Ok(()) };
+        let row = sqlx::query(
+            "SELECT standing FROM approvals WHERE id = $1 AND host = $2 AND state = 'broken_glass' \
+             AND reviewed_ns IS NULL",
+        )
+        .bind(id)
+        .bind(host)
+        .fetch_optional(self.on())
+        .await?;
+        let Some(row) = row else { return Ok(()) };
+        let mut kept = ApprovalStanding::decode(row.try_get::<Vec<u8>, _>(0)?.as_slice())
+            .map_err(|_| StoreError::Damaged("a request for approval that is none"))?;
+        let by = kept.by.get_or_insert_default();
+        let before = by.clone();
+        for (own, other) in [(&mut by.name, &more.name), (&mut by.login, &more.login)] {
+            if own.is_empty() {
+                own.clone_from(other);
+            }
+        }
+        if by.via.is_empty() {
+            by.via.clone_from(&more.via);
+            by.groups.clone_from(&more.groups);
+        }
+        for name in [&more.name, &more.login].into_iter().chain(&more.names) {
+            let known = name.is_empty() || *name == by.name || *name == by.login || by.names.contains(name);
+            if !known && by.names.len() < NAMES {
+                by.names.push(name.clone());
+            }
+        }
+        if *by == before {
+            return Ok(());
+        }
+        let bytes = kept.encode_to_vec();
+        sqlx::query(
+            "UPDATE approvals SET standing = $2, changed_ns = $3, bytes = CAST(LENGTH(told) AS BIGINT) + $4 WHERE id = $1",
+        )
+        .bind(id)
+        .bind(&bytes)
+        .bind(now_ns())
+        .bind(length(&bytes).saturating_add(ROW))
+        .execute(self.on())
+        .await?;
+        Ok(())
     }
 
     /// Whether one that is open has more approvals than it had: nothing else changes while it is, and so often at most
