@@ -571,3 +571,6 @@ pub(super) fn fitting(mut told: ApprovalRequest) -> ApprovalRequest {
     }
     told
 }
+
+#[cfg(test)]
+mod tests;
