@@ -398,7 +398,7 @@ async fn only_what_is_shown_whole_is_approved_by_a_button() {
     for (at, (told, offered)) in offers.into_iter().enumerate() {
         let told = ApprovalRequest { request: format!("cccccc{at:02}"), ..told };
         let id = site.take(&told).await;
-        let message = slack.until(12 + at).await[11 + at].json();
+        let message = slack.until(13 + at).await[12 + at].json();
         let elements = message["blocks"].as_array().unwrap().last().unwrap()["elements"].clone();
         let menu =
             elements.as_array().unwrap().iter().find(|element| element["action_id"] == "cover").cloned();
