@@ -216,6 +216,7 @@ fn body(body: &Body) -> Value {
                     "usable_ns": body.usable_ns,
                     "tree_pid": body.tree_pid,
                     "tree_start_ns": body.tree_start_ns,
+                    "program_claimed": body.program_claimed,
                 });
                 if let Value::Object(more) = more {
                     object.extend(more);
@@ -231,6 +232,7 @@ fn body(body: &Body) -> Value {
             "db_user": body.db_user,
             "text": body.text,
             "omitted_bytes": body.omitted_bytes,
+            "program_claimed": body.program_claimed,
             "verdict": body.verdict,
             "rule": body.rule,
         }),

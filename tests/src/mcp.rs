@@ -11,7 +11,7 @@ use crate::{Stage, cache, client};
 /// A client of the protocol in a few lines: what an AI agent does, in one process which starts `interlock mcp`
 /// and psql itself.
 pub const PRELUDE: &str = r#"
-import itertools, json, os, subprocess, sys, threading, time
+import glob, itertools, json, os, subprocess, sys, threading, time
 class Mcp:
     def __init__(self):
         self.p = subprocess.Popen(os.environ["MCP"].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -33,8 +33,12 @@ class Mcp:
         answer = self.call("tools/call", params)
         result = answer.get("result") or answer
         return result.get("structuredContent") or result
-    def ask(self, text, **more):
+    def ask(self, text, program=None, **more):
+        more["program"] = program or PSQL
         return self.tool("request_approval", text=text, reason="ticket 17", **WHERE, **more)
+# What Debian's psql starts.
+PSQL = sorted(glob.glob("/usr/lib/postgresql/*/bin/psql"))[-1]
+PYTHON = sys.executable
 WHERE = {"server": os.environ["SERVER"], "database": os.environ["PGDATABASE"], "db_user": os.environ["PGUSER"]}
 def psql(text, *more, env={}):
     return subprocess.run(["psql", "-X", "-q", "-A", "-t", os.environ["PGURL"], *more, "-c", text], env={**os.environ, **env},

@@ -288,7 +288,7 @@ fn every_client_way_and_end() {
              INSERT INTO t (cell) VALUES {names}; CREATE TABLE brief AS TABLE t;"
         ))
         .unwrap();
-    let stage = Stage::start_with(postgres, RULES, "").unwrap();
+    let stage = Stage::start_with(postgres, RULES, "approvals: {max_asked_per_user: 500}").unwrap();
     let finished = AtomicBool::new(false);
     let printed = std::thread::scope(|scope| {
         let python = scope.spawn(|| {

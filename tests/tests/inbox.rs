@@ -176,6 +176,75 @@ fn approved_at_the_collector_the_command_goes_on() {
 }
 
 #[test]
+fn asked_for_beforehand_and_approved_at_the_collector_the_command_goes_on() {
+    let inbox = Inbox::new(DECIDE);
+    let bob = inbox.member("bob");
+    let mut told = |words: &[&str]| {
+        let id = inbox.waiting(&bob);
+        match words {
+            ["approve"] => {
+                let page = bob.get(&format!("/approvals/{id}")).unwrap();
+                for part in [
+                    "Asked for beforehand",
+                    "in their own words",
+                    "ticket 17",
+                    "bin/psql",
+                    "Its values",
+                    "no WHERE: every row",
+                ] {
+                    assert_eq!(page.contains(part), part != "Its values", "{part}: {page}");
+                }
+                let one = bob.get(&format!("/api/v1/approvals/{id}")).unwrap();
+                let one: Value = serde_json::from_str(&one).unwrap();
+                assert_eq!(
+                    (&one["beforehand"]["reason"], &one["message"]),
+                    (&"ticket 17".into(), &"".into())
+                );
+                assert!(one["beforehand"]["program_claimed"].as_str().unwrap().ends_with("/psql"), "{one}");
+                assert!(one["subject"]["exe"].as_str().unwrap().ends_with("/interlock"), "{one}");
+                decide(&bob, &id, "approve", "ticket 17").unwrap();
+            }
+            ["deny"] => drop(decide(&bob, &id, "deny", "not that").unwrap()),
+            ["gone"] => drop(inbox.listed(&bob, "pending", 1)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let said = interlock_tests::mcp::agent(
+        &inbox.stage,
+        None,
+        r#"
+m = Mcp()
+wait = lambda id: m.tool("approval_status", id=id, wait_seconds=60)["request"]
+id = m.ask("UPDATE t SET v = 'x'")["request"]["id"]
+tell("approve")
+now = wait(id)
+print(now["state"], now["by"])
+done = psql("UPDATE t SET v = 'x'")
+print(done.returncode, "waits" in done.stderr)
+id = m.ask("DELETE FROM t")["request"]["id"]
+tell("deny")
+now = wait(id)
+print(now["state"], now["by"])
+id = m.ask("DELETE FROM t -- 2")["request"]["id"]
+tell("gone")
+"#,
+        &mut told,
+    )
+    .unwrap();
+    assert_eq!(said, "approved ['bob']\n0 False\ndenied ['bob']\n");
+    assert_eq!(inbox.rows(), "0");
+    // The collector hears how each has ended, also of who has gone.
+    for state in ["approved", "denied", "withdrawn"] {
+        inbox.listed(&bob, state, 1);
+    }
+    let [voted] = &inbox.events("approval_voted")[..] else { panic!() };
+    assert_eq!((&voted["by"]["account"], &voted["by"]["via"]), (&"bob".into(), &"collector".into()));
+    let commands = inbox.stage.agent.commands().unwrap();
+    let used: Vec<_> = commands.iter().filter(|one| one["approval"]["beforehand"] == true).collect();
+    assert_eq!(used.len(), 1, "{commands:?}");
+}
+
+#[test]
 fn what_comes_late_or_is_not_opened_does_not_count() {
     let inbox = Inbox::new(DECIDE);
     let (bob, carol) = (inbox.member("bob"), inbox.member("carol"));

@@ -129,7 +129,7 @@ fn others_other_places_and_other_policies_are_held() {
         r#"
 m = Mcp()
 text = "DELETE FROM t"
-id = m.ask(text)["request"]["id"]
+id = m.ask(text, PYTHON)["request"]["id"]
 approve(id)
 wait = lambda id: m.tool("approval_status", id=id, wait_seconds=30)["request"]["state"]
 assert wait(id) == "approved"
@@ -157,7 +157,7 @@ all = [threading.Thread(target=race) for _ in range(4)]
 [t.start() for t in all]; [t.join() for t in all]
 print("passed", len(passed))
 # Parameters, by the extended protocol.
-p = m.ask("UPDATE t SET v = $1", params=["q"])["request"]["id"]
+p = m.ask("UPDATE t SET v = $1", PYTHON, params=["q"])["request"]["id"]
 approve(p); assert wait(p) == "approved"
 c = psycopg.connect(os.environ["PGURL"], autocommit=True)
 told = []
@@ -169,7 +169,7 @@ def run(value):
     return not told
 print("params", run("r"), run("q"), run("q"))
 # A changed session.
-s = m.ask("DELETE FROM t")["request"]["id"]
+s = m.ask("DELETE FROM t", PYTHON)["request"]["id"]
 approve(s); assert wait(s) == "approved"
 for change in ("SET search_path = pg_temp, public", "SET ROLE NONE", "CREATE TEMP TABLE t (id int)"):
     with psycopg.connect(os.environ["PGURL"], autocommit=True) as c2:
@@ -181,6 +181,8 @@ for change in ("SET search_path = pg_temp, public", "SET ROLE NONE", "CREATE TEM
         assert told, change
 assert held("DELETE FROM t", "-d", os.environ["PGURL"].replace("/" + os.environ["PGDATABASE"], "/other"))
 # Other terms.
+o = m.ask("DELETE FROM t")["request"]["id"]
+approve(o); assert wait(o) == "approved"
 print("@policy daemon", flush=True); sys.stdin.readline()
 assert held("DELETE FROM t")
 print("@policy games", flush=True); sys.stdin.readline()
@@ -301,6 +303,79 @@ fn tempfile() -> std::path::PathBuf {
 }
 
 #[test]
+fn the_program_is_the_askers_word_and_no_other_goes_on_by_it() {
+    let stage = stage(RULES);
+    let mut shown = Vec::new();
+    let mut told = |words: &[&str]| {
+        if let ["approve", id, ..] = words {
+            let lists = by(&stage, GAMES, &["list"]).expect_success();
+            shown.push((lists, by(&stage, GAMES, &["show", id]).expect_success()));
+        }
+        drop(by(&stage, GAMES, words).expect_success());
+    };
+    let printed = mcp::agent(
+        &stage,
+        None,
+        r#"
+import psycopg, shutil, tempfile
+m = Mcp()
+def refused(text):
+    "Whether this program itself has to wait."
+    with psycopg.connect(os.environ["PGURL"], autocommit=True) as c:
+        told = []
+        c.add_notice_handler(lambda n: (told.append(n), c.cancel()))
+        try: c.execute(text)
+        except psycopg.errors.QueryCanceled: pass
+        return bool(told)
+def waits(text, program, name=None):
+    "Whether this program, called so, has to wait: it is left there."
+    p = subprocess.Popen([name or program, "-X", "-q", os.environ["PGURL"], "-c", text], executable=program, stderr=subprocess.PIPE, text=True)
+    line = p.stderr.readline()
+    p.terminate(); p.wait()
+    assert not line or "waits for approval" in line, line
+    return bool(line)
+wait = lambda id: m.tool("approval_status", id=id, wait_seconds=30)["request"]["state"]
+def approved(text, program, *scope):
+    id = m.ask(text, program)["request"]["id"]
+    approve(id, *scope); assert wait(id) == "approved"
+    return id
+print(m.tool("request_approval", text="DELETE FROM t", reason="r", **WHERE)["content"][0]["text"])
+directory = tempfile.mkdtemp()
+nightly, own = (shutil.copy(PSQL, directory + "/" + name) for name in ("nightly-backup", "own"))
+text = "UPDATE t SET v = 'nightly'"
+id = approved(text, nightly, "--scope", "shape", "--for", "5")
+# psql, this program, another copy of psql, and one that calls itself so.
+print("others", held(text), refused(text), waits(text, own), waits(text, own, nightly))
+print("itself", waits(text, nightly), waits(text, nightly, "psql"), m.tool("approval_status", id=id)["request"]["used"])
+# A link is what it leads to, and stays that.
+link = directory + "/link"
+os.symlink(PYTHON, link)
+text = "UPDATE t SET v = 'link'"
+approved(text, link)
+os.unlink(link); os.symlink(own, link)
+print("link", waits(text, own), waits(text, link), refused(text))
+"#,
+        &mut told,
+    )
+    .unwrap();
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(lines[0].contains("say in `program`"), "{printed}");
+    assert!(lines[1].starts_with("others True True True True"), "{printed}");
+    assert_eq!(lines[2], "itself False False 2", "{printed}");
+    assert_eq!(lines[3], "link True True False", "{printed}");
+    // Approvers see who asks by the kernel, and the rest as a claim; and so it is recorded.
+    let (listed, whole) = &shown[0];
+    assert!(listed.contains("they say that") && listed.contains("/interlock to "), "{listed}");
+    let line = |name: &str| whole.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert!(line("process").ends_with("/interlock"), "{whole}");
+    assert!(line("to be sent by").contains("/nightly-backup, as they say"), "{whole}");
+    let asked = of_kind(&stage, "approval_asked");
+    assert!(asked[0]["subject"]["exe"].as_str().unwrap().ends_with("/interlock"), "{asked:?}");
+    assert!(asked[0]["program_claimed"].as_str().unwrap().ends_with("/nightly-backup"), "{asked:?}");
+    assert!(!asked[1]["program_claimed"].as_str().unwrap().ends_with("/link"), "{asked:?}");
+}
+
+#[test]
 fn what_is_not_mcp_and_what_is_too_much_is_told() {
     let stage = stage(RULES);
     let printed = agent(
@@ -308,7 +383,7 @@ fn what_is_not_mcp_and_what_is_too_much_is_told() {
         r#"
 m = Mcp()
 def error(answer): return answer["content"][0]["text"] if "content" in answer else answer["error"]["message"]
-print(error(m.tool("request_approval", text="DELETE FROM t", reason="", **WHERE)))
+print(error(m.tool("request_approval", text="DELETE FROM t", reason="", program=PSQL, **WHERE)))
 print(error(m.ask("DELETE FROM t WHERE v = $1")))
 print(error(m.ask("DELETE FROM t -- " + "x" * 20000)))
 print(error(m.ask("EXECUTE p")))

@@ -203,7 +203,7 @@ for n in range(4):
 fn jdbc_says_its_time_zone_and_is_let_through_with_it() {
     let stage = stage(RULES);
     let script = r#"
-import tempfile
+import shutil, tempfile
 SOURCE = '''
 import java.sql.*;
 public class Main {
@@ -241,16 +241,18 @@ def approved(text, **more):
     return id
 # The day of a time is another one in Tokyo: an approval that says nothing of it is for the server's time zone.
 day = "DELETE FROM days WHERE at::date = '2026-01-01'"
+JAVA = os.path.realpath(shutil.which("java"))
 approved(day)
+approved(day, program=JAVA)
 print(java("Asia/Tokyo", day))
-approved(day, time_zone="Asia/Tokyo")
+approved(day, program=JAVA, time_zone="Asia/Tokyo")
 print(java("Europe/Berlin", day))
 print(java("Asia/Tokyo", day))
 print(java("Asia/Tokyo", day))
-approved("UPDATE t SET v = $1 WHERE v = $2", time_zone="Etc/UTC", params=["x", "n"])
+approved("UPDATE t SET v = $1 WHERE v = $2", program=JAVA, time_zone="Etc/UTC", params=["x", "n"])
 print(java("Etc/UTC", "UPDATE t SET v = ? WHERE v = ?", "y", "n"))
 print(java("Etc/UTC", "UPDATE t SET v = ? WHERE v = ?", "x", "n"))
-print(m.tool("request_approval", text=day, reason="r", time_zone="x'; --", **WHERE)["content"][0]["text"])
+print(m.tool("request_approval", text=day, reason="r", program=JAVA, time_zone="x'; --", **WHERE)["content"][0]["text"])
 # psql sends none, so it uses what was asked first.
 print(psql(day).returncode)
 "#;
@@ -268,8 +270,7 @@ print(psql(day).returncode)
     assert!(lines[6].contains("`time_zone` is what the driver sends"), "{said}");
     assert_eq!(lines[7], "0", "{said}");
     // Approvers are told.
-    assert!(
-        !shown[0].contains("time zone") && shown[1].contains("with the time zone Asia/Tokyo"),
-        "{shown:?}"
-    );
+    let zone = |shown: &str| shown.lines().find(|line| line.starts_with("time zone")).map(str::to_owned);
+    assert_eq!(zone(&shown[0]), None, "{shown:?}");
+    assert!(zone(&shown[2]).is_some_and(|line| line.ends_with(" Asia/Tokyo")), "{shown:?}");
 }

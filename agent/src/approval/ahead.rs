@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 use super::case::{Outcome, Withdrawal};
 use super::desk::{Desk, DeskError, Id, Request, Ticket};
+use super::past::subject_bytes;
 use crate::identity::{Subject, TICK_NS};
 use crate::policy::{Scope, Terms};
 
@@ -29,6 +31,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Requests that are remembered: of one user, and of all.
 const KEPT_PER_USER: usize = 100;
 const KEPT: usize = 2048;
+/// Bytes of what can still be used, or is open, of one user. Of all it is as much as may be held.
+const BYTES_PER_USER: usize = 2 << 20;
 /// Bytes of the text in an answer.
 const BRIEF: usize = 300;
 
@@ -79,12 +83,19 @@ impl Asker {
         who(&self.subject) == who(subject)
             && verified(&self.subject) == verified(subject)
             && self.subject.cgroup == subject.cgroup
+            && self.subject.unit == subject.unit
             && self.subject.container == subject.container
             && self.tree.holds(subject)
     }
 
     fn is(&self, other: &Self) -> bool {
         self.subject.uid == other.subject.uid && self.tree == other.tree
+    }
+
+    /// As much of it as tells whose it was.
+    fn brief(&self) -> Self {
+        let subject = Subject { uid: self.subject.uid, ..Subject::default() };
+        Self { subject: Arc::new(subject), tree: self.tree }
     }
 }
 
@@ -105,7 +116,40 @@ pub struct Wanted {
     pub params: Vec<Option<String>>,
     /// What texts of its shape have in common, where it has one.
     pub shape: Option<String>,
+    /// The program that sends it, by the asker's word; the asker's own when `None`.
+    pub program: Option<Arc<Path>>,
 }
+
+impl Wanted {
+    /// Whether a command is of the program that it was asked for.
+    fn is_sent_by(&self, asker: &Subject, sender: &Subject) -> bool {
+        match &self.program {
+            // Of a script that is the script, whatever interprets it.
+            Some(program) => match &sender.script {
+                Some(script) => **script == **program,
+                None => *sender.exe == **program,
+            },
+            None => {
+                let known = !asker.exe.as_os_str().is_empty() || !asker.exe_sha256.is_empty();
+                known
+                    && asker.exe == sender.exe
+                    && asker.exe_sha256 == sender.exe_sha256
+                    && asker.script == sender.script
+            }
+        }
+    }
+
+    /// What it takes.
+    pub fn bytes(&self) -> usize {
+        let params: usize =
+            self.params.iter().map(|value| PARAM + value.as_ref().map_or(0, String::len)).sum();
+        let shape = self.shape.as_ref().map_or(0, String::len);
+        self.text.len() + params + shape
+    }
+}
+
+/// What a parameter takes beside its own bytes.
+const PARAM: usize = size_of::<Option<String>>();
 
 /// A command that is about to be held.
 #[derive(Debug, Clone, Copy)]
@@ -156,7 +200,7 @@ struct Entry {
     id: Id,
     asker: Asker,
     wanted: Wanted,
-    /// The text as it may be shown.
+    /// The beginning of the text as it may be shown.
     shown: String,
     terms: Arc<Terms>,
     asked: Timestamp,
@@ -164,6 +208,8 @@ struct Entry {
     state: State,
     by: Vec<Arc<str>>,
     used: u64,
+    /// What it takes while it can still be used.
+    bytes: usize,
 }
 
 /// A request as whoever asked sees it.
@@ -265,7 +311,7 @@ impl Ahead {
 
     fn close(&self, id: Id, word: &'static str, reason: &Arc<str>, by: Option<&Arc<str>>) {
         if let Some(entry) = self.all().iter_mut().find(|entry| entry.id == id) {
-            entry.state = State::Over(word, Arc::clone(reason));
+            entry.end(word, Arc::clone(reason));
             if let Some(by) = by {
                 entry.by = vec![Arc::clone(by)];
             }
@@ -294,7 +340,7 @@ impl Ahead {
         let alive = |entry: &&mut Entry| entry.id == id && !matches!(entry.state, State::Over(..));
         let found = all.iter_mut().find(alive);
         found.is_some_and(|entry| {
-            entry.state = State::Over("withdrawn", Arc::clone(why));
+            entry.end("withdrawn", Arc::clone(why));
             true
         })
     }
@@ -303,8 +349,17 @@ impl Ahead {
 impl Entry {
     fn lapse(&mut self, now: Instant) {
         if matches!(self.state, State::Usable(_, until) if until <= now) {
-            self.state = State::Over(if self.used > 0 { "used" } else { "lapsed" }, "".into());
+            self.end(if self.used > 0 { "used" } else { "lapsed" }, "".into());
         }
+    }
+
+    /// Nothing goes on by it any more: what is kept of it is what answers say.
+    fn end(&mut self, word: &'static str, why: Arc<str>) {
+        self.state = State::Over(word, why);
+        self.asker = self.asker.brief();
+        self.wanted.text = "".into();
+        (self.wanted.params, self.wanted.shape, self.wanted.program) = (Vec::new(), None, None);
+        self.bytes = 0;
     }
 
     fn take(&mut self, command: &Use<'_>, now: Instant) -> Option<Taken> {
@@ -320,12 +375,13 @@ impl Entry {
             scope == Scope::Shape && wanted.shape.is_some() && wanted.shape.as_deref() == command.shape;
         // Other terms than were fulfilled make it void.
         let fits = there && (exactly || alike) && *self.terms == *command.terms;
-        if !fits || !self.asker.is_behind(command.subject) {
+        let asker = &self.asker;
+        if !fits || !asker.is_behind(command.subject) || !wanted.is_sent_by(&asker.subject, command.subject) {
             return None;
         }
         self.used += 1;
         if scope != Scope::Shape {
-            self.state = State::Over("used", "".into());
+            self.end("used", "".into());
         }
         Some(Taken { request: self.id, by: self.by.clone(), scope })
     }
@@ -350,7 +406,7 @@ impl Entry {
             server: self.wanted.server,
             database: Arc::clone(&self.wanted.database),
             db_user: Arc::clone(&self.wanted.db_user),
-            text: self.shown.get(..self.shown.floor_char_boundary(BRIEF)).unwrap_or_default().to_owned(),
+            text: self.shown.clone(),
         }
     }
 }
@@ -414,7 +470,18 @@ impl Desk {
             return Ok(Opened::Known(same.id));
         }
         make_room(&mut all, asker.subject.uid, now)?;
-        let shown = request.shown.text.clone();
+        let bytes = wanted.bytes() + subject_bytes(&asker.subject);
+        let taken = |of: &dyn Fn(&Entry) -> bool| -> usize {
+            all.iter().filter(|entry| of(entry)).map(|entry| entry.bytes).sum()
+        };
+        let own = taken(&|entry| entry.asker.subject.uid == asker.subject.uid);
+        if own.saturating_add(bytes) > BYTES_PER_USER
+            || taken(&|_| true).saturating_add(bytes) > self.bounds.bytes
+        {
+            return Err(DeskError::Bytes);
+        }
+        let text = &request.shown.text;
+        let shown = text.get(..text.floor_char_boundary(BRIEF)).unwrap_or_default().to_owned();
         let ticket = self.ask(request)?;
         all.push_back(Entry {
             id: ticket.id(),
@@ -427,6 +494,7 @@ impl Desk {
             state: State::Open,
             by: Vec::new(),
             used: 0,
+            bytes,
         });
         Ok(Opened::New(ticket))
     }

@@ -207,7 +207,13 @@ fn line(one: &Value) -> String {
         login => format!(" ({login})"),
     };
     let what: String = printable(text(one, "text")).chars().take(100).collect();
-    let beforehand = if one["beforehand"] == true { "  (asked for beforehand)" } else { "" };
+    let beforehand = match (one["beforehand"] == true, text(one, "program_claimed")) {
+        (false, _) => String::new(),
+        (true, "") => "  (asked for beforehand)".to_owned(),
+        (true, program) => {
+            format!("  (asked for beforehand; they say that {} will send it)", printable(program))
+        }
+    };
     format!(
         "{}  {}  {}{} {} to {}/{}  needs {}{beforehand}\n    {what}\n",
         printable(text(one, "id")),
@@ -248,6 +254,11 @@ fn whole(one: &Value) -> String {
             ),
         );
         field("they say", text(beforehand, "reason"));
+        let program = text(beforehand, "program");
+        if !program.is_empty() {
+            field("to be sent by", &format!("{program}, as they say: what another program sends is held"));
+        }
+        field("time zone", text(beforehand, "time_zone"));
     }
     field("needs", text(one, "needs"));
     field("scopes", &list(one, "scopes"));
@@ -366,7 +377,8 @@ mod tests {
                 "ancestors": [{"pid": 1, "exe": evil}]},
             "statements": [{"kinds": [evil], "reads": [evil], "where": evil, "unparsed": evil}],
             "estimate": {"why_not": evil},
-            "beforehand": {"reason": evil, "tree_exe": evil, "tree_pid": 1},
+            "beforehand": {"reason": evil, "tree_exe": evil, "tree_pid": 1, "program": evil, "time_zone": evil},
+            "program_claimed": evil,
             "similar": [{"asked": evil, "user": evil, "outcome": evil, "by": [evil]}],
         });
         for shown in [whole(&one), table(&json!([one]))] {

@@ -21,15 +21,13 @@ use super::ahead::Ahead;
 use super::case::{Case, NotCounted, Outcome, Vote, Withdrawal};
 use super::listed::{Listed, Shown, Similar, decided_by};
 use super::memory::{Memory, Remembered};
+use super::past::{Past, Pasts};
 use super::person::{Approver, Requester};
 use super::rate::Rate;
 use super::remote::{Remote, Shared};
 use super::started::started_by;
 use crate::identity::Subject;
 use crate::policy::Terms;
-
-/// Requests that are remembered after they were decided.
-const PAST: usize = 256;
 
 /// Most approvals in force for longer than one command; of more the oldest go.
 const GRANTS: usize = 4096;
@@ -228,22 +226,10 @@ pub(super) struct Open {
     pub(super) recorded: Option<u64>,
 }
 
-/// A request that was decided.
-#[derive(Debug)]
-pub(super) struct Past {
-    pub(super) id: Id,
-    pub(super) asked: Timestamp,
-    pub(super) request: Request,
-    pub(super) outcome: Outcome,
-    pub(super) by: Vec<Arc<str>>,
-    /// No collector is to be told of it.
-    pub(super) told: bool,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     pub(super) open: BTreeMap<Id, Open>,
-    pub(super) past: VecDeque<Past>,
+    pub(super) past: Pasts,
     grants: VecDeque<Grant>,
     bytes: usize,
     rate: Rate,
@@ -363,9 +349,6 @@ impl Desk {
             open.request.cancel = None;
             // A flow that has gone does not hear it.
             let _ = open.events.send(Event::Over(outcome.clone()));
-            if inner.past.len() >= PAST {
-                inner.past.pop_front();
-            }
             // What is not on disk nobody is told of.
             let told = open.recorded.is_none();
             if !told {
@@ -374,7 +357,7 @@ impl Desk {
             }
             let past = Past { id, asked: open.asked, request: open.request, outcome, by, told };
             let remembered = (!told).then(|| Remembered::of(&past));
-            inner.past.push_back(past);
+            inner.past.add(past);
             drop(inner);
             if let Some(remembered) = remembered {
                 self.memory.add(&remembered);

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::case::{Outcome, Withdrawal};
-use super::desk::{Id, Open, Past, Request};
+use super::desk::{Id, Open, Request};
+use super::past::Past;
 use crate::identity::Subject;
 use crate::policy::{Scope, Terms};
 
@@ -79,6 +80,10 @@ pub struct Beforehand {
     /// The time zone of the sessions that it is for; the server's own when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<Arc<str>>,
+    /// The program that will send it, by the asker's own word; its own where that says none. No other program's
+    /// command goes on by it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub program: String,
 }
 
 /// What one statement does, in words.
@@ -175,6 +180,7 @@ impl Listed {
             "database": self.shown.database,
             "kinds": self.shown.statements.first().map(|does| &does.kinds),
             "beforehand": self.shown.beforehand.is_some(),
+            "program_claimed": self.shown.beforehand.as_ref().map(|told| &told.program).filter(|path| !path.is_empty()),
             "text": text.get(..text.floor_char_boundary(BRIEF)),
         })
     }

@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::desk::{Id, Past};
+use super::desk::Id;
 use super::listed::{Similar, decided_by};
+use super::past::Past;
 use super::person::Approver;
 
 /// The file's name.

@@ -15,6 +15,7 @@ pub mod cli;
 mod desk;
 mod listed;
 mod memory;
+mod past;
 mod peer;
 mod person;
 mod rate;

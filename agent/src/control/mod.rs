@@ -138,7 +138,8 @@ pub struct Command {
     /// The time zone that the session is started with; the server's own when left out.
     #[serde(default)]
     pub time_zone: Option<String>,
-    /// The program that will send it, by absolute path: designated by that, where policies look at it.
+    /// The program that will send it, by absolute path: designated by that, where policies look at it. By an
+    /// approval nothing goes on that another has sent; where none is named, than the asker's own.
     #[serde(default)]
     pub program: Option<PathBuf>,
 }

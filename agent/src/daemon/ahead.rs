@@ -29,6 +29,8 @@ use crate::record::{ApprovalAsked, ApprovalDecided, ApprovalRequested, PolicyExp
 const TEXT: usize = 256 << 10;
 /// Bytes of a database's or a user's name: a server takes no longer ones.
 const NAME: usize = 63;
+/// Bytes of a program's path, as the kernel bounds it.
+const PATH: usize = 4095;
 /// What one user may have explained within a minute.
 const QUESTIONS: usize = 60;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -36,6 +38,17 @@ const MINUTE: Duration = Duration::from_secs(60);
 const USERS: usize = 1024;
 /// How often it is seen whether who asked is still there.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Who asks.
+struct Asking {
+    subject: Arc<Subject>,
+    /// The same as the policies see who sends it: with the program that will, by the asker's word.
+    sender: Arc<Subject>,
+    /// The entries that take in the sender.
+    entries: Vec<EntryId>,
+    /// That program, as the kernel would name it.
+    program: Option<Arc<Path>>,
+}
 
 /// What somebody means to send, as the policies see it.
 struct Judged {
@@ -100,12 +113,8 @@ fn name(what: &str, text: &str) -> Result<(), String> {
 }
 
 impl Agent {
-    /// Who asks, and the entries that take them in.
-    async fn asking(
-        &self,
-        peer: &Peer,
-        program: Option<&Path>,
-    ) -> Result<(Arc<Subject>, Vec<EntryId>), String> {
+    /// Who asks, and what takes them in.
+    async fn asking(&self, peer: &Peer, program: Option<&Path>) -> Result<Asking, String> {
         let gone = || format!("process {} is not the one that asks (any more)", peer.pid);
         if !peer.is_there() {
             return Err(gone());
@@ -119,22 +128,35 @@ impl Agent {
         if !peer.is_there() {
             return Err(gone());
         }
-        if let Some(program) = program {
-            subject.exe = program.to_owned();
-            subject.exe_sha256 = String::new();
-            subject.script = None;
+        let subject = Arc::new(subject);
+        let Some(program) = program else {
+            return Ok(Asking { sender: Arc::clone(&subject), subject, entries, program: None });
+        };
+        if !program.is_absolute() || program.as_os_str().len() > PATH {
+            return Err(format!("the program is an absolute path of up to {PATH} bytes"));
         }
-        Ok((Arc::new(subject), entries))
+        // The kernel knows no symbolic links. What is not there cannot send anything.
+        let real = tokio::task::block_in_place(|| program.canonicalize());
+        let program: Arc<Path> = real.as_deref().unwrap_or(program).into();
+        let sender = Arc::new(Subject {
+            exe: program.to_path_buf(),
+            exe_sha256: String::new(),
+            script: None,
+            script_claimed: None,
+            ..Subject::clone(&subject)
+        });
+        Ok(Asking { subject, sender, entries, program: Some(program) })
     }
 
     /// The same, for what is the asker's own.
-    async fn asker(&self, peer: &Peer, program: Option<&Path>) -> Result<(Asker, Vec<EntryId>), String> {
-        let (subject, entries) = self.asking(peer, program).await?;
-        let tree = tree(&subject)?;
-        Ok((Asker { subject, tree }, entries))
+    async fn asker(&self, peer: &Peer, program: Option<&Path>) -> Result<(Asker, Asking), String> {
+        let asking = self.asking(peer, program).await?;
+        let tree = tree(&asking.subject)?;
+        Ok((Asker { subject: Arc::clone(&asking.subject), tree }, asking))
     }
 
-    fn judge(&self, command: Command, subject: &Subject, entries: &[EntryId]) -> Result<Judged, String> {
+    fn judge(&self, command: Command, asking: &Asking) -> Result<Judged, String> {
+        let Asking { sender: subject, entries, program, .. } = asking;
         if command.text.len() > TEXT {
             return Err(format!("a text of up to {} KiB can be asked about", TEXT >> 10));
         }
@@ -150,6 +172,7 @@ impl Agent {
             time_zone: command.time_zone.map(Into::into),
             text: command.text.into(),
             params: command.params,
+            program: program.clone(),
         };
         let operation = intended.operation(&self.scripts);
         let decision = match intended.params.is_empty() {
@@ -167,14 +190,15 @@ impl Agent {
             ));
         }
         let program = command.program.clone();
-        let (subject, entries) = self.asking(peer, program.as_deref()).await?;
+        let asking = self.asking(peer, program.as_deref()).await?;
         tokio::task::block_in_place(|| {
-            let judged = self.judge(command, &subject, &entries)?;
-            let (told, verdict) = explained(&judged, &subject, entries.is_empty());
+            let judged = self.judge(command, &asking)?;
+            let (told, verdict) = explained(&judged, &asking);
             let text = judged.intended.recordable(judged.flow.record_masks());
             let rule = judged.decision.rule.as_deref().filter(|_| !judged.decision.passes());
             let record = PolicyExplained {
-                subject: &subject,
+                subject: &asking.subject,
+                program: asking.program.as_deref(),
                 destination: &judged.destination,
                 database: &judged.intended.database,
                 db_user: &judged.intended.db_user,
@@ -200,12 +224,12 @@ impl Agent {
             return Err("say in `reason` why this is to run: those who decide read it".to_owned());
         }
         let program = command.program.clone();
-        let (asker, entries) = self.asker(peer, program.as_deref()).await?;
+        let (asker, asking) = self.asker(peer, program.as_deref()).await?;
         tokio::task::block_in_place(|| {
-            let judged = self.judge(command, &asker.subject, &entries)?;
+            let judged = self.judge(command, &asking)?;
             let script = Arc::clone(&judged.operation.script);
             judged.intended.check(&script).map_err(|unfit| unfit.to_string())?;
-            let (told, verdict) = explained(&judged, &asker.subject, entries.is_empty());
+            let (told, verdict) = explained(&judged, &asking);
             let terms = match (&judged.decision.approval, verdict) {
                 (Some(terms), "hold") => Arc::clone(terms),
                 // Nothing to ask anybody: it passes, or nobody may approve it.
@@ -215,13 +239,8 @@ impl Agent {
             let reason = masks.mask_text(reason).into_owned();
             let parent = asker.subject.ancestors.first().map(|parent| parent.exe.to_string_lossy());
             let shown = judged.intended.shown(&script, masks).map_err(|unfit| unfit.to_string())?;
-            // Wherever people decide, they see this.
-            let rule = judged.decision.message.as_deref().unwrap_or_default();
-            let zone = judged.intended.time_zone.as_ref();
-            let zone = zone.map(|zone| format!(", for a session with the time zone {zone}"));
-            let zone = zone.unwrap_or_default();
-            let message =
-                format!("Asked for beforehand, not sent yet{zone}. Who asks says: {reason}. {rule}");
+            let message = judged.decision.message.as_deref().unwrap_or_default().to_owned();
+            let program = asking.program.as_ref().map(|program| program.to_string_lossy().into_owned());
             let mut shown = crate::approval::Shown { message, ..shown };
             shown.beforehand = Some(Beforehand {
                 reason: reason.clone(),
@@ -229,6 +248,7 @@ impl Agent {
                 tree_exe: parent.unwrap_or_default().into_owned(),
                 usable_seconds: terms.within.as_secs(),
                 time_zone: judged.intended.time_zone.clone(),
+                program: program.unwrap_or_default(),
             });
             self.put_on_desk(&asker, &judged, &shown, &terms, &reason)
         })
@@ -247,12 +267,12 @@ impl Agent {
         let digest = intended.digest(&asker.subject, asker.tree);
         // The glass is broken for a command that waits, not for one that may never come.
         let open = Arc::new(Terms { break_glass: false, ..Terms::clone(terms) });
-        let request = Request {
+        let mut request = Request {
             subject: Arc::clone(&asker.subject),
             server: destination.address,
             hosts: destination.hosts.clone(),
             session: SessionId::from_slice(&[0; 16]).ok_or("no session")?,
-            bytes: shown.text.len() + intended.text.len() + reason.len(),
+            bytes: 0,
             shown: shown.clone(),
             digest,
             terms: Arc::clone(&open),
@@ -261,6 +281,7 @@ impl Agent {
             likeness: intended.likeness(&self.scripts),
             cancel: None,
         };
+        request.bytes = request.shown_bytes() + wanted.bytes();
         let (subject, tree) = (Arc::clone(&asker.subject), asker.tree);
         let opened = self.approvals.ask_ahead(asker.clone(), wanted, Arc::clone(terms), request);
         let id = match opened.map_err(|error| error.to_string())? {
@@ -275,12 +296,14 @@ impl Agent {
                     reason,
                     usable: terms.within,
                     tree: (tree.pid, tree.start_time_ns),
+                    program: intended.program.as_deref(),
                 };
                 if let Err(error) = self.recorder.approval_asked(&asked) {
                     self.approvals.ahead().unrecorded(id);
                     return Err(format!("nobody is asked, for it cannot be recorded: {error}"));
                 }
                 tracing::info!(request = name, user = subject.user, "approval is asked for beforehand");
+                self.approvals.recorded(id);
                 let (desk, recorder) = (Arc::clone(&self.approvals), Arc::clone(&self.recorder));
                 tokio::spawn(attend(desk, recorder, ticket, tree, self.shutdown.subscribe()));
                 id
@@ -309,10 +332,10 @@ impl Agent {
 }
 
 /// What whoever means to send it is told, and the word for it in the recording.
-fn explained(judged: &Judged, subject: &Subject, undesignated: bool) -> (Value, &'static str) {
+fn explained(judged: &Judged, asking: &Asking) -> (Value, &'static str) {
     let Judged { intended, flow, decision, .. } = judged;
     let word = match flow.treatment() {
-        _ if undesignated => "not_read",
+        _ if asking.entries.is_empty() => "not_read",
         Treatment::Egress(Egress::Deny) => "refused",
         Treatment::Egress(_) => "not_read",
         Treatment::Intercept(Protocol::Postgres) | Treatment::Detect(_) => match decision.verdict {
@@ -328,7 +351,7 @@ fn explained(judged: &Judged, subject: &Subject, undesignated: bool) -> (Value, 
     let asker = policy::Asker {
         user: Arc::clone(&intended.db_user),
         database: Arc::clone(&intended.database),
-        subject: subject.clone(),
+        subject: Subject::clone(&asking.sender),
         params: intended.params.as_slice().into(),
         now,
     };

@@ -54,8 +54,9 @@ struct Intended {
     /// none unless PGTZ is set.
     #[serde(default)]
     time_zone: Option<String>,
-    /// The program that will send it, by absolute path, such as /usr/bin/psql, if it is another than the one that
-    /// runs this server. Policies may look at it.
+    /// The program that will send it: the absolute path of the executable that runs in the end, or of the script
+    /// that is executed. It must be the one: what another program sends is held. On Debian and Ubuntu /usr/bin/psql
+    /// only starts /usr/lib/postgresql/VERSION/bin/psql: name that. request_approval cannot do without it.
     #[serde(default)]
     program: Option<PathBuf>,
 }
@@ -116,6 +117,13 @@ impl Server {
 
     async fn request_approval(&self, asked: Ask, context: &RequestContext<RoleServer>) -> Told {
         let command = command(asked.command).await?;
+        if command.program.is_none() {
+            return Err(
+                "say in `program` which executable will send it, by its absolute path: people approve it \
+                        for that one alone"
+                    .to_owned(),
+            );
+        }
         let mut told = self.ask(Request::AskAhead { command, reason: asked.reason }).await?;
         if told["asked"] != true {
             let explanation = explanation(told["explanation"].take());

@@ -269,6 +269,9 @@ impl Batch {
             body.uint(7, (told.text.len() - text.len()) as u64);
             body.string(8, told.verdict);
             body.string(9, told.rule);
+            if let Some(program) = told.program {
+                body.display(92, program.display());
+            }
         });
     }
 

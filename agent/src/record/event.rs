@@ -2,6 +2,7 @@
 //! recording. Whatever is masked must be masked before it is put in here.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,6 +190,8 @@ pub struct ApprovalAsked<'a> {
     pub usable: Duration,
     /// Whose descendants may use it: a process id, and when that was started, in nanoseconds since boot.
     pub tree: (u32, u64),
+    /// The program that will send it, by the asker's word.
+    pub program: Option<&'a Path>,
 }
 
 /// Somebody has asked what the policies say of a command.
@@ -196,6 +199,8 @@ pub struct ApprovalAsked<'a> {
 pub struct PolicyExplained<'a> {
     /// Who.
     pub subject: &'a Subject,
+    /// The program that would send it, by their word.
+    pub program: Option<&'a Path>,
     /// Where the command would go.
     pub destination: &'a Destination,
     /// The database.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName, ApprovalParam,
-    ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote, ApprovalsOpen,
+    ApprovalAnswer, ApprovalBeforehand, ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName,
+    ApprovalParam, ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote,
+    ApprovalsOpen,
 };
 use interlock_shipping::{MAX_APPROVAL, MAX_NAMES, MAX_REASON};
 use prost::Message as _;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 
 use super::printable;
 use crate::approval::{
-    Account, Approver, Desk, Name, News, Opened, Outcome, RemoteVote, Standing, Told, Vote, Withdrawal,
+    Account, Approver, Desk, Name, News, Opened, Outcome, RemoteVote, Standing, Told, Vote, Who, Withdrawal,
 };
 use crate::policy::{Scope, Terms, Way};
 use crate::record::subject_bytes;
@@ -113,6 +114,13 @@ impl Approvals {
     }
 }
 
+/// Reads arbitrary bytes as a decision that a collector tells: the entry for fuzzing.
+pub fn exercise(bytes: &[u8]) {
+    if let Ok(vote) = ApprovalVote::decode(bytes) {
+        let _ = decision(vote);
+    }
+}
+
 /// What somebody has decided, if it is in order. All of it comes from another host.
 fn decision(vote: ApprovalVote) -> Result<RemoteVote, &'static str> {
     let ApprovalVote { vote: id, request, digest, approve, scope, seconds, reason, by } = vote;
@@ -195,7 +203,10 @@ fn request(opened: &Opened) -> ApprovalRequest {
     let mut request = ApprovalRequest {
         request: id.to_string(),
         digest: digest.to_vec(),
-        session: opened.session.as_bytes().to_vec(),
+        session: match &shown.beforehand {
+            Some(_) => Vec::new(),
+            None => opened.session.as_bytes().to_vec(),
+        },
         asked_ns: ns(opened.asked),
         deadline_ns: ns(opened.deadline),
         step: shown.step.to_owned(),
@@ -204,6 +215,14 @@ fn request(opened: &Opened) -> ApprovalRequest {
         omitted_params: shown.params_omitted as u64,
         runs: shown.runs.clone(),
         redacted: shown.redacted,
+        beforehand: shown.beforehand.as_ref().map(|told| ApprovalBeforehand {
+            reason: told.reason.clone(),
+            tree_pid: told.tree_pid,
+            tree_exe: told.tree_exe.clone(),
+            usable_seconds: told.usable_seconds,
+            time_zone: told.time_zone.as_deref().unwrap_or_default().to_owned(),
+            program: told.program.clone(),
+        }),
         statements: shown.statements.iter().map(statement).collect(),
         subject: subject_bytes(&subject),
         server: opened.server.to_string(),
@@ -252,13 +271,23 @@ fn quorums(terms: &Terms) -> Vec<ApprovalQuorum> {
 
 /// Names of one approver beside those of their users that the collector is told.
 const FURTHER_NAMES: usize = 16;
+/// Bytes of an issuer and of its subject.
+const LONG: usize = 4096;
 
 fn cut(text: &str, most: usize) -> String {
     text.get(..text.floor_char_boundary(most)).unwrap_or_default().to_owned()
 }
 
 fn by(approver: &Approver) -> ApprovalBy {
+    let (issuer, subject) = match (&approver.verified, &approver.who) {
+        (Some(person), _) => (&*person.issuer, person.subject.as_str()),
+        (None, Who::Account(account)) => (account.issuer.as_str(), account.subject.as_str()),
+        (None, Who::Host(_)) => ("", ""),
+    };
     ApprovalBy {
+        // One that does not fit is nobody's, rather than somebody else's.
+        issuer: if issuer.len() <= LONG { issuer.to_owned() } else { String::new() },
+        subject: if subject.len() <= LONG { subject.to_owned() } else { String::new() },
         name: approver.name.as_ref().to_owned(),
         login: approver.login.as_ref().to_owned(),
         via: approver.way().word().to_owned(),

@@ -25,6 +25,7 @@ mod tokens;
 mod wire;
 
 pub use address::{Address, ParseAddressError};
+pub use approvals::exercise;
 pub use enrolment::Store;
 pub use fault::Fault;
 pub(crate) use orders::Orders;

@@ -70,9 +70,16 @@ impl Account {
         let broke = approval.standing.by.iter().filter(|_| item.state == "broken_glass");
         let broke = broke.flat_map(|by| [&by.name, &by.login].into_iter().chain(&by.names));
         let verified = [&subject.person, &subject.workload].into_iter().flatten();
-        let signed_in = verified.clone().any(|one| {
-            !owner.issuer.is_empty() && one.issuer == owner.issuer && one.subject == owner.subject
-        });
+        let known = verified.clone().map(|one| (&one.issuer, &one.subject));
+        let known = known.chain(
+            approval
+                .standing
+                .by
+                .iter()
+                .filter(|_| item.state == "broken_glass")
+                .map(|by| (&by.issuer, &by.subject)),
+        );
+        let signed_in = known.into_iter().any(|(issuer, subject)| owner.is(issuer, subject));
         let shown = subject.person.iter().map(|person| Name::shown(&person.name));
         let subjects = subject.person.iter().map(|person| &person.subject);
         let claims = verified.flat_map(|one| {
@@ -92,6 +99,21 @@ impl Account {
                 .chain(shown)
                 .chain(claims)
                 .any(|name| own.may_be(&name) || own_subject.may_be(&name))
+    }
+
+    /// Whether its owner has decided on it, here or on the host, as far as can be told.
+    pub fn has_decided(&self, approval: &WholeApproval, votes: &[Vote]) -> bool {
+        let owner = &self.owner;
+        let own = Names::of(&self.name, &owner.email, &owner.logins, &owner.called);
+        let by = approval.standing.votes.iter().filter_map(|vote| vote.by.as_ref());
+        votes.iter().any(|vote| vote.account == self.name)
+            || by.into_iter().any(|by| {
+                owner.is(&by.issuer, &by.subject)
+                    || [&by.name, &by.login]
+                        .into_iter()
+                        .chain(&by.names)
+                        .any(|name| *name == self.name || own.hold(name))
+            })
     }
 
     /// The groups of it that may decide.
@@ -143,6 +165,9 @@ pub enum DecideError {
     /// They ask for it themselves.
     #[error("nobody decides on their own request")]
     Own,
+    /// They have decided on it.
+    #[error("whoever has decided on it does not look into it afterwards")]
+    Decided,
     /// It is over.
     #[error("it is {0} already")]
     Over(String),
@@ -359,6 +384,9 @@ pub async fn review(
     }
     if account.asks(&approval) {
         return Err(DecideError::Own);
+    }
+    if account.has_decided(&approval, &intake.store.approval_votes(id).await?) {
+        return Err(DecideError::Decided);
     }
     if reason.is_empty() || reason.len() > MAX_REASON {
         return Err(DecideError::Invalid(format!("say in up to {MAX_REASON} bytes what you have found")));

@@ -168,6 +168,12 @@ fn wrong(told: &ApprovalRequest) -> Option<&'static str> {
             && quorum.via.len() <= 2
             && quorum.via.iter().all(|via| via.len() <= NAME)
     };
+    let beforehand = told.beforehand.iter().all(|told| {
+        told.reason.len() <= 4 * MAX_REASON
+            && told.tree_exe.len() <= LONG
+            && told.program.len() <= LONG
+            && told.time_zone.len() <= NAME
+    });
     let short = [&told.step, &told.transaction].into_iter().all(|word| word.len() <= NAME);
     let long = [&told.server, &told.database, &told.db_user, &told.started_by]
         .into_iter()
@@ -191,6 +197,7 @@ fn wrong(told: &ApprovalRequest) -> Option<&'static str> {
         Some("a request for approval with words that it cannot have")
     } else if !short
         || !long
+        || !beforehand
         || told.hosts.len() > LISTED
         || told.hosts.iter().any(|host| host.len() > LONG)
         || told.statements.len() > LISTED
@@ -210,6 +217,8 @@ fn stands(told: &ApprovalStanding) -> bool {
         by.is_none_or(|by| {
             by.name.len() <= LONG
                 && by.login.len() <= LONG
+                && by.issuer.len() <= LONG
+                && by.subject.len() <= LONG
                 && by.via.len() <= NAME
                 && by.groups.len() <= GROUPS
                 && by.groups.iter().all(|group| group.len() <= LONG)

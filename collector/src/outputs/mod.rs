@@ -32,6 +32,7 @@ use crate::intake::Connected;
 use crate::store::{OutputState, Store, StoreError};
 
 pub use config::Output;
+pub use kafka::exercise;
 use run::Runner;
 use send::Sender;
 pub(crate) use send::{later, secret_line};

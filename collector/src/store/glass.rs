@@ -128,6 +128,8 @@ fn stands(told: &ApprovalRequest, at_ns: i64, decided: &ApprovalDecided) -> Appr
         login: clip(&by.login_user, NAME),
         via: clip(&by.via, NAME),
         groups: by.groups.iter().take(GROUPS).map(|group| clip(group, NAME)).collect(),
+        issuer: clip(&by.person_issuer, 2 * NAME),
+        subject: clip(&by.person_subject, 2 * NAME),
         // They keep whoever broke the glass from reviewing it.
         names: [&by.login_claimed, &by.person_name, &by.person_subject]
             .into_iter()

@@ -344,6 +344,10 @@ impl Write<'_> {
                 own.clone_from(other);
             }
         }
+        if by.subject.is_empty() {
+            by.issuer.clone_from(&more.issuer);
+            by.subject.clone_from(&more.subject);
+        }
         if by.via.is_empty() {
             by.via.clone_from(&more.via);
             by.groups.clone_from(&more.groups);

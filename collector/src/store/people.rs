@@ -22,6 +22,13 @@ pub struct OwnerOf {
     pub called: String,
 }
 
+impl OwnerOf {
+    /// Whether it is whom an issuer knows as this subject.
+    pub fn is(&self, issuer: &str, subject: &str) -> bool {
+        !self.issuer.is_empty() && self.issuer == issuer && self.subject == subject
+    }
+}
+
 impl Store {
     /// The groups of an account.
     ///

@@ -27,7 +27,9 @@ impl From<DecideError> for Problem {
     fn from(error: DecideError) -> Self {
         let status = match &error {
             DecideError::NotFound => return Self::not_found("request for approval"),
-            DecideError::NotMember(_) | DecideError::Own | DecideError::Stale(_) => StatusCode::FORBIDDEN,
+            DecideError::NotMember(_) | DecideError::Own | DecideError::Decided | DecideError::Stale(_) => {
+                StatusCode::FORBIDDEN
+            }
             DecideError::Over(_) | DecideError::NotFromHere(_) | DecideError::Twice(_) => {
                 StatusCode::CONFLICT
             }
@@ -125,6 +127,10 @@ pub(crate) fn whole(
         "transaction": told.transaction,
         "command": told.command,
         "message": told.message,
+        "beforehand": told.beforehand.as_ref().map(|told| json!({
+            "reason": told.reason, "tree_pid": told.tree_pid, "tree_exe": told.tree_exe,
+            "usable_seconds": told.usable_seconds, "time_zone": told.time_zone, "program_claimed": told.program,
+        })),
         "estimate": told.estimate.as_ref().map(|told| json!({"rows": told.rows, "why_not": told.why_not})),
         "quorums": told.quorums.iter().map(quorum).collect::<Vec<_>>(),
         "scopes": told.scopes,

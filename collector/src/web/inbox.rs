@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Redirect, Response};
 use interlock_recording::proto::Subject;
-use interlock_shipping::v1::{ApprovalBy, ApprovalStatement};
+use interlock_shipping::v1::{ApprovalBeforehand, ApprovalBy, ApprovalStatement};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -302,6 +302,8 @@ struct ApprovalPage {
     reason_required: bool,
     fresh_minutes: u64,
     message: String,
+    /// It was asked for before the command is sent; in the asker's own words: why, and which program will send it.
+    beforehand: Option<ApprovalBeforehand>,
     /// What has started the process that asks, where nobody sits in front of it.
     started_by: String,
     break_glass: bool,
@@ -379,12 +381,22 @@ async fn page(state: &State, actor: Actor, id: &str, notice: Option<Notice>) -> 
         ("Database", told.database.clone()),
         ("As database user", told.db_user.clone()),
         ("Transaction", told.transaction.clone()),
-        ("Step", format!("{}, command {} of the session", told.step, told.command)),
+        (
+            "Step",
+            match &told.beforehand {
+                Some(_) => told.step.clone(),
+                None => format!("{}, command {} of the session", told.step, told.command),
+            },
+        ),
         ("Digest", interlock_recording::hex(&one.digest)),
     ];
     facts.retain(|(_, value)| !value.trim().is_empty());
     let title = format!("Approval {}", one.item.request);
-    let reviews = one.item.state == "broken_glass" && one.item.reviewed_ns.is_none() && entitled;
+    let reviews = one.item.state == "broken_glass"
+        && one.item.reviewed_ns.is_none()
+        && entitled
+        && !account.asks(&one)
+        && !account.has_decided(&one, &votes);
     let layout = Layout::new(state, actor, "approvals", title, notice).await?;
     let shown = ApprovalPage {
         now: now_ns(),
@@ -403,6 +415,7 @@ async fn page(state: &State, actor: Actor, id: &str, notice: Option<Notice>) -> 
         reason_required: told.reason_required,
         fresh_minutes: told.fresh_seconds.div_ceil(60),
         message: told.message.clone(),
+        beforehand: told.beforehand.clone(),
         started_by: told.started_by.clone(),
         break_glass: told.break_glass,
         cannot_decide,

@@ -12,8 +12,8 @@ use interlock_recording::proto::Subject;
 use interlock_recording::{HostKey, hex};
 use interlock_shipping::v1::to_collector::Message;
 use interlock_shipping::v1::{
-    ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName, ApprovalParam, ApprovalQuorum,
-    ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalsOpen, Live,
+    ApprovalBeforehand, ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalName, ApprovalParam,
+    ApprovalQuorum, ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalsOpen, Live,
 };
 use prost::Message as _;
 
@@ -79,6 +79,7 @@ async fn each_bound_of_what_an_agent_tells_is_one() {
     let quorum = || request(1).quorums.remove(0);
     let groups = |count: usize| (0..count).map(|at| format!("g{at}")).collect::<Vec<_>>();
     let long = "x".repeat(17 << 10);
+    let beforehand = |told: ApprovalBeforehand| ApprovalRequest { beforehand: Some(told), ..request(5) };
     let quorums = |quorums: Vec<ApprovalQuorum>| ApprovalRequest { quorums, ..request(5) };
     let odd = [
         ApprovalRequest { request: "../../et".into(), ..request(5) },
@@ -107,6 +108,10 @@ async fn each_bound_of_what_an_agent_tells_is_one() {
         ApprovalRequest { db_user: long.clone(), ..request(5) },
         ApprovalRequest { hosts: vec![long.clone()], ..request(5) },
         ApprovalRequest { started_by: long.clone(), ..request(5) },
+        beforehand(ApprovalBeforehand { reason: "r".repeat(4001), ..ApprovalBeforehand::default() }),
+        beforehand(ApprovalBeforehand { tree_exe: long.clone(), ..ApprovalBeforehand::default() }),
+        beforehand(ApprovalBeforehand { program: long.clone(), ..ApprovalBeforehand::default() }),
+        beforehand(ApprovalBeforehand { time_zone: "z".repeat(257), ..ApprovalBeforehand::default() }),
         ApprovalRequest {
             estimate: Some(ApprovalEstimate { rows: None, why_not: long.clone() }),
             ..request(5)
@@ -157,6 +162,8 @@ async fn each_bound_of_what_an_agent_tells_is_one() {
         ApprovalStanding { votes: vec![ApprovalCounted::default(); 257], ..standing(&largest, "denied") },
         by(ApprovalBy { name: long.clone(), ..none() }),
         by(ApprovalBy { login: long.clone(), ..none() }),
+        by(ApprovalBy { issuer: long.clone(), ..none() }),
+        by(ApprovalBy { subject: long.clone(), ..none() }),
         by(ApprovalBy { via: "v".repeat(257), ..none() }),
         by(ApprovalBy { groups: groups(1025), ..none() }),
         by(ApprovalBy { groups: vec![long.clone()], ..none() }),

@@ -5,6 +5,7 @@ use crate::approval::desk::Shape;
 use crate::approval::{Approver, Event, Person, Shown, Vote};
 use crate::identity::Ancestor;
 
+const OWN: &str = "/usr/bin/own";
 const TREE: Tree = Tree { pid: 70, start_time_ns: 7_000_000_000 };
 
 fn desk() -> Arc<Desk> {
@@ -20,6 +21,8 @@ fn subject() -> Subject {
         uid: 5,
         cgroup: "/a".into(),
         ancestors: vec![parent],
+        exe: OWN.into(),
+        exe_sha256: "ab".into(),
         ..Subject::default()
     }
 }
@@ -37,6 +40,7 @@ fn wanted(text: &str) -> Wanted {
         text: text.into(),
         params: vec![Some("a".into()), None],
         shape: Some(format!("shape of {text}")),
+        program: None,
     }
 }
 
@@ -118,6 +122,11 @@ async fn it_is_for_exactly_that_and_once() {
     refused("another login session", &|subject, _, _, _| subject.login_session = Some(6));
     refused("another cgroup", &|subject, _, _, _| subject.cgroup = "/b".into());
     refused("another container", &|subject, _, _, _| subject.container = "c".into());
+    refused("another unit", &|subject, _, _, _| subject.unit = "c.service".into());
+    refused("another program", &|subject, _, _, _| subject.exe = "/usr/bin/psql".into());
+    refused("another file there", &|subject, _, _, _| subject.exe_sha256 = "cd".into());
+    refused("a script that it runs", &|subject, _, _, _| subject.script = Some("/x.sh".into()));
+    refused("a program that is not known", &|subject, _, _, _| subject.exe = "".into());
     refused("another tree", &|subject, _, _, _| subject.ancestors[0].pid = 72);
     refused("a later process of that id", &|subject, _, _, _| {
         subject.ancestors[0].start_time_ns += 20_000_000;
@@ -192,6 +201,133 @@ async fn a_shape_covers_its_texts_for_a_time_and_a_session_begins_with_the_text(
     let _ticket = approved(&desk, "y", Scope::Session);
     assert!(!passes(&desk, "y", |_, wanted, _, _| wanted.text = "z".into()));
     assert!(passes(&desk, "y", |_, _, _, _| ()) && !passes(&desk, "y", |_, _, _, _| ()));
+}
+
+/// Asks for what `program` will send, approved in this scope.
+fn approved_for(desk: &Arc<Desk>, asker: Asker, program: Option<&str>, scope: Scope) -> Ticket {
+    let wanted = Wanted { program: program.map(|program| Path::new(program).into()), ..wanted("x") };
+    match desk.ask_ahead(asker, wanted, Arc::new(Terms::sample()), request()).unwrap() {
+        Opened::New(ticket) => {
+            desk.ahead().approved(ticket.id(), scope, 60, vec!["d".into()]);
+            ticket
+        }
+        Opened::Known(id) => panic!("{id}"),
+    }
+}
+
+#[tokio::test]
+async fn it_is_for_the_program_that_was_shown_whatever_the_scope() {
+    let by = |exe: &'static str, script: Option<&'static str>| {
+        move |subject: &mut Subject, _: &mut Wanted, _: &mut Terms, _: &mut bool| {
+            subject.exe = exe.into();
+            subject.script = script.map(Into::into);
+        }
+    };
+    for scope in [Scope::Shape, Scope::Session, Scope::Once] {
+        let desk = desk();
+        let _ticket = approved_for(&desk, asker(), Some("/sbin/nightly"), scope);
+        // Not the asker's own either, nor a script that the program would interpret.
+        for (exe, script) in [
+            (OWN, None),
+            ("/usr/bin/psql", None),
+            ("", None),
+            ("/sbin/nightly ", None),
+            ("/sbin/nightly", Some("/tmp/x")),
+            ("/usr/bin/dash", Some("/tmp/sbin/nightly")),
+        ] {
+            assert!(!passes(&desk, "x", by(exe, script)), "{scope:?} {exe} {script:?}");
+        }
+        assert!(passes(&desk, "x", by("/sbin/nightly", None)), "{scope:?}");
+    }
+    // A script is told by its own path.
+    let desk = desk();
+    let _ticket = approved_for(&desk, asker(), Some("/sbin/nightly"), Scope::Once);
+    assert!(passes(&desk, "x", by("/usr/bin/dash", Some("/sbin/nightly"))));
+    // Another program is another request.
+    let _one = approved_for(&desk, asker(), Some("/sbin/one"), Scope::Once);
+    let _own = approved_for(&desk, asker(), None, Scope::Once);
+    assert!(!passes(&desk, "x", by("/sbin/other", None)));
+    assert!(passes(&desk, "x", by("/sbin/one", None)) && passes(&desk, "x", by(OWN, None)));
+    // In a container paths are not known, and the file is; where neither is, nothing is the same.
+    let unknown = |sha256: &str| {
+        let own = Subject { exe: "".into(), exe_sha256: sha256.into(), ..subject() };
+        Asker { subject: Arc::new(own), tree: TREE }
+    };
+    let _ticket = approved_for(&desk, unknown("ab"), None, Scope::Once);
+    assert!(passes(&desk, "x", by("", None)));
+    let _ticket = approved_for(&desk, unknown(""), None, Scope::Once);
+    assert!(!passes(&desk, "x", |subject, _, _, _| {
+        (subject.exe, subject.exe_sha256) = ("".into(), String::new());
+    }));
+}
+
+#[tokio::test]
+async fn what_is_kept_is_bounded_by_its_bytes() {
+    let desk = desk();
+    let large = |n: usize| Wanted {
+        params: vec![Some(format!("{n}{}", "p".repeat(60 << 10))); 5],
+        ..wanted(&n.to_string())
+    };
+    let ask = |uid: u32, n: usize| {
+        let own = Subject { uid, argv: vec!["a".repeat(10 << 10)], ..subject() };
+        let asker = Asker { subject: Arc::new(own), tree: TREE };
+        desk.ask_ahead(asker, large(n), Arc::new(Terms::sample()), request())
+    };
+    let kept = || -> usize { desk.ahead().all().iter().map(|entry| entry.bytes).sum() };
+    let mut tickets = Vec::new();
+    let refused = loop {
+        match ask(5, tickets.len()) {
+            Ok(Opened::New(ticket)) => {
+                // Approved it takes as much, and is open no more.
+                desk.ahead().approved(ticket.id(), Scope::Once, 60, Vec::new());
+                tickets.push(ticket);
+            }
+            other => break other,
+        }
+    };
+    assert!(matches!(refused, Err(DeskError::Bytes)), "{refused:?}");
+    assert!(tickets.len() == 6 && (1 << 20..BYTES_PER_USER).contains(&kept()), "{}", kept());
+    // Another user has room of their own, until all together have as much as may be held.
+    tickets.push(match ask(6, 0).unwrap() {
+        Opened::New(ticket) => ticket,
+        Opened::Known(id) => panic!("{id}"),
+    });
+    // What is over takes nothing, however it came about, and is told all the same.
+    assert!(passes(&desk, "0", |subject, wanted, _, _| {
+        subject.argv = vec!["a".repeat(10 << 10)];
+        *wanted = large(0);
+    }));
+    let uses = tickets.len() - 1;
+    for ticket in &tickets[1..uses] {
+        desk.ahead().over(ticket.id(), &Outcome::Expired);
+    }
+    desk.ahead().unrecorded(tickets[uses].id());
+    assert_eq!(kept(), 0);
+    for entry in desk.ahead().all().iter() {
+        assert!(entry.wanted.text.is_empty() && entry.wanted.params.is_empty(), "{entry:?}");
+        assert!(entry.wanted.shape.is_none() && entry.asker.subject.argv.is_empty(), "{entry:?}");
+        assert!(entry.shown.len() <= BRIEF);
+    }
+    let told = desk.ahead().of(&asker());
+    assert_eq!((told.len(), told.last().map(|status| status.state)), (6, Some("used")));
+    assert!(ask(5, 0).is_ok());
+    // Of all together.
+    let small = Desk::new(crate::approval::Bounds { bytes: 1 << 20, ..desk.bounds.clone() });
+    let mut count = 0;
+    for uid in 100..200 {
+        let asker = Asker { subject: Arc::new(Subject { uid, ..subject() }), tree: TREE };
+        match small.ask_ahead(asker, large(0), Arc::new(Terms::sample()), request()) {
+            // Off the desk, and still to be used.
+            Ok(Opened::New(ticket)) => small.ahead().approved(ticket.id(), Scope::Once, 60, Vec::new()),
+            Ok(Opened::Known(id)) => panic!("{id}"),
+            Err(error) => {
+                assert!(matches!(error, DeskError::Bytes), "{error}");
+                break;
+            }
+        }
+        count += 1;
+    }
+    assert_eq!(count, 3);
 }
 
 #[tokio::test]

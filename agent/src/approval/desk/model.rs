@@ -318,8 +318,8 @@ impl Real {
     fn check(&self, setting: &Setting, model: &Model, path: &[Deed]) {
         let told = |what: &str| format!("{what}: {setting:?} {path:?} {model:?}");
         let inner = self.desk.inner();
-        assert_eq!(inner.open.len() + inner.past.len(), 1, "{}", told("one request"));
-        let past = inner.past.front();
+        assert_eq!(inner.open.len() + inner.past.iter().count(), 1, "{}", told("one request"));
+        let past = inner.past.iter().next();
         assert_eq!(past.map(|past| past.outcome.word()), model.over, "{}", told("the outcome"));
         let by = match inner.open.get(&self.id) {
             Some(open) => open.case.votes().iter().map(|vote| Arc::clone(&vote.by.name)).collect(),

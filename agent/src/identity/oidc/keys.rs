@@ -215,7 +215,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 
 impl KeySet {
     /// Takes a JWK set (RFC 7517, section 5). Keys that are no use for tokens are left out.
-    fn parse(bytes: &[u8], purpose: Option<&str>) -> Result<Self, String> {
+    pub(super) fn parse(bytes: &[u8], purpose: Option<&str>) -> Result<Self, String> {
         let mut set = json::object(bytes).map_err(|error| error.to_string())?;
         let Some(Value::Array(keys)) = set.remove("keys") else {
             return Err("they are no JWK set".to_owned());

@@ -143,10 +143,9 @@ impl Discovery {
             http.get(&at(format!("/.well-known/oauth-authorization-server{path}"))).map_err(|_| first)
         });
         let answer = answer.map_err(|error| unavailable(&error))?;
-        let endpoints: Endpoints =
-            super::json::object(&answer).and_then(|object| serde_json::from_value(object.into())).map_err(
-                |error| unavailable(&format_args!("{}: its metadata: {error}", http::server(&self.issuer))),
-            )?;
+        let endpoints = Endpoints::parse(&answer).map_err(|error| {
+            unavailable(&format_args!("{}: its metadata: {error}", http::server(&self.issuer)))
+        })?;
         if *endpoints.issuer != *self.text {
             return Err(DiscoveryError::OtherIssuer {
                 said: endpoints
@@ -165,6 +164,11 @@ impl Discovery {
 }
 
 impl Endpoints {
+    /// Takes a provider's metadata (OpenID Connect Discovery 1.0, section 3).
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        super::json::object(bytes).and_then(|object| serde_json::from_value(object.into()))
+    }
+
     /// A provider elsewhere must not have this host's own services asked.
     fn check(&self, own: bool) -> Result<(), HttpError> {
         let places = [

@@ -25,6 +25,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use zeroize::Zeroizing;
 
 use super::config::{IdentityConfig, IssuerConfig, Provider};
@@ -269,4 +271,23 @@ impl Issuer {
     pub fn verify(&self, token: &Zeroizing<String>) -> Result<Verified, VerifyError> {
         self.verify_at(token, jiff::Timestamp::now())
     }
+}
+
+/// Reads arbitrary bytes as a token, as a token's header and claims, and as an issuer's keys and metadata: the
+/// entry for fuzzing. None may panic.
+pub fn exercise(bytes: &[u8]) {
+    let _ = std::str::from_utf8(bytes).map(token::Parts::of);
+    // Most of what begins otherwise is no base64.
+    let (header, claims) = bytes.split_at(bytes.len() / 2);
+    let encode = |bytes: &[u8]| BASE64.encode(bytes);
+    let _ = token::Parts::of(&format!("{}.{}.c2ln", encode(header), encode(claims)));
+    let _ = token::Parts::of(&format!("eyJhbGciOiJSUzI1NiJ9.{}.c2ln", encode(bytes)));
+    if let Ok(keys) = keys::KeySet::parse(bytes, None) {
+        for algorithm in
+            ["RS256", "PS512", "ES256", "ES384", "EdDSA"].into_iter().filter_map(token::algorithm)
+        {
+            let _ = keys.verify(None, &algorithm, header, claims);
+        }
+    }
+    let _ = Endpoints::parse(bytes);
 }

@@ -56,7 +56,7 @@ pub(super) struct Parts<'t> {
 }
 
 /// The algorithms that count: with a public key, and only those that the library verifies.
-fn algorithm(word: &str) -> Option<Alg> {
+pub(super) fn algorithm(word: &str) -> Option<Alg> {
     Some(match word {
         "RS256" => Alg::RsaSsaPkcs1V15Sha256,
         "RS384" => Alg::RsaSsaPkcs1V15Sha384,

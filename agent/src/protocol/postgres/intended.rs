@@ -1,6 +1,8 @@
 //! A command that is not sent yet: what it would do, and what people are shown of it.
 
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use pg_query::protobuf::Token;
@@ -37,6 +39,8 @@ pub(crate) struct Intended {
     pub(crate) text: Arc<str>,
     /// All parameters, in text form.
     pub(crate) params: Vec<Option<String>>,
+    /// The program that sends it, by the asker's word; the asker's own when `None`.
+    pub(crate) program: Option<Arc<Path>>,
 }
 
 /// Why approval of it cannot be asked for.
@@ -178,12 +182,13 @@ impl Intended {
             text: Arc::clone(&self.text),
             params: self.params.clone(),
             shape: has_shape(script).then(|| scripts.template(&self.text)),
+            program: self.program.clone(),
         }
     }
 
     /// The whole of it, with who asks.
     pub(crate) fn digest(&self, subject: &Subject, tree: Tree) -> [u8; 32] {
-        let mut hash = Parts::new("interlock approval beforehand 2");
+        let mut hash = Parts::new("interlock approval beforehand 3");
         hash.number(subject.uid.into());
         let claimed = subject.login_claimed.as_ref();
         let claimed = [claimed.map(|claimed| claimed.uid), claimed.and_then(|claimed| claimed.session)];
@@ -197,7 +202,14 @@ impl Intended {
             [name, issuer, subject].into_iter().for_each(|part| hash.text(part));
         }
         hash.text(&subject.cgroup);
+        hash.text(&subject.unit);
         hash.text(&subject.container);
+        hash.bytes(subject.exe.as_os_str().as_bytes());
+        hash.text(&subject.exe_sha256);
+        for path in [subject.script.as_deref(), self.program.as_deref()] {
+            hash.number(u64::from(path.is_some()));
+            hash.bytes(path.map(|path| path.as_os_str().as_bytes()).unwrap_or_default());
+        }
         hash.number(tree.pid.into());
         hash.number(tree.start_time_ns);
         hash.text(&self.server.to_string());
@@ -249,6 +261,7 @@ mod tests {
             time_zone: None,
             text: text.into(),
             params: params.iter().map(|value| value.map(str::to_owned)).collect(),
+            program: None,
         }
     }
 
@@ -313,9 +326,15 @@ mod tests {
         other(&|intended| intended.time_zone = Some("UTC".into()));
         other(&|intended| intended.time_zone = Some("".into()));
         other(&|intended| intended.server.set_port(1));
+        other(&|intended| intended.program = Some(Path::new("/usr/bin/psql").into()));
         all.push(base.digest(&subject, Tree { pid: 8, ..tree }));
         all.push(base.digest(&subject, Tree { start_time_ns: 8, ..tree }));
         all.push(base.digest(&Subject { uid: 1, ..Subject::default() }, tree));
+        let exe = std::path::PathBuf::from("/usr/bin/psql");
+        all.push(base.digest(&Subject { exe: exe.clone(), ..Subject::default() }, tree));
+        all.push(base.digest(&Subject { script: Some(exe), ..Subject::default() }, tree));
+        all.push(base.digest(&Subject { exe_sha256: "ab".into(), ..Subject::default() }, tree));
+        all.push(base.digest(&Subject { unit: "a.service".into(), ..Subject::default() }, tree));
         let count = all.len();
         all.sort_unstable();
         all.dedup();

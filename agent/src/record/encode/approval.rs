@@ -26,6 +26,9 @@ impl Batch {
             body.uint(8, nanoseconds(asked.usable));
             body.uint(9, asked.tree.0.into());
             body.uint(10, asked.tree.1);
+            if let Some(program) = asked.program {
+                body.display(92, program.display());
+            }
         });
     }
 

@@ -23,7 +23,10 @@ fn code(text: &str) -> Vec<String> {
     let word = |token: ScanToken| {
         if is_constant(&token) { "constant".to_owned() } else { slice(text, &token).unwrap().1.to_owned() }
     };
-    tokens.map(word).collect()
+    let mut words: Vec<String> = tokens.map(word).collect();
+    // Numbers that are masked are in quotes then, and such constants are one where only lines are between them.
+    words.dedup_by(|next, word| next == "constant" && word == "constant");
+    words
 }
 
 #[test]

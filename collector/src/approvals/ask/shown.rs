@@ -102,6 +102,14 @@ fn grouped(number: u64) -> String {
     out
 }
 
+/// In the asker's own words, of which none can end the quotation.
+fn quoted(text: &str) -> String {
+    match text {
+        "" => String::new(),
+        text => format!("“{}”", text.replace(['“', '”'], "\"")),
+    }
+}
+
 fn by(by: Option<&ApprovalBy>) -> String {
     by.map_or_else(|| "somebody".to_owned(), |by| tame(&by.name, VALUE))
 }
@@ -157,6 +165,26 @@ impl Shown {
             }
             _ => who,
         };
+        if let Some(told) = &told.beforehand {
+            let zone = match told.time_zone.as_str() {
+                "" => String::new(),
+                zone => format!(", in a session with the time zone {zone}"),
+            };
+            put(
+                "Not sent yet",
+                format!(
+                    "asked for what process {} {} and what it starts may send within {} s of the approval{zone}",
+                    told.tree_pid, told.tree_exe, told.usable_seconds
+                ),
+            );
+            put("They say", quoted(&told.reason));
+            if !told.program.is_empty() {
+                put(
+                    "They say it is sent by",
+                    format!("{}; what another program sends is held", told.program),
+                );
+            }
+        }
         put("Who", who);
         put("Started", told.started_by.clone());
         put("Program", subject.script.clone().unwrap_or_else(|| subject.exe.clone()));

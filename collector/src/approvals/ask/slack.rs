@@ -306,6 +306,15 @@ pub(crate) fn read(body: &[u8]) -> Option<(By, Did)> {
     Some((by, did))
 }
 
+/// Reads arbitrary bytes as what Slack sends, as a form and as the JSON in it: the entry for fuzzing.
+pub fn exercise(bytes: &[u8]) {
+    let _ = read(bytes);
+    if let Ok(payload) = std::str::from_utf8(bytes) {
+        let form = form_urlencoded::Serializer::new(String::new()).append_pair("payload", payload).finish();
+        let _ = read(form.as_bytes());
+    }
+}
+
 /// An id: short, and of nothing but what ids have.
 fn short(value: &Value) -> Option<String> {
     let text = value.as_str()?;

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest,
-    ApprovalStanding, ApprovalStatement,
+    ApprovalBeforehand, ApprovalBy, ApprovalCounted, ApprovalEstimate, ApprovalParam, ApprovalQuorum,
+    ApprovalRequest, ApprovalStanding, ApprovalStatement,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Approvals, Asker, start};
+use super::{Approvals, Asker, shown, start};
 use crate::intake::Connected;
 use crate::outputs::Timing;
 use crate::sample::{HOSTILE, SampleHost};
@@ -643,4 +643,43 @@ async fn who_asks_again_and_again_is_told_of_once_more_and_nobody_else_waits() {
     assert_eq!(slack.asked().len(), 24);
     hook.until(34).await;
     site.stop().await;
+}
+
+#[tokio::test]
+async fn the_askers_words_are_told_apart_from_the_rules_and_all_of_them_or_nothing_is_approved() {
+    let site = Site::new().await;
+    let seen = async |told: ApprovalRequest| {
+        let id = site.take(&told).await;
+        let one = site.store.approval(&id).await.unwrap().unwrap();
+        (shown::Shown::new(&one, "").json(), shown::is_whole(&one))
+    };
+    let beforehand = |name: &str, reason: &str, program: &str| ApprovalRequest {
+        message: "Ask the DBAs.".into(),
+        beforehand: Some(ApprovalBeforehand {
+            reason: reason.into(),
+            tree_pid: 4711,
+            tree_exe: "/usr/bin/claude".into(),
+            usable_seconds: 900,
+            time_zone: String::new(),
+            program: program.into(),
+        }),
+        ..request(name)
+    };
+    let (told, whole) = seen(beforehand("aaaaaaaa", "ticket 17” The rule says: “yes", "/sbin/nightly")).await;
+    assert_eq!((&told["message"], whole), (&"Ask the DBAs.".into(), true));
+    assert_eq!(told["facts"]["they say"], "“ticket 17\" The rule says: \"yes”");
+    let sent_by = told["facts"]["they say it is sent by"].as_str().unwrap();
+    assert!(sent_by.starts_with("/sbin/nightly;"), "{sent_by}");
+    assert_eq!(told["facts"]["program"], "/usr/bin/psql", "what the host has seen");
+    let not_sent = told["facts"]["not sent yet"].as_str().unwrap();
+    assert!(not_sent.contains("4711 /usr/bin/claude") && not_sent.contains("900 s"), "{not_sent}");
+    assert!(
+        !seen(beforehand("bbbbbbbb", &"r".repeat(299), "")).await.1,
+        "a reason that is not shown in full"
+    );
+    assert!(
+        !seen(beforehand("cccccccc", "r", &format!("/{}", "p".repeat(299)))).await.1,
+        "nor is the program"
+    );
+    assert!(seen(beforehand("dddddddd", "r", "")).await.0["facts"]["they say it is sent by"].is_null());
 }

@@ -328,3 +328,15 @@ fn record(message: &Message, collector: &str) -> serde_json::Result<Record> {
     let headers = vec![("id", message.id.clone()), ("kind", message.name().to_owned())];
     Ok(Record { key, value, headers })
 }
+
+/// Reads arbitrary bytes as each answer of a broker: the entry for fuzzing. None may panic.
+pub fn exercise(bytes: &[u8]) {
+    let _ = wire::api_versions(bytes);
+    let _ = wire::metadata(bytes, "t");
+    for version in wire::PRODUCE_VERSIONS {
+        let _ = wire::produced(bytes, version, "t");
+    }
+    if let Ok(scram) = scram::Scram::new(scram::Hash::Sha256, "u") {
+        let _ = scram.last("p", bytes);
+    }
+}

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use interlock_recording::proto::Subject;
 use interlock_shipping::v1::{
-    ApprovalAnswer, ApprovalBy, ApprovalEstimate, ApprovalParam, ApprovalQuorum, ApprovalRequest,
-    ApprovalStanding, ApprovalStatement, ApprovalVote,
+    ApprovalAnswer, ApprovalBeforehand, ApprovalBy, ApprovalEstimate, ApprovalParam, ApprovalQuorum,
+    ApprovalRequest, ApprovalStanding, ApprovalStatement, ApprovalVote,
 };
 use prost::Message as _;
 use serde_json::json;
@@ -410,6 +410,14 @@ async fn what_hosts_tell_is_shown_harmlessly() {
         message: evil.clone(),
         estimate: Some(ApprovalEstimate { rows: None, why_not: evil.clone() }),
         started_by: evil.clone(),
+        beforehand: Some(ApprovalBeforehand {
+            reason: evil.clone(),
+            tree_pid: 7,
+            tree_exe: evil.clone(),
+            usable_seconds: 9,
+            time_zone: evil.clone(),
+            program: evil.clone(),
+        }),
         step: evil.clone(),
         transaction: evil.clone(),
         quorums: vec![ApprovalQuorum {
@@ -590,6 +598,117 @@ async fn filters_find_and_miss() {
     let id = alike["items"][0]["id"].as_str().unwrap().to_owned();
     let one = site.get(&format!("/api/v1/approvals/{id}"), &reviewer).await.json();
     assert_eq!(one["alike"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_asked_for_beforehand_is_shown_as_the_askers_words() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    let reason = format!("{}: the rule says: fine, approve it. END OF REASON", "ticket 17 ".repeat(90));
+    let beforehand = ApprovalBeforehand {
+        reason: reason.clone(),
+        tree_pid: 4711,
+        tree_exe: "/usr/bin/claude".into(),
+        usable_seconds: 900,
+        time_zone: "Asia/Tokyo".into(),
+        program: "/usr/local/sbin/nightly-backup".into(),
+    };
+    let told = ApprovalRequest {
+        message: "Ask the DBAs.".into(),
+        session: Vec::new(),
+        beforehand: Some(beforehand),
+        ..request()
+    };
+    let id = site.asked(&host, &told).await;
+    let bob = site.member("bob", Role::Viewer, &["dba"]).await;
+    let page = site.get(&format!("/approvals/{id}"), &bob).await.text;
+    for part in [
+        "<p class=\"notice\">Ask the DBAs.</p>",
+        "not sent yet",
+        "4711",
+        "/usr/bin/claude",
+        "900 s",
+        "Asia/Tokyo",
+        "To be sent by, as they say",
+        "/usr/local/sbin/nightly-backup",
+        "Who asks says, in their own words",
+        "END OF REASON",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(!page.contains("/sessions/") && !page.contains("of the session"), "{page}");
+    let one = site.get(&format!("/api/v1/approvals/{id}"), &bob).await.json();
+    let expected = serde_json::json!({
+        "reason": reason, "tree_pid": 4711, "tree_exe": "/usr/bin/claude", "usable_seconds": 900,
+        "time_zone": "Asia/Tokyo", "program_claimed": "/usr/local/sbin/nightly-backup",
+    });
+    assert_eq!((&one["beforehand"], &one["message"]), (&expected, &"Ask the DBAs.".into()));
+    let waits = site.asked(&host, &ApprovalRequest { digest: vec![9; 32], ..request() }).await;
+    let one = site.get(&format!("/api/v1/approvals/{waits}"), &bob).await.json();
+    assert!(one["beforehand"].is_null());
+}
+
+#[tokio::test]
+async fn whoever_broke_the_glass_or_voted_does_not_review_it() {
+    let site = Site::new().await;
+    let host = site.host().await;
+    // The account of a provider, whose names are none of the host's.
+    let owner = async |name: &str, subject: &str| {
+        let caller = site.member(name, Role::Viewer, &["dba"]).await;
+        sqlx::query(
+            "INSERT INTO identities (issuer, subject, user_name) VALUES ('https://id.example', $1, $2)",
+        )
+        .bind(subject)
+        .bind(name)
+        .execute(site.intake.store.pool())
+        .await
+        .unwrap();
+        caller
+    };
+    let (broke, voted) = (owner("sunny", "00u1").await, owner("windy", "00u2").await);
+    let (here, free) = (owner("rainy", "00u3").await, owner("foggy", "00u4").await);
+    let other_issuer = ApprovalBy {
+        name: "x1".into(),
+        issuer: "https://other.example".into(),
+        subject: "00u4".into(),
+        ..ApprovalBy::default()
+    };
+    let by = |name: &str, subject: &str| ApprovalBy {
+        name: name.into(),
+        issuer: "https://id.example".into(),
+        subject: subject.into(),
+        ..ApprovalBy::default()
+    };
+    let told = ApprovalRequest {
+        quorums: vec![ApprovalQuorum { needed: 3, ..request().quorums.remove(0) }],
+        ..request()
+    };
+    let id = site.asked(&host, &told).await;
+    // Approved here, as the host has not heard yet.
+    let approve = format!("/api/v1/approvals/{id}/approve");
+    let reply = site.send(Method::POST, &approve, &here, "{}").await;
+    assert!(reply.status.is_success(), "{}", reply.text);
+    let votes = [by("deploy", "00u2"), other_issuer];
+    let votes =
+        votes.map(|by| interlock_shipping::v1::ApprovalCounted { by: Some(by), ..Default::default() });
+    let broken = ApprovalStanding {
+        reason: "fire".into(),
+        by: Some(by("deploy", "00u1")),
+        votes: votes.into(),
+        ..standing(&told, "broken_glass")
+    };
+    site.stands(&host, &broken).await;
+    let path = format!("/api/v1/approvals/{id}/review");
+    let body = r#"{"reason": "fine"}"#;
+    for (caller, why) in [(&broke, "own request"), (&voted, "has decided"), (&here, "has decided")] {
+        let reply = site.send(Method::POST, &path, caller, body).await;
+        assert_eq!(reply.status, StatusCode::FORBIDDEN, "{}", reply.text);
+        assert!(reply.text.contains(why), "{why}: {}", reply.text);
+        let page = site.get(&format!("/approvals/{id}"), caller).await.text;
+        assert!(!page.contains("Close the review"), "{page}");
+    }
+    assert!(site.get(&format!("/approvals/{id}"), &free).await.text.contains("Close the review"));
+    assert_eq!(site.send(Method::POST, &path, &free, body).await.status, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]

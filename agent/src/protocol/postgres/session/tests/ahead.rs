@@ -11,7 +11,8 @@ const TREE: Tree = Tree { pid: 70, start_time_ns: 7_000_000_000 };
 
 fn subject() -> Arc<Subject> {
     let parent = Ancestor { pid: TREE.pid, start_time_ns: TREE.start_time_ns, ..Ancestor::default() };
-    Arc::new(Subject { pid: 71, ancestors: vec![parent], ..Subject::default() })
+    let exe = "/usr/bin/app".into();
+    Arc::new(Subject { pid: 71, ancestors: vec![parent], exe, ..Subject::default() })
 }
 
 /// A session of the tree, with an approval on its desk.
@@ -30,6 +31,7 @@ fn core(bench: &Bench, text: &str, params: &[&str], scope: Scope) -> (Core, Id, 
         text: text.into(),
         params: params.iter().map(|value| Some((*value).to_owned())).collect(),
         shape: Some(core.scripts.template(text)),
+        program: None,
     };
     let request = Request {
         subject: subject(),
