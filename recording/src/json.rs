@@ -298,7 +298,9 @@ fn approver(body: &proto::Approver) -> Value {
             "issuer": body.person_issuer,
             "subject": body.person_subject,
             "name": body.person_name,
+            "names": body.person_names,
         })),
+        "login_claimed": body.login_claimed,
     })
 }
 

@@ -13,10 +13,14 @@ pub const NAME_CLAIMS: &[&str] =
 
 /// Characters of a name that are looked at, and parts of it.
 const MAX_NAME: (usize, usize) = (1024, 16);
+/// Characters of what a provider calls somebody that are in their account's name.
+const MAX_CALLED: usize = 64;
 
 /// What one name may mean, as somebody has written it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Name {
+    /// All of it.
+    whole: String,
     /// Who it names, most likely.
     owner: String,
     /// What else of it may be who it names, and may be what it shares with other people's names: a directory
@@ -28,9 +32,9 @@ impl Name {
     /// Reads `Alice`, `CORP\alice`, `CORP+alice` and `CORP/alice` (Samba's winbind), `alice@corp.example`,
     /// `alice+ops@corp.example` (RFC 5233) and `alice/admin@REALM` (Kerberos), in whichever case and Unicode form.
     pub fn of(written: &str) -> Self {
-        let name = plain(written);
+        let whole = plain(written);
         // A directory before a backslash is one, whatever else there is.
-        let name = name.rsplit('\\').next().unwrap_or_default();
+        let name = whole.rsplit('\\').next().unwrap_or_default();
         let (local, address) = match name.split_once('@') {
             Some((local, _)) => (local, true),
             None => (name, false),
@@ -43,7 +47,25 @@ impl Name {
         parts.truncate(MAX_NAME.1);
         // In an address a tag stands behind the name, else a directory before it.
         let owner = if address { parts.remove(0) } else { parts.pop().unwrap_or_default() };
-        Self { owner: owner.to_owned(), others: parts.into_iter().map(str::to_owned).collect() }
+        let (owner, others) = (owner.to_owned(), parts.into_iter().map(str::to_owned).collect());
+        Self { whole: trim(&whole).to_owned(), owner, others }
+    }
+
+    /// Reads a name that is shown to people (`Bob Jones / Contoso`): what looks like parts of a login is none in it, and
+    /// may be what a whole company has in its names.
+    pub fn shown(written: &str) -> Self {
+        let name = Self::of(written);
+        let one = name.whole.contains(char::is_whitespace)
+            || !name.whole.contains('@') && name.whole.contains(['+', '/']);
+        if one && !name.is_empty() {
+            return Self { owner: name.whole.clone(), whole: name.whole, others: Vec::new() };
+        }
+        name
+    }
+
+    /// Reads what a claim of [`NAME_CLAIMS`] says.
+    pub fn claimed(claim: &str, written: &str) -> Self {
+        if claim == "name" { Self::shown(written) } else { Self::of(written) }
     }
 
     /// It names nobody.
@@ -57,7 +79,7 @@ impl Name {
         let names = |one: &Self, two: &Self| {
             !one.is_empty() && (one.owner == two.owner || two.others.contains(&one.owner))
         };
-        names(self, other) || names(other, self)
+        !self.is_empty() && self.whole == other.whole || names(self, other) || names(other, self)
     }
 }
 
@@ -93,31 +115,50 @@ pub fn may_be_one(one: &str, other: &str) -> bool {
 
 /// Names that whoever has an account may have.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Vec<Name>);
+pub struct Names {
+    written: Vec<Name>,
+    /// What a provider may have called them whose word for them is not known. It is compared with names as they are
+    /// written, and never with another guess: two of them have what many share in common.
+    guessed: Option<Name>,
+}
 
 impl Names {
     /// The account's own name (what a provider's account is called stands behind the provider's name and a colon,
     /// with `_` in the place of what an account's name cannot have, and what tells two of one name apart behind a
-    /// `~`), its e-mail address, and the login names that were set for it.
-    pub fn of(account: &str, email: &str, logins: &[String]) -> Self {
+    /// `~`), its e-mail address, the login names that were set for it, and what the provider called its owner when the
+    /// account was made; empty when that is not known.
+    pub fn of(account: &str, email: &str, logins: &[String], provided: &str) -> Self {
         let called = account.rsplit(':').next().unwrap_or_default();
         let called = called.split('~').next().unwrap_or_default();
-        // It may have been a `\`, `+` or `/`.
-        let parted = if account.contains(':') { called.replace('_', "+") } else { String::new() };
-        let all = [called, &parted, email].into_iter().chain(logins.iter().map(String::as_str));
-        Self(all.map(Name::of).filter(|name| !name.is_empty()).collect())
+        // It may have been a `\`, `+` or `/`, unless it is known what it was.
+        let unknown = account.contains(':') && called.contains('_') && !is_made_of(called, provided);
+        let guessed = unknown.then(|| Name::of(&called.replace('_', "+"))).filter(|name| !name.is_empty());
+        let all = [called, email, provided].into_iter().chain(logins.iter().map(String::as_str));
+        Self { written: all.map(Name::of).filter(|name| !name.is_empty()).collect(), guessed }
     }
 
     /// A name, however it is written, may be theirs.
     pub fn hold(&self, name: &str) -> bool {
-        let name = Name::of(name);
-        self.0.iter().any(|own| own.may_be(&name))
+        self.may_be(&Name::of(name))
+    }
+
+    /// The same of one that was read.
+    pub fn may_be(&self, name: &Name) -> bool {
+        self.written.iter().chain(&self.guessed).any(|own| own.may_be(name))
     }
 
     /// The two may be one person's.
     pub fn meet(&self, other: &Self) -> bool {
-        self.0.iter().any(|own| other.0.iter().any(|name| own.may_be(name)))
+        self.written.iter().any(|own| other.may_be(own))
+            || self.guessed.iter().any(|own| other.written.iter().any(|name| own.may_be(name)))
     }
+}
+
+/// Whether an account's name was made of what a provider called its owner, with `_` for what it cannot have.
+fn is_made_of(called: &str, provided: &str) -> bool {
+    let provided = || provided.trim().chars().take(MAX_CALLED);
+    called.chars().count() == provided().count()
+        && called.chars().zip(provided()).all(|(char, was)| char == '_' || char == was)
 }
 
 #[cfg(test)]
@@ -180,25 +221,85 @@ mod tests {
     #[test]
     fn accounts_are_called_by_all_of_their_names() {
         let logins = ["CORP+anna-adm".to_owned(), String::new()];
-        let names = Names::of("okta:anna~2", "Anna.Smith+work@corp.example", &logins);
+        let names = Names::of("okta:anna~2", "Anna.Smith+work@corp.example", &logins, "");
         for own in ["anna", "ANNA.SMITH", "anna-adm", "EU\\anna"] {
             assert!(names.hold(own), "{own}");
         }
         for other in ["okta", "", "2", "work2", "smith", "corp2"] {
             assert!(!names.hold(other), "{other}");
         }
-        assert!(names.meet(&Names::of("x", "anna.smith@home.example", &[])));
-        assert!(!names.meet(&Names::of("okta:bob~2", "bob@corp.example", &["CORP+bob-adm".to_owned()])));
-        assert!(!Names::of("", "", &[]).meet(&Names::of("", "", &[])));
+        assert!(names.meet(&Names::of("x", "anna.smith@home.example", &[], "")));
+        let bob = Names::of("okta:bob~2", "bob@corp.example", &["CORP+bob-adm".to_owned()], "");
+        assert!(!names.meet(&bob) && !bob.meet(&names));
+        let nobody = || Names::of("", "", &[], "");
+        assert!(!nobody().meet(&nobody()));
         // As providers' accounts of `CORP\anna` and `anna+ops@corp.example` are called here.
         for called in ["okta:CORP_anna", "okta:anna_ops@corp.example"] {
-            assert!(Names::of(called, "", &[]).hold("anna"), "{called}");
-            assert!(!Names::of(called, "", &[]).hold("CORP+bob"), "{called}");
+            assert!(Names::of(called, "", &[], "").hold("anna"), "{called}");
+            assert!(!Names::of(called, "", &[], "").hold("CORP+bob"), "{called}");
         }
         assert!(
-            !Names::of("CORP_anna", "", &[]).hold("anna"),
+            !Names::of("CORP_anna", "", &[], "").hold("anna"),
             "an account of the collector's own is what it is"
         );
+    }
+
+    #[test]
+    fn what_providers_accounts_share_makes_them_no_one() {
+        let of = |account: &str| Names::of(account, "", &[], "");
+        for (one, two) in [
+            ("okta:anna_adm", "okta:bob_adm"),
+            ("okta:john_smith", "okta:adam_smith"),
+            ("okta:john_smith", "okta:john_brown"),
+            ("okta:CORP_anna", "okta:CORP_bob"),
+            ("okta:adm_anna@corp.example", "okta:adm_bob@corp.example"),
+        ] {
+            assert!(!of(one).meet(&of(two)) && !of(two).meet(&of(one)), "{one} {two}");
+        }
+        // With a name as somebody has written it, each part of a guess may be who it is.
+        for (one, two) in [
+            ("okta:CORP_anna", "anna"),
+            ("okta:CORP_anna", "entra:anna"),
+            ("okta:anna_adm@corp.example", "anna"),
+            ("okta:CORP_anna", "entra:CORP_anna"),
+        ] {
+            assert!(of(one).meet(&of(two)) && of(two).meet(&of(one)), "{one} {two}");
+        }
+    }
+
+    #[test]
+    fn what_the_provider_called_them_counts() {
+        let called = |account: &str, provided: &str| Names::of(account, "", &[], provided);
+        let muller = called("okta:m_ller", "müller");
+        assert!(muller.hold("müller") && muller.hold("CORP\\MÜLLER") && muller.hold("m_ller"));
+        assert!(!muller.hold("ller") && called("okta:m_ller", "").hold("ller"), "it is known what it was");
+        assert!(muller.meet(&called("entra:x", "müller")));
+        let adm = called("okta:anna_adm", "anna_adm");
+        assert!(!adm.hold("adm") && adm.hold("anna_adm") && !adm.meet(&called("okta:bob_adm", "")));
+        // Who calls themselves otherwise is no other person for it.
+        assert!(
+            called("okta:CORP_anna", "zzz").hold("anna") && called("okta:CORP_anna", "zzz_anna").hold("anna")
+        );
+    }
+
+    #[test]
+    fn names_that_are_shown_are_whole() {
+        for (one, two) in [
+            ("Bob Jones / Contoso", "Alice Smith / Contoso"),
+            ("Bob+External", "Alice+External"),
+            ("Bob Jones (IT)/EU", "Alice Smith (IT)/EU"),
+        ] {
+            let (one, two) = (Name::claimed("name", one), Name::claimed("name", two));
+            assert!(!one.may_be(&two) && !two.may_be(&one) && !one.may_be(&Name::of("contoso")));
+            assert!(one.may_be(&one.clone()));
+        }
+        assert!(Name::shown(" bob  jones / Contoso").may_be(&Name::of("BOB  Jones / contoso ")));
+        // What may be a login is read as one.
+        for login in ["Alice", "CORP\\alice", "alice+x@corp.example"] {
+            assert!(Name::shown(login).may_be(&Name::of("alice")), "{login}");
+        }
+        assert!(Name::shown("CORP+alice").may_be(&Name::of("corp+Alice")));
+        assert!(Name::shown(" / ").is_empty() && Name::shown("\u{200b}").is_empty());
     }
 
     /// A part of a name, of letters whose cases are single ones.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_shipping::{NAME_CLAIMS, Names, may_be_one};
+use interlock_shipping::{NAME_CLAIMS, Name, Names};
 
 use crate::identity::login::{PersonKey, signed_in_ago};
 use crate::identity::{Subject, Verified};
@@ -69,6 +69,8 @@ pub struct Account {
     pub issuer: String,
     /// The subject.
     pub subject: String,
+    /// What its provider called the person when the account was made; empty when that is not known.
+    pub called: String,
     /// When they last showed who they are, nanoseconds since the Unix epoch by the collector's clock.
     pub authenticated_ns: Option<u64>,
     /// The vote's own name at the collector.
@@ -77,7 +79,7 @@ pub struct Account {
 
 impl Account {
     fn names(&self) -> Names {
-        Names::of(&self.name, &self.email, &self.logins)
+        Names::of(&self.name, &self.email, &self.logins, &self.called)
     }
 
     /// A host's user of this name may be the same person.
@@ -197,20 +199,31 @@ impl Approver {
 
     /// Somebody of this name may be them. It may be a mere claim, and counts against them alone.
     fn is_called(&self, name: &str) -> bool {
+        self.may_be(&Name::of(name))
+    }
+
+    /// The same of a name that was read.
+    fn may_be(&self, name: &Name) -> bool {
         let account = match &self.who {
-            Who::Account(account) => account.is_user(name) || may_be_one(name, &account.subject),
+            Who::Account(account) => account.names().may_be(name) || Name::of(&account.subject).may_be(name),
             Who::Host(_) => false,
         };
-        let verified = self.verified.as_deref().map(called).unwrap_or_default();
-        let host = [&*self.name, &*self.login, &*self.login_claimed];
-        account || verified.into_iter().chain(host).any(|own| may_be_one(own, name))
+        let verified = || self.verified.as_deref().map(called).unwrap_or_default();
+        let mut host = [&*self.name, &*self.login, &*self.login_claimed].into_iter();
+        account
+            || host.any(|own| Name::of(own).may_be(name))
+            || verified().into_iter().any(|(claim, own)| Name::claimed(claim, own).may_be(name))
     }
 
     /// What else they may be called than their user and login user: it may be a mere claim.
     pub fn further_names(&self) -> impl Iterator<Item = &str> {
-        let verified = self.verified.as_deref().map(called).unwrap_or_default();
         let claimed = (!self.login_claimed.is_empty()).then_some(&*self.login_claimed);
-        claimed.into_iter().chain(verified)
+        claimed.into_iter().chain(self.provided_names())
+    }
+
+    /// What the identity provider calls them, verified or not.
+    pub fn provided_names(&self) -> impl Iterator<Item = &str> {
+        self.verified.as_deref().map(called).unwrap_or_default().into_iter().map(|(_, name)| name)
     }
 
     /// What may make `other` the same person.
@@ -253,15 +266,15 @@ fn is_verified(person: Option<&Verified>, by: &Approver) -> bool {
             return true;
         }
     }
-    called(person).iter().any(|name| by.is_called(name))
+    called(person).into_iter().any(|(claim, name)| by.may_be(&Name::claimed(claim, name)))
 }
 
-/// What a person is called by their provider, verified or not.
-fn called(person: &Verified) -> Vec<&str> {
-    let claims = NAME_CLAIMS.iter().filter_map(|claim| person.claims.get(*claim)?.as_str());
+/// What a person is called by their provider, verified or not, and by which claim.
+fn called(person: &Verified) -> Vec<(&'static str, &str)> {
+    let claims = NAME_CLAIMS.iter().filter_map(|claim| Some((*claim, person.claims.get(*claim)?.as_str()?)));
     // Where nothing names them their subject does, which is another person's at another provider.
-    let name = (person.name != person.subject).then_some(person.name.as_str());
-    claims.chain(name).filter(|name| !name.trim().is_empty()).collect()
+    let name = (person.name != person.subject).then_some(("name", person.name.as_str()));
+    claims.chain(name).filter(|(_, name)| !name.trim().is_empty()).collect()
 }
 
 /// Who asks.
@@ -275,7 +288,7 @@ pub struct Requester {
     /// The process had ended before it could be looked at: it is not known who logged in.
     pub unseen: bool,
     /// Who started the CI job, as its verified token says, and as its environment claims.
-    pub actors: Vec<String>,
+    pub actors: Vec<Name>,
     /// The person as an identity provider has verified them.
     pub verified: Option<Arc<Verified>>,
 }
@@ -297,11 +310,12 @@ impl Requester {
         let gone = subject.missing.iter().any(|missing| missing.starts_with("process:"));
         let unseen = gone && login_uid.is_none();
         let job = subject.workload.as_deref();
-        let mails = job
-            .into_iter()
-            .flat_map(|job| NAME_CLAIMS.iter().filter_map(|name| job.claims.get(*name)?.as_str()));
+        let claims = job.into_iter().flat_map(|job| {
+            let claimed = |claim: &&str| Some(Name::claimed(claim, job.claims.get(*claim)?.as_str()?));
+            NAME_CLAIMS.iter().filter_map(claimed)
+        });
         let started = job.map(|job| job.job.actor.as_str()).into_iter().chain([subject.ci.actor.as_str()]);
-        let actors = started.chain(mails).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let actors = started.map(Name::of).chain(claims).filter(|name| !name.is_empty()).collect();
         Self { person, names, unseen, actors, verified: subject.person.clone() }
     }
 
@@ -310,7 +324,7 @@ impl Requester {
         if is_verified(self.verified.as_deref(), by) {
             return Some(SAME_VERIFIED);
         }
-        if self.actors.iter().any(|name| by.is_called(name)) {
+        if self.actors.iter().any(|name| by.may_be(name)) {
             return Some("of the name of who started the job");
         }
         let same = match &by.who {
@@ -454,6 +468,32 @@ mod tests {
         elsewhere.subject = "other".to_owned();
         assert_eq!(asks.same(&host(2, Some(Arc::new(elsewhere)))), Some(SAME_VERIFIED));
         assert_eq!(asks.same(&by(account("bob", "bob@corp.example", &[]))), None);
+    }
+
+    #[test]
+    fn what_a_company_has_in_its_names_makes_nobody_one() {
+        let named = |subject: &str, name: &str| {
+            let mut person = Verified::clone(&verified("https://id", subject, None));
+            person.name = name.to_owned();
+            person.claims.insert("name".to_owned(), name.into());
+            Arc::new(person)
+        };
+        let bob = named("7", "Bob Jones / Contoso");
+        let asks = Requester::of(&Subject { uid: 1, person: Some(Arc::clone(&bob)), ..Subject::default() });
+        let alice = host(2, Some(named("8", "Alice Smith / Contoso")));
+        assert_eq!(asks.same(&alice), None);
+        assert_eq!(
+            (host(3, Some(Arc::clone(&bob))).same(&alice), alice.same(&host(3, Some(bob)))),
+            (None, None)
+        );
+        // The same person by another subject, as providers have them.
+        let again = host(2, Some(named("9", "bob jones / CONTOSO")));
+        assert_eq!(asks.same(&again), Some(SAME_VERIFIED));
+        // Two accounts of one provider, and one whose name cannot be written as an account's.
+        let (one, two) = (account("okta:anna_adm", "", &[]), account("okta:bob_adm", "", &[]));
+        assert_eq!((one.same(&two), two.same(&one)), (None, None));
+        let muller = Account { called: "müller".into(), ..account("okta:m_ller", "", &[]) };
+        assert!(muller.is_user("müller") && !muller.is_user("ller"));
     }
 
     #[test]

@@ -164,6 +164,7 @@ fn decision(vote: ApprovalVote) -> Result<RemoteVote, &'static str> {
             email: by.email,
             issuer: by.issuer,
             subject: by.subject,
+            called: cut(&by.called, WORD),
             authenticated_ns: (by.authenticated_ns > 0).then_some(by.authenticated_ns),
             vote: id,
         },

@@ -16,7 +16,7 @@ use interlock_recording::ledger::proto::{ApprovalGiven, GlassReviewed};
 use interlock_recording::proto::Subject;
 use interlock_recording::{fill_random, hex};
 use interlock_shipping::v1::{ApprovalAccount, ApprovalVote};
-use interlock_shipping::{MAX_NAMES, MAX_REASON, NAME_CLAIMS, Names, may_be_one};
+use interlock_shipping::{MAX_NAMES, MAX_REASON, NAME_CLAIMS, Name, Names};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
@@ -61,7 +61,7 @@ impl Account {
     pub fn asks(&self, approval: &WholeApproval) -> bool {
         let Ok(subject) = Subject::decode(&*approval.told.subject) else { return true };
         let owner = &self.owner;
-        let own = Names::of(&self.name, &owner.email, &owner.logins);
+        let own = Names::of(&self.name, &owner.email, &owner.logins, &owner.called);
         let item = &approval.item;
         let users = [&item.user, &item.login_user, &subject.user, &subject.login_user];
         let claimed = subject.login_claimed.iter().map(|claimed| &claimed.user);
@@ -80,10 +80,13 @@ impl Account {
                 .map(|by| (&by.issuer, &by.subject)),
         );
         let signed_in = known.into_iter().any(|(issuer, subject)| owner.is(issuer, subject));
-        let person = subject.person.iter().flat_map(|person| [&person.name, &person.subject]);
+        let shown = subject.person.iter().map(|person| Name::shown(&person.name));
+        let subjects = subject.person.iter().map(|person| &person.subject);
         let claims = verified.flat_map(|one| {
-            one.claims.iter().filter(|(claim, _)| NAME_CLAIMS.contains(&claim.as_str())).map(|(_, name)| name)
+            let known = one.claims.iter().filter(|(claim, _)| NAME_CLAIMS.contains(&claim.as_str()));
+            known.map(|(claim, name)| Name::claimed(claim, name))
         });
+        let own_subject = Name::of(&owner.subject);
         signed_in
             || users
                 .into_iter()
@@ -91,15 +94,17 @@ impl Account {
                 .chain(job)
                 .chain(ci)
                 .chain(broke)
-                .chain(person)
+                .chain(subjects)
+                .map(|name| Name::of(name))
+                .chain(shown)
                 .chain(claims)
-                .any(|name| own.hold(name) || may_be_one(name, &owner.subject))
+                .any(|name| own.may_be(&name) || own_subject.may_be(&name))
     }
 
     /// Whether its owner has decided on it, here or on the host, as far as can be told.
     pub fn has_decided(&self, approval: &WholeApproval, votes: &[Vote]) -> bool {
         let owner = &self.owner;
-        let own = Names::of(&self.name, &owner.email, &owner.logins);
+        let own = Names::of(&self.name, &owner.email, &owner.logins, &owner.called);
         let by = approval.standing.votes.iter().filter_map(|vote| vote.by.as_ref());
         votes.iter().any(|vote| vote.account == self.name)
             || by.into_iter().any(|by| {
@@ -293,6 +298,7 @@ pub async fn decide(
             email: owner.email.clone(),
             issuer: owner.issuer.clone(),
             subject: owner.subject.clone(),
+            called: owner.called.clone(),
             groups: groups.clone(),
             authenticated_ns,
         }),

@@ -1,6 +1,6 @@
 //! What an agent tells of its requests for approval, and what it is told of decisions.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use interlock_shipping::v1::{
@@ -11,12 +11,15 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use super::Intake;
-use crate::store::{HeldUsage, StoreError, approval_id, is_request, now_ns};
+use crate::store::{HeldBy, HeldUsage, KEPT, StoreError, approval_id, is_request, now_ns, whose};
 
 /// Requests of one host that are kept as open; more are an agent's that has lost its bounds.
 const OPEN: i64 = 20_000;
-/// Requests of one host that are kept at all: those that have ended are kept for a month.
-const KEPT: i64 = 50_000;
+/// Of what a host may have, one user has one part in so many, and so many requests at least: others have room then.
+const SHARES: i64 = 4;
+const SHARE: i64 = 1000;
+/// Users of one host that are counted in one call before it is looked anew who has the most.
+const USERS: usize = 4000;
 /// Rules, groups of all of them, and approvals, that one request has at most.
 const RULES: usize = 64;
 const GROUPS: usize = 1024;
@@ -93,13 +96,17 @@ impl Votes {
 #[derive(Debug, Default)]
 pub(super) struct Room {
     usage: HeldUsage,
+    /// Of which user: see `whose`.
+    by: HashMap<String, HeldBy>,
     looked: Option<Instant>,
 }
 
 impl Room {
     /// Looks how much there is.
     pub(super) async fn look(&mut self, intake: &Intake, host: &str) -> Result<(), StoreError> {
-        self.usage = intake.store.held_usage(host, now_ns().saturating_sub(DAY_NS)).await?;
+        let since = now_ns().saturating_sub(DAY_NS);
+        self.usage = intake.store.held_usage(host, since).await?;
+        self.by = intake.store.held_by(host, since).await?;
         self.looked = Some(Instant::now());
         Ok(())
     }
@@ -109,14 +116,18 @@ impl Room {
         u64::try_from(self.usage.bytes).unwrap_or_default()
     }
 
-    /// Why a request of so many bytes is not taken beside so many of recordings.
-    fn over(&self, intake: &Intake, recorded: u64, bytes: u64) -> Option<String> {
+    /// Why a request of this user of so many bytes is not taken beside so many of recordings.
+    fn over(&self, intake: &Intake, whose: &str, recorded: u64, bytes: u64) -> Option<String> {
         let HeldUsage { rows, lately, open, .. } = self.usage;
         if open >= OPEN {
             return Some("more requests for approval are open than an agent holds".to_owned());
         }
         if rows >= KEPT {
-            return Some("more requests for approval are kept than one host may have".to_owned());
+            return Some(
+                "more requests for approval came within a month than one host may have kept: those beyond are not shown \
+                 here, and wait on the host"
+                    .to_owned(),
+            );
         }
         if intake.quota.is_request_over(lately) {
             return Some(
@@ -125,12 +136,26 @@ impl Room {
                     .to_owned(),
             );
         }
+        let HeldBy { rows, lately } = self.by.get(whose).copied().unwrap_or_default();
+        if rows >= share(KEPT) || intake.quota.is_share_over(lately, share) {
+            let who = if whose.is_empty() { "users without a name" } else { whose };
+            return Some(format!(
+                "more requests for approval of {} came than one user may have of what their host may \
+                 (agents.requests_per_day_per_host): further ones of theirs are not shown here, and wait on the host",
+                interlock_recording::text::printable(who)
+            ));
+        }
         intake.quota.is_over(recorded.saturating_add(self.bytes()), bytes).map(|_| {
             "more of its recording and of its requests for approval is to be kept than may be \
              (agents.keep_gib_per_host): further requests are not shown here, and wait on the host"
                 .to_owned()
         })
     }
+}
+
+/// One user's share of what a host may have.
+fn share(all: i64) -> i64 {
+    (all / SHARES).max(all.min(SHARE))
 }
 
 /// Why a request cannot be one.
@@ -226,12 +251,14 @@ impl Intake {
             return Ok(Err(why.to_owned()));
         }
         let bytes = told.encoded_len() + ROW;
-        if room.over(self, recorded, bytes as u64).is_some()
-            && room.looked.is_none_or(|looked| looked.elapsed() >= AGAIN)
+        let whose = whose(told);
+        if room.by.len() > USERS
+            || room.over(self, &whose, recorded, bytes as u64).is_some()
+                && room.looked.is_none_or(|looked| looked.elapsed() >= AGAIN)
         {
             room.look(self, host).await?;
         }
-        if let Some(why) = room.over(self, recorded, bytes as u64) {
+        if let Some(why) = room.over(self, &whose, recorded, bytes as u64) {
             // One that is here is told again when the agent begins another call.
             let id = approval_id(host, &told.request, &told.digest);
             return Ok(if self.store.has_approval(&id).await? { Ok(()) } else { Err(why) });
@@ -244,6 +271,9 @@ impl Intake {
             usage.rows += 1;
             usage.open += 1;
             usage.lately += 1;
+            let by = room.by.entry(whose).or_default();
+            by.rows += 1;
+            by.lately += 1;
             usage.bytes = usage.bytes.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
             self.connected.change();
         }

@@ -49,6 +49,11 @@ impl Quota {
         self.requests > 0 && u64::try_from(lately).is_ok_and(|lately| lately >= self.requests)
     }
 
+    /// The same of one user's requests, of which there may be a share of the host's.
+    pub(super) fn is_share_over(&self, lately: i64, share: fn(i64) -> i64) -> bool {
+        self.requests > 0 && lately >= share(i64::try_from(self.requests).unwrap_or(i64::MAX))
+    }
+
     /// Whether `bytes` more are too many beside `kept`; says so in words.
     pub(super) fn is_over(&self, kept: u64, bytes: u64) -> Option<String> {
         (self.keep > 0 && kept.saturating_add(bytes) > self.keep).then(|| {

@@ -1,7 +1,7 @@
 //! Commands that went through unapproved, by the recordings: whatever becomes of what a host tells of its requests (a
 //! connection that breaks, an agent that is killed, a host that tells nothing), each stands under what needs a review.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use interlock_recording::SessionId;
 use interlock_recording::proto::{ApprovalDecided, ApprovalRequested, Subject, VerifiedIdentity};
@@ -13,6 +13,7 @@ use sqlx::Row as _;
 use super::approvals::clip;
 use super::batch::Batch;
 use super::held::{decoded, fitting, is_request};
+use super::index::{places, portions};
 use super::{StoreError, Write, now_ns};
 
 /// Rules of one request that are kept, groups of one rule, and characters of a name.
@@ -21,8 +22,23 @@ const GROUPS: usize = 64;
 const NAME: usize = 256;
 /// Characters of a reason.
 const REASON: usize = 1000;
+/// Bytes of a text, of the texts that it runs, and of parameters; of what approvers it needs.
+const TEXTS: usize = 16 << 10;
+const QUORUMS: usize = 32 << 10;
+/// Texts that it runs, and bytes that one parameter takes beside its value.
+const RUNS: usize = 64;
+const PARAM: usize = 8;
+/// Requests of one host that are waited for the end of, as many as an agent may have open; of more the oldest are
+/// forgotten: what becomes of them is then listed by what their end tells.
+const WAITING: i64 = 20_000;
 /// Requests that one statement forgets.
 const FORGOTTEN: usize = 200;
+
+/// Requests that are kept with one round of statements.
+const TOGETHER: usize = 256;
+
+/// What was asked for in which session and by which name, as it is kept.
+type AskedFor = HashMap<(String, String), Vec<u8>>;
 
 /// What a recording tells of a request.
 #[derive(Debug)]
@@ -41,6 +57,15 @@ impl Recorded {
     }
 }
 
+/// A text as far as it is kept.
+fn cut(text: &str) -> String {
+    if text.len() <= TEXTS {
+        return text.to_owned();
+    }
+    let kept = text.get(..text.floor_char_boundary(TEXTS)).unwrap_or_default();
+    format!("{kept}\n-- the rest of the text is in the recording")
+}
+
 /// A request as its host would have told of it.
 fn as_told(session: SessionId, at_ns: i64, asked: &ApprovalRequested) -> ApprovalRequest {
     let quorum = |quorum: &interlock_recording::proto::Quorum| ApprovalQuorum {
@@ -50,8 +75,32 @@ fn as_told(session: SessionId, at_ns: i64, asked: &ApprovalRequested) -> Approva
         all_of: quorum.all_of,
         via: quorum.via.iter().take(2).map(|via| clip(via, NAME)).collect(),
     };
-    let param =
-        |param: &interlock_recording::proto::BindParameter| ApprovalParam { value: param.value.clone() };
+    // It is kept beside the recording, which has all of it: a request that takes little room there must not take much
+    // here.
+    let mut room = TEXTS;
+    let mut fits = |text: &str| {
+        let fits = text.len() <= room;
+        room = room.saturating_sub(text.len());
+        fits
+    };
+    let runs: Vec<String> =
+        asked.runs.iter().map_while(|text| fits(text).then(|| text.clone())).take(RUNS).collect();
+    let mut room = TEXTS;
+    let params: Vec<ApprovalParam> = asked
+        .params
+        .iter()
+        .map_while(|param| {
+            room = room.checked_sub(PARAM + param.value.as_ref().map_or(0, String::len))?;
+            Some(ApprovalParam { value: param.value.clone() })
+        })
+        .collect();
+    let omitted_params = asked.omitted_params.saturating_add((asked.params.len() - params.len()) as u64);
+    let mut room = QUORUMS;
+    let quorums = asked.quorums.iter().take(RULES).map(quorum).take_while(|quorum| {
+        let fits = quorum.encoded_len() <= room;
+        room = room.saturating_sub(quorum.encoded_len());
+        fits
+    });
     let at = u64::try_from(at_ns).unwrap_or_default();
     fitting(ApprovalRequest {
         request: asked.request.clone(),
@@ -60,12 +109,12 @@ fn as_told(session: SessionId, at_ns: i64, asked: &ApprovalRequested) -> Approva
         asked_ns: at,
         deadline_ns: at.saturating_add(asked.within_ns),
         step: clip(&asked.step, NAME),
-        text: asked.text.clone(),
-        params: asked.params.iter().map(param).collect(),
-        omitted_params: asked.omitted_params,
-        runs: asked.runs.clone(),
+        text: cut(&asked.text),
+        params,
+        omitted_params,
+        runs,
         command: asked.command,
-        quorums: asked.quorums.iter().take(RULES).map(quorum).collect(),
+        quorums: quorums.collect(),
         fresh_seconds: asked.fresh_ns / 1_000_000_000,
         approver_verified: asked.approver_verified,
         redacted: asked.redacted,
@@ -82,8 +131,9 @@ fn stands(told: &ApprovalRequest, at_ns: i64, decided: &ApprovalDecided) -> Appr
         issuer: clip(&by.person_issuer, 2 * NAME),
         subject: clip(&by.person_subject, 2 * NAME),
         // They keep whoever broke the glass from reviewing it.
-        names: [&by.person_name, &by.person_subject]
+        names: [&by.login_claimed, &by.person_name, &by.person_subject]
             .into_iter()
+            .chain(&by.person_names)
             .chain(by.account.iter().flat_map(|account| account.logins.iter().chain([&account.email])))
             .filter(|name| !name.is_empty())
             .take(GROUPS)
@@ -110,6 +160,7 @@ impl Write<'_> {
         strangers: &HashSet<(&str, SessionId)>,
     ) -> Result<(), StoreError> {
         let mut over = Vec::new();
+        let mut asked_for = HashMap::new();
         for recorded in &batch.recorded {
             let session = recorded.session();
             if strangers.contains(&(host, session)) {
@@ -118,29 +169,25 @@ impl Write<'_> {
             match recorded {
                 Recorded::Asked(_, at_ns, asked) if is_request(&asked.request, &asked.digest) => {
                     let told = as_told(session, *at_ns, asked);
-                    sqlx::query(
-                        "INSERT INTO approval_recorded (host, session, request, received_ns, told) \
-                         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (host, session, request) DO UPDATE \
-                         SET told = excluded.told, received_ns = excluded.received_ns",
-                    )
-                    .bind(host)
-                    .bind(session.to_string())
-                    .bind(&told.request)
-                    .bind(now_ns())
-                    .bind(told.encode_to_vec())
-                    .execute(self.on())
-                    .await?;
+                    // Again of the same name is another one.
+                    asked_for.insert((session.to_string(), told.request.clone()), told.encode_to_vec());
+                    if asked_for.len() >= TOGETHER {
+                        self.keep_recorded(host, &mut asked_for).await?;
+                    }
                 }
                 Recorded::Asked(..) => {}
                 Recorded::Decided(_, at_ns, decided) => {
                     let request = clip(&decided.request, 16);
                     if decided.needs_review {
+                        self.keep_recorded(host, &mut asked_for).await?;
                         self.recorded_glass(host, session, *at_ns, decided).await?;
                     }
+                    asked_for.remove(&(session.to_string(), request.clone()));
                     over.push((session.to_string(), request));
                 }
             }
         }
+        self.keep_recorded(host, &mut asked_for).await?;
         for some in over.chunks(FORGOTTEN) {
             let which: Vec<String> = (0..some.len())
                 .map(|at| format!("session = ${} AND request = ${}", 2 * at + 2, 2 * at + 3))
@@ -151,6 +198,42 @@ impl Write<'_> {
                 query = query.bind(session).bind(request);
             }
             query.execute(self.on()).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what was asked for until its end comes, and forgets the oldest of too many.
+    async fn keep_recorded(&mut self, host: &str, asked_for: &mut AskedFor) -> Result<(), StoreError> {
+        if asked_for.is_empty() {
+            return Ok(());
+        }
+        let now = now_ns();
+        let all: Vec<((String, String), Vec<u8>)> = asked_for.drain().collect();
+        for portion in portions(&all) {
+            let text = format!(
+                "INSERT INTO approval_recorded (host, session, request, received_ns, told) VALUES {} \
+                 ON CONFLICT (host, session, request) DO UPDATE \
+                 SET told = excluded.told, received_ns = excluded.received_ns",
+                places(portion.len(), 5)
+            );
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
+            for ((session, request), told) in portion {
+                query = query.bind(host).bind(session).bind(request).bind(now).bind(told);
+            }
+            query.execute(self.on()).await?;
+        }
+        let row = sqlx::query("SELECT COUNT(*) FROM approval_recorded WHERE host = $1")
+            .bind(host)
+            .fetch_one(self.on())
+            .await?;
+        let more = row.try_get::<i64, _>(0)?.saturating_sub(WAITING);
+        if more > 0 {
+            let text = format!(
+                "DELETE FROM approval_recorded WHERE host = $1 AND (session, request) IN \
+                 (SELECT session, request FROM approval_recorded WHERE host = $1 \
+                  ORDER BY received_ns, session, request LIMIT {more})"
+            );
+            sqlx::query(sqlx::AssertSqlSafe(text)).bind(host).execute(self.on()).await?;
         }
         Ok(())
     }

@@ -50,12 +50,43 @@ const LONGEST_NS: i64 = 86_400 * 1_000_000_000;
 /// as its own: more are a finding, and stand in the recording.
 const GLASS: i64 = 1000;
 
+/// Requests that each host may have kept: of those of the last month more are not taken, and what is older is removed.
+pub const KEPT: i64 = 50_000;
+/// Users whose requests are counted one by one; those beyond have the fewest.
+const USERS: i64 = 1000;
+
+/// Whose share of a host's requests one is: the login user, or the user where none is known. Ids without a name are one:
+/// whoever may have many of them (subuid(5)) has no more for it.
+const WHOSE: &str = "CASE WHEN SUBSTR(CASE WHEN login_user <> '' THEN login_user ELSE user_name END, 1, 1) \
+                     IN ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9') THEN '' \
+                     WHEN login_user <> '' THEN login_user ELSE user_name END";
+
+/// Whose share a request is, as [`Store::held_by`] has it.
+pub(crate) fn whose(told: &ApprovalRequest) -> String {
+    let subject = interlock_recording::proto::Subject::decode(&*told.subject).unwrap_or_default();
+    let (user, login) = (clip(&subject.user, NAME), clip(&subject.login_user, NAME));
+    let name = if login.is_empty() { user } else { login };
+    if name.starts_with(|first: char| first.is_ascii_digit()) { String::new() } else { name }
+}
+
+/// How many requests of one user of a host there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeldBy {
+    /// Of the last month.
+    pub rows: i64,
+    /// That came since the time that was asked about.
+    pub lately: i64,
+}
+
+/// Names that are kept of who let one through unapproved.
+const NAMES: usize = 64;
+
 /// How much is kept of a host's requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeldUsage {
-    /// Requests.
+    /// Requests that came within the last month.
     pub rows: i64,
-    /// Their bytes.
+    /// Bytes of all, and of what its recording tells of others.
     pub bytes: i64,
     /// Requests that came since the time that was asked about.
     pub lately: i64,
@@ -83,20 +114,50 @@ impl Store {
     /// The database fails.
     pub async fn held_usage(&self, host: &str, since_ns: i64) -> Result<HeldUsage, StoreError> {
         let row = sqlx::query(
-            "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS BIGINT), \
+            "SELECT CAST(COALESCE(SUM(CASE WHEN received_ns > $3 THEN 1 ELSE 0 END), 0) AS BIGINT), \
+             CAST(COALESCE(SUM(bytes), 0) AS BIGINT), \
              CAST(COALESCE(SUM(CASE WHEN received_ns > $2 THEN 1 ELSE 0 END), 0) AS BIGINT), \
-             (SELECT COUNT(*) FROM approvals WHERE host = $1 AND state = 'pending') FROM approvals WHERE host = $1",
+             (SELECT COUNT(*) FROM approvals WHERE host = $1 AND state = 'pending'), \
+             (SELECT CAST(COALESCE(SUM(CAST(LENGTH(told) AS BIGINT) + $4), 0) AS BIGINT) FROM approval_recorded WHERE host = $1) \
+             FROM approvals WHERE host = $1",
         )
         .bind(host)
         .bind(since_ns)
+        .bind(now_ns().saturating_sub(KEPT_NS))
+        .bind(ROW)
         .fetch_one(self.pool())
         .await?;
+        let (told, recorded): (i64, i64) = (row.try_get(1)?, row.try_get(4)?);
         Ok(HeldUsage {
             rows: row.try_get(0)?,
-            bytes: row.try_get(1)?,
+            bytes: told.saturating_add(recorded),
             lately: row.try_get(2)?,
             open: row.try_get(3)?,
         })
+    }
+
+    /// How many requests of each of a host's users there are, of those users that have the most.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn held_by(
+        &self,
+        host: &str,
+        since_ns: i64,
+    ) -> Result<std::collections::HashMap<String, HeldBy>, StoreError> {
+        let text = format!(
+            "SELECT {WHOSE}, COUNT(*), CAST(SUM(CASE WHEN received_ns > $2 THEN 1 ELSE 0 END) AS BIGINT) \
+             FROM approvals WHERE host = $1 AND received_ns > $3 GROUP BY 1 ORDER BY 2 DESC LIMIT {USERS}"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(host)
+            .bind(since_ns)
+            .bind(now_ns().saturating_sub(KEPT_NS))
+            .fetch_all(self.pool())
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, HeldBy { rows: row.try_get(1)?, lately: row.try_get(2)? })))
+            .collect()
     }
 }
 
@@ -230,6 +291,9 @@ impl Write<'_> {
     ) -> Result<bool, StoreError> {
         let id = approval_id(host, &told.request, &told.digest);
         let ended = told.state != "pending";
+        if told.state == "broken_glass" {
+            self.add_names(host, &id, told).await?;
+        }
         if !ended && !self.has_more_votes(host, &id, told).await? {
             return Ok(false);
         }
@@ -256,6 +320,58 @@ impl Write<'_> {
         let news = if ended { ApprovalNews::Ended } else { ApprovalNews::Changed };
         self.approval_news(host, &id, news, &ApprovalChange::of(told)).await?;
         Ok(true)
+    }
+
+    /// Adds to who is kept as having let a request through what else they are called: the host and its recording tell of
+    /// it, in no order, and one may know more. It only ever keeps somebody from reviewing it, and not once it has been.
+    async fn add_names(&mut self, host: &str, id: &str, told: &ApprovalStanding) -> Result<(), StoreError> {
+        let Some(more) = &told.by else { return Ok(()) };
+        let row = sqlx::query(
+            "SELECT standing FROM approvals WHERE id = $1 AND host = $2 AND state = 'broken_glass' \
+             AND reviewed_ns IS NULL",
+        )
+        .bind(id)
+        .bind(host)
+        .fetch_optional(self.on())
+        .await?;
+        let Some(row) = row else { return Ok(()) };
+        let mut kept = ApprovalStanding::decode(row.try_get::<Vec<u8>, _>(0)?.as_slice())
+            .map_err(|_| StoreError::Damaged("a request for approval that is none"))?;
+        let by = kept.by.get_or_insert_default();
+        let before = by.clone();
+        for (own, other) in [(&mut by.name, &more.name), (&mut by.login, &more.login)] {
+            if own.is_empty() {
+                own.clone_from(other);
+            }
+        }
+        if by.subject.is_empty() {
+            by.issuer.clone_from(&more.issuer);
+            by.subject.clone_from(&more.subject);
+        }
+        if by.via.is_empty() {
+            by.via.clone_from(&more.via);
+            by.groups.clone_from(&more.groups);
+        }
+        for name in [&more.name, &more.login].into_iter().chain(&more.names) {
+            let known = name.is_empty() || *name == by.name || *name == by.login || by.names.contains(name);
+            if !known && by.names.len() < NAMES {
+                by.names.push(name.clone());
+            }
+        }
+        if *by == before {
+            return Ok(());
+        }
+        let bytes = kept.encode_to_vec();
+        sqlx::query(
+            "UPDATE approvals SET standing = $2, changed_ns = $3, bytes = CAST(LENGTH(told) AS BIGINT) + $4 WHERE id = $1",
+        )
+        .bind(id)
+        .bind(&bytes)
+        .bind(now_ns())
+        .bind(length(&bytes).saturating_add(ROW))
+        .execute(self.on())
+        .await?;
+        Ok(())
     }
 
     /// Whether one that is open has more approvals than it had: nothing else changes while it is, and so often at most
@@ -382,8 +498,9 @@ impl Write<'_> {
         Ok(closed)
     }
 
-    /// Removes requests that ended long ago and whose session's recording was deleted; gives how many, at most
-    /// 1000.
+    /// Removes requests that ended long ago and whose session's recording was deleted, or that are more than
+    /// [`KEPT`] of their host, the oldest first; gives how many, at most 1000. Never those that are open or wait for a
+    /// review.
     ///
     /// # Errors
     /// The database fails.
@@ -394,14 +511,47 @@ impl Write<'_> {
             .await?;
         let gone = "SELECT id FROM approvals WHERE received_ns < $1 AND (state <> 'broken_glass' OR reviewed_ns IS NOT NULL) \
              AND NOT EXISTS (SELECT 1 FROM sessions WHERE sessions.id = approvals.session) ORDER BY received_ns LIMIT 1000";
+        let before = now_ns().saturating_sub(KEPT_NS);
+        let done = self.remove_approvals(gone, &[], before).await?;
+        if done > 0 {
+            return Ok(done);
+        }
+        self.remove_over(before).await
+    }
+
+    /// Removes of hosts that have more than they may what ended and came before then, the oldest first.
+    async fn remove_over(&mut self, before: i64) -> Result<u64, StoreError> {
+        let over = sqlx::query("SELECT host, COUNT(*) FROM approvals GROUP BY host HAVING COUNT(*) > $1")
+            .bind(KEPT)
+            .fetch_all(self.on())
+            .await?;
+        for row in over {
+            let (host, rows): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+            let gone = format!(
+                "SELECT id FROM approvals WHERE received_ns < $1 AND host = $2 AND state <> 'pending' \
+                 AND (state <> 'broken_glass' OR reviewed_ns IS NOT NULL) ORDER BY received_ns, number LIMIT {}",
+                rows.saturating_sub(KEPT).clamp(0, 1000)
+            );
+            let done = self.remove_approvals(&gone, &[&host], before).await?;
+            if done > 0 {
+                return Ok(done);
+            }
+        }
+        Ok(0)
+    }
+
+    /// Removes the requests that a query finds, and what belongs to them.
+    async fn remove_approvals(&mut self, gone: &str, of: &[&str], before: i64) -> Result<u64, StoreError> {
         let mut done = 0;
         for (table, column) in
             [("approval_votes", "approval"), ("approval_groups", "approval"), ("approvals", "id")]
         {
             let text = format!("DELETE FROM {table} WHERE {column} IN ({gone})");
-            let removed =
-                sqlx::query(sqlx::AssertSqlSafe(text)).bind(now_ns() - KEPT_NS).execute(self.on()).await?;
-            done = removed.rows_affected();
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(before);
+            for host in of {
+                query = query.bind((*host).to_owned());
+            }
+            done = query.execute(self.on()).await?.rows_affected();
         }
         Ok(done)
     }
@@ -425,3 +575,6 @@ pub(super) fn fitting(mut told: ApprovalRequest) -> ApprovalRequest {
     }
     told
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,16 @@
 
 use sqlx::Row as _;
 
-use super::{StoreError, Write, now_ns};
+use super::{StoreError, Write, now_ns, plain};
+
+/// The tables of this module.
+pub(super) const TABLES: &str = "
+-- What the provider called the person when the account was made: an account's name has `_` for some of it.
+ALTER TABLE identities ADD COLUMN called TEXT NOT NULL DEFAULT '';
+";
+
+/// Characters that are kept of what a provider calls somebody.
+const CALLED: usize = 1024;
 
 /// The account of someone whom a provider knows.
 #[derive(Debug, Clone)]
@@ -83,6 +92,21 @@ impl Write<'_> {
             name = format!("{wanted}~{number}");
         }
         Err(StoreError::Damaged("too many accounts of one name"))
+    }
+
+    /// Keeps what a provider calls an account's owner, unless it is kept already: the account is called by what it said
+    /// first.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn keep_called(&mut self, user: &str, called: &str) -> Result<(), StoreError> {
+        let called: String = plain(called).chars().take(CALLED).collect();
+        sqlx::query("UPDATE identities SET called = $2 WHERE user_name = $1 AND called = ''")
+            .bind(user)
+            .bind(called)
+            .execute(self.on())
+            .await?;
+        Ok(())
     }
 
     /// Sets the role that a provider's groups give an account, which it belongs to from now on.

@@ -18,6 +18,8 @@ pub struct OwnerOf {
     pub issuer: String,
     /// Its subject there.
     pub subject: String,
+    /// What its provider called its owner when the account was made; empty when that is not known.
+    pub called: String,
 }
 
 impl OwnerOf {
@@ -57,12 +59,12 @@ impl Store {
             let logins: String = row.try_get(1)?;
             owner.logins = logins.split(' ').filter(|login| !login.is_empty()).map(str::to_owned).collect();
         }
-        let row = sqlx::query("SELECT issuer, subject FROM identities WHERE user_name = $1")
+        let row = sqlx::query("SELECT issuer, subject, called FROM identities WHERE user_name = $1")
             .bind(user)
             .fetch_optional(self.pool())
             .await?;
         if let Some(row) = row {
-            (owner.issuer, owner.subject) = (row.try_get(0)?, row.try_get(1)?);
+            (owner.issuer, owner.subject, owner.called) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         }
         Ok(owner)
     }

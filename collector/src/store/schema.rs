@@ -18,6 +18,7 @@ pub(super) const STEPS: &[&str] = &[
     super::bound::TABLES,
     super::held::TABLES,
     super::addresses::TABLES,
+    super::identities::TABLES,
 ];
 
 /// Full-text search, which the two databases do in different ways.

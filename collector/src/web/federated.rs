@@ -390,6 +390,7 @@ async fn enter(
             user
         }
     };
+    write.keep_called(&user, &identity.called).await?;
     let mut response = show(StatusCode::OK, &SignedInPage { back })?;
     // Whoever is in which groups counts from now on; of these only what the configuration lets count for approvals.
     let count = provider.approver_groups();

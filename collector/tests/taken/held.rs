@@ -249,6 +249,36 @@ async fn a_host_has_so_many_requests_a_day_and_no_other_pays_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_a_share_of_it_and_no_other_pays_for_it() {
+    let state = tempfile::tempdir().expect("a directory");
+    let collector = bounded(state.path(), Quota::new(0, 0).with_requests(4000)).await;
+    let store = &collector.intake.store;
+    let identity = enrolled(&collector).await;
+    let by = |user: &str, login: &str, told: ApprovalRequest| {
+        let subject = Subject { user: user.into(), login_user: login.into(), ..Subject::default() };
+        ApprovalRequest { subject: subject.encode_to_vec(), ..told }
+    };
+    let this = hex(&host().public().fingerprint());
+    let mut write = store.write().await.expect("writes");
+    for at in 0..1000 {
+        // As whichever user: it is one who has logged in.
+        let user = format!("user{}", at % 7);
+        let told = by(&user, "mallory", ApprovalRequest { request: format!("{at:08}"), ..request(9) });
+        assert!(write.take_approval(&this, &told).await.expect("taken"));
+    }
+    write.commit().await.expect("committed");
+    let (call, _) = collector.call(&identity).await.expect("called");
+    call.say(Message::ApprovalRequest(by("deploy", "mallory", request(1)))).await;
+    found(store, "approvals", "of mallory came").await;
+    call.say(Message::ApprovalRequest(by("mallory", "", request(2)))).await;
+    call.say(Message::ApprovalRequest(by("deploy", "alice", request(3)))).await;
+    until(&collector.intake, &id(&request(3)), "pending").await;
+    for (nth, there) in [(1, false), (2, false), (3, true)] {
+        assert_eq!(store.has_approval(&id(&request(nth))).await.expect("looked"), there, "{nth}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_requests_count_towards_what_a_host_may_have_kept() {
     let (state, spool) =
         (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));

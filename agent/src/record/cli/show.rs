@@ -406,12 +406,17 @@ fn approver(by: Option<&proto::Approver>) -> String {
     } else {
         format!(", logged in as {}", by.login_user)
     };
+    let claimed = if by.login_claimed.is_empty() {
+        String::new()
+    } else {
+        format!(", by its own word logged in as {}", by.login_claimed)
+    };
     let person = if by.person_subject.is_empty() {
         String::new()
     } else {
         format!(", {} at {}", by.person_name, by.person_issuer_name)
     };
-    printable(&format!("{} (uid {}{login}{person})", by.user, by.uid)).into_owned()
+    printable(&format!("{} (uid {}{login}{claimed}{person})", by.user, by.uid)).into_owned()
 }
 
 /// A reason behind what it is for, if there is one.

@@ -107,6 +107,10 @@ fn requested(body: &mut Writer<'_>, asked: &ApprovalRequested<'_>) {
     }
 }
 
+/// Names of one approver by their provider that are recorded, and bytes of one.
+const NAMES: usize = 16;
+const NAME: usize = 1024;
+
 fn approver(writer: &mut Writer<'_>, by: &Approver) {
     writer.string(1, &by.name);
     if let Who::Host(person) = &by.who {
@@ -127,6 +131,11 @@ fn approver(writer: &mut Writer<'_>, by: &Approver) {
         writer.string(67, &person.subject);
         writer.string(68, &person.name);
     }
+    writer.string(94, &by.login_claimed);
+    by.provided_names().take(NAMES).for_each(|name| {
+        let end = name.floor_char_boundary(NAME);
+        writer.string(95, name.get(..end).unwrap_or_default());
+    });
     if let Who::Account(account) = &by.who {
         writer.message(50, |field| {
             field.string(1, &account.issuer);

@@ -114,8 +114,7 @@ impl Runner {
             let note = match mail.send_to(shown, sent.is_some(), Some(member)).await {
                 Ok(()) => told(shown),
                 Err(Failure::Refused(why)) => {
-                    self.untold(id, &format!("{} (to account {})", self.ask.name(), member.account), &why)
-                        .await?;
+                    self.refused(&member.account, &why).await?;
                     SentMessage { place: REFUSED.to_owned(), ..told(shown) }
                 }
                 Err(later) => return Ok(Err(later)),

@@ -256,6 +256,21 @@ impl Runner {
         Ok(self.untold(id, self.ask.name(), why).await?)
     }
 
+    /// Notes that mail to an account's address is not taken: once, for it is so with each request.
+    pub(super) async fn refused(&self, account: &str, why: &str) -> Result<(), StoreError> {
+        let way = self.ask.name();
+        tracing::warn!(ask = way, account, "mail for a member is not taken: {why}");
+        let detail = format!(
+            "{way} cannot write to account {account} about requests for approval: the mail server refuses its address"
+        );
+        let mut write = self.store.write().await?;
+        if !write.is_found("", "output", &detail).await? {
+            write.note("", "output", &detail).await?;
+            write.audit("approvals", "approval.untold", account, &format!("{way}: {why}"), "").await?;
+        }
+        write.commit().await
+    }
+
     /// Notes that a message was not taken.
     pub(super) async fn untold(&self, id: &str, whom: &str, why: &str) -> Result<(), StoreError> {
         let detail = format!("approvers were not told of request {id} by {whom}: {why}");
