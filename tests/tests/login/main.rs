@@ -526,9 +526,7 @@ fn who_begins_to_steer_a_running_command_from_outside_takes_the_person_from_it()
     let directory = interlock_tests::temporary_directory("steered").unwrap();
     let at = directory.path().display();
     shell
-        .begin(&format!(
-            "while true; do echo \"SELECT 'tick';\"; sleep 0.1; done | psql -At -v ON_ERROR_STOP=1"
-        ))
+        .begin("while true; do echo \"SELECT 'tick';\"; sleep 0.1; done | psql -At -v ON_ERROR_STOP=1")
         .unwrap();
     wait_for("a flow", LIMIT, || !scene.events("flow_started").is_empty()).unwrap();
     let pid = scene.events("flow_started")[0]["subject"]["pid"].as_u64().unwrap();

@@ -21,7 +21,13 @@ fn recorded(text: &str) -> (String, Hidden) {
 fn code(text: &str) -> Vec<String> {
     let tokens = literal::scan(text).unwrap().into_iter().filter(|token| !is_comment(token));
     let word = |token: ScanToken| {
-        if is_constant(&token) { "constant".to_owned() } else { slice(text, &token).unwrap().1.to_owned() }
+        let word = slice(text, &token).unwrap().1;
+        match word {
+            _ if is_constant(&token) => "constant".to_owned(),
+            // Of names in quotes what is in them.
+            word if word.contains('"') => "name".to_owned(),
+            word => word.to_owned(),
+        }
     };
     let mut words: Vec<String> = tokens.map(word).collect();
     // Numbers that are masked are in quotes then, and such constants are one where only lines are between them.
@@ -57,8 +63,6 @@ fn constants_are_masked_and_the_rest_is_exact() {
             "select 'aws_secret_access_key=0123456789abcdefghij0123456789abcdefghij'",
             "select 'aws_secret_access_key=***'",
         ),
-        // Names are what it does it to.
-        ("drop role \"bob@x.com\"", "drop role \"bob@x.com\""),
         // Texts that it runs.
         (
             "DO $$BEGIN UPDATE c SET e = 'bob@x.com'; -- bob@x.com\n PERFORM f(4111111111111111); END$$",
@@ -333,6 +337,22 @@ fn piece() -> impl Strategy<Value = String> {
         "$1",
     ]);
     fixed.prop_map(str::to_owned)
+}
+
+#[test]
+fn names_in_quotes_are_masked_and_not_approved_then() {
+    for (text, shown) in [
+        ("drop role \"bob@x.com\"", "drop role \"[redacted]\""),
+        ("select 1 as \"a \"\" bob@x.com\", 2 as \"b\"", "select 1 as \"[redacted]\", 2 as \"b\""),
+        ("select 1 as U&\"bob\\0040x.com\"", "select 1 as U&\"[redacted]\""),
+        ("select 1 as U&\"bob!0040x.com\" uescape '!'", "select 1 as U&\"[redacted]\" uescape '!'"),
+    ] {
+        let recordable = Recordable::of(text, &Secrets::default(), &masks(Transform::Redact));
+        assert_eq!((recordable.text.as_ref(), recordable.hidden), (shown, Hidden::Code));
+    }
+    let text = "select \"a\", U&\"\\0061\" from \"b\"";
+    let recordable = Recordable::of(text, &Secrets::default(), &masks(Transform::Redact));
+    assert_eq!((recordable.text.as_ref(), recordable.hidden), (text, Hidden::Nothing));
 }
 
 proptest! {
