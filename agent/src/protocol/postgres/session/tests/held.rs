@@ -371,7 +371,8 @@ fn answered(core: &mut Core, up: &mut Pipe, down: &mut Pipe, asked: &[u8], answe
     assert!(!core.waits());
     down.append(answer);
     core.server(down).unwrap();
-    (up.take_outgoing(), down.take_outgoing());
+    up.take_outgoing();
+    down.take_outgoing();
 }
 
 #[tokio::test]
