@@ -647,7 +647,7 @@ fn secrets_typed_in_statements_are_not_recorded() {
              SET app.token = '{TYPED}';\nSELECT set_config('app.password', '{TYPED}', false);\n\
              CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1 password={TYPED}' PUBLICATION p;\n\
              COPY (SELECT 1) TO PROGRAM 'cat > /dev/null # --token {TYPED}';\n\
-             SELECT 1 / 0;\nALTER ROLE eve PASSWORD '{TYPED}",
+             SELECT 1 / 0 AS \"password={TYPED}\";\nALTER ROLE eve PASSWORD '{TYPED}",
             TYPED.replace('-', "_")
         ))
         .unwrap();

@@ -334,9 +334,9 @@ impl Place<'_> {
             edits.push((content(literal, range.start), REDACTED.to_owned()));
             return;
         }
-        // With a string next to it, maybe on another line, it would become one.
+        // In quotes next to a string, maybe on another line, it would become a part of it; so would one of two numbers.
         let beside = [index.checked_sub(1), Some(index + 1)];
-        if beside.into_iter().flatten().any(|at| self.tokens.get(at).is_some_and(is_string)) {
+        if beside.into_iter().flatten().any(|at| self.tokens.get(at).is_some_and(is_constant)) {
             edits.push((range, "0".to_owned()));
             return;
         }

@@ -29,10 +29,7 @@ fn code(text: &str) -> Vec<String> {
             word => word.to_owned(),
         }
     };
-    let mut words: Vec<String> = tokens.map(word).collect();
-    // Numbers that are masked are in quotes then, and such constants are one where only lines are between them.
-    words.dedup_by(|next, word| next == "constant" && word == "constant");
-    words
+    tokens.map(word).collect()
 }
 
 #[test]

@@ -318,6 +318,12 @@ impl Place<'_> {
                     && (self.is_set(index) || self.is_bare_password(index))
                 {
                     found.ranges.push(range);
+                } else if let Some((range, name)) = slice(self.text, token)
+                    && let Some(open) = name.find('"')
+                {
+                    // Not its quotes: what follows a name is never hidden with it.
+                    let inner = name.get(open + 1..name.len().saturating_sub(1)).unwrap_or_default();
+                    within_text(inner, range.start + open + 1, &mut found.ranges);
                 }
             }
         }

@@ -138,6 +138,8 @@ fn evasions() {
         "EXPLAIN ANALYZE UPDATE users SET (a, password_hash) = ('x', 'y'), token = 'hunter2'",
         // Where nobody looks.
         "SELECT 1 -- PGPASSWORD=hunter2",
+        "SELECT 1 AS \"password=hunter2\"",
+        "SELECT 1 AS U&\"password=hunter2\"",
         "/* ALTER USER x PASSWORD 'hunter2' */ SELECT 1",
         "INSERT INTO settings VALUES ('{\"db_password\": \"hunter2\"}')",
     ] {
